@@ -1,0 +1,27 @@
+# Everything runs in .venv, which `make install` makes once and renews when the package lists change.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+RUN ?= runs/quickstart
+
+.PHONY: install test lint quickstart clean
+install: $(VENV)/.installed
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install -qq -c constraints.txt -e '.[dev]'
+	touch $@
+
+lint: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+test: lint
+	$(BIN)/python -m pytest
+
+quickstart: install
+	$(BIN)/evagen quickstart --out $(RUN)
+
+clean:
+	rm -rf $(VENV) build *.egg-info

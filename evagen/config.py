@@ -1,0 +1,145 @@
+"""Typed YAML configs with dotted overrides: one `Section` beside each component, unknown keys refused.
+
+    config = load_config(TokenizerTraining, "configs/quickstart/proxy.yaml", ["optimizer.steps=500"])
+    save_config(config, "runs/proxy")          # writes runs/proxy/config.yaml, complete and resolved
+"""
+
+import difflib
+import inspect
+from collections.abc import Callable, Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pydantic
+import yaml
+
+from evagen.errors import UserError
+
+
+class Section(pydantic.BaseModel):
+    """A group of settings. Unknown keys are errors; values are checked and converted once, on loading."""
+
+    model_config = pydantic.ConfigDict(extra="forbid", validate_default=True, protected_namespaces=())
+
+
+ConfigType = TypeVar("ConfigType", bound=Section)
+
+
+def section_of(component: Callable, *, leave_out: Sequence[str] = ()) -> type[Section]:
+    """The config section whose keys are the arguments of a component's `__init__`, with its types and
+    defaults, so that what a component takes is written down once. `leave_out` names arguments that
+    the program fills in itself."""
+    fields: dict[str, Any] = {}
+    for name, parameter in inspect.signature(component).parameters.items():
+        if name == "self" or name in leave_out:
+            continue
+        default = ... if parameter.default is inspect.Parameter.empty else parameter.default
+        fields[name] = (parameter.annotation, default)
+    return pydantic.create_model(f"{getattr(component, '__name__', 'Component')}Section", __base__=Section, **fields)
+
+
+def load_config(schema: type[ConfigType], path: str | Path, overrides: Sequence[str] = ()) -> ConfigType:
+    """Reads a YAML file, applies `dotted.key=value` overrides (values are YAML), and checks the result.
+
+    `path` is a file, or the name of a shipped config such as `quickstart/proxy`.
+    Raises UserError for a missing file, broken YAML, an unknown key (naming the nearest known one)
+    or a value of the wrong type."""
+    source = find_config(path)
+    try:
+        values = yaml.safe_load(source.read_text()) or {}
+    except yaml.YAMLError as error:
+        raise UserError(f"{source} is not valid YAML: {error}") from error
+    if not isinstance(values, dict):
+        raise UserError(f"{source} should hold `key: value` lines, not a {type(values).__name__}")
+    for override in overrides:
+        _apply_override(values, override)
+    return check_config(schema, values, str(source))
+
+
+def check_config(schema: type[ConfigType], values: dict[str, Any], source: str) -> ConfigType:
+    """Validates plain values against a schema; raises UserError with one line for each problem."""
+    try:
+        return schema.model_validate(values)
+    except pydantic.ValidationError as error:
+        lines = [_explain(schema, problem) for problem in error.errors()]
+        raise UserError(f"{source}:\n" + "\n".join(f"  {line}" for line in lines)) from error
+
+
+def save_config(config: Section, folder: str | Path) -> Path:
+    """Writes the resolved config as `config.yaml` into `folder`; loading it gives the same config."""
+    path = Path(folder) / "config.yaml"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
+    return path
+
+
+def shipped_configs() -> dict[str, Path]:
+    """The configs that come with the toolkit, by name (`quickstart/proxy`)."""
+    root = Path(str(resources.files("configs").joinpath("")))
+    return {path.relative_to(root).with_suffix("").as_posix(): path for path in sorted(root.rglob("*.yaml"))}
+
+
+def find_config(path: str | Path) -> Path:
+    """A config file by path or by shipped name. Raises UserError with the nearest shipped names."""
+    if Path(path).is_file():
+        return Path(path)
+    shipped = shipped_configs()
+    name = str(path).removeprefix("configs/").removesuffix(".yaml")
+    if name in shipped:
+        return shipped[name]
+    near = difflib.get_close_matches(name, shipped, n=3, cutoff=0.3) or list(shipped)
+    raise UserError(f"no config file at {path}; shipped configs with a similar name: {', '.join(near)}")
+
+
+def _apply_override(values: dict[str, Any], override: str) -> None:
+    key, separator, text = override.partition("=")
+    if not separator or not key:
+        raise UserError(f"override {override!r} should read key=value, for instance optimizer.steps=500")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise UserError(f"the value in override {override!r} is not valid YAML: {error}") from error
+    *parents, last = key.split(".")
+    for parent in parents:
+        below = values.setdefault(parent, {})
+        if not isinstance(below, dict):
+            raise UserError(f"override {override!r}: {parent!r} is a value, not a group of settings")
+        values = below
+    values[last] = value
+
+
+def _explain(schema: type[Section], problem: Any) -> str:
+    location = ".".join(str(part) for part in problem["loc"])
+    if problem["type"] == "extra_forbidden":
+        known = _known_keys(schema)
+        near = difflib.get_close_matches(location, known, n=1, cutoff=0.0)
+        return f"unknown key {location!r}; the nearest known key is {near[0]!r}" if near else f"unknown key {location!r}"
+    if problem["type"] == "missing":
+        return f"{location!r} is missing: {_type_name(schema, problem['loc'])} is needed"
+    return f"{location!r} is {problem['input']!r}: {problem['msg'][0].lower()}{problem['msg'][1:]}"
+
+
+def _known_keys(schema: type[Section], prefix: str = "") -> list[str]:
+    keys = []
+    for name, field in schema.model_fields.items():
+        keys.append(prefix + name)
+        inner = _section_in(field.annotation)
+        if inner is not None:
+            keys += _known_keys(inner, f"{prefix}{name}.")
+    return keys
+
+
+def _section_in(annotation: Any) -> type[Section] | None:
+    for candidate in (annotation, *getattr(annotation, "__args__", ())):
+        if inspect.isclass(candidate) and issubclass(candidate, Section):
+            return candidate
+    return None
+
+
+def _type_name(schema: type[Section], location: tuple) -> str:
+    annotation: Any = schema
+    for part in location:
+        fields = getattr(_section_in(annotation), "model_fields", {})
+        annotation = fields[part].annotation if part in fields else None
+    return getattr(annotation, "__name__", str(annotation))

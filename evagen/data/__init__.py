@@ -1,0 +1,1 @@
+"""Real videos in, clips out: files, folders, and the Arcade builder."""
