@@ -1,1 +1,33 @@
-import torchvision_ops  # noqa: F401  (before anything that imports torchvision)
+"""EVATok as a library: adaptive-length video tokenization (arXiv 2603.12267).
+
+A `Router` gives each temporal block of a clip a number of tokens, a `VideoTokenizer` encodes the clip into
+just that many and decodes them. `CandidateSearch` and the proxy reward say which lengths are worth it.
+"""
+
+import torchvision_ops  # noqa: F401, I001  (before anything that imports torchvision)
+
+from tokenizer.assignments import AssignmentSpace
+from tokenizer.autoencoder import TokenizedClips, TokenizerOutput, VideoTokenizer
+from tokenizer.losses import LossWeights, tokenizer_loss
+from tokenizer.quantizer import CodebookUsage, VectorQuantizer
+from tokenizer.reward import PREFERENCE_RANGE, QualityScale, best_assignment, proxy_reward
+from tokenizer.router import Router
+from tokenizer.search import CandidateSearch, brute_force_distances
+
+__all__ = [
+    "PREFERENCE_RANGE",
+    "AssignmentSpace",
+    "CandidateSearch",
+    "CodebookUsage",
+    "LossWeights",
+    "QualityScale",
+    "Router",
+    "TokenizedClips",
+    "TokenizerOutput",
+    "VectorQuantizer",
+    "VideoTokenizer",
+    "best_assignment",
+    "brute_force_distances",
+    "proxy_reward",
+    "tokenizer_loss",
+]

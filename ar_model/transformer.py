@@ -1,0 +1,174 @@
+"""The generator: a Llama-shaped transformer over token sequences (RMSNorm, RoPE, SwiGLU).
+
+Legend: N packed tokens, S sampling slots, M cache length, D width, h heads, d = D / h, E hidden width of
+the MLP, V vocabulary.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from diffusers.configuration_utils import ConfigMixin, register_to_config
+from diffusers.models.modeling_utils import ModelMixin
+from torch import Tensor, nn
+
+from ar_model.grammar import SequenceGrammar
+
+
+@dataclass
+class KeyValueCache:
+    """Static cache for sampling. keys and values: per layer (S, h, M, d)."""
+
+    keys: list[Tensor]
+    values: list[Tensor]
+
+
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Rotary position embedding (RoFormer, arXiv 2104.09864) in Llama's half-split layout: x (…, h, d)
+    with cos and sin (…, 1, d / 2)."""
+    first, second = x.chunk(2, dim=-1)
+    return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1)
+
+
+def packed_causal_attention(query: Tensor, key: Tensor, value: Tensor, sequence_lengths: Sequence[int]) -> Tensor:
+    """Causal attention within each of the packed sequences: three of (N, h, d) → (N, h, d)."""
+    outputs = []
+    for q, k, v in zip(*(x.split(list(sequence_lengths)) for x in (query, key, value))):
+        q, k, v = (x.transpose(0, 1)[None] for x in (q, k, v))  # (1, h, length, d)
+        outputs.append(F.scaled_dot_product_attention(q, k, v, is_causal=True)[0].transpose(0, 1))
+    return torch.cat(outputs)  # (N, h, d)
+
+
+class CausalSelfAttention(nn.Module):
+    def __init__(self, width: int, num_heads: int):
+        super().__init__()
+        if width % num_heads or width // num_heads % 2:
+            raise ValueError(f"width {width} must split into {num_heads} heads of even width")
+        self.num_heads = num_heads
+        self.q_proj = nn.Linear(width, width, bias=False)
+        self.k_proj = nn.Linear(width, width, bias=False)
+        self.v_proj = nn.Linear(width, width, bias=False)
+        self.o_proj = nn.Linear(width, width, bias=False)
+
+    def _heads(self, x: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        query, key, value = (p(x).unflatten(-1, (self.num_heads, -1)) for p in (self.q_proj, self.k_proj, self.v_proj))
+        return rotate(query, cos, sin), rotate(key, cos, sin), value  # (…, h, d) each
+
+    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, sequence_lengths: Sequence[int]) -> Tensor:
+        query, key, value = self._heads(x, cos, sin)  # (N, h, d)
+        attended = packed_causal_attention(query, key, value, sequence_lengths)  # (N, h, d)
+        return self.o_proj(attended.flatten(1))  # (N, D)
+
+    def step(self, x: Tensor, cos: Tensor, sin: Tensor, cache: KeyValueCache, layer: int, seen: int) -> Tensor:
+        """One token a slot, written at position seen - 1 of the cache: x (S, D) → (S, D)."""
+        query, key, value = self._heads(x, cos, sin)  # (S, h, d)
+        cache.keys[layer][:, :, seen - 1] = key
+        cache.values[layer][:, :, seen - 1] = value
+        attended = F.scaled_dot_product_attention(
+            query[:, :, None], cache.keys[layer][:, :, :seen], cache.values[layer][:, :, :seen]
+        )  # (S, h, 1, d)
+        return self.o_proj(attended.flatten(1))  # (S, D)
+
+
+class SwiGLU(nn.Module):
+    def __init__(self, width: int, hidden_width: int):
+        super().__init__()
+        self.gate_proj = nn.Linear(width, hidden_width, bias=False)
+        self.up_proj = nn.Linear(width, hidden_width, bias=False)
+        self.down_proj = nn.Linear(hidden_width, width, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))  # (…, E) inside, (…, D) out
+
+
+class DecoderLayer(nn.Module):
+    def __init__(self, width: int, num_heads: int, hidden_width: int):
+        super().__init__()
+        self.input_layernorm = nn.RMSNorm(width, eps=1e-6)
+        self.self_attn = CausalSelfAttention(width, num_heads)
+        self.post_attention_layernorm = nn.RMSNorm(width, eps=1e-6)
+        self.mlp = SwiGLU(width, hidden_width)
+
+
+def default_hidden_width(width: int) -> int:
+    """Llama's rule: two thirds of 4·D, rounded up to a multiple of 256."""
+    return -(-(8 * width // 3) // 256) * 256
+
+
+class VideoGenerator(ModelMixin, ConfigMixin):
+    """Autoregressive transformer over length and content tokens.
+
+    Args:
+        codebook_size, levels, num_blocks: of the tokenizer whose tokens it writes.
+        num_classes: classes it can be asked for; 0 for none.
+        width, depth, num_heads: D, layers, h.
+        hidden_width: E; Llama's rule if None.
+        rope_theta: base of the rotary frequencies.
+    """
+
+    @register_to_config
+    def __init__(
+        self,
+        codebook_size: int,
+        levels: list[int],
+        num_blocks: int,
+        num_classes: int = 0,
+        width: int = 768,
+        depth: int = 12,
+        num_heads: int = 12,
+        hidden_width: int | None = None,
+        rope_theta: float = 10_000.0,
+    ):
+        super().__init__()
+        self.grammar = SequenceGrammar(codebook_size, levels, num_blocks, num_classes)
+        self.embed_tokens = nn.Embedding(self.grammar.vocabulary_size, width)
+        hidden_width = hidden_width or default_hidden_width(width)
+        self.layers = nn.ModuleList(DecoderLayer(width, num_heads, hidden_width) for _ in range(depth))
+        self.norm = nn.RMSNorm(width, eps=1e-6)
+        self.lm_head = nn.Linear(width, self.grammar.vocabulary_size, bias=False)
+        initialise(self)
+
+    def _rotary(self, positions: Tensor) -> tuple[Tensor, Tensor]:
+        """Positions (N,) → cos and sin (N, 1, d / 2)."""
+        head_width = self.config.width // self.config.num_heads
+        exponent = torch.arange(0, head_width, 2, device=positions.device, dtype=torch.float32) / head_width
+        angles = positions[:, None].float() * self.config.rope_theta**-exponent  # (N, d / 2)
+        return angles.cos()[:, None].to(self.dtype), angles.sin()[:, None].to(self.dtype)
+
+    def forward(self, tokens: Tensor, sequence_lengths: Sequence[int]) -> Tensor:
+        """Packed sequences, tokens int64 (N,) → logits (N, V) of the token that follows each."""
+        positions = torch.cat([torch.arange(n) for n in sequence_lengths]).to(tokens.device)  # (N,)
+        cos, sin = self._rotary(positions)
+        x = self.embed_tokens(tokens)  # (N, D)
+        for layer in self.layers:
+            x = x + layer.self_attn(layer.input_layernorm(x), cos, sin, sequence_lengths)  # (N, D)
+            x = x + layer.mlp(layer.post_attention_layernorm(x))  # (N, D)
+        return self.lm_head(self.norm(x))  # (N, V)
+
+    def make_cache(self, num_slots: int) -> KeyValueCache:
+        """An empty cache that holds the longest sequence of the grammar, on the model's device and dtype."""
+        heads, head_width = self.config.num_heads, self.config.width // self.config.num_heads
+        shape = (num_slots, heads, self.grammar.max_sequence_length, head_width)
+        empty = [torch.zeros(shape, device=self.device, dtype=self.dtype) for _ in range(2 * self.config.depth)]
+        return KeyValueCache(empty[::2], empty[1::2])
+
+    def step(self, tokens: Tensor, cache: KeyValueCache, position: int) -> Tensor:
+        """The next token of every slot, int64 (S,), at `position` → logits (S, V) of what follows it."""
+        cos, sin = self._rotary(torch.full_like(tokens, position))
+        x = self.embed_tokens(tokens)  # (S, D)
+        for i, layer in enumerate(self.layers):
+            x = x + layer.self_attn.step(layer.input_layernorm(x), cos, sin, cache, i, position + 1)  # (S, D)
+            x = x + layer.mlp(layer.post_attention_layernorm(x))  # (S, D)
+        return self.lm_head(self.norm(x))  # (S, V)
+
+
+@torch.no_grad()
+def initialise(model: VideoGenerator) -> None:
+    """All initial weights, in one place: N(0, 0.02), residual branches scaled down by the depth (GPT-2)."""
+    for module in model.modules():
+        if isinstance(module, nn.Linear | nn.Embedding):
+            nn.init.normal_(module.weight, std=0.02)
+    for layer in model.layers:
+        for branch in (layer.self_attn.o_proj, layer.mlp.down_proj):
+            branch.weight.mul_((2 * len(model.layers)) ** -0.5)

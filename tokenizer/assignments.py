@@ -1,0 +1,86 @@
+"""Assignments: how many tokens each temporal block of a clip gets, and their numbering.
+
+Legend: T temporal blocks in a clip, n number of levels, A = n**T candidate assignments.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+
+class AssignmentSpace:
+    """All assignments of T levels to T blocks, numbered 0 … n**T - 1.
+
+    The index is the number whose base-n digits are the level numbers, block 0 the most significant
+    (EVATok §3: T = 4 blocks and 5 levels give 5**4 = 625 candidates), so the assignments that share
+    a prefix stand next to each other.
+
+    Args:
+        levels: the candidate lengths in tokens, strictly increasing, all at least 1.
+        num_blocks: T.
+    """
+
+    def __init__(self, levels: Sequence[int], num_blocks: int):
+        levels = tuple(int(level) for level in levels)
+        if not levels or levels[0] < 1 or any(a >= b for a, b in zip(levels, levels[1:])):
+            raise ValueError(f"levels must be positive and strictly increasing, for instance [4, 8, 16]; got {levels}")
+        if num_blocks < 1:
+            raise ValueError(f"num_blocks must be at least 1, got {num_blocks}")
+        self.levels = levels
+        self.num_blocks = num_blocks
+        self.min_tokens = levels[0] * num_blocks
+        self.max_tokens = levels[-1] * num_blocks
+
+    def __len__(self) -> int:
+        return len(self.levels) ** self.num_blocks
+
+    def table(self) -> Tensor:
+        """Every assignment in index order: int64 (A, T), in tokens."""
+        return self.lengths_of(torch.arange(len(self)))
+
+    def lengths_of(self, index: Tensor) -> Tensor:
+        """Assignment numbers (…) to lengths in tokens (…, T)."""
+        if index.numel() and not (0 <= int(index.min()) and int(index.max()) < len(self)):
+            raise ValueError(f"assignment numbers run from 0 to {len(self) - 1}, got {index.tolist()}")
+        base = len(self.levels)
+        powers = base ** torch.arange(self.num_blocks - 1, -1, -1, device=index.device)  # (T,)
+        digits = index[..., None] // powers % base  # (…, T)
+        return torch.tensor(self.levels, device=index.device)[digits]
+
+    def index_of(self, lengths: Tensor) -> Tensor:
+        """Lengths in tokens (…, T) to assignment numbers (…). Raises ValueError for a length that is no level."""
+        self.check(lengths)
+        levels = torch.tensor(self.levels, device=lengths.device)
+        digits = torch.searchsorted(levels, lengths.contiguous())  # (…, T)
+        powers = len(self.levels) ** torch.arange(self.num_blocks - 1, -1, -1, device=lengths.device)
+        return (digits * powers).sum(-1)
+
+    def check(self, lengths: Tensor) -> None:
+        """Raises ValueError unless lengths is (…, T) and holds levels only."""
+        if lengths.shape[-1] != self.num_blocks:
+            raise ValueError(
+                f"an assignment has {self.num_blocks} lengths, one for each temporal block; got {lengths.shape[-1]}"
+            )
+        self.check_levels(lengths)
+
+    def check_levels(self, lengths: Tensor) -> None:
+        """Raises ValueError for a length that is no level, whatever the shape."""
+        unknown = sorted(set(lengths.unique().tolist()) - set(self.levels))
+        if unknown:
+            raise ValueError(f"{unknown} are no levels; each block's length is one of {list(self.levels)}")
+
+    def uniform(self, level: int, batch_size: int) -> Tensor:
+        """The same level for every block of every clip: int64 (B, T)."""
+        lengths = torch.full((batch_size, self.num_blocks), level)
+        self.check(lengths)
+        return lengths
+
+    def random(self, batch_size: int, generator: torch.Generator | None = None) -> Tensor:
+        """Assignments drawn evenly from all candidates, as stage 1 trains on: int64 (B, T)."""
+        return self.lengths_of(torch.randint(len(self), (batch_size,), generator=generator))
+
+    def normalised_length(self, lengths: Tensor) -> Tensor:
+        """L(a) = (Σk - Σk_min) / (Σk_max - Σk_min) in [0, 1]: (…, T) to (…). All 0 with a single level."""
+        total = lengths.sum(-1).double()
+        return (total - self.min_tokens) / max(self.max_tokens - self.min_tokens, 1)

@@ -1,0 +1,272 @@
+"""The adaptive-length video tokenizer (EVATok, arXiv 2603.12267, §3): video ↔ packed 1D tokens.
+
+Legend: B clips, C = 3 channels, F frames, H × W pixels, T temporal blocks, P = Hp·Wp patches in a
+block, S = any number of block segments, N packed 1D tokens, De/Dd encoder/decoder width, c code width.
+"""
+
+import functools
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from diffusers.configuration_utils import ConfigMixin, register_to_config
+from diffusers.models.modeling_utils import ModelMixin
+from einops import rearrange
+from torch import Tensor, nn
+
+from tokenizer.assignments import AssignmentSpace
+from tokenizer.layers import QFormer
+from tokenizer.packing import PackedLayout, concatenated_ranges, plan_block_causal
+from tokenizer.positions import FourierPosition, cell_centres, grid_shape
+from tokenizer.quantizer import VectorQuantizer
+
+
+@dataclass(frozen=True)
+class TokenizedClips:
+    """Clips as discrete tokens, end to end. codes: int64 (N,); lengths: int64 (B, T) on the CPU."""
+
+    codes: Tensor
+    lengths: Tensor
+
+    def split(self) -> list["TokenizedClips"]:
+        """Each clip by itself."""
+        parts = self.codes.split(self.lengths.sum(1).tolist())
+        return [TokenizedClips(codes, row[None]) for codes, row in zip(parts, self.lengths)]
+
+    @staticmethod
+    def join(clips: Sequence["TokenizedClips"]) -> "TokenizedClips":
+        return TokenizedClips(torch.cat([c.codes for c in clips]), torch.cat([c.lengths for c in clips]))
+
+
+@dataclass(frozen=True)
+class TokenizerOutput:
+    """reconstruction: (B, C, F, H, W), unclamped; tokens; quantizer_losses: scalars by name."""
+
+    reconstruction: Tensor
+    tokens: TokenizedClips
+    quantizer_losses: dict[str, Tensor]
+
+
+class VideoTokenizer(ModelMixin, ConfigMixin):
+    """Q-Former-style 1D tokenizer with as many tokens per temporal block as an assignment says.
+
+    Args:
+        levels: candidate lengths of a block, in tokens.
+        num_frames: frames of the clips it is trained on; others work if divisible by `temporal_patch`.
+        resolution: height and width of these clips in pixels, likewise.
+        temporal_patch: frames in a block.
+        spatial_patch: height and width of a patch in pixels.
+        encoder_width, encoder_depth, encoder_heads: the encoder's De, layers and heads.
+        decoder_width, decoder_depth, decoder_heads: the decoder's Dd, layers and heads.
+        codebook_size, code_width: K and c of the quantiser.
+    """
+
+    @register_to_config
+    def __init__(
+        self,
+        levels: list[int],
+        num_frames: int = 16,
+        resolution: int = 128,
+        temporal_patch: int = 4,
+        spatial_patch: int = 8,
+        encoder_width: int = 384,
+        encoder_depth: int = 12,
+        encoder_heads: int = 6,
+        decoder_width: int = 768,
+        decoder_depth: int = 12,
+        decoder_heads: int = 12,
+        codebook_size: int = 8192,
+        code_width: int = 16,
+    ):
+        super().__init__()
+        self.assignments = AssignmentSpace(levels, num_frames // temporal_patch)
+        patch_values = 3 * temporal_patch * spatial_patch**2
+        self.embed_patches = nn.Linear(patch_values, encoder_width)
+        self.encoder_position = FourierPosition(encoder_width)
+        self.encoder_level = nn.Embedding(len(levels), encoder_width)
+        self.encoder = QFormer(encoder_width, encoder_width, encoder_depth, encoder_heads)
+        self.to_code = nn.Linear(encoder_width, code_width)
+        self.quantizer = VectorQuantizer(codebook_size, code_width)
+        self.from_code = nn.Linear(code_width, decoder_width)
+        self.decoder_position = FourierPosition(decoder_width)
+        self.decoder_level = nn.Embedding(len(levels), decoder_width)
+        self.start_query = nn.Linear(decoder_width, decoder_width)
+        self.decoder = QFormer(decoder_width, decoder_width, decoder_depth, decoder_heads)
+        self.to_pixels = nn.Linear(decoder_width, patch_values)
+        initialise(self)
+
+    # Whole clips
+
+    def forward(self, video: Tensor, lengths: Tensor) -> TokenizerOutput:
+        """Training pass: video (B, C, F, H, W) in [-1, 1], lengths (B, T) → reconstruction and quantiser losses."""
+        vectors = self._encode(video, lengths)  # (N, c)
+        quantized = self.quantizer(vectors, with_losses=True)
+        reconstruction = self._decode(quantized.vectors, lengths, tuple(video.shape[-2:]))
+        return TokenizerOutput(reconstruction, TokenizedClips(quantized.codes, lengths.cpu()), quantized.losses)
+
+    @torch.no_grad()
+    def encode(self, video: Tensor, lengths: Tensor) -> TokenizedClips:
+        """video (B, C, F, H, W) in [-1, 1], lengths int64 (B, T) → tokens. A clip's tokens do not depend on
+        the others in the batch. Raises ValueError for sizes that the patches do not divide and for
+        lengths that are no levels."""
+        codes = self.quantizer(self._encode(video, lengths), with_losses=False).codes  # (N,)
+        return TokenizedClips(codes, lengths.cpu())
+
+    @torch.no_grad()
+    def decode(self, tokens: TokenizedClips, resolution: tuple[int, int] | None = None) -> Tensor:
+        """Tokens → video (B, C, F, H, W) in [-1, 1]; resolution is (H, W), by default the trained one.
+        Raises ValueError for codes outside the codebook or a number of codes that the lengths do not add up to."""
+        self._check_tokens(tokens)
+        resolution = resolution or (self.config.resolution, self.config.resolution)
+        return self._decode(self.quantizer.lookup(tokens.codes), tokens.lengths, resolution).clamp(-1, 1)
+
+    def _encode(self, video: Tensor, lengths: Tensor) -> Tensor:
+        lengths = lengths.cpu()
+        patches = self.embed_video(video)  # (B, T, Hp, Wp, De)
+        num_clips, num_blocks = patches.shape[:2]
+        if lengths.shape != (num_clips, num_blocks):
+            raise ValueError(
+                f"{num_clips} clips of {num_blocks} temporal blocks need lengths of shape "
+                f"({num_clips}, {num_blocks}), got {tuple(lengths.shape)}"
+            )
+        blocks = torch.arange(num_blocks).repeat(num_clips)  # (B*T,)
+        queries = self.make_queries(patches.flatten(0, 1), blocks, lengths.flatten())  # (N, De)
+        rows_1d = PackedLayout(lengths)
+        rows_3d = PackedLayout(torch.full_like(lengths, patches.shape[2] * patches.shape[3]))
+        self_plan = plan_block_causal(rows_1d, rows_1d).to(video.device)
+        cross_plan = plan_block_causal(rows_1d, rows_3d).to(video.device)
+        encoded, _ = self.encoder(queries, patches.flatten(0, 3), self_plan, cross_plan)  # (N, De)
+        return self.to_code(encoded)  # (N, c)
+
+    def _decode(self, vectors: Tensor, lengths: Tensor, resolution: tuple[int, int]) -> Tensor:
+        lengths = lengths.cpu()
+        num_clips, num_blocks = lengths.shape
+        grid = self.patch_grid(resolution)
+        blocks = torch.arange(num_blocks).repeat(num_clips)  # (B*T,)
+        tokens = self.embed_codes(vectors, blocks, lengths.flatten(), grid)  # (N, Dd)
+        rows_1d = PackedLayout(lengths)
+        rows_3d = PackedLayout(torch.full_like(lengths, grid[0] * grid[1]))
+        queries = self.decoder_queries(tokens[rows_1d.starts.flatten().to(tokens.device)], blocks, grid)  # (B*T*P, Dd)
+        self_plan = plan_block_causal(rows_3d, rows_3d).to(tokens.device)
+        cross_plan = plan_block_causal(rows_3d, rows_1d).to(tokens.device)
+        decoded, _ = self.decoder(queries, tokens, self_plan, cross_plan)  # (B*T*P, Dd)
+        return rearrange(self.pixels(decoded, grid), "(b t) c f h w -> b c (t f) h w", b=num_clips)
+
+    # Parts that work on any set of block segments, for whole clips and for block-by-block search alike
+
+    def patch_grid(self, resolution: tuple[int, int]) -> tuple[int, int]:
+        """(H, W) in pixels → (Hp, Wp). Raises ValueError for sizes that the patch does not divide."""
+        patch = self.config.spatial_patch
+        if any(side % patch or side < patch for side in resolution):
+            near = tuple(max(patch, round(side / patch) * patch) for side in resolution)
+            raise ValueError(
+                f"height and width must be multiples of the spatial patch {patch}; got {tuple(resolution)}, "
+                f"the nearest size that fits is {near}"
+            )
+        return resolution[0] // patch, resolution[1] // patch
+
+    def embed_video(self, video: Tensor) -> Tensor:
+        """(B, C, F, H, W) in [-1, 1] → patch embeddings with their positions (B, T, Hp, Wp, De)."""
+        rows, columns = self.patch_grid((video.shape[-2], video.shape[-1]))
+        frames, step, patch = video.shape[2], self.config.temporal_patch, self.config.spatial_patch
+        if frames % step or frames < step:
+            raise ValueError(f"the number of frames must be a multiple of the temporal patch {step}; got {frames}")
+        pixels = rearrange(video, "b c (t f) (y p) (x q) -> b t y x (f p q c)", f=step, p=patch, q=patch)
+        embedded = self.embed_patches(pixels)  # (B, T, Hp, Wp, De)
+        place = _block_coordinates(torch.arange(frames // step), cell_centres(rows, columns)).to(video.device)
+        position = self.encoder_position(place.to(embedded.dtype))  # (T*P, De)
+        return embedded + position.view(1, frames // step, rows, columns, -1)
+
+    def make_queries(self, patches: Tensor, blocks: Tensor, lengths: Tensor) -> Tensor:
+        """1D queries made to the assigned number: each block's patches pooled to a grid of that many cells.
+
+        patches (S, Hp, Wp, De), blocks int64 (S,) block numbers, lengths int64 (S,) → (sum of lengths, De)."""
+        grid = (patches.shape[1], patches.shape[2])
+        starts = lengths.cumsum(0) - lengths  # (S,)
+        order, pooled = [], []
+        for level in self.assignments.levels:
+            segments = (lengths == level).nonzero().flatten()
+            if len(segments):
+                chosen = patches[segments.to(patches.device)].movedim(-1, 1)  # (s, De, Hp, Wp)
+                cells = F.adaptive_avg_pool2d(chosen, grid_shape(level, *grid))  # (s, De, rows, columns)
+                pooled.append(cells.flatten(2).transpose(1, 2).flatten(0, 1))  # (s*level, De)
+                order.append(concatenated_ranges(starts[segments], lengths[segments]))
+        rows = torch.cat(order).argsort().to(patches.device)
+        place, level_number = self._token_places(blocks, lengths, grid)
+        queries = torch.cat(pooled)[rows]  # (n, De)
+        position = self.encoder_position(place.to(patches))  # (n, De)
+        return queries + position + self.encoder_level(level_number.to(patches.device))
+
+    def embed_codes(self, vectors: Tensor, blocks: Tensor, lengths: Tensor, grid: tuple[int, int]) -> Tensor:
+        """Quantised vectors (n, c) of S segments, in order → decoder tokens (n, Dd)."""
+        place, level_number = self._token_places(blocks, lengths, grid)
+        embedded = self.from_code(vectors.to(self.from_code.weight.dtype))  # (n, Dd)
+        position = self.decoder_position(place.to(embedded))
+        return embedded + position + self.decoder_level(level_number.to(embedded.device))
+
+    def decoder_queries(self, first_tokens: Tensor, blocks: Tensor, grid: tuple[int, int]) -> Tensor:
+        """3D queries of each block, begun from that block's first 1D token: (S, Dd) → (S*P, Dd)."""
+        place = _block_coordinates(blocks, cell_centres(*grid)).to(first_tokens)  # (S*P, 3)
+        start = self.start_query(first_tokens).repeat_interleave(grid[0] * grid[1], dim=0)  # (S*P, Dd)
+        return start + self.decoder_position(place)
+
+    def pixels(self, decoded: Tensor, grid: tuple[int, int]) -> Tensor:
+        """Decoded 3D rows (S*P, Dd) → blocks of frames (S, C, temporal_patch, H, W), unclamped."""
+        step, patch = self.config.temporal_patch, self.config.spatial_patch
+        return rearrange(
+            self.to_pixels(decoded),
+            "(s y x) (f p q c) -> s c f (y p) (x q)",
+            y=grid[0], x=grid[1], f=step, p=patch, q=patch,
+        )  # fmt: skip
+
+    def _token_places(self, blocks: Tensor, lengths: Tensor, grid: tuple[int, int]) -> tuple[Tensor, Tensor]:
+        """Coordinates (n, 3) and level numbers (n,) of the 1D tokens of S segments."""
+        self.assignments.check_levels(lengths)
+        centres = torch.cat([_token_centres(length, grid) for length in lengths.tolist()])  # (n, 2)
+        block_of_token = blocks.repeat_interleave(lengths)  # (n,)
+        levels = torch.tensor(self.assignments.levels)
+        return (
+            torch.cat([block_of_token[:, None].to(centres), centres], dim=1),
+            torch.searchsorted(levels, lengths).repeat_interleave(lengths),
+        )
+
+    def _check_tokens(self, tokens: TokenizedClips) -> None:
+        expected = int(tokens.lengths.sum())
+        if len(tokens.codes) != expected:
+            raise ValueError(f"the lengths add up to {expected} tokens, but {len(tokens.codes)} codes were given")
+        if expected and not (0 <= int(tokens.codes.min()) <= int(tokens.codes.max()) < self.quantizer.codebook_size):
+            raise ValueError(
+                f"codes run from 0 to {self.quantizer.codebook_size - 1}, got "
+                f"{int(tokens.codes.min())} to {int(tokens.codes.max())}: tokens of another tokenizer?"
+            )
+
+
+@functools.lru_cache(maxsize=256)
+def _token_centres(length: int, grid: tuple[int, int]) -> Tensor:
+    return cell_centres(*grid_shape(length, *grid))
+
+
+def _block_coordinates(blocks: Tensor, centres: Tensor) -> Tensor:
+    """(block, y, x) of every cell of every block: blocks (S,), centres (P, 2) → (S*P, 3)."""
+    block = blocks.to(centres).repeat_interleave(len(centres))  # (S*P,)
+    return torch.cat([block[:, None], centres.repeat(len(blocks), 1)], dim=1)
+
+
+@torch.no_grad()
+def initialise(model: VideoTokenizer) -> None:
+    """All initial weights, in one place: linear maps N(0, 1/fan_in) cut at two deviations, residual branches
+    scaled down by the depth, so that every layer starts near the identity; codes evenly on the sphere."""
+    for module in model.modules():
+        if isinstance(module, nn.Linear):
+            nn.init.trunc_normal_(module.weight, std=module.in_features**-0.5)
+            nn.init.zeros_(module.bias)
+        elif isinstance(module, nn.Embedding):
+            nn.init.trunc_normal_(module.weight, std=0.02)
+    for stack in (model.encoder, model.decoder):
+        scale = (3 * len(stack.layers)) ** -0.5
+        for layer in stack.layers:
+            for branch in (layer.self_attention.to_out, layer.cross_attention.to_out, layer.mlp[-1]):
+                branch.weight.mul_(scale)
+    nn.init.normal_(model.quantizer.codebook)
+    model.to_pixels.weight.mul_(0.1)

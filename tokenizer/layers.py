@@ -1,0 +1,78 @@
+"""The transformer that both halves of the tokenizer are made of.
+
+Legend: Nq query rows, Nc context rows, D width, Dc context width.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from tokenizer.attention import Attention, KeyValue
+from tokenizer.packing import AttentionPlan
+
+
+@dataclass(frozen=True)
+class LayerCache:
+    """Keys and values that one layer has computed so far. Later rows are appended; plans index into the whole."""
+
+    self_key_value: KeyValue
+    cross_key_value: KeyValue
+
+
+def _append(past: KeyValue | None, new: KeyValue) -> KeyValue:
+    return new if past is None else (torch.cat([past[0], new[0]]), torch.cat([past[1], new[1]]))
+
+
+class QFormerLayer(nn.Module):
+    """Self-attention among the queries, cross-attention to a context, MLP; pre-norm, residual."""
+
+    def __init__(self, width: int, context_width: int, num_heads: int):
+        super().__init__()
+        self.norm_self = nn.LayerNorm(width)
+        self.self_attention = Attention(width, width, num_heads)
+        self.norm_cross = nn.LayerNorm(width)
+        self.cross_attention = Attention(width, context_width, num_heads)
+        self.norm_mlp = nn.LayerNorm(width)
+        self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
+
+    def forward(
+        self, x: Tensor, context: Tensor, self_plan: AttentionPlan, cross_plan: AttentionPlan, past: LayerCache | None
+    ) -> tuple[Tensor, LayerCache]:
+        normed = self.norm_self(x)  # (Nq, D)
+        self_kv = _append(past and past.self_key_value, self.self_attention.key_value(normed))
+        x = x + self.self_attention(normed, self_kv, self_plan)  # (Nq, D)
+        cross_kv = _append(past and past.cross_key_value, self.cross_attention.key_value(context))
+        x = x + self.cross_attention(self.norm_cross(x), cross_kv, cross_plan)  # (Nq, D)
+        x = x + self.mlp(self.norm_mlp(x))  # (Nq, D)
+        return x, LayerCache(self_kv, cross_kv)
+
+
+class QFormer(nn.Module):
+    """A stack of `QFormerLayer`s over a context that is normalised once and stays the same for all layers.
+
+    Called on whole clips, or repeatedly on later blocks with the caches of the earlier ones: the plans
+    say which rows, cached or new, each query sees.
+    """
+
+    def __init__(self, width: int, context_width: int, depth: int, num_heads: int):
+        super().__init__()
+        self.norm_context = nn.LayerNorm(context_width)
+        self.layers = nn.ModuleList(QFormerLayer(width, context_width, num_heads) for _ in range(depth))
+        self.norm_out = nn.LayerNorm(width)
+
+    def forward(
+        self,
+        x: Tensor,
+        context: Tensor,
+        self_plan: AttentionPlan,
+        cross_plan: AttentionPlan,
+        past: list[LayerCache] | None = None,
+    ) -> tuple[Tensor, list[LayerCache]]:
+        """x (Nq, D), context (Nc, Dc): the new rows → (Nq, D) and the caches with these rows appended."""
+        context = self.norm_context(context)  # (Nc, Dc)
+        caches = []
+        for i, layer in enumerate(self.layers):
+            x, cache = layer(x, context, self_plan, cross_plan, past[i] if past else None)  # (Nq, D)
+            caches.append(cache)
+        return self.norm_out(x), caches  # (Nq, D)

@@ -1,0 +1,94 @@
+"""Vector quantisation with L2-normalised codes.
+
+Legend: N vectors, K codebook size, c code width.
+"""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+@dataclass
+class Quantized:
+    """vectors: (N, c) unit-length codes (straight-through in training); codes: int64 (N,);
+    losses: scalar tensors `codebook`, `commitment`, `entropy`, empty when not asked for."""
+
+    vectors: Tensor
+    codes: Tensor
+    losses: dict[str, Tensor]
+
+
+class VectorQuantizer(nn.Module):
+    """Nearest-code quantiser on the unit sphere (ViT-VQGAN, arXiv 2110.04627, §3.2; used by EVATok).
+
+    Args:
+        codebook_size: K.
+        code_width: c, low so that the codebook stays in use.
+        entropy_temperature: softness of the assignment that the entropy term sees; distances on the
+            sphere lie in [0, 4].
+    """
+
+    def __init__(self, codebook_size: int, code_width: int, entropy_temperature: float = 0.1):
+        super().__init__()
+        self.entropy_temperature = entropy_temperature
+        self.codebook = nn.Parameter(torch.empty(codebook_size, code_width))
+
+    @property
+    def codebook_size(self) -> int:
+        return self.codebook.shape[0]
+
+    def lookup(self, codes: Tensor) -> Tensor:
+        """int64 (N,) → unit vectors (N, c)."""
+        return F.normalize(self.codebook.float(), dim=-1)[codes]
+
+    def forward(self, x: Tensor, with_losses: bool) -> Quantized:
+        """x (N, c), any scale; computed in fp32 whatever the precision around it."""
+        with torch.autocast(x.device.type, enabled=False):
+            x = F.normalize(x.float(), dim=-1)  # (N, c)
+            codebook = F.normalize(self.codebook.float(), dim=-1)  # (K, c)
+            similarity = x @ codebook.T  # (N, K)
+            codes = similarity.argmax(-1)  # (N,)
+            nearest = codebook[codes]  # (N, c)
+            if not with_losses:
+                return Quantized(nearest, codes, {})
+            losses = {
+                "codebook": (nearest - x.detach()).square().sum(-1).mean(),
+                "commitment": (nearest.detach() - x).square().sum(-1).mean(),
+                "entropy": self._entropy_loss(similarity),
+            }
+            return Quantized(x + (nearest - x).detach(), codes, losses)
+
+    def _entropy_loss(self, similarity: Tensor) -> Tensor:
+        """E[H(p)] - H(E[p]) in nats: small when each vector is sure of its code and all codes are used
+        (MAGVIT-v2, arXiv 2310.05737, §3.1)."""
+        logits = 2 * similarity / self.entropy_temperature  # -|x - e|² / τ up to a constant: (N, K)
+        log_p = logits.log_softmax(-1)
+        p = log_p.exp()
+        mean_p = p.mean(0)  # (K,)
+        entropy_of_each = -(p * log_p).sum(-1).mean()
+        entropy_of_mean = -(mean_p * mean_p.clamp_min(1e-9).log()).sum()
+        return entropy_of_each - entropy_of_mean
+
+
+class CodebookUsage:
+    """Counts how often each code was chosen over a window, for logging."""
+
+    def __init__(self, codebook_size: int):
+        self.counts = torch.zeros(codebook_size, dtype=torch.int64)
+
+    def update(self, codes: Tensor) -> None:
+        self.counts += torch.bincount(codes.detach().cpu(), minlength=len(self.counts))
+
+    def used_fraction(self) -> float:
+        """Share of codes chosen at least once, in [0, 1]."""
+        return (self.counts > 0).float().mean().item()
+
+    def perplexity(self) -> float:
+        """exp of the entropy of the code distribution: between 1 and K."""
+        p = self.counts.double() / self.counts.sum().clamp_min(1)
+        return torch.special.entr(p).sum().exp().item()
+
+    def reset(self) -> None:
+        self.counts.zero_()

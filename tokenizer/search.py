@@ -1,0 +1,159 @@
+"""Every candidate assignment of a clip, reconstructed and measured (EVATok stage 2).
+
+Block t of a reconstruction depends on the lengths of blocks ≤ t only, so the n**T assignments are the
+leaves of a tree and share their prefixes: with 5 levels and 4 blocks 5 + 25 + 125 + 625 = 780 blocks are
+encoded and decoded instead of 2,500. The prefixes' keys and values are kept along the path.
+
+Legend: B clips, T blocks, n levels, A = n**T assignments, S segments (children in the tree), P patches.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from tokenizer.autoencoder import VideoTokenizer
+from tokenizer.layers import LayerCache
+from tokenizer.packing import plan_attention
+
+BlockDistance = Callable[[Tensor, Tensor, int], dict[str, Tensor]]
+"""(reconstructed blocks (S, C, f, H, W) in [-1, 1], their clips int64 (S,), block number t) → named distances
+(S,) to the original blocks. A clip's distance is the mean over its blocks."""
+
+
+@dataclass(frozen=True)
+class _Nodes:
+    """Prefixes of assignments, one a row. clips, index: (S,), the index of the prefix among n**(t+1);
+    sums: distances added up over the prefix; rows_1d, rows_3d: where its tokens and patches stand in the caches."""
+
+    clips: Tensor
+    index: Tensor
+    sums: dict[str, Tensor]
+    rows_1d: list[Tensor]
+    rows_3d: list[Tensor]
+
+
+@dataclass(frozen=True)
+class _Caches:
+    """What has been computed along the path, and how many cached rows it holds."""
+
+    encoder: list[LayerCache] | None
+    decoder: list[LayerCache] | None
+    num_1d: int
+    num_3d: int
+
+
+class CandidateSearch:
+    """Distances of all candidate assignments of a batch of clips.
+
+    Args:
+        tokenizer: the proxy tokenizer, in eval mode.
+        distance: compares reconstructed blocks with the originals.
+        max_segments: how many blocks are evaluated in one batch, which bounds memory.
+    """
+
+    def __init__(self, tokenizer: VideoTokenizer, distance: BlockDistance, max_segments: int = 128):
+        self.tokenizer = tokenizer
+        self.distance = distance
+        self.max_segments = max_segments
+        self.block_evaluations = 0
+
+    @torch.no_grad()
+    def all_distances(self, video: Tensor) -> dict[str, Tensor]:
+        """video (B, C, F, H, W) in [-1, 1] → for each named distance (B, A) on the CPU, in index order."""
+        model = self.tokenizer
+        self._patches = model.embed_video(video)  # (B, T, Hp, Wp, De)
+        num_clips, self._num_blocks = self._patches.shape[:2]
+        self._grid = tuple(self._patches.shape[2:4])
+        self._results: dict[str, Tensor] = {}
+        root = _Nodes(
+            torch.arange(num_clips),
+            torch.zeros(num_clips, dtype=torch.int64),
+            {},
+            [torch.empty(0, dtype=torch.int64)] * num_clips,
+            [torch.empty(0, dtype=torch.int64)] * num_clips,
+        )
+        self._expand(0, root, _Caches(None, None, 0, 0))
+        return self._results
+
+    def _expand(self, block: int, parents: _Nodes, caches: _Caches) -> None:
+        """Evaluates every child of the parents, in batches, and whatever lies below each batch."""
+        levels = self.tokenizer.assignments.levels
+        parents_at_once = max(1, self.max_segments // len(levels))
+        for chunk in torch.arange(len(parents.clips)).split(parents_at_once):
+            children, below = self._evaluate(block, parents, chunk, caches)
+            if block + 1 < self._num_blocks:
+                self._expand(block + 1, children, below)
+            else:
+                self._record(children)
+
+    def _evaluate(self, block: int, parents: _Nodes, chunk: Tensor, caches: _Caches) -> tuple[_Nodes, _Caches]:
+        """Encodes, quantises, decodes and measures one block of every child of some parents."""
+        model, levels = self.tokenizer, torch.tensor(self.tokenizer.assignments.levels)
+        parent = chunk.repeat_interleave(len(levels))  # (S,)
+        level = torch.arange(len(levels)).repeat(len(chunk))  # (S,)
+        lengths, clips = levels[level], parents.clips[parent]
+        blocks = torch.full_like(clips, block)
+        patches_per_block = self._grid[0] * self._grid[1]
+        rows_1d = _with_new_rows(parents.rows_1d, parent, lengths.tolist(), caches.num_1d)
+        rows_3d = _with_new_rows(parents.rows_3d, parent, [patches_per_block] * len(parent), caches.num_3d)
+        device = self._patches.device
+
+        # Encoder: the patches of all blocks are its context from the first call on; the plan hides later blocks.
+        queries = model.make_queries(self._patches[clips.to(device), block], blocks, lengths)  # (n, De)
+        context = self._patches.flatten(0, 3) if block == 0 and caches.encoder is None else queries[:0]
+        clip_patches = patches_per_block * self._num_blocks
+        seen_patches = [torch.arange(c, c + patches_per_block * (block + 1)) for c in (clips * clip_patches).tolist()]
+        self_plan = plan_attention(lengths.tolist(), rows_1d).to(device)
+        cross_plan = plan_attention(lengths.tolist(), seen_patches).to(device)
+        encoded, encoder_caches = model.encoder(queries, context, self_plan, cross_plan, caches.encoder)  # (n, De)
+        vectors = model.quantizer(model.to_code(encoded), with_losses=False).vectors  # (n, c)
+
+        # Decoder: the same for its 3D queries, with the 1D tokens as the growing context.
+        tokens = model.embed_codes(vectors, blocks, lengths, self._grid)  # (n, Dd)
+        first = tokens[(lengths.cumsum(0) - lengths).to(device)]  # (S, Dd)
+        queries = model.decoder_queries(first, blocks, self._grid)  # (S*P, Dd)
+        self_plan = plan_attention([patches_per_block] * len(parent), rows_3d).to(device)
+        cross_plan = plan_attention([patches_per_block] * len(parent), rows_1d).to(device)
+        decoded, decoder_caches = model.decoder(queries, tokens, self_plan, cross_plan, caches.decoder)  # (S*P, Dd)
+        pixels = model.pixels(decoded, self._grid).clamp(-1, 1)  # (S, C, f, H, W)
+
+        self.block_evaluations += len(parent)
+        new = {name: value.double().cpu() for name, value in self.distance(pixels, clips, block).items()}
+        sums = {name: value + (parents.sums[name][parent] if block else 0.0) for name, value in new.items()}
+        children = _Nodes(clips, parents.index[parent] * len(levels) + level, sums, rows_1d, rows_3d)
+        num_1d = caches.num_1d + int(lengths.sum())
+        num_3d = caches.num_3d + len(parent) * patches_per_block
+        return children, _Caches(encoder_caches, decoder_caches, num_1d, num_3d)
+
+    def _record(self, leaves: _Nodes) -> None:
+        for name, sums in leaves.sums.items():
+            shape = (self._patches.shape[0], len(self.tokenizer.assignments.levels) ** self._num_blocks)
+            table = self._results.setdefault(name, torch.full(shape, torch.nan, dtype=torch.float64))
+            table[leaves.clips, leaves.index] = sums / self._num_blocks
+
+
+def _with_new_rows(past: list[Tensor], parent: Tensor, counts: list[int], first_new: int) -> list[Tensor]:
+    """Each child's rows: its parent's, then `count` new ones; the new rows of all children stand in order."""
+    rows = []
+    for p, count in zip(parent.tolist(), counts):
+        rows.append(torch.cat([past[p], torch.arange(first_new, first_new + count)]))
+        first_new += count
+    return rows
+
+
+@torch.no_grad()
+def brute_force_distances(tokenizer: VideoTokenizer, video: Tensor, distance: BlockDistance) -> dict[str, Tensor]:
+    """What `CandidateSearch` computes, by reconstructing each clip with every assignment in full:
+    the reference it is tested and timed against."""
+    step = tokenizer.config.temporal_patch
+    results: dict[str, list[Tensor]] = {}
+    for lengths in tokenizer.assignments.table():
+        tokens = tokenizer.encode(video, lengths.expand(len(video), -1))
+        blocks = tokenizer.decode(tokens, tuple(video.shape[-2:])).split(step, dim=2)
+        per_block = [distance(block, torch.arange(len(video)), t) for t, block in enumerate(blocks)]
+        for name in per_block[0]:
+            mean = torch.stack([d[name].double().cpu() for d in per_block]).mean(0)  # (B,)
+            results.setdefault(name, []).append(mean)
+    return {name: torch.stack(columns, dim=1) for name, columns in results.items()}  # (B, A)
