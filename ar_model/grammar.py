@@ -49,7 +49,7 @@ class SequenceGrammar:
 
     def class_token(self, labels: Tensor) -> Tensor:
         """Labels int64 (B,), -1 for no class → class tokens (B,). Raises ValueError for a label out of range."""
-        if labels.numel() and not (-1 <= int(labels.min()) and int(labels.max()) < self.num_classes):
+        if labels.numel() and not (int(labels.min()) >= -1 and int(labels.max()) < self.num_classes):
             raise ValueError(
                 f"labels run from 0 to {self.num_classes - 1} (-1 for none), got {sorted(set(labels.tolist()))}"
             )

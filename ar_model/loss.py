@@ -34,7 +34,9 @@ def next_token_loss(
     is_length[last] = is_content[last] = False
     losses = F.cross_entropy(logits.float(), target, reduction="none")  # (N,)
     return GeneratorLoss(
-        losses[is_length | is_content].mean(), losses[is_length].mean().detach(), losses[is_content].mean().detach()
+        losses[is_length | is_content].mean(),
+        losses[is_length].mean().detach(),
+        losses[is_content].mean().detach(),
     )
 
 

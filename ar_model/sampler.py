@@ -75,7 +75,11 @@ def clip_noise(seed: int, length: int) -> Tensor:
 
 @torch.no_grad()
 def sample(
-    model: VideoGenerator, labels: Tensor, seeds: Sequence[int], options: SamplingOptions, batch_size: int = 64
+    model: VideoGenerator,
+    labels: Tensor,
+    seeds: Sequence[int],
+    options: SamplingOptions,
+    batch_size: int = 64,
 ) -> Iterator[SampledTokens]:
     """Writes one clip for each label and seed, in order.
 

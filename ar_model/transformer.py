@@ -101,10 +101,11 @@ class VideoGenerator(ModelMixin, ConfigMixin):
 
     Args:
         codebook_size, levels, num_blocks: of the tokenizer whose tokens it writes.
-        num_classes: classes it can be asked for; 0 for none.
+        class_names: classes it can be asked for, in label order; empty for a generator without classes.
         width, depth, num_heads: D, layers, h.
         hidden_width: E; Llama's rule if None.
         rope_theta: base of the rotary frequencies.
+        tokenizer_fingerprint: names the tokenizer whose codes it writes; kept with the weights.
     """
 
     @register_to_config
@@ -113,15 +114,16 @@ class VideoGenerator(ModelMixin, ConfigMixin):
         codebook_size: int,
         levels: list[int],
         num_blocks: int,
-        num_classes: int = 0,
+        class_names: Sequence[str] = (),
         width: int = 768,
         depth: int = 12,
         num_heads: int = 12,
         hidden_width: int | None = None,
         rope_theta: float = 10_000.0,
+        tokenizer_fingerprint: str | None = None,
     ):
         super().__init__()
-        self.grammar = SequenceGrammar(codebook_size, levels, num_blocks, num_classes)
+        self.grammar = SequenceGrammar(codebook_size, levels, num_blocks, len(class_names))
         self.embed_tokens = nn.Embedding(self.grammar.vocabulary_size, width)
         hidden_width = hidden_width or default_hidden_width(width)
         self.layers = nn.ModuleList(DecoderLayer(width, num_heads, hidden_width) for _ in range(depth))

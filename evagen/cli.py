@@ -1,2 +1,105 @@
+"""The command line: `evagen COMMAND …`. Each training command is also a module for `accelerate launch -m`."""
+
+import importlib
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
 import typer
-app = typer.Typer()
+
+from evagen.errors import UserError
+
+app = typer.Typer(
+    help="Autoregressive video generation on adaptive-length video tokens.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+data_app = typer.Typer(help="Make and inspect video data sets.", no_args_is_help=True)
+app.add_typer(data_app, name="data")
+
+ConfigPath = Annotated[str, typer.Argument(help="A YAML file, or the name of a shipped config: quickstart/proxy")]
+Overrides = Annotated[list[str] | None, typer.Argument(metavar="key=value…", help="optimizer.steps=500 run.seed=1")]
+
+# command, module, its config class, help. Modules are imported only when called: torch takes seconds.
+STAGES = [
+    (
+        "train-tokenizer",
+        "evagen.train_tokenizer",
+        "TokenizerTraining",
+        "Train a video tokenizer (stages 1 and 4).",
+    ),
+    ("curate", "evagen.curate", "Curation", "Measure every candidate assignment of every clip (stage 2)."),
+    (
+        "train-router",
+        "evagen.train_router",
+        "RouterTraining",
+        "Train the router on a curation record (stage 3).",
+    ),
+    ("tokenize", "evagen.tokenize", "Tokenization", "Turn videos into a token corpus."),
+    (
+        "train-generator",
+        "evagen.train_generator",
+        "GeneratorTraining",
+        "Train the generator on a token corpus.",
+    ),
+    ("sample", "evagen.sample", "Sampling", "Write new clips with a trained generator."),
+]
+
+
+def run_stage(module: str, schema: str, config: str, overrides: list[str]) -> Any:
+    """Loads a config and runs the stage; the last line printed is where its results are."""
+    from evagen.config import load_config
+
+    stage = importlib.import_module(module)
+    result = stage.main(load_config(getattr(stage, schema), config, overrides))
+    print(result)
+    return result
+
+
+def stage_main(module: str) -> None:
+    """What `accelerate launch -m evagen.<stage> CONFIG [key=value …]` runs."""
+    name, _, schema, _ = next(stage for stage in STAGES if stage[1] == module)
+    if len(sys.argv) < 2 or sys.argv[1] in ("-h", "--help"):
+        sys.exit(f"usage: accelerate launch -m {module} CONFIG [key=value …]     (or: evagen {name} CONFIG …)")
+    with explained_errors():
+        run_stage(module, schema, sys.argv[1], sys.argv[2:])
+
+
+class explained_errors:
+    """Prints a UserError as one message without a traceback, and exits with status 2."""
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        if isinstance(error, UserError):
+            print(f"error: {error}", file=sys.stderr)
+            sys.exit(2)
+
+
+def _add_stage(name: str, module: str, schema: str, description: str) -> None:
+    def command(config: ConfigPath, overrides: Overrides = None) -> None:
+        run_stage(module, schema, config, overrides or [])
+
+    app.command(name, help=description)(command)
+
+
+for _stage in STAGES:
+    _add_stage(*_stage)
+
+
+@app.command()
+def quickstart(
+    out: Annotated[Path, typer.Option(help="Folder for everything it makes")] = Path("runs/quickstart"),
+) -> None:
+    """The whole road on real video, small: data, tokenizer, router, generator, samples, scores, report."""
+    from evagen.quickstart import main
+
+    main(out)
+
+
+def main() -> None:
+    """The console script."""
+    with explained_errors():
+        app()

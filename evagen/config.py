@@ -1,7 +1,7 @@
 """Typed YAML configs with dotted overrides: one `Section` beside each component, unknown keys refused.
 
-    config = load_config(TokenizerTraining, "configs/quickstart/proxy.yaml", ["optimizer.steps=500"])
-    save_config(config, "runs/proxy")          # writes runs/proxy/config.yaml, complete and resolved
+config = load_config(TokenizerTraining, "configs/quickstart/proxy.yaml", ["optimizer.steps=500"])
+save_config(config, "runs/proxy")          # writes runs/proxy/config.yaml, complete and resolved
 """
 
 import difflib
@@ -114,7 +114,9 @@ def _explain(schema: type[Section], problem: Any) -> str:
     if problem["type"] == "extra_forbidden":
         known = _known_keys(schema)
         near = difflib.get_close_matches(location, known, n=1, cutoff=0.0)
-        return f"unknown key {location!r}; the nearest known key is {near[0]!r}" if near else f"unknown key {location!r}"
+        return (
+            f"unknown key {location!r}; the nearest known key is {near[0]!r}" if near else f"unknown key {location!r}"
+        )
     if problem["type"] == "missing":
         return f"{location!r} is missing: {_type_name(schema, problem['loc'])} is needed"
     return f"{location!r} is {problem['input']!r}: {problem['msg'][0].lower()}{problem['msg'][1:]}"

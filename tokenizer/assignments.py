@@ -4,6 +4,7 @@ Legend: T temporal blocks in a clip, n number of levels, A = n**T candidate assi
 """
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -23,7 +24,7 @@ class AssignmentSpace:
 
     def __init__(self, levels: Sequence[int], num_blocks: int):
         levels = tuple(int(level) for level in levels)
-        if not levels or levels[0] < 1 or any(a >= b for a, b in zip(levels, levels[1:])):
+        if not levels or levels[0] < 1 or any(a >= b for a, b in pairwise(levels)):
             raise ValueError(f"levels must be positive and strictly increasing, for instance [4, 8, 16]; got {levels}")
         if num_blocks < 1:
             raise ValueError(f"num_blocks must be at least 1, got {num_blocks}")
@@ -41,7 +42,7 @@ class AssignmentSpace:
 
     def lengths_of(self, index: Tensor) -> Tensor:
         """Assignment numbers (…) to lengths in tokens (…, T)."""
-        if index.numel() and not (0 <= int(index.min()) and int(index.max()) < len(self)):
+        if index.numel() and not (int(index.min()) >= 0 and int(index.max()) < len(self)):
             raise ValueError(f"assignment numbers run from 0 to {len(self) - 1}, got {index.tolist()}")
         base = len(self.levels)
         powers = base ** torch.arange(self.num_blocks - 1, -1, -1, device=index.device)  # (T,)

@@ -37,7 +37,12 @@ class QFormerLayer(nn.Module):
         self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
 
     def forward(
-        self, x: Tensor, context: Tensor, self_plan: AttentionPlan, cross_plan: AttentionPlan, past: LayerCache | None
+        self,
+        x: Tensor,
+        context: Tensor,
+        self_plan: AttentionPlan,
+        cross_plan: AttentionPlan,
+        past: LayerCache | None,
     ) -> tuple[Tensor, LayerCache]:
         normed = self.norm_self(x)  # (Nq, D)
         self_kv = _append(past and past.self_key_value, self.self_attention.key_value(normed))

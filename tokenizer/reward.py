@@ -47,7 +47,9 @@ def proxy_reward(distances: Tensor, preference: float | Tensor, space: Assignmen
     """R of every candidate: distances (B, A), preference w_q a number or (B,) → float64 (B, A)."""
     w_q = torch.as_tensor(preference, dtype=torch.float64, device=distances.device).reshape(-1, 1)  # (B or 1, 1)
     if not bool(((w_q >= 0) & (w_q <= 2)).all()):
-        raise ValueError(f"a preference w_q lies between 0 (shortest) and 2 (best quality); got {w_q.flatten().tolist()}")
+        raise ValueError(
+            f"a preference w_q lies between 0 (shortest) and 2 (best quality); got {w_q.flatten().tolist()}"
+        )
     length = space.normalised_length(space.table()).to(distances.device)  # (A,)
     return w_q * scale.quality(distances) - (2 - w_q) * length
 

@@ -1,0 +1,30 @@
+"""Models from a hub id or a local folder, with errors that say what to do."""
+
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+from diffusers.models.modeling_utils import ModelMixin
+
+from evagen.errors import UserError
+
+Model = TypeVar("Model", bound=ModelMixin)
+
+
+def load_model(kind: type[Model], source: str | Path, device: torch.device | str = "cpu") -> Model:
+    """A model in eval mode, its weights frozen. Raises UserError when the folder holds no such model."""
+    folder = Path(source)
+    if folder.is_dir() and not (folder / "config.json").exists():
+        raise UserError(
+            f"{folder} holds no trained {kind.__name__} (config.json is missing): "
+            "the run that should have left it there has not finished"
+        )
+    if folder.is_dir():
+        found = kind.load_config(folder).get("_class_name")
+        if found != kind.__name__:
+            raise UserError(f"{folder} holds a {found}, a {kind.__name__} is needed")
+    try:
+        model = kind.from_pretrained(str(source))
+    except OSError as error:
+        raise UserError(f"no {kind.__name__} at {source}: neither a local folder nor a hub id within reach") from error
+    return model.to(device).eval().requires_grad_(False)

@@ -1,0 +1,89 @@
+"""Trains a video tokenizer: stage 1 with random assignments, stage 4 with a router's.
+
+accelerate launch -m evagen.train_tokenizer configs/quickstart/proxy.yaml [key=value …]
+"""
+
+from pathlib import Path
+
+import torch
+from accelerate.utils import set_seed
+from pydantic import Field
+
+from evagen.checkpoints import load_model
+from evagen.config import Section, section_of
+from evagen.data.clips import ClipDataset, DataConfig, report_skipped, train_loader
+from evagen.errors import UserError
+from evagen.training import OptimizerConfig, RunConfig, TrainingRun, is_finished, step_generator
+from eval import PerceptualDistance
+from tokenizer import CodebookUsage, LossWeights, Router, VideoTokenizer, tokenizer_loss
+
+ModelConfig = section_of(VideoTokenizer, leave_out=["num_frames", "resolution"])
+LossConfig = section_of(LossWeights)
+
+
+class TokenizerTraining(Section):
+    run: RunConfig
+    data: DataConfig
+    model: ModelConfig  # type: ignore[valid-type]
+    loss: LossConfig = LossConfig()  # type: ignore[valid-type]
+    optimizer: OptimizerConfig
+    perceptual_frames: int = Field(4, ge=1)
+    """Frames of each clip, drawn at random, that the perceptual term looks at."""
+    router: str | None = None
+    """A trained router, folder or hub id, whose assignments to train on (stage 4). Random ones if None (stage 1)."""
+    preference: float = Field(1.2, ge=0, le=2)
+    """w_q of the router's assignments: higher spends more tokens."""
+
+
+def main(config: TokenizerTraining) -> Path:
+    """Trains to the end, resuming where an earlier run stopped; returns the run folder."""
+    if is_finished(config.run.out):
+        return config.run.out
+    dataset = ClipDataset(config.data)
+    set_seed(config.run.seed)
+    model = VideoTokenizer(**config.model.model_dump(), num_frames=config.data.frames, resolution=config.data.size)
+    run = TrainingRun(config, config.run, config.optimizer, model)
+    perceptual = PerceptualDistance().to(run.device)
+    router = load_model(Router, config.router, run.device) if config.router else None
+    if router and router.assignments.levels != model.assignments.levels:
+        raise UserError(
+            f"the router at {config.router} knows the levels {list(router.assignments.levels)}, "
+            f"model.levels are {list(model.assignments.levels)}"
+        )
+    weights = LossWeights(**config.loss.model_dump())
+    skipped = list(dataset.skipped)
+    usage = CodebookUsage(config.model.codebook_size)
+    accelerator = run.accelerator
+    loader = train_loader(
+        dataset, config.optimizer.batch_size, config.run.seed, run.first_step, config.run.num_workers,
+        accelerator.process_index, accelerator.num_processes,
+    )  # fmt: skip
+    for step, batch in zip(run.steps(), loader):
+        skipped += batch.skipped
+        if not batch:
+            continue
+        random = step_generator(config.run.seed, step, accelerator.process_index)
+        video = batch.video.to(run.device, non_blocking=True)  # B C F H W
+        if router is None:
+            lengths = model.assignments.random(len(video), random)  # B T
+        else:
+            lengths = router.assign(video, config.preference)
+        frames = torch.randperm(len(video) * config.data.frames, generator=random)
+        frames = frames[: len(video) * config.perceptual_frames].to(run.device)
+        output = run.model(video, lengths)
+        loss, terms = tokenizer_loss(output, video, weights, perceptual, frames)
+        usage.update(output.tokens.codes)
+        metrics = {**terms, "codes_used": usage.used_fraction, "perplexity": usage.perplexity}
+        metrics["tokens_per_clip"] = lengths.sum(1).double().mean()
+        run.update(step, loss, metrics, len(video))
+        if (step + 1) % config.run.log_every == 0:
+            usage.reset()
+    run.finish(model)
+    report_skipped(skipped, dataset.num_files, accelerator.print)
+    return config.run.out
+
+
+if __name__ == "__main__":
+    from evagen.cli import stage_main
+
+    stage_main("evagen.train_tokenizer")
