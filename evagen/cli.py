@@ -89,6 +89,31 @@ for _stage in STAGES:
     _add_stage(*_stage)
 
 
+@data_app.command()
+def arcade(
+    out: Annotated[Path, typer.Option(help="Folder for the data set, in the UCF-101 layout")],
+    games: Annotated[str, typer.Option(help="How many games, or their names: 8, or pong,breakout")] = "8",
+    clips_per_game: Annotated[int, typer.Option(help="Video files for each game")] = 200,
+    frames: Annotated[int, typer.Option(help="Frames in each file")] = 16,
+    size: Annotated[int | None, typer.Option(help="Short side in pixels; the console's own 160 if not given")] = None,
+    seed: int = 0,
+    test_fraction: Annotated[float, typer.Option(help="Share of the play-throughs in the test list")] = 0.25,
+    frame_skip: Annotated[int, typer.Option(help="Console frames for each frame of video")] = 4,
+    workers: Annotated[int | None, typer.Option(help="Processes; one on each core if not given")] = None,
+) -> None:
+    """Record Atari 2600 games as labelled video: real, unlimited, seeded."""
+    from evagen.data.arcade import build_arcade
+
+    chosen = int(games) if games.isdigit() else [game.strip() for game in games.split(",")]
+    summary = build_arcade(out, chosen, clips_per_game, frames, size, seed, test_fraction, frame_skip, workers)
+    for game, reason in summary.left_out.items():
+        print(f"left out {game}: {reason}")
+    print(
+        f"{len(summary.class_names)} classes, {summary.train_clips} training and {summary.test_clips} test clips "
+        f"in {summary.out} ({summary.written} written, {summary.kept} already there)"
+    )
+
+
 @app.command()
 def quickstart(
     out: Annotated[Path, typer.Option(help="Folder for everything it makes")] = Path("runs/quickstart"),

@@ -15,7 +15,7 @@ def grid_shape(num_cells: int, height: int, width: int) -> tuple[int, int]:
     height × width. Of two equally near the wider one: 32 cells over a square are 4 × 8."""
     target = math.log(height / width)
     shapes = [(rows, num_cells // rows) for rows in range(1, num_cells + 1) if num_cells % rows == 0]
-    return min(shapes, key=lambda shape: (abs(math.log(shape[0] / shape[1]) - target), shape[0]))
+    return min(shapes, key=lambda shape: (round(abs(math.log(shape[0] / shape[1]) - target), 9), shape[0]))
 
 
 def cell_centres(rows: int, columns: int) -> Tensor:

@@ -1,0 +1,1 @@
+"""The shipped configs. A package, so that an installed evagen finds them."""

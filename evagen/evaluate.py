@@ -1,0 +1,59 @@
+"""Scores over data sets of clips: reconstruction by a tokenizer, and generated against real clips."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from eval import FrechetVideoDistance, PerceptualDistance, reconstruction_metrics
+from tokenizer import VideoTokenizer
+
+Assign = Callable[[Tensor], Tensor]
+"""Video B C F H W in [-1, 1] → lengths B T."""
+
+
+@dataclass(frozen=True)
+class ReconstructionScores:
+    """Means over clips. lengths: int64 (n, T), each clip's assignment."""
+
+    psnr: float
+    ssim: float
+    perceptual: float
+    lengths: Tensor
+
+    @property
+    def tokens_per_clip(self) -> float:
+        return self.lengths.sum(1).double().mean().item()
+
+    def as_dict(self) -> dict[str, float]:
+        return {
+            "tokens_per_clip": self.tokens_per_clip,
+            "psnr": self.psnr,
+            "ssim": self.ssim,
+            "perceptual": self.perceptual,
+        }
+
+
+def score_reconstruction(
+    tokenizer: VideoTokenizer, videos: Iterable[Tensor], assign: Assign, perceptual: PerceptualDistance
+) -> ReconstructionScores:
+    """Encodes and decodes batches of clips (B, C, F, H, W) with the lengths that `assign` gives them."""
+    metrics = reconstruction_metrics(perceptual).to(tokenizer.device)
+    lengths = []
+    for video in videos:
+        video = video.to(tokenizer.device)
+        tokens = tokenizer.encode(video, assign(video))
+        metrics.update(tokenizer.decode(tokens, tuple(video.shape[-2:])), video)
+        lengths.append(tokens.lengths)
+    values = {name: value.item() for name, value in metrics.compute().items()}
+    return ReconstructionScores(values["psnr"], values["ssim"], values["perceptual"], torch.cat(lengths))
+
+
+def frechet_between(real: Iterable[Tensor], fake: Iterable[Tensor], detector: torch.nn.Module) -> float:
+    """Fréchet distance of two sets of clips, given in batches (B, C, F, H, W)."""
+    metric = FrechetVideoDistance(detector)
+    for is_real, batches in ((True, real), (False, fake)):
+        for batch in batches:
+            metric.update(batch, real=is_real)
+    return metric.compute().item()

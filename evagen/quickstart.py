@@ -1,0 +1,260 @@
+"""The whole road on real video, small: data → proxy tokenizer → curation → router → final tokenizer → tokens →
+generator → samples → scores → report.
+
+Every stage is the ordinary command with a config of `configs/quickstart/`, which is copied into the run folder
+with its paths. Started again, it goes on where it stopped.
+"""
+
+import json
+import os
+import platform
+import shlex
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+
+import torch
+from torch import Tensor
+
+from eval import ImageNetworkDetector, PerceptualDistance
+from evagen import curate, sample, tokenize, train_generator, train_router, train_tokenizer
+from evagen.checkpoints import load_model
+from evagen.config import Section, find_config, load_config
+from evagen.data.arcade import build_arcade
+from evagen.data.clips import ClipDataset, DataConfig, collate_clips
+from evagen.evaluate import ReconstructionScores, frechet_between, score_reconstruction
+from evagen.report.page import ClipPair, CurvePoint, GeneratedClip, LossCurve, RealClip, Report, write_report
+from evagen.sample import SampledTokens, decode_clips, to_uint8
+from evagen.stopwatch import StageClock
+from evagen.training import read_metrics
+from tokenizer import AssignmentSpace, Router, VideoTokenizer
+
+ARCADE = {"games": 8, "clips_per_game": 96, "size": 64, "seed": 0}
+PREFERENCE, FURTHER_PREFERENCES = 1.2, (0.8, 1.0, 1.4, 1.6)
+PAIRS_SHOWN_PER_CLASS, GENERATED_SHOWN_PER_CLASS, REAL_SHOWN_PER_CLASS = 1, 4, 2
+SCORING_BATCH = 16
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A stage: its name in the report, the config it runs, the command's module and config class."""
+
+    name: str
+    config: str
+    module: ModuleType
+    schema: type[Section]
+
+    @property
+    def command(self) -> str:
+        return self.module.__name__.removeprefix("evagen.").replace("_", "-")
+
+
+STAGES = (
+    Stage("proxy tokenizer", "proxy", train_tokenizer, train_tokenizer.TokenizerTraining),
+    Stage("curation", "curation", curate, curate.Curation),
+    Stage("router", "router", train_router, train_router.RouterTraining),
+    Stage("final tokenizer", "final", train_tokenizer, train_tokenizer.TokenizerTraining),
+    Stage("tokens", "tokens", tokenize, tokenize.Tokenization),
+    Stage("generator", "generator", train_generator, train_generator.GeneratorTraining),
+    Stage("samples", "sample", sample, sample.Sampling),
+)
+
+
+def main(out: Path) -> Path:
+    """Runs what has not finished in `out` yet; returns the path of the report."""
+    with StageClock(out) as clock:
+        clock.run("data", lambda: build_arcade(out / "arcade", **ARCADE), done=(out / "proxy").exists())
+        for stage in STAGES:
+            config = load_config(stage.schema, _copy_config(stage.config, out))
+            started = (config.run.out / "done").exists()
+            clock.run(stage.name, lambda stage=stage, config=config: stage.module.main(config), done=started)
+            (config.run.out / "done").touch()
+        report = clock.run("scores", lambda: _score(out))
+    report.summary |= {"total_seconds": clock.total_seconds, "peak_rss_mb": clock.peak_rss_mb, "stages": clock.stages}
+    (out / "summary.json").write_text(json.dumps(report.summary, indent=1))
+    path = write_report(report, out / "report.html")
+    print(f"report: {path.resolve().as_uri()}")
+    return path
+
+
+def _copy_config(name: str, out: Path) -> Path:
+    """The shipped config with the run folder's paths, written beside the results."""
+    path = out / "configs" / f"{name}.yaml"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(find_config(f"quickstart/{name}").read_text().replace("runs/quickstart", str(out)))
+    return path
+
+
+def _score(out: Path) -> Report:
+    """Everything the report shows, measured on clips held out from training."""
+    proxy, final = (load_model(VideoTokenizer, out / name) for name in ("proxy", "final"))
+    router = load_model(Router, out / "router")
+    held_out = HeldOut.load(out)
+    perceptual = PerceptualDistance()
+
+    def score(tokenizer: VideoTokenizer, assign) -> ReconstructionScores:
+        return score_reconstruction(tokenizer, held_out.batches(), assign, perceptual)
+
+    space = proxy.assignments
+    uniform = [score(proxy, lambda v, k=level: space.uniform(k, len(v))) for level in space.levels]
+    routed = {p: score(proxy, lambda v, p=p: router.assign(v, p)) for p in (PREFERENCE, *FURTHER_PREFERENCES)}
+    adaptive = routed.pop(PREFERENCE)
+    final_scores = score(final, lambda v: router.assign(v, PREFERENCE))
+    by_block = adaptive.lengths.double().mean(0).tolist()
+    generation, generated = _score_generation(out, final, held_out)
+    return Report(
+        title="evagen quickstart",
+        summary={
+            "total_seconds": 0.0, "peak_rss_mb": 0.0, "stages": {},
+            "reconstruction": {
+                "uniform": [scores.as_dict() for scores in uniform],
+                "adaptive": {**adaptive.as_dict(), "lengths_by_block": by_block},
+                "final": final_scores.as_dict(),
+            },
+            "generation": generation,
+        },
+        pairs=_pairs(final, router, held_out),
+        generated=generated,
+        real=[
+            RealClip(to_uint8(held_out.video[i]), held_out.class_names[int(held_out.label[i])])
+            for i in held_out.first_of_each_class(REAL_SHOWN_PER_CLASS)
+        ],
+        lengths_by_class=_lengths_by_class(final_scores, held_out),
+        router=[CurvePoint(f"w_q = {p}", s.tokens_per_clip, s.psnr, s.perceptual) for p, s in routed.items()],
+        curves=_loss_curves(out),
+        environment=_environment(),
+        commands=_commands(out),
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """The clips of the test list. video: (n, C, F, H, W) in [-1, 1]; label: (n,)."""
+
+    video: Tensor
+    label: Tensor
+    class_names: list[str]
+
+    @staticmethod
+    def load(out: Path) -> "HeldOut":
+        data = load_config(train_tokenizer.TokenizerTraining, out / "configs" / "final.yaml").data
+        dataset = ClipDataset(
+            DataConfig(**{**data.model_dump(), "split": "test", "clip": "first", "flip": False, "limit": None})
+        )
+        batch = collate_clips(list(dataset))
+        return HeldOut(batch.video, batch.label, dataset.class_names)
+
+    def batches(self) -> Iterator[Tensor]:
+        return iter(self.video.split(SCORING_BATCH))
+
+    def first_of_each_class(self, count: int) -> list[int]:
+        """Indices of the first clips of every class, class by class."""
+        return [i for c in range(len(self.class_names)) for i in (self.label == c).nonzero().flatten()[:count].tolist()]
+
+
+def _score_generation(out: Path, tokenizer: VideoTokenizer, held_out: HeldOut) -> tuple[dict, list[GeneratedClip]]:
+    """Fréchet distances of the samples, of an untrained generator's samples, and of real from real clips."""
+    rows = [json.loads(line) for line in (out / "samples" / "tokens.jsonl").read_text().splitlines()]
+    valid = [row for row in rows if is_valid(row["lengths"], row["codes"], tokenizer.assignments, tokenizer)]
+    sampled = [SampledTokens(torch.tensor(row["codes"]), torch.tensor(row["lengths"])) for row in valid]
+    untrained = _untrained_samples(out, len(rows))
+    detector = ImageNetworkDetector()
+    half_a, half_b = held_out.video[0::2], held_out.video[1::2]
+
+    def distance(fake: Tensor) -> float:
+        return frechet_between(half_a.split(SCORING_BATCH), fake.split(SCORING_BATCH), detector)
+
+    videos = decode_clips(tokenizer, sampled)
+    generation = {
+        "clips": len(rows),
+        "tokens_per_clip": sum(len(row["codes"]) for row in rows) / len(rows),
+        "invalid_sequences": len(rows) - len(valid),
+        "frechet": {
+            "detector": detector.name,
+            "value": distance(videos),
+            "untrained": distance(decode_clips(tokenizer, untrained)),
+            "real_vs_real": distance(half_b),
+        },
+    }
+    shown: list[GeneratedClip] = []
+    for row, video in zip(valid, videos):
+        if sum(clip.class_name == row["class"] for clip in shown) < GENERATED_SHOWN_PER_CLASS:
+            shown.append(GeneratedClip(to_uint8(video), row["lengths"], row["class"]))
+    return generation, shown
+
+
+def is_valid(lengths: list[int], codes: list[int], space: AssignmentSpace, tokenizer: VideoTokenizer) -> bool:
+    """Whether stored tokens form a clip: as many lengths as blocks, all of them levels, which add up to the codes."""
+    return (
+        len(lengths) == space.num_blocks
+        and set(lengths) <= set(space.levels)
+        and sum(lengths) == len(codes)
+        and all(0 <= code < tokenizer.config.codebook_size for code in codes)
+    )
+
+
+def _untrained_samples(out: Path, count: int) -> list[SampledTokens]:
+    """Clips of the same generator before its first training step."""
+    config = load_config(train_generator.GeneratorTraining, out / "configs" / "generator.yaml")
+    sampling = load_config(sample.Sampling, out / "configs" / "sample.yaml")
+    torch.manual_seed(config.run.seed)
+    generator = train_generator.new_generator(tokenize.read_corpus(config.corpus), config).eval()
+    labels = torch.arange(len(generator.config.class_names)).repeat_interleave(sampling.clips_per_class)
+    options = sample.SamplingOptions(**sampling.options.model_dump())
+    return list(sample.sample(generator, labels[:count], range(count), options))
+
+
+def _pairs(tokenizer: VideoTokenizer, router: Router, held_out: HeldOut) -> list[ClipPair]:
+    chosen = held_out.first_of_each_class(PAIRS_SHOWN_PER_CLASS)
+    video = held_out.video[chosen]
+    tokens = tokenizer.encode(video, router.assign(video, PREFERENCE))
+    pairs = []
+    for i, original, reconstruction, lengths in zip(chosen, video, tokenizer.decode(tokens), tokens.lengths):
+        psnr = 10 * torch.log10(4 / (reconstruction - original).square().mean()).item()
+        name = held_out.class_names[int(held_out.label[i])]
+        pairs.append(ClipPair(to_uint8(original), to_uint8(reconstruction), lengths.tolist(), name, psnr))
+    return pairs
+
+
+def _lengths_by_class(scores: ReconstructionScores, held_out: HeldOut) -> dict[str, list[float]]:
+    return {
+        name: scores.lengths[held_out.label == c].double().mean(0).tolist()
+        for c, name in enumerate(held_out.class_names)
+        if (held_out.label == c).any()
+    }
+
+
+def _loss_curves(out: Path) -> list[LossCurve]:
+    terms = {
+        "proxy": ("l1", "perceptual"),
+        "router": ("loss",),
+        "final": ("l1", "perceptual"),
+        "generator": ("length_loss", "content_loss"),
+    }
+    curves = []
+    for stage in STAGES:
+        if stage.config in terms:
+            log = read_metrics(out / stage.config)
+            values = {term: [line[term] for line in log] for term in terms[stage.config]}
+            use = [line["codes_used"] for line in log if "codes_used" in line]
+            curves.append(LossCurve(stage.name, [int(line["step"]) for line in log], values, use))
+    return curves
+
+
+def _environment() -> dict[str, str]:
+    return {
+        "Machine": f"{os.cpu_count()} cores, {platform.system()} {platform.machine()}",
+        "Python": platform.python_version(),
+        "torch": torch.__version__,
+        "Seed": str(ARCADE["seed"]),
+    }
+
+
+def _commands(out: Path) -> dict[str, str]:
+    quoted = shlex.quote(str(out))
+    data = " ".join(f"--{key.replace('_', '-')} {value}" for key, value in ARCADE.items())
+    commands = {"data": f"evagen data arcade --out {quoted}/arcade {data}"}
+    for stage in STAGES:
+        commands[stage.name] = f"evagen {stage.command} {quoted}/configs/{stage.config}.yaml"
+    return commands

@@ -1,0 +1,270 @@
+"""The report page: plain dataclasses that a run fills in, and the HTML file written from them.
+
+    write_report(Report(title="Quickstart", summary=summary, pairs=pairs, ...), Path("report.html"))
+
+Letters: F frames, H height, W width, T temporal blocks.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import accumulate
+from pathlib import Path
+from typing import TypedDict, TypeVar
+
+import jinja2
+import numpy as np
+from markupsafe import Markup
+
+from evagen import __version__
+from evagen.report import figures, findings
+from evagen.report.clips import check_frames, sprite_strip
+
+
+class Stage(TypedDict):
+    """What one stage took."""
+
+    seconds: float
+
+
+class Quality(TypedDict):
+    """What a tokenizer spends on the held-out clips and what it gets for it; means over clips."""
+
+    tokens_per_clip: float
+    psnr: float
+    """In dB; higher is better."""
+    perceptual: float
+    """Perceptual distance; lower is better."""
+
+
+class AdaptiveQuality(Quality):
+    """The same with the router's lengths."""
+
+    lengths_by_block: list[float]
+    """Mean tokens of each of the T blocks."""
+
+
+class Reconstruction(TypedDict):
+    """`uniform` and `adaptive` are measured with the proxy tokenizer, `final` with the final one."""
+
+    uniform: Sequence[Quality]
+    adaptive: AdaptiveQuality
+    final: Quality
+
+
+class Frechet(TypedDict):
+    """Fréchet distances under one named detector; lower is closer to the real clips."""
+
+    detector: str
+    value: float
+    real_vs_real: float
+    untrained: float
+
+
+class Generation(TypedDict):
+    """What the generator wrote."""
+
+    clips: int
+    tokens_per_clip: float
+    invalid_sequences: int
+    frechet: Frechet
+
+
+class Summary(TypedDict):
+    """The measured results of a run, as in its `summary.json`. Further keys are ignored."""
+
+    total_seconds: float
+    peak_rss_mb: float
+    stages: dict[str, Stage]
+    """In the order in which they ran, one after another."""
+    reconstruction: Reconstruction
+    generation: Generation
+
+
+@dataclass
+class ClipPair:
+    """A held-out clip and its reconstruction, both uint8 `F H W 3`, with the lengths of its T blocks.
+
+    `psnr` is in dB. Raises ValueError for frames of another kind or of two different shapes."""
+
+    original: np.ndarray
+    reconstruction: np.ndarray
+    lengths: Sequence[int]
+    class_name: str
+    psnr: float
+
+    def __post_init__(self) -> None:
+        check_frames(self.original, "original")
+        check_frames(self.reconstruction, "reconstruction")
+        if self.original.shape != self.reconstruction.shape:
+            raise ValueError(
+                f"original and reconstruction should have one shape, "
+                f"not {self.original.shape} and {self.reconstruction.shape}"
+            )
+        _check_lengths(self.lengths)
+
+
+@dataclass
+class GeneratedClip:
+    """A generated clip, uint8 `F H W 3`, with the lengths the generator chose for its T blocks."""
+
+    frames: np.ndarray
+    lengths: Sequence[int]
+    class_name: str
+
+    def __post_init__(self) -> None:
+        check_frames(self.frames, "frames")
+        _check_lengths(self.lengths)
+
+
+@dataclass
+class RealClip:
+    """A real clip, uint8 `F H W 3`, shown beside the generated clips of its class."""
+
+    frames: np.ndarray
+    class_name: str
+
+    def __post_init__(self) -> None:
+        check_frames(self.frames, "frames")
+
+
+@dataclass
+class CurvePoint:
+    """One named point of the quality-cost curve; units as in `Quality`."""
+
+    name: str
+    tokens_per_clip: float
+    psnr: float
+    perceptual: float
+
+
+@dataclass
+class LossCurve:
+    """The losses of one stage: every list in `values` is as long as `steps`.
+
+    `codebook_use` is the share of codes in use at each step, 0 to 1; empty for stages without a codebook.
+    Raises ValueError for lists of another length."""
+
+    stage: str
+    steps: Sequence[int]
+    values: Mapping[str, Sequence[float]]
+    codebook_use: Sequence[float] = ()
+
+    def __post_init__(self) -> None:
+        lists = dict(self.values) | ({"codebook_use": self.codebook_use} if len(self.codebook_use) else {})
+        for name, values in lists.items():
+            if len(values) != len(self.steps):
+                raise ValueError(f"{self.stage}: {name!r} has {len(values)} values for {len(self.steps)} steps")
+
+
+@dataclass
+class Report:
+    """All that the page shows.
+
+    `router` holds the router's points at further preferences, beside the one in `summary`; it may be
+    empty. `lengths_by_class` gives each class's mean tokens of each block. `environment` and `commands`
+    are shown as they are: label to value, stage to command line."""
+
+    title: str
+    summary: Summary
+    pairs: Sequence[ClipPair]
+    generated: Sequence[GeneratedClip]
+    real: Sequence[RealClip]
+    lengths_by_class: Mapping[str, Sequence[float]]
+    router: Sequence[CurvePoint] = ()
+    curves: Sequence[LossCurve] = ()
+    environment: Mapping[str, str] = field(default_factory=dict)
+    commands: Mapping[str, str] = field(default_factory=dict)
+    frames_per_second: float = 8.0
+
+
+def write_report(report: Report, path: Path) -> Path:
+    """Writes the report as one HTML file that needs no network, and returns its path.
+
+    Raises KeyError if `report.summary` lacks a number that the page shows."""
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("evagen.report", "."),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {
+        "strip": sprite_strip,
+        "count": findings.format_count,
+        "duration": findings.format_duration,
+        "memory": findings.format_memory,
+    }
+    assignments = [pair.lengths for pair in report.pairs] + [clip.lengths for clip in report.generated]
+    html = environment.get_template("report.html").render(
+        report=report,
+        summary=report.summary,
+        version=__version__,
+        findings=findings.describe(report.summary),
+        num_frames=_num_frames(report),
+        num_blocks_shown=sorted({len(lengths) for lengths in assignments}),
+        longest_block=max((max(lengths) for lengths in assignments), default=1),
+        generated_by_class=_by_class(report.generated),
+        real_by_class=_by_class(report.real),
+        classes_by_cost=sorted(report.lengths_by_class.items(), key=lambda item: -sum(item[1])),
+        timeline=_timeline(report.summary),
+        **_figures(report),
+    )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(html, encoding="utf-8")
+    return path
+
+
+def _figures(report: Report) -> dict[str, object]:
+    """The page's drawings as inline SVG, by the names the template gives them."""
+    reconstruction = report.summary["reconstruction"]
+    marked = [
+        *[figures.Mark(p.name, "router", p.tokens_per_clip, p.psnr, p.perceptual) for p in report.router],
+        figures.Mark("adaptive", "adaptive", *findings.cost_and_quality(reconstruction["adaptive"])),
+        figures.Mark("final tokenizer", "final", *findings.cost_and_quality(reconstruction["final"])),
+    ]
+    uniform = [figures.Mark("", "uniform", *findings.cost_and_quality(q)) for q in reconstruction["uniform"]]
+    codebook_use = {c.stage: (c.steps, [100 * v for v in c.codebook_use]) for c in report.curves if len(c.codebook_use)}
+    return {
+        "psnr_figure": Markup(figures.quality_cost(uniform, marked, "psnr")),
+        "perceptual_figure": Markup(figures.quality_cost(uniform, marked, "perceptual")),
+        "loss_figures": [
+            (
+                curve.stage,
+                Markup(figures.lines({n: (curve.steps, v) for n, v in curve.values.items()}, f"loss{i}")),
+            )
+            for i, curve in enumerate(report.curves)
+        ],
+        "codebook_figure": Markup(figures.lines(codebook_use, "codebook", percent=True)) if codebook_use else None,
+    }
+
+
+def _timeline(summary: Summary) -> list[dict[str, object]]:
+    """Each stage's place in the run, start and width as shares of the whole."""
+    seconds = [stage["seconds"] for stage in summary["stages"].values()]
+    starts = [0.0, *accumulate(seconds)]
+    whole = max(summary["total_seconds"], starts[-1]) or 1.0
+    return [
+        {"name": name, "seconds": took, "start": start / whole, "width": took / whole}
+        for name, took, start in zip(summary["stages"], seconds, starts)
+    ]
+
+
+def _num_frames(report: Report) -> int:
+    clips = [pair.original for pair in report.pairs]
+    clips += [clip.frames for clip in report.generated] + [clip.frames for clip in report.real]
+    return max((len(frames) for frames in clips), default=1)
+
+
+Clip = TypeVar("Clip", GeneratedClip, RealClip)
+
+
+def _by_class(clips: Sequence[Clip]) -> dict[str, list[Clip]]:
+    grouped: dict[str, list[Clip]] = {}
+    for clip in clips:
+        grouped.setdefault(clip.class_name, []).append(clip)
+    return grouped
+
+
+def _check_lengths(lengths: Sequence[int]) -> None:
+    if not len(lengths) or min(lengths) < 1:
+        raise ValueError(f"lengths should hold one positive token count for each block, not {list(lengths)}")

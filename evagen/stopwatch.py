@@ -1,0 +1,68 @@
+"""How long the stages of a run took and how much memory it needed, kept across interruptions."""
+
+import json
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+
+class StageClock:
+    """Times named stages and keeps the figures in `stages.json`, so that a stage that an earlier run
+    finished keeps its time when it is found done.
+
+    with StageClock(out) as clock:
+        clock.run("data", lambda: …)
+    clock.stages                # {"data": {"seconds": …}, …} in running order
+    """
+
+    def __init__(self, out: Path):
+        self._path = out / "stages.json"
+        self.stages: dict[str, dict[str, float]] = json.loads(self._path.read_text()) if self._path.exists() else {}
+        self.peak_rss_mb = max((stage["peak_rss_mb"] for stage in self.stages.values()), default=0.0)
+        self._stage_peak = 0.0
+        self._stopped = threading.Event()
+
+    def __enter__(self) -> "StageClock":
+        self._watcher = threading.Thread(target=self._watch, daemon=True)
+        self._watcher.start()
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self._stopped.set()
+        self._watcher.join()
+
+    @property
+    def total_seconds(self) -> float:
+        return sum(stage["seconds"] for stage in self.stages.values())
+
+    def run(self, name: str, stage: Callable[[], Any], *, done: bool = False) -> Any:
+        """Runs a stage. With `done`, one whose results are there already, its earlier time is kept."""
+        self._stage_peak, started = _tree_rss_mb(), time.monotonic()
+        result = stage()
+        if not (done and name in self.stages):
+            seconds = time.monotonic() - started
+            self.stages[name] = {"seconds": round(seconds, 2), "peak_rss_mb": round(self._stage_peak, 1)}
+            self.peak_rss_mb = max(self.peak_rss_mb, self._stage_peak)
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            self._path.write_text(json.dumps(self.stages, indent=1))
+        return result
+
+    def _watch(self) -> None:
+        while not self._stopped.wait(0.25):
+            self._stage_peak = max(self._stage_peak, _tree_rss_mb())
+
+
+def _tree_rss_mb() -> float:
+    """Resident memory of this process and its children, in MB."""
+    process = psutil.Process()
+    total = 0
+    for each in [process, *process.children(recursive=True)]:
+        try:
+            total += each.memory_info().rss
+        except psutil.NoSuchProcess:  # a child that ended meanwhile
+            continue
+    return total / 1e6

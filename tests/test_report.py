@@ -1,0 +1,346 @@
+"""The report: one self-contained page that shows exactly what it was given."""
+
+import base64
+import copy
+import io
+import re
+import shutil
+import subprocess
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from evagen.report import (
+    ClipPair,
+    CurvePoint,
+    GeneratedClip,
+    LossCurve,
+    RealClip,
+    Report,
+    findings,
+    write_report,
+)
+from evagen.report.clips import sprite_strip
+
+# Elements that HTML closes by themselves.
+VOID = {"meta", "link", "img", "input", "br"}
+
+
+class Page(HTMLParser):
+    """The parts of a page that the tests look at; fails on elements that do not nest."""
+
+    def __init__(self, html: str):
+        super().__init__()
+        self.open, self.elements, self.cells, self.text = [], [], [], []
+        self.feed(html)
+        assert self.open == []
+
+    def handle_starttag(self, tag, attrs):
+        self.elements.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+        if tag == "tr":
+            self.cells.append([])
+
+    def handle_startendtag(self, tag, attrs):
+        self.elements.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if self.open and self.open[-1] not in ("script", "style"):
+            self.text.append(data)
+        if self.open and self.open[-1] in ("td", "th"):
+            self.cells[-1].append(data)
+
+    def all(self, tag):
+        return [attrs for name, attrs in self.elements if name == tag]
+
+
+def decode(uri: str, frames: int) -> np.ndarray:
+    """A sprite strip back to `F H W 3`."""
+    strip = np.asarray(Image.open(io.BytesIO(base64.b64decode(uri.partition(",")[2]))).convert("RGB"))
+    return np.stack(np.split(strip, frames, axis=1))
+
+
+def noise(seed: int, frames: int = 6, size: int = 16) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (frames, size, size, 3), dtype=np.uint8)
+
+
+def quality(tokens: float, psnr: float, perceptual: float) -> dict:
+    return {"tokens_per_clip": tokens, "psnr": psnr, "perceptual": perceptual}
+
+
+SUMMARY = {
+    "total_seconds": 714.2,
+    "peak_rss_mb": 3412.5,
+    "stages": {
+        "proxy tokenizer": {"seconds": 300.0},
+        "router": {"seconds": 100.0},
+        "generator": {"seconds": 200.0},
+    },
+    "reconstruction": {
+        "uniform": [quality(16, 19.31, 0.4312), quality(64, 22.87, 0.2894), quality(256, 24.83, 0.2207)],
+        "adaptive": quality(78.4, 23.41, 0.2641) | {"lengths_by_block": [32.125, 18.4]},
+        "final": quality(79.3, 23.97, 0.2502),
+    },
+    "generation": {
+        "clips": 64,
+        "tokens_per_clip": 80.2,
+        "invalid_sequences": 0,
+        "frechet": {
+            "detector": "efficientnet-lite0",
+            "value": 38.42,
+            "real_vs_real": 9.871,
+            "untrained": 141.3,
+        },
+    },
+}
+
+
+@pytest.fixture
+def report() -> Report:
+    pair = [ClipPair(noise(i), noise(i + 10), [64, 4 + i], f"game {i}", 24.5 + i) for i in range(3)]
+    generated = [GeneratedClip(noise(20 + i), [8, 128 + i], f"game {i % 2}") for i in range(4)]
+    return Report(
+        title="A run",
+        summary=copy.deepcopy(SUMMARY),
+        pairs=pair,
+        generated=generated,
+        real=[RealClip(noise(30), "game 0")],
+        lengths_by_class={"cheap": [3.0, 5.0], "dear": [40.0, 30.5]},
+        router=[CurvePoint("w_q = 0.8", 41.0, 21.9, 0.322)],
+        curves=[
+            LossCurve(
+                "proxy tokenizer",
+                [0, 10, 20],
+                {"L1": [1.0, 0.1, 0.01], "total": [2, 1, 0.5]},
+                [0.1, 0.5, 0.9],
+            ),
+            LossCurve("router", [0, 10], {"cross-entropy": [6.0, 5.0]}),
+        ],
+        environment={"seeds": "data 0, training 1"},
+        commands={"router": "evagen train router runs/x"},
+    )
+
+
+def read(report: Report, folder) -> tuple[str, Page]:
+    html = write_report(report, folder / "deep" / "report.html").read_text(encoding="utf-8")
+    return html, Page(html)
+
+
+def test_page_needs_nothing_but_itself(report, tmp_path):
+    html, page = read(report, tmp_path)
+    targets = [
+        value
+        for _, attrs in page.elements
+        for name, value in attrs.items()
+        if name in ("src", "href", "data", "poster", "action")
+    ]
+    assert targets
+    assert all(target.startswith(("data:", "#")) for target in targets)
+    assert not re.search(r"@import|url\((?!#)|https?://", html)
+
+
+def test_page_is_sound_and_accessible(report, tmp_path):
+    html, page = read(report, tmp_path)
+    assert html.startswith("<!DOCTYPE html>")
+    identifiers = [attrs["id"] for _, attrs in page.elements if "id" in attrs]
+    assert len(identifiers) == len(set(identifiers))
+    assert all(attrs.get("alt") for attrs in page.all("img"))
+    assert all(attrs.get("scope") in ("row", "col") for attrs in page.all("th"))
+    assert len(page.all("caption")) == len(page.all("table")) == 2
+    references = [attrs["href"] for attrs in page.all("use")]
+    assert references
+    assert {reference[1:] for reference in references} <= set(identifiers)
+    # Every colour of the drawings is the style sheet's, so that they follow the colour scheme.
+    drawings = "".join(re.findall(r"<svg.*?</svg>", html, flags=re.DOTALL))
+    assert not re.search(r"#[0-9a-f]{6}\b", drawings)
+    assert set(re.findall(r"var\((--[\w-]+)\)", html)) <= set(re.findall(r"(--[\w-]+):", html))
+
+
+def test_pictures_hold_the_given_frames_exactly(report, tmp_path):
+    _, page = read(report, tmp_path)
+    shown = [decode(attrs["src"], 6) for attrs in page.all("img")]
+    given = [clip for pair in report.pairs for clip in (pair.original, pair.reconstruction)]
+    of_class = {name: [c.frames for c in report.generated if c.class_name == name] for name in ("game 0", "game 1")}
+    given += [*of_class["game 0"], report.real[0].frames, *of_class["game 1"]]
+    np.testing.assert_array_equal(shown, given)
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 1), (3, 5, 7), (65, 2, 256)], ids=["pixel", "odd", "longer than WebP allows"])
+def test_strips_are_lossless_at_every_size(shape):
+    frames = np.random.default_rng(0).integers(0, 256, (*shape, 3), dtype=np.uint8)
+    np.testing.assert_array_equal(decode(sprite_strip(frames), shape[0]), frames)
+
+
+def test_strips_of_atari_games_are_lossless_and_small():
+    ale_py = pytest.importorskip("ale_py")
+    roms = pytest.importorskip("ale_py.roms")
+    ale_py.ALEInterface.setLoggerMode(ale_py.LoggerMode.Error)
+    game = ale_py.ALEInterface()
+    game.loadROM(roms.get_rom_path("breakout"))
+    screens = []
+    for _ in range(16):
+        game.act(game.getMinimalActionSet()[1])
+        screens.append(np.asarray(Image.fromarray(game.getScreenRGB()).resize((64, 64))))
+    frames = np.stack(screens)
+    strip = sprite_strip(frames)
+    np.testing.assert_array_equal(decode(strip, 16), frames)
+    assert len(strip) < frames.nbytes / 20
+
+
+def test_bars_carry_the_lengths(report, tmp_path):
+    html, _ = read(report, tmp_path)
+    bars = re.findall(r'<ol class="tokens.*?</ol>', html, flags=re.DOTALL)
+    numbers = [[int(n) for n in re.findall(r"<span>(\d+)</span>", bar)] for bar in bars]
+    assert numbers == [[64, 4], [64, 5], [64, 6], [8, 128], [8, 130], [8, 129], [8, 131]]
+    # Heights are shares of the longest block on the page, so that bars compare across clips.
+    shares = [float(share) for share in re.findall(r"--share: ([\d.]+); --at", html)]
+    assert shares == pytest.approx([n / 131 for bar in numbers for n in bar], abs=1e-4)
+    # Of two blocks the first is lit in the first half of the loop, the second in the second.
+    assert re.findall(r"--at: (-[\d.]+)", bars[0]) == ["-1.0000", "-0.5000"]
+
+
+def test_tables_show_the_numbers_of_the_summary(report, tmp_path):
+    _, page = read(report, tmp_path)
+    assert page.cells[1:4] == [
+        ["untrained generator", "141.3"],
+        ["trained generator", "38.42"],
+        ["other real clips", "9.871"],
+    ]
+    assert page.cells[5:] == [
+        ["uniform", "16", "19.31", "0.4312"],
+        ["uniform", "64", "22.87", "0.2894"],
+        ["uniform", "256", "24.83", "0.2207"],
+        ["adaptive (router)", "78.4", "23.41", "0.2641"],
+        ["router, w_q = 0.8", "41", "21.90", "0.3220"],
+        ["final tokenizer", "79.3", "23.97", "0.2502"],
+    ]
+
+
+def test_classes_are_sorted_by_cost_and_stages_follow_one_another(report, tmp_path):
+    html, page = read(report, tmp_path)
+    text = " ".join(page.text)
+    assert text.index("dear") < text.index("cheap")
+    starts = [float(start) for start in re.findall(r"--start: ([\d.]+)", html)]
+    assert starts == pytest.approx([0, 300 / 714.2, 400 / 714.2], abs=1e-4)
+    for shown in ("evagen train router runs/x", "data 0, training 1", "11.9 min", "3.3 GiB", "not FVD"):
+        assert shown in text
+
+
+def test_odd_names_stay_text(report, tmp_path):
+    odd = """<script>alert("x")</script> & 'quote' $a_b$ {{ 7 * 7 }}"""
+    report.pairs[0].class_name = report.generated[0].class_name = report.title = report.curves[0].stage = odd
+    report.lengths_by_class[odd] = [1.0, 1.0]
+    report.router[0].name = odd
+    html, page = read(report, tmp_path)
+    assert len(page.all("script")) == 1
+    assert "<script>alert" not in html
+    assert sum(odd in text for text in page.text) >= 6
+    assert any(odd in (attrs["alt"] or "") for attrs in page.all("img"))
+
+
+def test_smallest_report(report, tmp_path):
+    tiny = noise(1, frames=1, size=2)
+    report.summary["reconstruction"]["uniform"] = [quality(16, 19.0, 0.4)]
+    report.summary["reconstruction"]["adaptive"]["lengths_by_block"] = [16.0]
+    report = Report(
+        title="Small",
+        summary=report.summary,
+        pairs=[ClipPair(tiny, tiny, [16], "one", float("inf"))],
+        generated=[GeneratedClip(tiny, [16], "one")],
+        real=[],
+        lengths_by_class={"one": [16.0]},
+    )
+    _, page = read(report, tmp_path)
+    assert len(page.all("img")) == 3
+    assert "out of range" in " ".join(page.text)
+
+
+def test_missing_numbers_and_wrong_frames_are_refused(report, tmp_path):
+    del report.summary["generation"]["frechet"]
+    with pytest.raises(KeyError, match="frechet"):
+        write_report(report, tmp_path / "report.html")
+    with pytest.raises(ValueError, match="uint8 of shape F H W 3, not float64"):
+        RealClip(np.zeros((2, 4, 4, 3)), "x")
+    with pytest.raises(ValueError, match="should have one shape"):
+        ClipPair(noise(0, frames=2), noise(0, frames=3), [1], "x", 1.0)
+    with pytest.raises(ValueError, match="positive token count"):
+        GeneratedClip(noise(0), [], "x")
+    with pytest.raises(ValueError, match="'L1' has 1 values for 2 steps"):
+        LossCurve("router", [0, 1], {"L1": [1.0]})
+
+
+def test_equal_quality_is_read_off_the_drawn_line():
+    uniform = [quality(16, 20.0, 0.4), quality(64, 22.0, 0.3), quality(256, 23.0, 0.1)]
+    # Half way between two points on a logarithmic axis lies their geometric mean.
+    assert findings.uniform_tokens_for(uniform, "psnr", 21.0) == pytest.approx(32)
+    assert findings.uniform_tokens_for(uniform[::-1], "perceptual", 0.2) == pytest.approx(128)
+    assert findings.uniform_tokens_for(uniform, "psnr", 22.0) == pytest.approx(64)
+    assert findings.uniform_tokens_for(uniform, "psnr", 23.5) is None
+
+
+def test_headline_says_better_and_worse_alike():
+    summary = copy.deepcopy(SUMMARY)
+    summary["reconstruction"]["uniform"] = [quality(16, 20.0, 0.4), quality(64, 24.0, 0.2)]
+    summary["reconstruction"]["adaptive"] |= quality(24, 22.0, 0.3)
+    assert "25\u202f% fewer with adaptive lengths" in findings.describe(summary)["headline"]
+    summary["reconstruction"]["adaptive"]["tokens_per_clip"] = 40
+    assert "25\u202f% more with adaptive lengths" in findings.describe(summary)["headline"]
+    summary["generation"]["frechet"]["value"] = 150.0
+    assert "has not brought" in findings.describe(summary)["frechet"]
+    summary["generation"]["invalid_sequences"] = 2
+    assert "wrote 2 invalid token sequences" in findings.describe(summary)["headline"]
+
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+PROBE = """
+<script>
+const early = document.getAnimations().length;
+addEventListener("load", () => setTimeout(() => {
+  const moving = document.getAnimations();
+  const starts = new Set(moving.map(animation => animation.startTime));
+  const slider = document.querySelector("#seek input");
+  slider.value = 4;
+  slider.dispatchEvent(new Event("input"));
+  setTimeout(() => {
+    const window_ = document.querySelector(".window").getBoundingClientRect();
+    const strip = document.querySelector(".window img").getBoundingClientRect();
+    const lit = getComputedStyle(document.documentElement).getPropertyValue("--lit");
+    const probe = document.body.appendChild(document.createElement("i"));
+    probe.style.color = lit;
+    const colour = getComputedStyle(probe).color;
+    const blocks = [...document.querySelectorAll(".pair .tokens")].map(bar =>
+      [...bar.children].findIndex(block => getComputedStyle(block).color === colour));
+    document.title = JSON.stringify({early, moving: moving.length, starts: starts.size, blocks,
+      frame: Math.round((window_.left - strip.left) / window_.width * 1000) / 1000,
+      overflow: document.body.scrollWidth > innerWidth});
+  }, 200);
+}, 600));</script><div id="end">"""
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
+def test_in_a_browser_all_clips_move_as_one(report, tmp_path):
+    path = write_report(report, tmp_path / "report.html")
+    path.write_text(path.read_text(encoding="utf-8").replace('<div id="end">', PROBE), encoding="utf-8")
+    run = subprocess.run(
+        [
+            *[CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"],
+            *["--disable-background-networking", "--disable-component-update", "--disable-sync"],
+            *["--enable-logging=stderr", "--virtual-time-budget=3000"],
+            *[f"--user-data-dir={tmp_path / 'profile'}", "--dump-dom", path.as_uri()],
+        ],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    assert "CONSOLE" not in run.stderr
+    title = re.search(r"<title>(.*?)</title>", run.stdout)[1]
+    # None moves before the page has arrived; then 11 strips and 7 bars of two blocks do, as one.
+    # Frame 4 of 6 lies in the second block.
+    assert title == '{"early":0,"moving":25,"starts":1,"blocks":[1,1,1],"frame":4,"overflow":false}'

@@ -1,0 +1,46 @@
+"""Curation's search: the shared-prefix tree gives what reconstructing every candidate in full gives."""
+
+import pytest
+import torch
+
+from tokenizer import CandidateSearch, VideoTokenizer, brute_force_distances
+
+
+@pytest.fixture(scope="module")
+def model() -> VideoTokenizer:
+    torch.manual_seed(0)
+    return VideoTokenizer(
+        levels=[1, 4, 6], num_frames=12, resolution=24, encoder_width=32, encoder_depth=2, encoder_heads=2,
+        decoder_width=32, decoder_depth=2, decoder_heads=2, codebook_size=32, code_width=6,
+    ).eval()  # fmt: skip
+
+
+def block_errors(video):
+    blocks = video.split(4, dim=2)
+
+    def distance(reconstruction, clips, t):
+        error = reconstruction - blocks[t][clips]
+        return {"mse": error.square().flatten(1).mean(1), "l1": error.abs().flatten(1).mean(1)}
+
+    return distance
+
+
+@pytest.mark.parametrize("max_segments", [1, 7, 512])
+def test_shared_prefixes_equal_brute_force(model, max_segments):
+    video = torch.rand(2, 3, 12, 24, 24, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    search = CandidateSearch(model, block_errors(video), max_segments)
+    found, expected = search.all_distances(video), brute_force_distances(model, video, block_errors(video))
+    assert search.block_evaluations == 2 * (3 + 9 + 27)
+    for name in ("mse", "l1"):
+        assert found[name].shape == (2, 27)
+        torch.testing.assert_close(found[name], expected[name], atol=1e-5, rtol=0)
+    assert expected["mse"].std(1).min() > 1e-5  # the candidates do differ
+
+
+def test_one_candidate_by_hand(model):
+    video = torch.rand(1, 3, 12, 24, 24, generator=torch.Generator().manual_seed(1)) * 2 - 1
+    found = CandidateSearch(model, block_errors(video)).all_distances(video)["mse"]
+    lengths = torch.tensor([[6, 1, 4]])
+    reconstruction = model.decode(model.encode(video, lengths), (24, 24))
+    by_hand = (reconstruction - video).double().square().mean()
+    torch.testing.assert_close(found[0, model.assignments.index_of(lengths)[0]], by_hand, atol=1e-6, rtol=0)

@@ -1,0 +1,229 @@
+"""Reading and writing video files: random access, uneven files, damaged files."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from fractions import Fraction
+
+import av
+import imageio.v3 as iio
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from video_fixtures import decode_all, moving_frames, write_uneven_h264
+
+from evagen.data.video import (
+    VideoError,
+    count_frames,
+    frames_to_video,
+    read_frames,
+    video_to_frames,
+    write_video,
+)
+from evagen.errors import UserError
+
+NUM_FRAMES = 130
+
+
+@pytest.fixture(scope="module")
+def long_videos(tmp_path_factory):
+    """Long enough that reading seeks: XviD, H.264 even and uneven in time, FFV1, GIF, XviD with B-frames."""
+    folder = tmp_path_factory.mktemp("videos")
+    frames = moving_frames(NUM_FRAMES)
+    for suffix in (".avi", ".mp4", ".mkv", ".gif"):
+        write_video(folder / f"even{suffix}", frames, fps=25)
+    write_uneven_h264(folder / "uneven.mp4", frames)
+    with av.open(str(folder / "b_frames.avi"), "w") as container:
+        stream = container.add_stream("mpeg4", rate=25, options={"bf": "2", "g": "12"})
+        stream.height, stream.width, stream.pix_fmt = *frames.shape[1:3], "yuv420p"
+        for frame in frames:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        container.mux(stream.encode(None))
+    return {path.name: (path, decode_all(path)) for path in sorted(folder.iterdir())}
+
+
+@pytest.mark.parametrize("name", ["even.avi", "even.mp4", "even.mkv", "even.gif", "uneven.mp4", "b_frames.avi"])
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_random_access_equals_decoding_everything(name, data, long_videos):
+    path, everything = long_videos[name]
+    start = data.draw(st.integers(0, NUM_FRAMES - 1))
+    stride = data.draw(st.integers(1, 5))
+    count = data.draw(st.integers(1, (NUM_FRAMES - 1 - start) // stride + 1))
+    expected = everything[start : start + (count - 1) * stride + 1 : stride]
+    assert np.array_equal(read_frames(path, start, count, stride), expected)
+
+
+def test_all_frames_from_a_start(long_videos):
+    for path, everything in long_videos.values():
+        assert count_frames(path) == len(everything) == NUM_FRAMES
+        assert np.array_equal(read_frames(path), everything)
+        assert np.array_equal(read_frames(path, start=100, stride=3), everything[100::3])
+
+
+def test_nothing_is_decoded_after_the_last_needed_frame(tmp_path):
+    write_video(tmp_path / "whole.avi", moving_frames(60), fps=25)
+    data = (tmp_path / "whole.avi").read_bytes()
+    (tmp_path / "cut.avi").write_bytes(data[: int(len(data) * 0.9)])
+    with pytest.raises(VideoError):
+        read_frames(tmp_path / "cut.avi", count=60)
+    assert len(read_frames(tmp_path / "cut.avi", count=40)) == 40
+
+
+def test_xvid_is_what_the_avi_holds_and_it_is_faithful(tmp_path):
+    frames = moving_frames(20, 240, 320)
+    write_video(tmp_path / "clip.avi", frames, fps=25)
+    with av.open(str(tmp_path / "clip.avi")) as container:
+        stream = container.streams.video[0]
+        assert (stream.codec_context.name, stream.codec_context.codec_tag) == ("mpeg4", "XVID")
+        assert stream.average_rate == 25
+    error = read_frames(tmp_path / "clip.avi").astype(float) - frames
+    assert 10 * np.log10(255**2 / np.mean(error**2)) > 38
+    assert np.abs(error.mean(axis=(0, 1, 2))).max() < 0.3  # neither darker nor tinted
+
+
+def test_ffv1_is_lossless_for_odd_sizes_too(tmp_path):
+    frames = np.random.default_rng(0).integers(0, 256, (5, 37, 51, 3), dtype=np.uint8)
+    write_video(tmp_path / "clip.mkv", frames, fps=12.5)
+    assert np.array_equal(read_frames(tmp_path / "clip.mkv"), frames)
+
+
+@pytest.mark.parametrize("suffix", [".avi", ".mp4"])
+def test_odd_sizes_gain_a_repeated_row_and_column(tmp_path, suffix):
+    frames = moving_frames(6, 121, 161)
+    write_video(tmp_path / f"clip{suffix}", frames, fps=25)
+    padded = read_frames(tmp_path / f"clip{suffix}").astype(float)
+    assert padded.shape == (6, 122, 162, 3)
+    assert np.abs(padded[:, :121, :161] - frames).mean() < 3
+    assert np.abs(padded[:, 121, :161] - frames[:, 120]).mean() < 6
+
+
+def test_gif_shows_the_frames_at_the_asked_rate(tmp_path):
+    frames = moving_frames(8)
+    write_video(tmp_path / "clip.gif", frames, fps=10)
+    shown = iio.imread(tmp_path / "clip.gif")
+    assert np.abs(shown[..., :3].astype(float) - frames).mean() < 10
+    assert iio.immeta(tmp_path / "clip.gif")["duration"] == 100
+
+
+@pytest.mark.parametrize("degrees", [90, 180, -90])
+def test_a_video_filmed_sideways_is_turned_upright(tmp_path, degrees):
+    frames = np.zeros((3, 32, 64, 3), dtype=np.uint8)
+    frames[:, :16, :16] = 255  # a white square in the upper left corner
+    with av.open(str(tmp_path / "turned.mp4"), "w") as container:
+        stream = container.add_stream("libx264", rate=Fraction(25))
+        stream.height, stream.width, stream.pix_fmt = 32, 64, "yuv420p"
+        stream.set_display_rotation(degrees)
+        for frame in frames:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        container.mux(stream.encode(None))
+    upright = read_frames(tmp_path / "turned.mp4")[0]
+    # Counter-clockwise turns take the upper left corner to the lower left, the lower right, the upper right.
+    corner = {90: np.s_[-16:, :16], 180: np.s_[-16:, -16:], -90: np.s_[:16, -16:]}[degrees]
+    assert upright.shape == ((32, 64, 3) if degrees == 180 else (64, 32, 3))
+    assert upright[corner].mean() > 240
+    assert upright.mean() < 255 / 8 + 5
+
+
+@pytest.mark.parametrize("content", [b"", bytes(5000), b"this is a text, not a video\n" * 50])
+def test_what_is_not_a_video_says_so(tmp_path, content):
+    path = tmp_path / "fake.avi"
+    path.write_bytes(content)
+    for use in (count_frames, read_frames):
+        with pytest.raises(VideoError, match=r"fake.avi: cannot be read as a video"):
+            use(path)
+
+
+def test_missing_files_and_sound_without_a_picture(tmp_path):
+    with pytest.raises(VideoError, match="No such file"):
+        count_frames(tmp_path / "absent.avi")
+    with pytest.raises(VideoError, match="No such file"):
+        read_frames(tmp_path / "absent.avi", start=100)
+    with av.open(str(tmp_path / "sound.wav"), "w") as container:
+        stream = container.add_stream("pcm_s16le", rate=8000)
+        sound = av.AudioFrame.from_ndarray(np.zeros((1, 8000), np.int16), format="s16", layout="mono")
+        sound.sample_rate, sound.pts = 8000, 0
+        container.mux(stream.encode(sound))
+        container.mux(stream.encode(None))
+    with pytest.raises(VideoError, match="holds no video stream"):
+        count_frames(tmp_path / "sound.wav")
+
+
+def test_a_truncated_file_has_the_frames_it_has_not_those_it_claims(tmp_path):
+    write_video(tmp_path / "whole.avi", moving_frames(60), fps=25)
+    data = (tmp_path / "whole.avi").read_bytes()
+    (tmp_path / "cut.avi").write_bytes(data[: len(data) // 2])
+    assert 10 < count_frames(tmp_path / "cut.avi") < 40
+    with pytest.raises(VideoError, match=r"too short: frame 59 was asked for, it has \d\d frames"):
+        read_frames(tmp_path / "cut.avi", start=50, count=10)
+
+
+def test_a_truncated_file_with_its_index_in_front_is_not_believed_either(tmp_path):
+    path = tmp_path / "clip.mp4"
+    write_uneven_h264(path, moving_frames(60), index_in_front=True)
+    assert count_frames(path) == 60
+    path.write_bytes(path.read_bytes()[: int(path.stat().st_size * 0.8)])
+    assert count_frames(path) < 60
+
+
+def test_a_later_clip_is_found_without_decoding_what_comes_before(tmp_path):
+    path = tmp_path / "clip.mp4"
+    write_uneven_h264(path, moving_frames(NUM_FRAMES))
+    expected = decode_all(path)[100:108]
+    with av.open(str(path)) as container:
+        damaged = [packet for packet in container.demux(video=0) if packet.size][5]
+        position, size = damaged.pos, damaged.size
+    data = path.read_bytes()
+    path.write_bytes(data[:position] + b"\xff" * size + data[position + size :])
+    with pytest.raises(VideoError):
+        read_frames(path, count=16)
+    assert np.array_equal(read_frames(path, start=100, count=8), expected)
+
+
+def test_too_short_counts_with_the_stride(tmp_path):
+    write_video(tmp_path / "clip.avi", moving_frames(10), fps=25)
+    assert len(read_frames(tmp_path / "clip.avi", start=1, count=5, stride=2)) == 5
+    with pytest.raises(VideoError, match="frame 10 was asked for, it has 10 frames"):
+        read_frames(tmp_path / "clip.avi", start=2, count=5, stride=2)
+    with pytest.raises(VideoError, match="frame 200 was asked for"):
+        read_frames(tmp_path / "clip.avi", start=200)
+
+
+def test_impossible_arguments(tmp_path):
+    frames = moving_frames(2)
+    with pytest.raises(ValueError, match="start=-1"):
+        read_frames(tmp_path / "clip.avi", start=-1)
+    with pytest.raises(ValueError, match=r"uint8 F H W 3, not float32 \(2, 48, 64, 3\)"):
+        write_video(tmp_path / "clip.avi", frames.astype(np.float32), fps=25)
+    with pytest.raises(UserError, match=r"clip.webm: the name should end in one of .avi, .mp4, .mkv, .gif"):
+        write_video(tmp_path / "clip.webm", frames, fps=25)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_killed_writer_leaves_no_half_file(tmp_path):
+    code = (
+        "import sys; sys.path.insert(0, 'tests'); from video_fixtures import moving_frames\n"
+        "from evagen.data.video import write_video\n"
+        f"frames = moving_frames(4, 240, 320).repeat(400, 0); print('writing', flush=True)\n"
+        f"write_video({str(tmp_path / 'clip.mp4')!r}, frames, 25)"
+    )
+    writer = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
+    assert writer.stdout.readline() == b"writing\n"
+    while writer.poll() is None and not any(path.stat().st_size for path in tmp_path.iterdir()):
+        time.sleep(0.01)
+    os.kill(writer.pid, signal.SIGKILL)
+    writer.wait()
+    assert [path.suffix for path in tmp_path.iterdir()] == [".part"]
+
+
+def test_bytes_to_model_range_and_back_is_exact():
+    frames = np.arange(256, dtype=np.uint8).repeat(3).reshape(1, 16, 16, 3)
+    video = frames_to_video(frames)
+    assert video.shape == (3, 1, 16, 16)
+    assert (video.min(), video.max()) == (-1, 1)
+    assert np.array_equal(video_to_frames(video), frames)
+    assert video_to_frames(torch.full((3, 1, 2, 2), 7.0)).max() == 255

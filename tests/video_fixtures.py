@@ -1,0 +1,73 @@
+"""Small real video files for the tests of the data room."""
+
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+from av.video.reformatter import Interpolation
+
+from evagen.data.video import write_video
+
+
+def moving_frames(num_frames: int, height: int = 48, width: int = 64, seed: int = 0) -> np.ndarray:
+    """Smooth colour waves that wander, each frame different: uint8 F H W C."""
+    random = np.random.default_rng(seed)
+    rows, columns = np.mgrid[:height, :width]
+    frames = []
+    waves = random.uniform(0.05, 0.2, (3, 2))
+    for time in range(num_frames):
+        phase = [waves[c, 0] * (rows + 2 * time) + waves[c, 1] * (columns + 3 * time) + seed for c in range(3)]
+        frames.append(np.stack([127.5 + 120 * np.sin(p) for p in phase], axis=-1))
+    return np.stack(frames).round().astype(np.uint8)
+
+
+def write_uneven_h264(path: Path, frames: np.ndarray, index_in_front: bool = False) -> None:
+    """H.264 with B-frames, a key frame every 12 frames and uneven time stamps (0, 47, 94, 120, 167, ... ms)."""
+    options = {"movflags": "faststart"} if index_in_front else {}
+    with av.open(str(path), "w", options=options) as container:
+        stream = container.add_stream("libx264", rate=Fraction(25), options={"g": "12", "bf": "3"})
+        stream.height, stream.width = frames.shape[1:3]
+        stream.pix_fmt = "yuv420p"
+        stream.codec_context.time_base = Fraction(1, 1000)
+        for number, frame in enumerate(frames):
+            image = av.VideoFrame.from_ndarray(frame, format="rgb24")
+            image.pts, image.time_base = 40 * number + 7 * (number % 3), Fraction(1, 1000)
+            container.mux(stream.encode(image))
+        container.mux(stream.encode(None))
+
+
+def decode_all(path: Path) -> np.ndarray:
+    """Every frame, by PyAV alone, with swscale's accurate conversion to RGB."""
+    accurate = Interpolation.BICUBIC | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT
+    with av.open(str(path)) as container:
+        frames = [frame.reformat(format="rgb24", interpolation=accurate) for frame in container.decode(video=0)]
+        return np.stack([frame.to_ndarray() for frame in frames])
+
+
+def write_class_folders(root: Path, classes: dict[str, int], num_frames: int = 20) -> None:
+    """`classes` gives the number of videos of each."""
+    for name, count in classes.items():
+        (root / name).mkdir(parents=True)
+        for number in range(count):
+            write_video(root / name / f"{number}.avi", moving_frames(num_frames, seed=number), fps=25)
+
+
+def write_ucf101(root: Path, num_frames: int = 20) -> None:
+    """Two classes whose order in classInd.txt is not the alphabetic one, three groups, test = group 1."""
+    lists = root / "ucfTrainTestlist"
+    lists.mkdir(parents=True)
+    class_names = ["YoYo", "Archery"]
+    (lists / "classInd.txt").write_text("1 YoYo\n2 Archery\n")
+    train, test = [], []
+    for label, name in enumerate(class_names, start=1):
+        (root / name).mkdir()
+        for group in (1, 2, 3):
+            video = f"{name}/v_{name}_g{group:02d}_c01.avi"
+            write_video(root / video, moving_frames(num_frames, 48, 64, seed=10 * label + group), fps=25)
+            if group == 1:
+                test.append(video)
+            else:
+                train.append(f"{video} {label}")
+    (lists / "trainlist01.txt").write_text("\r\n".join(train) + "\r\n")  # as the original lists end lines
+    (lists / "testlist01.txt").write_text("\r\n".join(test) + "\r\n")
