@@ -21,7 +21,7 @@ from evagen.config import Section, load_config
 from evagen.data.clips import ClipBatch, ClipDataset, DataConfig, SkippedClip, ordered_loader, report_skipped
 from evagen.errors import UserError
 from evagen.training import RunConfig, start_accelerator
-from eval.perceptual import PerceptualDistance
+from eval import PerceptualDistance
 from tokenizer import AssignmentSpace, CandidateSearch, VideoTokenizer
 
 

@@ -14,7 +14,7 @@ from evagen.config import Section, section_of
 from evagen.data.clips import ClipDataset, DataConfig, report_skipped, train_loader
 from evagen.errors import UserError
 from evagen.training import OptimizerConfig, RunConfig, TrainingRun, is_finished, step_generator
-from eval.perceptual import PerceptualDistance
+from eval import PerceptualDistance
 from tokenizer import CodebookUsage, LossWeights, Router, VideoTokenizer, tokenizer_loss
 
 ModelConfig = section_of(VideoTokenizer, leave_out=["num_frames", "resolution"])

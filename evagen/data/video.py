@@ -194,8 +194,8 @@ def _decode_from_beginning(path: str | Path, start: int, count: int | None, stri
 def _rgb(path: str | Path, frame: av.VideoFrame, converter: VideoReformatter) -> np.ndarray:
     if frame.is_corrupt:
         raise VideoError(path, f"the frame at {frame.time or 0:.2f} s is damaged")
-    image = converter.reformat(frame, format="rgb24", interpolation=_TO_RGB).to_ndarray()
-    return np.rot90(image, k=round(frame.rotation / 90))
+    rgb = converter.reformat(frame, format="rgb24", interpolation=_TO_RGB, threads=1)
+    return np.rot90(rgb.to_ndarray(), k=round(frame.rotation / 90))
 
 
 def _write_avi(path: Path, frames: np.ndarray, fps: Fraction) -> None:

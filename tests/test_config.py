@@ -1,0 +1,67 @@
+"""Configs: typed, overridable, and strict with a helpful word."""
+
+from pathlib import Path
+
+import pytest
+
+from evagen.config import load_config, save_config, shipped_configs
+from evagen.curate import Curation
+from evagen.errors import UserError
+from evagen.sample import Sampling
+from evagen.tokenize import Tokenization
+from evagen.train_generator import GeneratorTraining
+from evagen.train_router import RouterTraining
+from evagen.train_tokenizer import TokenizerTraining
+
+SCHEMAS = {
+    "proxy": TokenizerTraining, "final": TokenizerTraining, "curation": Curation, "router": RouterTraining,
+    "tokens": Tokenization, "generator": GeneratorTraining, "sample": Sampling,
+}  # fmt: skip
+
+
+def test_every_shipped_config_loads():
+    shipped = shipped_configs()
+    assert shipped
+    for name in shipped:
+        load_config(SCHEMAS[name.rpartition("/")[2]], name)
+
+
+def test_overrides_are_typed_and_reach_nested_keys():
+    config = load_config(
+        TokenizerTraining, "quickstart/proxy", ["optimizer.steps=7", "model.levels=[1, 2]", "run.out=/x y", "router=r"]
+    )
+    assert (config.optimizer.steps, config.model.levels, config.router) == (7, [1, 2], "r")
+    assert config.run.out == Path("/x y")
+
+
+def test_what_is_saved_loads_as_the_same(tmp_path):
+    config = load_config(GeneratorTraining, "quickstart/generator", ["model.width=64"])
+    assert load_config(GeneratorTraining, save_config(config, tmp_path)) == config
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("optimizer.learning_rat=1", "unknown key 'optimizer.learning_rat'; the nearest known key is 'optimizer.learning_rate'"),
+        ("model.encoder_with=1", "unknown key 'model.encoder_with'; the nearest known key is 'model.encoder_width'"),
+        ("optimiser.steps=1", "unknown key 'optimiser'; the nearest known key is 'optimizer'"),
+        ("optimizer.steps=many", "'optimizer.steps' is 'many': input should be a valid integer"),
+        ("optimizer.steps=0", "'optimizer.steps' is 0: input should be greater than or equal to 1"),
+        ("optimizer.steps", "should read key=value"),
+        ("optimizer=[", "not valid YAML"),
+        ("perceptual_frames.x=1", "'perceptual_frames' is a value, not a group"),
+    ],
+)  # fmt: skip
+def test_a_bad_override_is_explained(override, message):
+    with pytest.raises(UserError) as caught:
+        load_config(TokenizerTraining, "quickstart/proxy", [override])
+    assert message in str(caught.value)
+
+
+def test_a_missing_key_and_a_missing_file_are_explained(tmp_path):
+    path = tmp_path / "c.yaml"
+    path.write_text("run: {out: x}\n")
+    with pytest.raises(UserError, match="'optimizer' is missing: OptimizerConfig is needed"):
+        load_config(TokenizerTraining, path)
+    with pytest.raises(UserError, match=r"no config file at quickstart/proxi.*quickstart/proxy"):
+        load_config(TokenizerTraining, "quickstart/proxi")
