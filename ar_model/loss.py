@@ -41,6 +41,6 @@ def next_token_loss(
 
 
 def drop_classes(labels: Tensor, probability: float, generator: torch.Generator | None = None) -> Tensor:
-    """Labels (B,) with each turned into -1, the null class, at a probability: what guidance needs to be trained with."""
+    """Labels (B,) with each turned into -1, the null class, at a probability: what guidance needs in training."""
     dropped = torch.rand(labels.shape, generator=generator) < probability
     return torch.where(dropped.to(labels.device), -1, labels)

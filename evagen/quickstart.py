@@ -17,17 +17,18 @@ from types import ModuleType
 import torch
 from torch import Tensor
 
-from eval import ImageNetworkDetector, PerceptualDistance
 from evagen import curate, sample, tokenize, train_generator, train_router, train_tokenizer
 from evagen.checkpoints import load_model
 from evagen.config import Section, find_config, load_config
 from evagen.data.arcade import build_arcade
 from evagen.data.clips import ClipDataset, DataConfig, collate_clips
+from evagen.data.video import video_to_frames
 from evagen.evaluate import ReconstructionScores, frechet_between, score_reconstruction
 from evagen.report.page import ClipPair, CurvePoint, GeneratedClip, LossCurve, RealClip, Report, write_report
-from evagen.sample import SampledTokens, decode_clips, to_uint8
+from evagen.sample import SampledTokens, decode_clips
 from evagen.stopwatch import StageClock
 from evagen.training import read_metrics
+from eval import ImageNetworkDetector, PerceptualDistance
 from tokenizer import AssignmentSpace, Router, VideoTokenizer
 
 ARCADE = {"games": 8, "clips_per_game": 96, "size": 64, "seed": 0}
@@ -117,7 +118,7 @@ def _score(out: Path) -> Report:
         pairs=_pairs(final, router, held_out),
         generated=generated,
         real=[
-            RealClip(to_uint8(held_out.video[i]), held_out.class_names[int(held_out.label[i])])
+            RealClip(video_to_frames(held_out.video[i]), held_out.class_names[int(held_out.label[i])])
             for i in held_out.first_of_each_class(REAL_SHOWN_PER_CLASS)
         ],
         lengths_by_class=_lengths_by_class(final_scores, held_out),
@@ -180,7 +181,7 @@ def _score_generation(out: Path, tokenizer: VideoTokenizer, held_out: HeldOut) -
     shown: list[GeneratedClip] = []
     for row, video in zip(valid, videos):
         if sum(clip.class_name == row["class"] for clip in shown) < GENERATED_SHOWN_PER_CLASS:
-            shown.append(GeneratedClip(to_uint8(video), row["lengths"], row["class"]))
+            shown.append(GeneratedClip(video_to_frames(video), row["lengths"], row["class"]))
     return generation, shown
 
 
@@ -213,7 +214,7 @@ def _pairs(tokenizer: VideoTokenizer, router: Router, held_out: HeldOut) -> list
     for i, original, reconstruction, lengths in zip(chosen, video, tokenizer.decode(tokens), tokens.lengths):
         psnr = 10 * torch.log10(4 / (reconstruction - original).square().mean()).item()
         name = held_out.class_names[int(held_out.label[i])]
-        pairs.append(ClipPair(to_uint8(original), to_uint8(reconstruction), lengths.tolist(), name, psnr))
+        pairs.append(ClipPair(video_to_frames(original), video_to_frames(reconstruction), lengths.tolist(), name, psnr))
     return pairs
 
 

@@ -20,7 +20,7 @@ from tqdm.auto import tqdm
 from ar_model import SampledTokens, SamplingOptions, VideoGenerator, sample
 from evagen.checkpoints import load_model
 from evagen.config import Section, section_of
-from evagen.data.video import write_video
+from evagen.data.video import video_to_frames, write_video
 from evagen.errors import UserError
 from evagen.tokenize import fingerprint
 from evagen.training import RunConfig, start_accelerator
@@ -69,7 +69,7 @@ def main(config: Sampling) -> Path:
             for number, clip, video in zip(numbers, clips, decode_clips(tokenizer, clips)):
                 name = names[number // config.clips_per_class] or "clips"
                 path = config.run.out / name / f"{number:06d}.{config.format}"
-                write_video(path, to_uint8(video), config.frames_per_second)
+                write_video(path, video_to_frames(video), config.frames_per_second)
                 row = {
                     "path": str(path.relative_to(config.run.out)), "class": name, "seed": seeds[number - start],
                     "lengths": clip.lengths.tolist(), "codes": clip.codes.tolist(),
@@ -117,11 +117,6 @@ def decode_clips(tokenizer: VideoTokenizer, clips: list[SampledTokens]) -> Tenso
     """Sampled tokens → video B C F H W in [-1, 1]."""
     joined = TokenizedClips(torch.cat([c.codes for c in clips]), torch.stack([c.lengths for c in clips]))
     return tokenizer.decode(TokenizedClips(joined.codes.to(tokenizer.device), joined.lengths))
-
-
-def to_uint8(video: Tensor):
-    """One clip C F H W in [-1, 1] → uint8 numpy F H W C."""
-    return ((video.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).permute(1, 2, 3, 0).cpu().numpy()
 
 
 if __name__ == "__main__":

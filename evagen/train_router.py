@@ -39,7 +39,7 @@ def main(config: RouterTraining) -> Path:
     if is_finished(config.run.out):
         return config.run.out
     record = read_record(config.record)
-    dataset = ClipDataset(record.clips.model_copy(update={"seed": record.clips.seed}))
+    dataset = ClipDataset(record.clips)
     scale = QualityScale.of(record.perceptual)
     set_seed(config.run.seed)
     model = Router(

@@ -6,7 +6,7 @@ accelerate launch -m evagen.train_tokenizer configs/quickstart/proxy.yaml [key=v
 from pathlib import Path
 
 import torch
-from accelerate.utils import set_seed
+from accelerate.utils import broadcast, set_seed
 from pydantic import Field
 
 from evagen.checkpoints import load_model
@@ -15,10 +15,14 @@ from evagen.data.clips import ClipDataset, DataConfig, report_skipped, train_loa
 from evagen.errors import UserError
 from evagen.training import OptimizerConfig, RunConfig, TrainingRun, is_finished, step_generator
 from eval import PerceptualDistance
-from tokenizer import CodebookUsage, LossWeights, Router, VideoTokenizer, tokenizer_loss
+from tokenizer import CodebookUsage, CodeReviver, LossWeights, Router, VideoTokenizer, tokenizer_loss
 
 ModelConfig = section_of(VideoTokenizer, leave_out=["num_frames", "resolution"])
 LossConfig = section_of(LossWeights)
+
+
+REVIVE_UNTIL = 0.8
+"""Share of the training in which codes are moved; after it the codebook settles."""
 
 
 class TokenizerTraining(Section):
@@ -29,6 +33,8 @@ class TokenizerTraining(Section):
     optimizer: OptimizerConfig
     perceptual_frames: int = Field(4, ge=1)
     """Frames of each clip, drawn at random, that the perceptual term looks at."""
+    revive_after: int = Field(100, ge=1)
+    """Steps after which a code that was not chosen is moved to where the encoder's vectors are."""
     router: str | None = None
     """A trained router, folder or hub id, whose assignments to train on (stage 4). Random ones if None (stage 1)."""
     preference: float = Field(1.2, ge=0, le=2)
@@ -42,7 +48,8 @@ def main(config: TokenizerTraining) -> Path:
     dataset = ClipDataset(config.data)
     set_seed(config.run.seed)
     model = VideoTokenizer(**config.model.model_dump(), num_frames=config.data.frames, resolution=config.data.size)
-    run = TrainingRun(config, config.run, config.optimizer, model)
+    reviver = CodeReviver(model.quantizer, config.revive_after)
+    run = TrainingRun(config, config.run, config.optimizer, model, keep=[reviver])
     perceptual = PerceptualDistance().to(run.device)
     router = load_model(Router, config.router, run.device) if config.router else None
     if router and router.assignments.levels != model.assignments.levels:
@@ -76,6 +83,9 @@ def main(config: TokenizerTraining) -> Path:
         metrics = {**terms, "codes_used": usage.used_fraction, "perplexity": usage.perplexity}
         metrics["tokens_per_clip"] = lengths.sum(1).double().mean()
         run.update(step, loss, metrics, len(video))
+        if step < REVIVE_UNTIL * config.optimizer.steps:
+            reviver.step(output.tokens.codes, output.encoded, random)
+            broadcast(model.quantizer.codebook.data)  # every process takes the first one's moves
         if (step + 1) % config.run.log_every == 0:
             usage.reset()
     run.finish(model)

@@ -7,7 +7,7 @@ A run folder holds `config.yaml` (resolved), `metrics.jsonl` (one object a logge
 import json
 import shutil
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -42,12 +42,20 @@ class RunConfig(Section):
 
 
 class OptimizerConfig(Section):
-    """AdamW with linear warm-up and cosine decay to zero."""
+    """AdamW, or Muon for the matrices of the transformer layers and AdamW for the rest; linear warm-up and
+    cosine decay to zero."""
+
+    matrices: Literal["adamw", "muon"] = "adamw"
+    """What trains the matrices of the layers. Muon reaches in 100 steps what AdamW does in several hundred on
+    the small models here (docs/log.md)."""
 
     steps: int = Field(ge=1)
     batch_size: int = Field(ge=1)
     """Clips a step in each process."""
     learning_rate: float = Field(gt=0)
+    """Of AdamW."""
+    muon_learning_rate: float = Field(0.02, gt=0)
+    """Of Muon, scaled to AdamW's update size (torch's `match_rms_adamw`)."""
     warmup_steps: int = Field(0, ge=0)
     weight_decay: float = Field(0.01, ge=0)
     """On matrices only, not on norms, biases and embeddings."""
@@ -64,18 +72,22 @@ class TrainingRun:
             ...
             run.update(loss, {"l1": ..., ...}, num_clips)
 
-    `run.model` is the model as Accelerate wrapped it.
+    `run.model` is the model as Accelerate wrapped it; `keep` lists further objects with a `state_dict` that belong
+    to the loop's state.
     """
 
-    def __init__(self, config: Section, run: RunConfig, optimizer: OptimizerConfig, model: nn.Module):
+    def __init__(
+        self, config: Section, run: RunConfig, optimizer: OptimizerConfig, model: nn.Module, keep: Sequence[Any] = ()
+    ):
         self.config, self.run, self.optimizer_config = config, run, optimizer
         self.accelerator = start_accelerator(config, run)
-        adamw = torch.optim.AdamW(
-            _decay_groups(model, optimizer.weight_decay), lr=optimizer.learning_rate, betas=optimizer.betas
-        )
-        self.model, self.optimizer = self.accelerator.prepare(model, adamw)
-        self.scheduler = get_cosine_schedule_with_warmup(adamw, optimizer.warmup_steps, optimizer.steps)
-        self.accelerator.register_for_checkpointing(self.scheduler)
+        optimizers = make_optimizers(model, optimizer)
+        self.model = self.accelerator.prepare(model)
+        self.optimizers = [self.accelerator.prepare(each) for each in optimizers]
+        self.schedulers = [
+            get_cosine_schedule_with_warmup(each, optimizer.warmup_steps, optimizer.steps) for each in optimizers
+        ]
+        self.accelerator.register_for_checkpointing(*self.schedulers, *keep)
         self.log = MetricsLog(run.out / "metrics.jsonl") if self.accelerator.is_main_process else None
         self.first_step = self._resume()
         self._clips, self._started = 0, time.monotonic()
@@ -100,11 +112,12 @@ class TrainingRun:
     def update(self, step: int, loss: Tensor, metrics: dict[str, Any], num_clips: int) -> None:
         """One optimiser step on `loss`, and a log line where one is due. `metrics` holds scalars to log;
         a function as value is called only then. Raises UserError when the loss is not finite."""
-        self.optimizer.zero_grad()
+        for optimizer in self.optimizers:
+            optimizer.zero_grad()
         self.accelerator.backward(loss)
         self.accelerator.clip_grad_norm_(self.model.parameters(), self.optimizer_config.gradient_clip)
-        self.optimizer.step()
-        self.scheduler.step()
+        for each in (*self.optimizers, *self.schedulers):
+            each.step()
         self._clips += num_clips * self.accelerator.num_processes
         self._bar.update()
         done = step + 1
@@ -130,7 +143,7 @@ class TrainingRun:
                 f"step {step}: {', '.join(broken)} became NaN or infinite. The newest checkpoint is kept in "
                 f"{self.run.out / 'checkpoints'}; try a lower optimizer.learning_rate or more optimizer.warmup_steps"
             )
-        values["learning_rate"] = self.scheduler.get_last_lr()[0]
+        values["learning_rate"] = self.schedulers[-1].get_last_lr()[0]
         values["clips_per_second"] = self._clips / (time.monotonic() - self._started)
         self._clips, self._started = 0, time.monotonic()
         self.accelerator.log(values, step=step)
@@ -224,9 +237,20 @@ def is_finished(folder: Path) -> bool:
     return (folder / "diffusion_pytorch_model.safetensors").exists()
 
 
-def _decay_groups(model: nn.Module, weight_decay: float) -> Iterable[dict[str, Any]]:
+def make_optimizers(model: nn.Module, config: OptimizerConfig) -> list[torch.optim.Optimizer]:
+    """Muon for the layers' matrices if asked for, AdamW for the rest, without decay on norms, biases, embeddings."""
     embeddings = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
-    decayed, others = [], []
-    for parameter in model.parameters():
-        (others if parameter.ndim < 2 or id(parameter) in embeddings else decayed).append(parameter)
-    return [{"params": decayed, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
+    muon, decayed, others = [], [], []
+    for name, parameter in model.named_parameters():
+        if config.matrices == "muon" and parameter.ndim == 2 and "layers." in name:
+            muon.append(parameter)
+        else:
+            (others if parameter.ndim < 2 or id(parameter) in embeddings else decayed).append(parameter)
+    optimizers: list[torch.optim.Optimizer] = []
+    if muon:
+        optimizers.append(
+            torch.optim.Muon(muon, config.muon_learning_rate, config.weight_decay, adjust_lr_fn="match_rms_adamw")
+        )
+    groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": others, "weight_decay": 0.0}]
+    optimizers.append(torch.optim.AdamW(groups, lr=config.learning_rate, betas=config.betas))
+    return optimizers

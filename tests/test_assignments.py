@@ -8,9 +8,7 @@ from hypothesis import strategies as st
 from tokenizer import AssignmentSpace, QualityScale, best_assignment, proxy_reward
 from tokenizer.positions import cell_centres, grid_shape
 
-spaces = st.builds(
-    AssignmentSpace, st.sets(st.integers(1, 600), min_size=1, max_size=5).map(sorted), st.integers(1, 4)
-)
+spaces = st.builds(AssignmentSpace, st.sets(st.integers(1, 600), min_size=1, max_size=5).map(sorted), st.integers(1, 4))
 
 
 @given(spaces, st.data())

@@ -42,7 +42,7 @@ def test_what_is_saved_loads_as_the_same(tmp_path):
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("optimizer.learning_rat=1", "unknown key 'optimizer.learning_rat'; the nearest known key is 'optimizer.learning_rate'"),
+        ("optimizer.step=1", "unknown key 'optimizer.step'; the nearest known key is 'optimizer.steps'"),
         ("model.encoder_with=1", "unknown key 'model.encoder_with'; the nearest known key is 'model.encoder_width'"),
         ("optimiser.steps=1", "unknown key 'optimiser'; the nearest known key is 'optimizer'"),
         ("optimizer.steps=many", "'optimizer.steps' is 'many': input should be a valid integer"),

@@ -33,9 +33,7 @@ def test_unpacking_gives_back_what_was_packed(count, seed):
     codes, lengths, labels = random_clips(count, seed)
     tokens, sequence_lengths = grammar.pack(codes, lengths, labels)
     assert len(tokens) == sum(sequence_lengths)
-    for sequence, clip_codes, row in zip(
-        tokens.split(sequence_lengths), codes.split(lengths.sum(1).tolist()), lengths
-    ):
+    for sequence, clip_codes, row in zip(tokens.split(sequence_lengths), codes.split(lengths.sum(1).tolist()), lengths):
         unpacked_codes, unpacked_lengths = grammar.unpack(sequence)
         assert torch.equal(unpacked_codes, clip_codes)
         assert torch.equal(unpacked_lengths, row)

@@ -9,7 +9,7 @@ import torchvision_ops  # noqa: F401, I001  (before anything that imports torchv
 from tokenizer.assignments import AssignmentSpace
 from tokenizer.autoencoder import TokenizedClips, TokenizerOutput, VideoTokenizer
 from tokenizer.losses import LossWeights, tokenizer_loss
-from tokenizer.quantizer import CodebookUsage, VectorQuantizer
+from tokenizer.quantizer import CodebookUsage, CodeReviver, VectorQuantizer
 from tokenizer.reward import PREFERENCE_RANGE, QualityScale, best_assignment, proxy_reward
 from tokenizer.router import Router
 from tokenizer.search import CandidateSearch, brute_force_distances
@@ -18,6 +18,7 @@ __all__ = [
     "PREFERENCE_RANGE",
     "AssignmentSpace",
     "CandidateSearch",
+    "CodeReviver",
     "CodebookUsage",
     "LossWeights",
     "QualityScale",

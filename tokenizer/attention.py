@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tokenizer.packing import AttentionPlan
+from tokenizer.positions import rotate
 
 KeyValue = tuple[Tensor, Tensor]  # keys and values, each (Nk, h, d)
 
@@ -54,13 +55,13 @@ class Attention(nn.Module):
         self.to_key_value = nn.Linear(context_width, 2 * width)
         self.to_out = nn.Linear(width, width)
 
-    def key_value(self, context: Tensor) -> KeyValue:
-        """Keys and values of context rows: (Nk, context_width) → two of (Nk, h, d)."""
-        key, value = self.to_key_value(context).chunk(2, dim=-1)  # (Nk, D) each
-        return key.unflatten(-1, (self.num_heads, -1)), value.unflatten(-1, (self.num_heads, -1))
+    def key_value(self, context: Tensor, rotation: Tensor) -> KeyValue:
+        """Keys, turned to their places, and values of context rows: (Nk, context_width) → two of (Nk, h, d)."""
+        key, value = self.to_key_value(context).unflatten(-1, (2, self.num_heads, -1)).unbind(-3)  # (Nk, h, d) each
+        return rotate(key, rotation), value
 
-    def forward(self, x: Tensor, key_value: KeyValue, plan: AttentionPlan) -> Tensor:
-        """x (Nq, D), keys and values as `key_value` gives them → (Nq, D)."""
-        query = self.to_query(x).unflatten(-1, (self.num_heads, -1))  # (Nq, h, d)
+    def forward(self, x: Tensor, rotation: Tensor, key_value: KeyValue, plan: AttentionPlan) -> Tensor:
+        """x (Nq, D) and the rotation of its places, keys and values as `key_value` gives them → (Nq, D)."""
+        query = rotate(self.to_query(x).unflatten(-1, (self.num_heads, -1)), rotation)  # (Nq, h, d)
         attended = planned_attention(query, *key_value, plan)  # (Nq, h, d)
         return self.to_out(attended.flatten(1))  # (Nq, D)

@@ -16,10 +16,14 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from tokenizer.assignments import AssignmentSpace
-from tokenizer.layers import QFormer
+from tokenizer.attention import Attention
+from tokenizer.layers import Plans, QFormer, Rows
 from tokenizer.packing import PackedLayout, concatenated_ranges, plan_block_causal
 from tokenizer.positions import FourierPosition, cell_centres, grid_shape
 from tokenizer.quantizer import VectorQuantizer
+
+NEARBY = 1.2
+"""Constant that the biases of the sharpest head begin with."""
 
 
 @dataclass(frozen=True)
@@ -41,10 +45,12 @@ class TokenizedClips:
 
 @dataclass(frozen=True)
 class TokenizerOutput:
-    """reconstruction: (B, C, F, H, W), unclamped; tokens; quantizer_losses: scalars by name."""
+    """reconstruction: (B, C, F, H, W), unclamped; tokens; encoded: (N, c), what was quantised, at unit length;
+    quantizer_losses: scalars by name."""
 
     reconstruction: Tensor
     tokens: TokenizedClips
+    encoded: Tensor
     quantizer_losses: dict[str, Tensor]
 
 
@@ -103,7 +109,8 @@ class VideoTokenizer(ModelMixin, ConfigMixin):
         vectors = self._encode(video, lengths)  # (N, c)
         quantized = self.quantizer(vectors, with_losses=True)
         reconstruction = self._decode(quantized.vectors, lengths, tuple(video.shape[-2:]))
-        return TokenizerOutput(reconstruction, TokenizedClips(quantized.codes, lengths.cpu()), quantized.losses)
+        tokens = TokenizedClips(quantized.codes, lengths.cpu())
+        return TokenizerOutput(reconstruction, tokens, quantized.inputs, quantized.losses)
 
     @torch.no_grad()
     def encode(self, video: Tensor, lengths: Tensor) -> TokenizedClips:
@@ -131,12 +138,11 @@ class VideoTokenizer(ModelMixin, ConfigMixin):
                 f"({num_clips}, {num_blocks}), got {tuple(lengths.shape)}"
             )
         blocks = torch.arange(num_blocks).repeat(num_clips)  # (B*T,)
-        queries = self.make_queries(patches.flatten(0, 1), blocks, lengths.flatten())  # (N, De)
+        queries = self.make_queries(patches.flatten(0, 1), blocks, lengths.flatten())  # N rows of width De
         rows_1d = PackedLayout(lengths)
         rows_3d = PackedLayout(torch.full_like(lengths, patches.shape[2] * patches.shape[3]))
-        self_plan = plan_block_causal(rows_1d, rows_1d).to(video.device)
-        cross_plan = plan_block_causal(rows_1d, rows_3d).to(video.device)
-        encoded, _ = self.encoder(queries, patches.flatten(0, 3), self_plan, cross_plan)  # (N, De)
+        plans = Plans(plan_block_causal(rows_1d, rows_1d), plan_block_causal(rows_1d, rows_3d)).to(video.device)
+        encoded, _ = self.encoder(queries, self.patch_rows(patches), plans)  # (N, De)
         return self.to_code(encoded)  # (N, c)
 
     def _decode(self, vectors: Tensor, lengths: Tensor, resolution: tuple[int, int]) -> Tensor:
@@ -144,13 +150,13 @@ class VideoTokenizer(ModelMixin, ConfigMixin):
         num_clips, num_blocks = lengths.shape
         grid = self.patch_grid(resolution)
         blocks = torch.arange(num_blocks).repeat(num_clips)  # (B*T,)
-        tokens = self.embed_codes(vectors, blocks, lengths.flatten(), grid)  # (N, Dd)
+        tokens = self.embed_codes(vectors, blocks, lengths.flatten(), grid)  # N rows of width Dd
         rows_1d = PackedLayout(lengths)
         rows_3d = PackedLayout(torch.full_like(lengths, grid[0] * grid[1]))
-        queries = self.decoder_queries(tokens[rows_1d.starts.flatten().to(tokens.device)], blocks, grid)  # (B*T*P, Dd)
-        self_plan = plan_block_causal(rows_3d, rows_3d).to(tokens.device)
-        cross_plan = plan_block_causal(rows_3d, rows_1d).to(tokens.device)
-        decoded, _ = self.decoder(queries, tokens, self_plan, cross_plan)  # (B*T*P, Dd)
+        first = tokens.values[rows_1d.starts.flatten().to(vectors.device)]  # (B*T, Dd)
+        queries = self.decoder_queries(first, blocks, grid)  # B*T*P rows of width Dd
+        plans = Plans(plan_block_causal(rows_3d, rows_3d), plan_block_causal(rows_3d, rows_1d)).to(vectors.device)
+        decoded, _ = self.decoder(queries, tokens, plans)  # (B*T*P, Dd)
         return rearrange(self.pixels(decoded, grid), "(b t) c f h w -> b c (t f) h w", b=num_clips)
 
     # Parts that work on any set of block segments, for whole clips and for block-by-block search alike
@@ -178,10 +184,17 @@ class VideoTokenizer(ModelMixin, ConfigMixin):
         position = self.encoder_position(place.to(embedded.dtype))  # (T*P, De)
         return embedded + position.view(1, frames // step, rows, columns, -1)
 
-    def make_queries(self, patches: Tensor, blocks: Tensor, lengths: Tensor) -> Tensor:
+    def patch_rows(self, patches: Tensor) -> Rows:
+        """Patch embeddings (B, T, Hp, Wp, De) as the encoder's context: B*T*P rows of width De."""
+        blocks = torch.arange(patches.shape[1]).repeat(len(patches))  # (B*T,)
+        place = _block_coordinates(blocks, cell_centres(patches.shape[2], patches.shape[3]))  # (B*T*P, 3)
+        return Rows(patches.flatten(0, 3), place.to(patches.device))
+
+    def make_queries(self, patches: Tensor, blocks: Tensor, lengths: Tensor) -> Rows:
         """1D queries made to the assigned number: each block's patches pooled to a grid of that many cells.
 
-        patches (S, Hp, Wp, De), blocks int64 (S,) block numbers, lengths int64 (S,) → (sum of lengths, De)."""
+        patches (S, Hp, Wp, De), blocks int64 (S,) block numbers, lengths int64 (S,) → as many rows of width De
+        as the lengths add up to."""
         grid = (patches.shape[1], patches.shape[2])
         starts = lengths.cumsum(0) - lengths  # (S,)
         order, pooled = [], []
@@ -195,21 +208,23 @@ class VideoTokenizer(ModelMixin, ConfigMixin):
         rows = torch.cat(order).argsort().to(patches.device)
         place, level_number = self._token_places(blocks, lengths, grid)
         queries = torch.cat(pooled)[rows]  # (n, De)
-        position = self.encoder_position(place.to(patches))  # (n, De)
-        return queries + position + self.encoder_level(level_number.to(patches.device))
+        place, level_number = place.to(patches.device), level_number.to(patches.device)
+        position = self.encoder_position(place.to(patches.dtype))  # (n, De)
+        return Rows(queries + position + self.encoder_level(level_number), place)
 
-    def embed_codes(self, vectors: Tensor, blocks: Tensor, lengths: Tensor, grid: tuple[int, int]) -> Tensor:
-        """Quantised vectors (n, c) of S segments, in order → decoder tokens (n, Dd)."""
+    def embed_codes(self, vectors: Tensor, blocks: Tensor, lengths: Tensor, grid: tuple[int, int]) -> Rows:
+        """Quantised vectors (n, c) of S segments, in order → n decoder tokens of width Dd."""
         place, level_number = self._token_places(blocks, lengths, grid)
         embedded = self.from_code(vectors.to(self.from_code.weight.dtype))  # (n, Dd)
-        position = self.decoder_position(place.to(embedded))
-        return embedded + position + self.decoder_level(level_number.to(embedded.device))
+        place, level_number = place.to(embedded.device), level_number.to(embedded.device)
+        position = self.decoder_position(place.to(embedded.dtype))  # (n, Dd)
+        return Rows(embedded + position + self.decoder_level(level_number), place)
 
-    def decoder_queries(self, first_tokens: Tensor, blocks: Tensor, grid: tuple[int, int]) -> Tensor:
-        """3D queries of each block, begun from that block's first 1D token: (S, Dd) → (S*P, Dd)."""
-        place = _block_coordinates(blocks, cell_centres(*grid)).to(first_tokens)  # (S*P, 3)
+    def decoder_queries(self, first_tokens: Tensor, blocks: Tensor, grid: tuple[int, int]) -> Rows:
+        """3D queries of each block, begun from that block's first 1D token: (S, Dd) → S*P rows of width Dd."""
+        place = _block_coordinates(blocks, cell_centres(*grid)).to(first_tokens.device)  # (S*P, 3)
         start = self.start_query(first_tokens).repeat_interleave(grid[0] * grid[1], dim=0)  # (S*P, Dd)
-        return start + self.decoder_position(place)
+        return Rows(start + self.decoder_position(place.to(start.dtype)), place)
 
     def pixels(self, decoded: Tensor, grid: tuple[int, int]) -> Tensor:
         """Decoded 3D rows (S*P, Dd) → blocks of frames (S, C, temporal_patch, H, W), unclamped."""
@@ -253,6 +268,16 @@ def _block_coordinates(blocks: Tensor, centres: Tensor) -> Tensor:
     return torch.cat([block[:, None], centres.repeat(len(blocks), 1)], dim=1)
 
 
+def attend_nearby(attention: Attention) -> None:
+    """Sets the biases of queries and keys to a constant of each head. Turned to their places, two constant
+    vectors have a product that is largest where the places agree, so attention begins near its query and need
+    not learn first what is where: the sharpest head looks at the next cells only, the bluntest everywhere."""
+    width = attention.to_query.out_features
+    strength = torch.linspace(0.0, NEARBY, attention.num_heads).repeat_interleave(width // attention.num_heads)
+    attention.to_query.bias.copy_(strength)
+    attention.to_key_value.bias[:width].copy_(strength)
+
+
 @torch.no_grad()
 def initialise(model: VideoTokenizer) -> None:
     """All initial weights, in one place: linear maps N(0, 1/fan_in) cut at two deviations, residual branches
@@ -264,6 +289,9 @@ def initialise(model: VideoTokenizer) -> None:
         elif isinstance(module, nn.Embedding):
             nn.init.trunc_normal_(module.weight, std=0.02)
     for stack in (model.encoder, model.decoder):
+        for layer in stack.layers:
+            for attention in (layer.self_attention, layer.cross_attention):
+                attend_nearby(attention)
         scale = (3 * len(stack.layers)) ** -0.5
         for layer in stack.layers:
             for branch in (layer.self_attention.to_out, layer.cross_attention.to_out, layer.mlp[-1]):

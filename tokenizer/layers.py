@@ -10,6 +10,34 @@ from torch import Tensor, nn
 
 from tokenizer.attention import Attention, KeyValue
 from tokenizer.packing import AttentionPlan
+from tokenizer.positions import Rotary
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Rows of a packed sequence and where they stand: values (N, width), coordinates (N, 3) as (block, y, x)."""
+
+    values: Tensor
+    coordinates: Tensor
+
+
+@dataclass(frozen=True)
+class Plans:
+    """Which query rows see which query rows (within) and which context rows (cross)."""
+
+    within: AttentionPlan
+    cross: AttentionPlan
+
+    def to(self, device: torch.device) -> "Plans":
+        return Plans(self.within.to(device), self.cross.to(device))
+
+
+@dataclass(frozen=True)
+class Places:
+    """Rotations of the query rows and of the context rows, as `Rotary` gives them."""
+
+    queries: Tensor
+    context: Tensor
 
 
 @dataclass(frozen=True)
@@ -37,18 +65,13 @@ class QFormerLayer(nn.Module):
         self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
 
     def forward(
-        self,
-        x: Tensor,
-        context: Tensor,
-        self_plan: AttentionPlan,
-        cross_plan: AttentionPlan,
-        past: LayerCache | None,
+        self, x: Tensor, context: Tensor, places: Places, plans: Plans, past: LayerCache | None
     ) -> tuple[Tensor, LayerCache]:
         normed = self.norm_self(x)  # (Nq, D)
-        self_kv = _append(past and past.self_key_value, self.self_attention.key_value(normed))
-        x = x + self.self_attention(normed, self_kv, self_plan)  # (Nq, D)
-        cross_kv = _append(past and past.cross_key_value, self.cross_attention.key_value(context))
-        x = x + self.cross_attention(self.norm_cross(x), cross_kv, cross_plan)  # (Nq, D)
+        self_kv = _append(past and past.self_key_value, self.self_attention.key_value(normed, places.queries))
+        x = x + self.self_attention(normed, places.queries, self_kv, plans.within)  # (Nq, D)
+        cross_kv = _append(past and past.cross_key_value, self.cross_attention.key_value(context, places.context))
+        x = x + self.cross_attention(self.norm_cross(x), places.queries, cross_kv, plans.cross)  # (Nq, D)
         x = x + self.mlp(self.norm_mlp(x))  # (Nq, D)
         return x, LayerCache(self_kv, cross_kv)
 
@@ -62,22 +85,20 @@ class QFormer(nn.Module):
 
     def __init__(self, width: int, context_width: int, depth: int, num_heads: int):
         super().__init__()
+        self.rotary = Rotary(width // num_heads)
         self.norm_context = nn.LayerNorm(context_width)
         self.layers = nn.ModuleList(QFormerLayer(width, context_width, num_heads) for _ in range(depth))
         self.norm_out = nn.LayerNorm(width)
 
     def forward(
-        self,
-        x: Tensor,
-        context: Tensor,
-        self_plan: AttentionPlan,
-        cross_plan: AttentionPlan,
-        past: list[LayerCache] | None = None,
+        self, x: Rows, context: Rows, plans: Plans, past: list[LayerCache] | None = None
     ) -> tuple[Tensor, list[LayerCache]]:
-        """x (Nq, D), context (Nc, Dc): the new rows → (Nq, D) and the caches with these rows appended."""
-        context = self.norm_context(context)  # (Nc, Dc)
+        """The new query rows, of width D, and the new context rows, of width Dc → (Nq, D) and the caches
+        with these rows appended."""
+        places = Places(self.rotary(x.coordinates), self.rotary(context.coordinates))
+        rows, normed_context = x.values, self.norm_context(context.values)  # (Nq, D), (Nc, Dc)
         caches = []
         for i, layer in enumerate(self.layers):
-            x, cache = layer(x, context, self_plan, cross_plan, past[i] if past else None)  # (Nq, D)
+            rows, cache = layer(rows, normed_context, places, plans, past[i] if past else None)  # (Nq, D)
             caches.append(cache)
-        return self.norm_out(x), caches  # (Nq, D)
+        return self.norm_out(rows), caches  # (Nq, D)

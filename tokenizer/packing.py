@@ -73,8 +73,10 @@ class AttentionPlan:
     groups: tuple[SegmentGroup, ...]
 
     def to(self, device: torch.device) -> "AttentionPlan":
-        rows = (t.to(device, non_blocking=True) for t in (self.query_rows, self.key_rows, self.inverse))
-        return AttentionPlan(*rows, self.groups)
+        query_rows, key_rows, inverse = (
+            rows.to(device, non_blocking=True) for rows in (self.query_rows, self.key_rows, self.inverse)
+        )
+        return AttentionPlan(query_rows, key_rows, inverse, self.groups)
 
 
 def plan_attention(query_lengths: Sequence[int], key_rows: Sequence[Tensor]) -> AttentionPlan:

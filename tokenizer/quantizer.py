@@ -12,11 +12,13 @@ from torch import Tensor, nn
 
 @dataclass
 class Quantized:
-    """vectors: (N, c) unit-length codes (straight-through in training); codes: int64 (N,);
-    losses: scalar tensors `codebook`, `commitment`, `entropy`, empty when not asked for."""
+    """vectors: (N, c) unit-length codes (straight-through in training); codes: int64 (N,); inputs: (N, c),
+    what was quantised, at unit length; losses: scalar tensors `codebook`, `commitment`, `entropy`, empty when not
+    asked for."""
 
     vectors: Tensor
     codes: Tensor
+    inputs: Tensor
     losses: dict[str, Tensor]
 
 
@@ -52,13 +54,13 @@ class VectorQuantizer(nn.Module):
             codes = similarity.argmax(-1)  # (N,)
             nearest = codebook[codes]  # (N, c)
             if not with_losses:
-                return Quantized(nearest, codes, {})
+                return Quantized(nearest, codes, x, {})
             losses = {
                 "codebook": (nearest - x.detach()).square().sum(-1).mean(),
                 "commitment": (nearest.detach() - x).square().sum(-1).mean(),
                 "entropy": self._entropy_loss(similarity),
             }
-            return Quantized(x + (nearest - x).detach(), codes, losses)
+            return Quantized(x + (nearest - x).detach(), codes, x, losses)
 
     def _entropy_loss(self, similarity: Tensor) -> Tensor:
         """E[H(p)] - H(E[p]) in nats: small when each vector is sure of its code and all codes are used
@@ -70,6 +72,40 @@ class VectorQuantizer(nn.Module):
         entropy_of_each = -(p * log_p).sum(-1).mean()
         entropy_of_mean = -(mean_p * mean_p.clamp_min(1e-9).log()).sum()
         return entropy_of_each - entropy_of_mean
+
+
+class CodeReviver:
+    """Gives codes that have not been chosen for a while a new place, that of a vector just encoded, so that
+    the codebook stays in use (restarts of Jukebox, arXiv 2005.00341, §3.1).
+
+    Args:
+        quantizer: whose codes to watch.
+        patience: steps without use after which a code is moved.
+    """
+
+    def __init__(self, quantizer: VectorQuantizer, patience: int):
+        self.quantizer = quantizer
+        self.patience = patience
+        self.steps_unused = torch.zeros(quantizer.codebook_size, dtype=torch.int64)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        return {"steps_unused": self.steps_unused}
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        self.steps_unused = state["steps_unused"]
+
+    @torch.no_grad()
+    def step(self, quantized_codes: Tensor, inputs: Tensor, generator: torch.Generator) -> int:
+        """Counts a step's codes (N,) and moves the codes that are due to inputs (N, c) drawn with `generator`;
+        returns how many."""
+        used = torch.bincount(quantized_codes.cpu(), minlength=len(self.steps_unused)) > 0
+        self.steps_unused = torch.where(used, 0, self.steps_unused + 1)
+        due = (self.steps_unused >= self.patience).nonzero().flatten()
+        if len(due):
+            drawn = torch.randint(len(inputs), (len(due),), generator=generator)
+            self.quantizer.codebook[due.to(inputs.device)] = inputs[drawn.to(inputs.device)].to(self.quantizer.codebook)
+            self.steps_unused[due] = 0
+        return len(due)
 
 
 class CodebookUsage:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from tokenizer.autoencoder import VideoTokenizer
-from tokenizer.layers import LayerCache
+from tokenizer.layers import LayerCache, Plans
 from tokenizer.packing import plan_attention
 
 BlockDistance = Callable[[Tensor, Tensor, int], dict[str, Tensor]]
@@ -101,22 +101,21 @@ class CandidateSearch:
         device = self._patches.device
 
         # Encoder: the patches of all blocks are its context from the first call on; the plan hides later blocks.
-        queries = model.make_queries(self._patches[clips.to(device), block], blocks, lengths)  # (n, De)
-        context = self._patches.flatten(0, 3) if block == 0 and caches.encoder is None else queries[:0]
+        queries = model.make_queries(self._patches[clips.to(device), block], blocks, lengths)  # n rows
+        context = model.patch_rows(self._patches if caches.encoder is None else self._patches[:0])
         clip_patches = patches_per_block * self._num_blocks
         seen_patches = [torch.arange(c, c + patches_per_block * (block + 1)) for c in (clips * clip_patches).tolist()]
-        self_plan = plan_attention(lengths.tolist(), rows_1d).to(device)
-        cross_plan = plan_attention(lengths.tolist(), seen_patches).to(device)
-        encoded, encoder_caches = model.encoder(queries, context, self_plan, cross_plan, caches.encoder)  # (n, De)
+        plans = Plans(plan_attention(lengths.tolist(), rows_1d), plan_attention(lengths.tolist(), seen_patches))
+        encoded, encoder_caches = model.encoder(queries, context, plans.to(device), caches.encoder)  # (n, De)
         vectors = model.quantizer(model.to_code(encoded), with_losses=False).vectors  # (n, c)
 
         # Decoder: the same for its 3D queries, with the 1D tokens as the growing context.
-        tokens = model.embed_codes(vectors, blocks, lengths, self._grid)  # (n, Dd)
-        first = tokens[(lengths.cumsum(0) - lengths).to(device)]  # (S, Dd)
-        queries = model.decoder_queries(first, blocks, self._grid)  # (S*P, Dd)
-        self_plan = plan_attention([patches_per_block] * len(parent), rows_3d).to(device)
-        cross_plan = plan_attention([patches_per_block] * len(parent), rows_1d).to(device)
-        decoded, decoder_caches = model.decoder(queries, tokens, self_plan, cross_plan, caches.decoder)  # (S*P, Dd)
+        tokens = model.embed_codes(vectors, blocks, lengths, self._grid)  # n rows
+        first = tokens.values[(lengths.cumsum(0) - lengths).to(device)]  # (S, Dd)
+        queries = model.decoder_queries(first, blocks, self._grid)  # S*P rows
+        sizes = [patches_per_block] * len(parent)
+        plans = Plans(plan_attention(sizes, rows_3d), plan_attention(sizes, rows_1d))
+        decoded, decoder_caches = model.decoder(queries, tokens, plans.to(device), caches.decoder)  # (S*P, Dd)
         pixels = model.pixels(decoded, self._grid).clamp(-1, 1)  # (S, C, f, H, W)
 
         self.block_evaluations += len(parent)
