@@ -31,9 +31,9 @@ from evagen.training import read_metrics
 from eval import ImageNetworkDetector, PerceptualDistance
 from tokenizer import AssignmentSpace, Router, VideoTokenizer
 
-ARCADE = {"games": 8, "clips_per_game": 96, "size": 64, "seed": 0}
+ARCADE = {"games": ["boxing", "enduro", "skiing", "tennis"], "clips_per_game": 128, "size": 64, "seed": 0}
 PREFERENCE, FURTHER_PREFERENCES = 1.2, (0.8, 1.0, 1.4, 1.6)
-PAIRS_SHOWN_PER_CLASS, GENERATED_SHOWN_PER_CLASS, REAL_SHOWN_PER_CLASS = 1, 4, 2
+PAIRS_SHOWN_PER_CLASS, GENERATED_SHOWN_PER_CLASS, REAL_SHOWN_PER_CLASS = 3, 4, 2
 SCORING_BATCH = 16
 
 
@@ -254,7 +254,8 @@ def _environment() -> dict[str, str]:
 
 def _commands(out: Path) -> dict[str, str]:
     quoted = shlex.quote(str(out))
-    data = " ".join(f"--{key.replace('_', '-')} {value}" for key, value in ARCADE.items())
+    values = {key: ",".join(value) if isinstance(value, list) else value for key, value in ARCADE.items()}
+    data = " ".join(f"--{key.replace('_', '-')} {value}" for key, value in values.items())
     commands = {"data": f"evagen data arcade --out {quoted}/arcade {data}"}
     for stage in STAGES:
         commands[stage.name] = f"evagen {stage.command} {quoted}/configs/{stage.config}.yaml"

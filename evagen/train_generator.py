@@ -31,7 +31,7 @@ class GeneratorTraining(Section):
 
 def main(config: GeneratorTraining) -> Path:
     """Trains to the end, resuming where an earlier run stopped; returns the run folder."""
-    if is_finished(config.run.out):
+    if is_finished(config, config.run.out):
         return config.run.out
     corpus = read_corpus(config.corpus)
     set_seed(config.run.seed)

@@ -36,7 +36,7 @@ class RouterTraining(Section):
 
 def main(config: RouterTraining) -> Path:
     """Trains to the end, resuming where an earlier run stopped; returns the run folder."""
-    if is_finished(config.run.out):
+    if is_finished(config, config.run.out):
         return config.run.out
     record = read_record(config.record)
     dataset = ClipDataset(record.clips)

@@ -43,7 +43,7 @@ class TokenizerTraining(Section):
 
 def main(config: TokenizerTraining) -> Path:
     """Trains to the end, resuming where an earlier run stopped; returns the run folder."""
-    if is_finished(config.run.out):
+    if is_finished(config, config.run.out):
         return config.run.out
     dataset = ClipDataset(config.data)
     set_seed(config.run.seed)

@@ -232,9 +232,13 @@ def step_generator(seed: int, step: int, process_index: int = 0) -> torch.Genera
     return torch.Generator().manual_seed((seed * 1_000_003 + step) * 4_099 + process_index)
 
 
-def is_finished(folder: Path) -> bool:
-    """Whether a run folder already holds trained weights."""
-    return (folder / "diffusion_pytorch_model.safetensors").exists()
+def is_finished(config: Section, out: Path) -> bool:
+    """Whether a run folder already holds the trained weights of this config.
+    Raises UserError if they are those of another."""
+    if not (out / "diffusion_pytorch_model.safetensors").exists():
+        return False
+    claim_folder(config, out)
+    return True
 
 
 def make_optimizers(model: nn.Module, config: OptimizerConfig) -> list[torch.optim.Optimizer]:

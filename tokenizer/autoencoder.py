@@ -89,8 +89,6 @@ class VideoTokenizer(ModelMixin, ConfigMixin):
         self.assignments = AssignmentSpace(levels, num_frames // temporal_patch)
         patch_values = 3 * temporal_patch * spatial_patch**2
         self.embed_patches = nn.Linear(patch_values, encoder_width)
-        self.encoder_position = FourierPosition(encoder_width)
-        self.encoder_level = nn.Embedding(len(levels), encoder_width)
         self.encoder = QFormer(encoder_width, encoder_width, encoder_depth, encoder_heads)
         self.to_code = nn.Linear(encoder_width, code_width)
         self.quantizer = VectorQuantizer(codebook_size, code_width)
@@ -173,16 +171,14 @@ class VideoTokenizer(ModelMixin, ConfigMixin):
         return resolution[0] // patch, resolution[1] // patch
 
     def embed_video(self, video: Tensor) -> Tensor:
-        """(B, C, F, H, W) in [-1, 1] → patch embeddings with their positions (B, T, Hp, Wp, De)."""
-        rows, columns = self.patch_grid((video.shape[-2], video.shape[-1]))
+        """(B, C, F, H, W) in [-1, 1] → patch embeddings (B, T, Hp, Wp, De). They hold no position: the codes
+        should tell what is there, and attention knows the places."""
+        self.patch_grid((video.shape[-2], video.shape[-1]))  # refuses sizes that do not fit
         frames, step, patch = video.shape[2], self.config.temporal_patch, self.config.spatial_patch
         if frames % step or frames < step:
             raise ValueError(f"the number of frames must be a multiple of the temporal patch {step}; got {frames}")
         pixels = rearrange(video, "b c (t f) (y p) (x q) -> b t y x (f p q c)", f=step, p=patch, q=patch)
-        embedded = self.embed_patches(pixels)  # (B, T, Hp, Wp, De)
-        place = _block_coordinates(torch.arange(frames // step), cell_centres(rows, columns)).to(video.device)
-        position = self.encoder_position(place.to(embedded.dtype))  # (T*P, De)
-        return embedded + position.view(1, frames // step, rows, columns, -1)
+        return self.embed_patches(pixels)  # (B, T, Hp, Wp, De)
 
     def patch_rows(self, patches: Tensor) -> Rows:
         """Patch embeddings (B, T, Hp, Wp, De) as the encoder's context: B*T*P rows of width De."""
@@ -206,11 +202,8 @@ class VideoTokenizer(ModelMixin, ConfigMixin):
                 pooled.append(cells.flatten(2).transpose(1, 2).flatten(0, 1))  # (s*level, De)
                 order.append(concatenated_ranges(starts[segments], lengths[segments]))
         rows = torch.cat(order).argsort().to(patches.device)
-        place, level_number = self._token_places(blocks, lengths, grid)
-        queries = torch.cat(pooled)[rows]  # (n, De)
-        place, level_number = place.to(patches.device), level_number.to(patches.device)
-        position = self.encoder_position(place.to(patches.dtype))  # (n, De)
-        return Rows(queries + position + self.encoder_level(level_number), place)
+        place, _ = self._token_places(blocks, lengths, grid)
+        return Rows(torch.cat(pooled)[rows], place.to(patches.device))
 
     def embed_codes(self, vectors: Tensor, blocks: Tensor, lengths: Tensor, grid: tuple[int, int]) -> Rows:
         """Quantised vectors (n, c) of S segments, in order → n decoder tokens of width Dd."""

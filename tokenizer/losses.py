@@ -17,9 +17,11 @@ from tokenizer.autoencoder import TokenizerOutput
 
 @dataclass(frozen=True)
 class LossWeights:
-    """Factors of the terms. `entropy` is γ = 0.02 of the paper."""
+    """Factors of the terms. `entropy` is γ = 0.02 of the paper; `l2` is not in the paper: it makes small
+    moving things, which L1 passes over for long, count early in short trainings."""
 
     l1: float = 1.0
+    l2: float = 0.0
     perceptual: float = 1.0
     codebook: float = 1.0
     commitment: float = 0.25
@@ -42,7 +44,8 @@ def tokenizer_loss(
         perceptual: distance of pictures, two of (M, C, H, W) in [-1, 1] → (M,).
         frames: int64 (M,), frames of the batch (0 … B·F - 1) that the perceptual distance looks at; all if None.
     """
-    terms = {"l1": (output.reconstruction - video).abs().mean(), **output.quantizer_losses}
+    error = output.reconstruction - video  # (B, C, F, H, W)
+    terms = {"l1": error.abs().mean(), "l2": error.square().mean(), **output.quantizer_losses}
     if weights.perceptual:
         fake, real = (v.transpose(1, 2).flatten(0, 1) for v in (output.reconstruction, video))  # (B·F, C, H, W)
         if frames is not None:

@@ -1,0 +1,217 @@
+"""The commands on real video files, tiny: every stage from files to new files, resumed and refused."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+import torch
+
+from evagen import curate, sample, tokenize, train_generator, train_router, train_tokenizer
+from evagen.checkpoints import load_model
+from evagen.config import check_config
+from evagen.data.arcade import build_arcade
+from evagen.data.clips import ClipDataset, collate_clips
+from evagen.data.video import read_frames, video_to_frames
+from evagen.errors import UserError
+from evagen.training import TrainingRun, claim_folder, read_metrics
+from tokenizer import Router, TokenizedClips, VideoTokenizer
+
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
+
+
+def tokenizer_config(root: Path, out: Path, **changes) -> train_tokenizer.TokenizerTraining:
+    values = {
+        "run": {"out": str(out), "log_every": 2, "save_every": 2, "tracker": "none"},
+        "data": {"root": str(root / "arcade"), "layout": "ucf101", "size": 32, "flip": True, "crop": "random"},
+        "model": {
+            "levels": [1, 4], "encoder_width": 32, "encoder_depth": 1, "encoder_heads": 2, "decoder_width": 32,
+            "decoder_depth": 1, "decoder_heads": 2, "codebook_size": 32, "code_width": 4,
+        },
+        "optimizer": {"steps": 6, "batch_size": 4, "matrices": "muon", "learning_rate": 0.01, "warmup_steps": 2},
+        "revive_after": 2,
+        **changes,
+    }  # fmt: skip
+    return check_config(train_tokenizer.TokenizerTraining, values, "test")
+
+
+@pytest.fixture(scope="module")
+def road(tmp_path_factory) -> Path:
+    """A run folder in which every stage has been run."""
+    root = tmp_path_factory.mktemp("road")
+    build_arcade(root / "arcade", games=["boxing", "skiing"], clips_per_game=8, size=32, workers=1)
+    train_tokenizer.main(tokenizer_config(root, root / "proxy"))
+    data = {"root": str(root / "arcade"), "layout": "ucf101", "size": 32, "clip": "first"}
+
+    def run(module, schema, out: str, **values):
+        values = {"run": {"out": str(root / out), "tracker": "none", "log_every": 1}, **values}
+        return module.main(check_config(schema, values, out))
+
+    optimizer = {"steps": 3, "batch_size": 4, "learning_rate": 0.001}
+    run(curate, curate.Curation, "curation", data=data, tokenizer=str(root / "proxy"), max_segments=5)
+    small = {"patch": 16, "width": 32, "depth": 1, "num_heads": 2}
+    run(train_router, train_router.RouterTraining, "router", record=str(root / "curation"), model=small,
+        optimizer=optimizer, held_out=0.25)  # fmt: skip
+    train_tokenizer.main(tokenizer_config(root, root / "final", router=str(root / "router")))
+    models = {"tokenizer": str(root / "final"), "router": str(root / "router")}
+    run(tokenize, tokenize.Tokenization, "tokens", data=data, **models)
+    run(train_generator, train_generator.GeneratorTraining, "generator", corpus=str(root / "tokens"),
+        model={"width": 32, "depth": 1, "num_heads": 2}, optimizer=optimizer)  # fmt: skip
+    sample.main(sampling_config(root, root / "samples"))
+    return root
+
+
+def sampling_config(root: Path, out: Path, **changes) -> sample.Sampling:
+    values = {
+        "run": {"out": str(out), "tracker": "none"},
+        "generator": str(root / "generator"),
+        "tokenizer": str(root / "final"),
+        "clips_per_class": 3,
+        "batch_size": 2,
+        **changes,
+    }
+    return check_config(sample.Sampling, values, "test")
+
+
+def test_curation_stores_what_reconstructing_by_hand_gives(road):
+    record = curate.read_record(road / "curation")
+    tokenizer = load_model(VideoTokenizer, road / "proxy")
+    clip = collate_clips([ClipDataset(record.clips)[int(record.keys[2])]])
+    assert record.mse.shape == (12, 16)
+    for index in (0, 6, 15):
+        lengths = record.space.lengths_of(torch.tensor([index]))
+        reconstruction = tokenizer.decode(tokenizer.encode(clip.video, lengths))
+        by_hand = (reconstruction - clip.video).square().mean().double()
+        torch.testing.assert_close(record.mse[2, index], by_hand, atol=1e-6, rtol=1e-4)
+
+
+def test_the_corpus_holds_the_routers_lengths_and_decodes(road):
+    corpus = tokenize.read_corpus(road / "tokens")
+    tokenizer, router = load_model(VideoTokenizer, road / "final"), load_model(Router, road / "router")
+    config = check_config(tokenize.Tokenization, _yaml(road / "tokens" / "config.yaml"), "test")
+    clips = collate_clips(list(ClipDataset(config.data)))
+    assert len(corpus.table) == 2 * len(clips)  # each clip and its mirror image
+    rows = [row for row in corpus.table if not row["flipped"]]
+    lengths = torch.stack([row["lengths"] for row in rows])
+    assert torch.equal(lengths, router.assign(clips.video, 1.2))
+    stored = TokenizedClips(torch.cat([row["codes"] for row in rows]), lengths)
+    direct = tokenizer(clips.video, lengths).reconstruction.clamp(-1, 1)
+    torch.testing.assert_close(tokenizer.decode(stored), direct, atol=1e-5, rtol=0)
+
+
+def test_samples_are_real_files_of_the_tokens_beside_them(road):
+    rows = [json.loads(line) for line in (road / "samples" / "tokens.jsonl").read_text().splitlines()]
+    assert [row["class"] for row in rows] == ["Boxing"] * 3 + ["Skiing"] * 3
+    tokenizer = load_model(VideoTokenizer, road / "final")
+    for row in rows:
+        tokens = TokenizedClips(torch.tensor(row["codes"]), torch.tensor([row["lengths"]]))
+        expected = video_to_frames(tokenizer.decode(tokens)[0]).astype(float)
+        frames = read_frames(road / "samples" / row["path"]).astype(float)
+        assert frames.shape == (16, 32, 32, 3)
+        assert abs(frames - expected).mean() < 16  # H.264 in between
+    assert json.loads((road / "samples" / "manifest.json").read_text())["clips"] == 6
+
+
+def test_interrupted_sampling_goes_on_with_the_same_clips(road, tmp_path):
+    whole = (road / "samples" / "tokens.jsonl").read_text().splitlines()
+    config = sampling_config(road, tmp_path / "again", batch_size=4)
+    (tmp_path / "again").mkdir()
+    (tmp_path / "again" / "tokens.jsonl").write_text("\n".join(whole[:3]) + "\n")
+    sample.main(config)
+    again = (tmp_path / "again" / "tokens.jsonl").read_text().splitlines()
+    assert [json.loads(a) for a in again] == [json.loads(b) for b in whole]
+
+
+def test_resumed_training_equals_uninterrupted_bit_for_bit(road, tmp_path, monkeypatch):
+    config = tokenizer_config(road, tmp_path / "resumed")
+    update = TrainingRun.update
+
+    def killed_at_five(self, step, *rest):
+        if step == 5:
+            raise KeyboardInterrupt
+        update(self, step, *rest)
+
+    monkeypatch.setattr(TrainingRun, "update", killed_at_five)
+    with pytest.raises(KeyboardInterrupt):
+        train_tokenizer.main(config)
+    monkeypatch.undo()
+    assert [p.name for p in (tmp_path / "resumed" / "checkpoints").iterdir()] == ["step_00000004"]
+    train_tokenizer.main(config)
+    resumed = VideoTokenizer.from_pretrained(tmp_path / "resumed").state_dict()
+    straight = VideoTokenizer.from_pretrained(road / "proxy").state_dict()
+    assert all(torch.equal(resumed[name], straight[name]) for name in straight)
+    timeless = [
+        [{k: v for k, v in line.items() if k != "clips_per_second"} for line in read_metrics(folder)]
+        for folder in (tmp_path / "resumed", road / "proxy")
+    ]
+    assert timeless[0] == timeless[1]
+
+
+def test_a_finished_stage_is_not_run_again(road):
+    weights = road / "proxy" / "diffusion_pytorch_model.safetensors"
+    before = weights.stat().st_mtime_ns
+    train_tokenizer.main(tokenizer_config(road, road / "proxy"))
+    assert weights.stat().st_mtime_ns == before
+
+
+def test_a_folder_of_another_run_is_refused(road, tmp_path):
+    config = tokenizer_config(road, tmp_path / "run")
+    (tmp_path / "run").mkdir()
+    other = tokenizer_config(road, tmp_path / "run", perceptual_frames=1)
+    claim_folder(other, tmp_path / "run")
+    with pytest.raises(UserError, match="holds a run with another config"):
+        train_tokenizer.main(config)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"classes": ["Boxin"]}, "knows no class 'Boxin'; the nearest are Boxing"),
+        ({"tokenizer": "proxy"}, "the generator was trained on the tokens of tokenizer"),
+        ({"generator": "curation"}, "holds no trained VideoGenerator"),
+        ({"generator": "router"}, "holds a Router, a VideoGenerator is needed"),
+    ],
+)
+def test_bad_input_to_sampling_is_explained(road, tmp_path, changes, message):
+    changes = {key: str(road / value) if isinstance(value, str) else value for key, value in changes.items()}
+    with pytest.raises(UserError, match=message):
+        sample.main(sampling_config(road, tmp_path / "bad", **changes))
+
+
+def test_a_half_written_record_is_explained(road, tmp_path):
+    (tmp_path / "record.partial").mkdir()
+    with pytest.raises(UserError, match="no finished curation record"):
+        curate.read_record(tmp_path)
+
+
+def test_a_corrupt_file_in_the_middle_does_not_stop_training(road, tmp_path, capfd):
+    folder = tmp_path / "videos"
+    folder.mkdir()
+    for i, path in enumerate(sorted((road / "arcade").rglob("*.avi"))[:5]):
+        (folder / f"{i}.avi").write_bytes(path.read_bytes())
+    (folder / "2.avi").write_bytes(b"not a video at all")
+    data = {"root": str(folder), "layout": "folder", "size": 32}
+    train_tokenizer.main(tokenizer_config(road, tmp_path / "run", data=data))
+    printed = capfd.readouterr().out
+    assert "1 of 5 files skipped" in printed
+    assert "2.avi" in printed
+
+
+def test_accelerate_launch_and_the_evagen_command_explain_errors(tmp_path):
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--num_processes", "1", "-m", "evagen.train_tokenizer"]
+    arguments = ["quickstart/proxy", f"run.out={tmp_path / 'run'}", "data.root=nowhere"]
+    evagen = [sys.executable, "-c", "from evagen.cli import main; main()", "train-tokenizer"]
+    for command in (launch, evagen):
+        done = subprocess.run([*command, *arguments], capture_output=True, text=True, env=environment)
+        assert done.returncode != 0
+        assert "error:" in done.stderr
+        assert "nowhere" in done.stderr
+        assert "UserError" not in done.stderr
+
+
+def _yaml(path: Path) -> dict:
+    return yaml.safe_load(path.read_text())
