@@ -1,6 +1,8 @@
 """The command line: `evagen COMMAND …`. Each training command is also a module for `accelerate launch -m`."""
 
+import contextlib
 import importlib
+import json
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -122,6 +124,24 @@ def quickstart(
     from evagen.quickstart import main
 
     main(out)
+
+
+@app.command()
+def bench(
+    name: Annotated[str, typer.Argument(help="attention, search")],
+    json_output: Annotated[bool, typer.Option("--json", help="One JSON object on standard output")] = False,
+) -> None:
+    """Measure speed and memory as ratios, in one run on this machine."""
+    from benchmarks import BENCHMARKS, print_table
+
+    if name not in BENCHMARKS:
+        raise UserError(f"no benchmark {name!r}; there are: {', '.join(BENCHMARKS)}")
+    with contextlib.redirect_stdout(sys.stderr):
+        result = importlib.import_module(f"benchmarks.{name}").run()
+    if json_output:
+        print(json.dumps(result))
+    else:
+        print_table(result)
 
 
 def main() -> None:

@@ -57,7 +57,7 @@ def main(config: Sampling) -> Path:
     labels = torch.tensor([label_of(name, generator) for name in names]).repeat_interleave(config.clips_per_class)
     options = SamplingOptions(**config.options.model_dump())
     tokens_path = config.run.out / "tokens.jsonl"
-    done = len(tokens_path.read_text().splitlines()) if tokens_path.exists() else 0
+    done = _finished_rows(tokens_path)
     with (
         tokens_path.open("a") as file,
         tqdm(total=len(labels), initial=done, desc="sampling", unit="clip") as bar,
@@ -69,6 +69,7 @@ def main(config: Sampling) -> Path:
             for number, clip, video in zip(numbers, clips, decode_clips(tokenizer, clips)):
                 name = names[number // config.clips_per_class] or "clips"
                 path = config.run.out / name / f"{number:06d}.{config.format}"
+                path.parent.mkdir(parents=True, exist_ok=True)
                 write_video(path, video_to_frames(video), config.frames_per_second)
                 row = {
                     "path": str(path.relative_to(config.run.out)), "class": name, "seed": seeds[number - start],
@@ -85,6 +86,17 @@ def main(config: Sampling) -> Path:
     }
     (config.run.out / "manifest.json").write_text(json.dumps(manifest, indent=1))
     return config.run.out
+
+
+def _finished_rows(path: Path) -> int:
+    """How many clips an earlier run finished; a line that it was cut off in is taken out."""
+    if not path.exists():
+        return 0
+    lines = path.read_text().splitlines(keepends=True)
+    whole = [line for line in lines if line.endswith("\n")]
+    if len(whole) < len(lines):
+        path.write_text("".join(whole))
+    return len(whole)
 
 
 def clip_seed(seed: int, number: int) -> int:

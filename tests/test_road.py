@@ -119,7 +119,7 @@ def test_interrupted_sampling_goes_on_with_the_same_clips(road, tmp_path):
     whole = (road / "samples" / "tokens.jsonl").read_text().splitlines()
     config = sampling_config(road, tmp_path / "again", batch_size=4)
     (tmp_path / "again").mkdir()
-    (tmp_path / "again" / "tokens.jsonl").write_text("\n".join(whole[:3]) + "\n")
+    (tmp_path / "again" / "tokens.jsonl").write_text("\n".join(whole[:3]) + "\n" + whole[3][:20])
     sample.main(config)
     again = (tmp_path / "again" / "tokens.jsonl").read_text().splitlines()
     assert [json.loads(a) for a in again] == [json.loads(b) for b in whole]

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from tokenizer import CandidateSearch, VideoTokenizer, brute_force_distances
+from tokenizer import CandidateSearch, QualityScale, VideoTokenizer, best_assignment, brute_force_distances
 
 
 @pytest.fixture(scope="module")
@@ -44,3 +44,23 @@ def test_one_candidate_by_hand(model):
     reconstruction = model.decode(model.encode(video, lengths), (24, 24))
     by_hand = (reconstruction - video).double().square().mean()
     torch.testing.assert_close(found[0, model.assignments.index_of(lengths)[0]], by_hand, atol=1e-6, rtol=0)
+
+
+def test_autoregressive_search_with_a_full_beam_finds_the_best_assignment(model):
+    video = torch.rand(3, 3, 12, 24, 24, generator=torch.Generator().manual_seed(2)) * 2 - 1
+    distances = brute_force_distances(model, video, block_errors(video))["mse"]
+    scale = QualityScale(float(distances.min()), float(distances.max()))
+    for preference in (0.8, 1.6, 2.0):
+        search = CandidateSearch(model, block_errors(video))
+        found = search.autoregressive(video, preference, scale, name="mse", beam=9)
+        best = best_assignment(distances, preference, model.assignments, scale)
+        assert torch.equal(found, model.assignments.lengths_of(best))
+
+
+def test_autoregressive_search_is_linear_in_the_number_of_blocks(model):
+    video = torch.rand(2, 3, 24, 24, 24, generator=torch.Generator().manual_seed(3)) * 2 - 1
+    search = CandidateSearch(model, block_errors(video))
+    lengths = search.autoregressive(video, 1.2, QualityScale(0.0, 1.0), name="mse")
+    assert lengths.shape == (2, 6)
+    assert search.block_evaluations == 2 * 3 * 6
+    assert set(lengths.unique().tolist()) <= {1, 4, 6}

@@ -14,8 +14,10 @@ import torch
 from torch import Tensor
 
 from tokenizer.autoencoder import VideoTokenizer
+from tokenizer.attention import KeyValue
 from tokenizer.layers import LayerCache, Plans
 from tokenizer.packing import plan_attention
+from tokenizer.reward import QualityScale
 
 BlockDistance = Callable[[Tensor, Tensor, int], dict[str, Tensor]]
 """(reconstructed blocks (S, C, f, H, W) in [-1, 1], their clips int64 (S,), block number t) → named distances
@@ -62,20 +64,47 @@ class CandidateSearch:
     @torch.no_grad()
     def all_distances(self, video: Tensor) -> dict[str, Tensor]:
         """video (B, C, F, H, W) in [-1, 1] → for each named distance (B, A) on the CPU, in index order."""
-        model = self.tokenizer
-        self._patches = model.embed_video(video)  # (B, T, Hp, Wp, De)
-        num_clips, self._num_blocks = self._patches.shape[:2]
-        self._grid = tuple(self._patches.shape[2:4])
+        root = self._start(video)
         self._results: dict[str, Tensor] = {}
-        root = _Nodes(
-            torch.arange(num_clips),
-            torch.zeros(num_clips, dtype=torch.int64),
-            {},
-            [torch.empty(0, dtype=torch.int64)] * num_clips,
-            [torch.empty(0, dtype=torch.int64)] * num_clips,
-        )
         self._expand(0, root, _Caches(None, None, 0, 0))
         return self._results
+
+    @torch.no_grad()
+    def autoregressive(
+        self, video: Tensor, preference: float, scale: QualityScale, name: str = "perceptual", beam: int = 1
+    ) -> Tensor:
+        """The assignment chosen block by block: in each block the `beam` prefixes of highest reward go on.
+
+        The reward is a sum over blocks, so prefixes compare fairly; what a choice does to later blocks is what
+        the beam looks at. Evaluates at most T · n · beam blocks a clip: linear in T, for videos of any length.
+        video (B, C, F, H, W) in [-1, 1] → lengths int64 (B, T)."""
+        if beam < 1:
+            raise ValueError(f"beam must be at least 1, got {beam}")
+        space = self.tokenizer.assignments
+        nodes, caches = self._start(video), _Caches(None, None, 0, 0)
+        token_range = (space.levels[-1] - space.levels[0]) * self._num_blocks or 1
+        chosen = [torch.empty(0, dtype=torch.int64)] * len(video)
+        for block in range(self._num_blocks):
+            parents = torch.arange(len(nodes.clips))
+            children, caches = self._evaluate(block, nodes, parents, caches)
+            quality = -children.sums[name] / self._num_blocks / (scale.d_max - scale.d_min)  # (S,)
+            tokens = torch.tensor([len(rows) for rows in children.rows_1d])
+            reward = preference * quality - (2 - preference) * tokens / token_range  # (S,), up to a constant
+            order = reward.argsort(descending=True)
+            kept = torch.cat([order[children.clips[order] == clip][:beam] for clip in range(len(video))])
+            level = torch.tensor(space.levels)[kept % len(space.levels)]
+            chosen = [torch.cat([chosen[k // len(space.levels)], n[None]]) for k, n in zip(kept.tolist(), level)]
+            nodes, caches = _keep(children, caches, kept)
+        best = [next(i for i, c in enumerate(nodes.clips.tolist()) if c == clip) for clip in range(len(video))]
+        return torch.stack([chosen[i] for i in best])
+
+    def _start(self, video: Tensor) -> _Nodes:
+        """Embeds the clips once and returns their empty prefixes."""
+        self._patches = self.tokenizer.embed_video(video)  # (B, T, Hp, Wp, De)
+        num_clips, self._num_blocks = self._patches.shape[:2]
+        self._grid = (self._patches.shape[2], self._patches.shape[3])
+        nothing = [torch.empty(0, dtype=torch.int64)] * num_clips
+        return _Nodes(torch.arange(num_clips), torch.zeros(num_clips, dtype=torch.int64), {}, nothing, nothing)
 
     def _expand(self, block: int, parents: _Nodes, caches: _Caches) -> None:
         """Evaluates every child of the parents, in batches, and whatever lies below each batch."""
@@ -131,6 +160,34 @@ class CandidateSearch:
             shape = (self._patches.shape[0], len(self.tokenizer.assignments.levels) ** self._num_blocks)
             table = self._results.setdefault(name, torch.full(shape, torch.nan, dtype=torch.float64))
             table[leaves.clips, leaves.index] = sums / self._num_blocks
+
+
+def _keep(nodes: _Nodes, caches: _Caches, kept: Tensor) -> tuple[_Nodes, _Caches]:
+    """Some of the nodes, and of the caches only the rows that these still need."""
+    some = kept.tolist()
+    rows_1d, new_1d = _renumbered([nodes.rows_1d[i] for i in some])
+    rows_3d, new_3d = _renumbered([nodes.rows_3d[i] for i in some])
+    sums = {name: values[kept] for name, values in nodes.sums.items()}
+    encoder = [LayerCache(_rows_of(c.self_key_value, rows_1d), c.cross_key_value) for c in caches.encoder or []]
+    decoder = [
+        LayerCache(_rows_of(c.self_key_value, rows_3d), _rows_of(c.cross_key_value, rows_1d))
+        for c in caches.decoder or []
+    ]
+    return (
+        _Nodes(nodes.clips[kept], nodes.index[kept], sums, new_1d, new_3d),
+        _Caches(encoder, decoder, len(rows_1d), len(rows_3d)),
+    )
+
+
+def _renumbered(rows: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
+    """The rows that occur, and the lists with each row's number among them."""
+    occurring = torch.cat(rows).unique()
+    return occurring, [torch.searchsorted(occurring, each) for each in rows]
+
+
+def _rows_of(key_value: KeyValue, rows: Tensor) -> KeyValue:
+    rows = rows.to(key_value[0].device)
+    return key_value[0][rows], key_value[1][rows]
 
 
 def _with_new_rows(past: list[Tensor], parent: Tensor, counts: list[int], first_new: int) -> list[Tensor]:

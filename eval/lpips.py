@@ -1,0 +1,172 @@
+"""LPIPS with VGG16 (Zhang et al. 2018, arXiv 1801.03924, eq. 1; version 0.1 of its weights).
+
+Letters: N frames, B videos, C channels, F frames of a video, H and W pixels, h and w cells of a feature map.
+"""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+import torchmetrics.functional.image
+from einops import rearrange
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from torchvision import models
+
+from eval.offline_network import weights_fingerprint
+
+VGG16_VARIABLE = "EVAGEN_VGG16"
+"""Environment variable that may hold the path of the VGG16 weights."""
+
+STAGE_ENDS = (4, 9, 16, 23, 30)
+"""Layers of torchvision's VGG16 up to relu1_2, relu2_2, relu3_3, relu4_3 and relu5_3."""
+
+
+class LPIPSDistance(nn.Module):
+    """LPIPS-VGG16: what papers call LPIPS where they train with it. The interface is `PerceptualDistance`'s.
+
+    Feature maps of five stages are scaled to unit length over channels at every cell; the distance is the
+    squared difference, weighted by the learned heads and summed over channels, averaged over cells, summed over
+    stages. It is frozen, symmetric, 0 for equal frames, and differentiable in both arguments. All weights are
+    buffers outside the state dict. The heads' weights are those that torchmetrics carries.
+
+    Args:
+        vgg16: file of torchvision's VGG16 weights, .pth or .safetensors; if None, the one that the environment
+            variable EVAGEN_VGG16 names, or else torchvision's download (528 MB), kept in torch's hub folder.
+
+    Raises FileNotFoundError where the weights are not within reach, ValueError where they are not VGG16's.
+    """
+
+    name = "lpips-vgg16"
+
+    shift: Tensor
+    scale: Tensor
+
+    def __init__(self, vgg16: str | Path | None = None) -> None:
+        super().__init__()
+        weights, heads = _vgg16_weights(vgg16), _head_weights()
+        self.fingerprint = weights_fingerprint({**weights, **heads})
+        with torch.device("meta"):  # the weights come from the file: none are drawn
+            layers = models.vgg16(weights=None).features[: STAGE_ENDS[-1]]
+        layers.load_state_dict(weights, assign=True)
+        _freeze(layers)
+        starts = (0, *STAGE_ENDS[:-1])
+        self.stages = nn.ModuleList(layers[start:end] for start, end in zip(starts, STAGE_ENDS))
+        self.heads = nn.ModuleList(_Head(weight) for weight in heads.values())
+        for name, values in (("shift", (-0.030, -0.088, -0.188)), ("scale", (0.458, 0.448, 0.450))):
+            self.register_buffer(name, torch.tensor(values)[:, None, None], persistent=False)
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        """x, y `N 3 H W` in [-1, 1] → distances `(N,)`. Raises ValueError for unlike shapes."""
+        if x.shape != y.shape:
+            raise ValueError(f"frames of unlike shapes: {tuple(x.shape)} and {tuple(y.shape)}; give N 3 H W twice")
+        return self.distance_from_features(self.features(x), self.features(y))  # (N,)
+
+    def features(self, x: Tensor) -> list[Tensor]:
+        """Frames `N 3 H W` in [-1, 1] → one map `N C h w` per stage, of unit length over C at every cell.
+
+        Kept for a reference that is compared many times. Raises ValueError for another layout and for less than
+        16 pixels of height or width."""
+        if x.ndim != 4 or x.shape[1] != 3 or not x.is_floating_point() or min(x.shape[2:]) < 16:
+            raise ValueError(
+                "frames should be floating point N 3 H W in [-1, 1], H and W at least 16, "
+                f"not {x.dtype} {tuple(x.shape)}"
+            )
+        x = (x - self.shift) / self.scale  # (N, 3, H, W)
+        maps = []
+        for stage in self.stages:
+            x = stage(x)  # (N, C, h, w)
+            maps.append(x / (x.square().sum(1, keepdim=True) + 1e-8).sqrt())  # (N, C, h, w)
+        return maps
+
+    def distance_from_features(self, features_x: list[Tensor], features_y: list[Tensor]) -> Tensor:
+        """The distance of `features(x)` and `features(y)`, maps `... C h w` → `(...)`.
+
+        Leading dimensions broadcast: `A N C h w` against `N C h w` gives `(A, N)`."""
+        stages = [
+            head((x - y).square()).mean((-2, -1))  # (..., C, h, w) → (..., h, w) → (...)
+            for head, x, y in zip(self.heads, features_x, features_y, strict=True)
+        ]
+        return sum(stages[1:], start=stages[0])  # (...)
+
+    def video_distance(self, x: Tensor, y: Tensor) -> Tensor:
+        """Videos `B 3 F H W` in [-1, 1] → the distance of every frame, `(B, F)`."""
+        if x.ndim != 5:
+            raise ValueError(f"videos should be B 3 F H W, not {tuple(x.shape)}")
+        frames_x, frames_y = (rearrange(video, "b c f h w -> (b f) c h w") for video in (x, y))
+        return rearrange(self(frames_x, frames_y), "(b f) -> b f", b=x.shape[0])
+
+
+class _Head(nn.Module):
+    """A learned weight for each channel."""
+
+    weight: Tensor
+
+    def __init__(self, weight: Tensor):
+        super().__init__()
+        self.register_buffer("weight", weight.flatten(), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.einsum("...chw,c->...hw", x, self.weight)  # (..., C, h, w) → (..., h, w)
+
+
+def _freeze(network: nn.Module) -> None:
+    """Turns parameters into buffers outside the state dict: nothing trains them, no checkpoint repeats them."""
+    for module in network.modules():
+        for name, parameter in list(module.named_parameters(recurse=False)):
+            delattr(module, name)
+            module.register_buffer(name, parameter.detach(), persistent=False)
+
+
+def _head_weights() -> dict[str, Tensor]:
+    """Weights (1, C, 1, 1) of the five heads, in order."""
+    path = Path(torchmetrics.functional.image.__file__).parent / "lpips_models" / "vgg.pth"
+    weights = torch.load(path, map_location="cpu", weights_only=True)
+    return {name: weights[name] for name in (f"lin{stage}.model.1.weight" for stage in range(len(STAGE_ENDS)))}
+
+
+def _vgg16_weights(path: str | Path | None) -> dict[str, Tensor]:
+    """Weights of the layers that LPIPS uses, named as in `vgg16().features`."""
+    given = path or os.environ.get(VGG16_VARIABLE)
+    if given is None:
+        return _of_used_layers(_downloaded(), "torchvision's download")
+    if not Path(given).is_file():
+        raise FileNotFoundError(
+            f"no VGG16 weights at {given}: expected is the file vgg16-397923af.pth of "
+            f"{models.VGG16_Weights.IMAGENET1K_V1.url}, or the same weights as .safetensors"
+        )
+    if Path(given).suffix == ".safetensors":
+        weights = load_file(given)
+    else:
+        weights = torch.load(given, map_location="cpu", weights_only=True)
+    return _of_used_layers(weights, str(given))
+
+
+def _downloaded() -> Mapping[str, Tensor]:
+    source = models.VGG16_Weights.IMAGENET1K_V1
+    try:
+        return source.get_state_dict(check_hash=True, map_location="cpu", weights_only=True)
+    except (OSError, RuntimeError) as error:  # RuntimeError: not the file that the hash promises
+        name = source.url.rsplit("/", 1)[-1]
+        raise FileNotFoundError(
+            f"LPIPS needs the VGG16 weights, and their download failed ({error}). Fetch {source.url} (528 MB) on a "
+            f"machine with network access and put it at {Path(torch.hub.get_dir(), 'checkpoints', name)}, or "
+            f"anywhere and set {VGG16_VARIABLE} to its path"
+        ) from error
+
+
+def _of_used_layers(weights: Mapping[str, Tensor], source: str) -> dict[str, Tensor]:
+    with torch.device("meta"):
+        wanted = models.vgg16(weights=None).features[: STAGE_ENDS[-1]].state_dict()
+    unlike = [
+        f"features.{name}"
+        for name, value in wanted.items()
+        if f"features.{name}" not in weights or weights[f"features.{name}"].shape != value.shape
+    ]
+    if unlike:
+        raise ValueError(
+            f"the weights in {source} are not those of torchvision's VGG16: {len(unlike)} of {len(wanted)} are "
+            f"missing or of another shape, {', '.join(unlike[:3])} among them"
+        )
+    return {name: weights[f"features.{name}"].float() for name in wanted}

@@ -1,0 +1,89 @@
+"""Pretrained video networks that losses look through: loaded from a hub or a folder, and never trained.
+
+Legend: B clips, C = 3 channels, F frames, H × W pixels, h × w pixels of the pretrained network.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+Network = TypeVar("Network", bound=PreTrainedModel)
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_DEVIATION = (0.229, 0.224, 0.225)
+
+
+def load_pretrained(kind: type[Network], source: str | Path) -> Network:
+    """A `transformers` network in fp32 and eval mode, `source` being a hub id or a local folder.
+
+    Raises FileNotFoundError where there is none within reach, ValueError where what is there is another network."""
+    if Path(source).is_dir() and not (Path(source) / "config.json").is_file():
+        raise FileNotFoundError(
+            f"no {kind.__name__} in the folder {source}: it should hold config.json and model.safetensors"
+        )
+    try:
+        config, _ = kind.config_class.get_config_dict(str(source))
+        found, wanted = config.get("model_type"), kind.config_class.model_type
+        if found != wanted:
+            raise ValueError(f"a network of type {wanted} is needed, the one at {source} is of type {found}")
+        network, report = kind.from_pretrained(str(source), dtype=torch.float32, output_loading_info=True)
+    except OSError as error:
+        raise FileNotFoundError(
+            f"no {kind.__name__} at {source}: neither a local folder with config.json and model.safetensors nor a "
+            f"hub id within reach. Without network access, fetch both files of the model from "
+            f"https://huggingface.co on another machine, put them into one folder, and give the folder's path"
+        ) from error
+    missing = sorted(report["missing_keys"])
+    if missing:
+        raise ValueError(
+            f"the weights at {source} are not those of a {kind.__name__}: {len(missing)} are missing, "
+            f"{', '.join(missing[:3])} among them"
+        )
+    return network.eval()
+
+
+class Frozen(nn.Module):
+    """Holds a network out of the sight of whatever trains, saves or wraps the module that it is part of.
+
+    The network moves with `to()`; but it stays in eval mode, has no part in `parameters()` nor in the state
+    dict, and neither `requires_grad_()` nor DistributedDataParallel finds it. Gradients flow through it.
+    """
+
+    network: nn.Module
+
+    def __init__(self, network: nn.Module):
+        super().__init__()
+        object.__setattr__(self, "network", network.eval().requires_grad_(False))  # unseen by nn.Module's registry
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "Frozen":
+        self.network._apply(fn, recurse)
+        return super()._apply(fn, recurse)
+
+    def forward(self, *args, **kwargs):
+        return self.network(*args, **kwargs)
+
+
+def as_network_input(video: Tensor, size: tuple[int, int]) -> Tensor:
+    """video (B, C, F, H, W) in [-1, 1] → (B, F, C, h, w), resized to `size` = (h, w), which may stretch it, and in
+    ImageNet's mean and deviation: what VideoMAE and V-JEPA 2 were trained on. Raises ValueError for other layouts."""
+    if video.ndim != 5 or video.shape[1] != 3 or not video.is_floating_point():
+        raise ValueError(
+            f"videos should be floating point B 3 F H W in [-1, 1], not {video.dtype} {tuple(video.shape)}"
+        )
+    frames = rearrange(video, "b c f h w -> (b f) c h w")  # (B·F, C, H, W)
+    if frames.shape[-2:] != size:
+        frames = F.interpolate(frames, size, mode="bilinear", antialias=True)  # (B·F, C, h, w)
+    mean, deviation = (frames.new_tensor(values)[:, None, None] for values in (IMAGENET_MEAN, IMAGENET_DEVIATION))
+    normalised = ((frames + 1) / 2 - mean) / deviation  # (B·F, C, h, w)
+    return rearrange(normalised, "(b f) c h w -> b f c h w", b=len(video))  # (B, F, C, h, w)
+
+
+def height_width(size: int | list[int] | tuple[int, int]) -> tuple[int, int]:
+    """A size as a `transformers` config gives it, one number for a square → (height, width)."""
+    return (size, size) if isinstance(size, int) else (size[0], size[1])
