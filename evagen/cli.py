@@ -23,7 +23,7 @@ app.add_typer(data_app, name="data")
 ConfigPath = Annotated[str, typer.Argument(help="A YAML file, or the name of a shipped config: quickstart/proxy")]
 Overrides = Annotated[list[str] | None, typer.Argument(metavar="key=value…", help="optimizer.steps=500 run.seed=1")]
 
-# command, module, its config class, help. Modules are imported only when called: torch takes seconds.
+# command, module, its config class, help. Modules are imported only when called: some take seconds.
 STAGES = [
     (
         "train-tokenizer",

@@ -32,7 +32,8 @@ from eval import ImageNetworkDetector, PerceptualDistance
 from tokenizer import AssignmentSpace, Router, VideoTokenizer
 
 ARCADE = {"games": ["boxing", "enduro", "skiing", "tennis"], "clips_per_game": 128, "size": 64, "seed": 0}
-PREFERENCE, FURTHER_PREFERENCES = 1.2, (0.8, 1.6)
+PREFERENCE, FURTHER_PREFERENCES = 0.9, (1.2, 1.6)
+"""w_q of the run (that of `final.yaml` and `tokens.yaml`), and others that the report shows beside it."""
 PAIRS_SHOWN_PER_CLASS, GENERATED_SHOWN_PER_CLASS, REAL_SHOWN_PER_CLASS = 3, 4, 2
 SCORING_BATCH = 16
 

@@ -136,10 +136,13 @@ def _vgg16_weights(path: str | Path | None) -> dict[str, Tensor]:
             f"no VGG16 weights at {given}: expected is the file vgg16-397923af.pth of "
             f"{models.VGG16_Weights.IMAGENET1K_V1.url}, or the same weights as .safetensors"
         )
-    if Path(given).suffix == ".safetensors":
-        weights = load_file(given)
-    else:
-        weights = torch.load(given, map_location="cpu", weights_only=True)
+    try:
+        if Path(given).suffix == ".safetensors":
+            weights = load_file(given)
+        else:
+            weights = torch.load(given, map_location="cpu", weights_only=True)
+    except Exception as error:  # the readers raise half a dozen kinds on damaged files
+        raise ValueError(f"{given} cannot be read as .pth or .safetensors weights: {error}") from error
     return _of_used_layers(weights, str(given))
 
 

@@ -2,10 +2,11 @@
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import VideoMAEConfig, VideoMAEModel, VJEPA2Config, VJEPA2Model
 
-from tokenizer.alignment import AlignmentLoss, VideoTeacher, load_vjepa2, resize_grid
+from tokenizer.alignment import VJEPA2_L, AlignmentLoss, VideoTeacher, load_vjepa2, resize_grid
 
 
 @pytest.fixture(autouse=True)
@@ -130,15 +131,29 @@ def test_saved_network_comes_back_from_its_folder(network, teacher, tmp_path):
 
 
 def test_without_network_access_the_error_says_what_to_fetch():
-    with pytest.raises(FileNotFoundError, match=r"no VJEPA2Model at .*config.json and model.safetensors"):
-        load_vjepa2("facebook/no-such-model-here")
+    with pytest.raises(FileNotFoundError, match="no VJEPA2Model at our/teacher") as error:
+        load_vjepa2("our/teacher")
+    for part in ("config.json", "model.safetensors", f"https://huggingface.co/{VJEPA2_L}/tree/main", "one folder"):
+        assert part in str(error.value)
 
 
 def test_folder_without_a_model_is_named(tmp_path):
-    with pytest.raises(FileNotFoundError, match="no VJEPA2Model in the folder"):
+    for folder in (tmp_path, tmp_path / "nothing"):
+        with pytest.raises(FileNotFoundError, match=f"no VJEPA2Model at {folder}: neither"):
+            load_vjepa2(folder)
+
+
+def test_damaged_and_unlike_weights_are_refused(network, tmp_path):
+    network.save_pretrained(tmp_path)
+    path = tmp_path / "model.safetensors"
+    weights = load_file(path)
+    name = "encoder.layer.0.attention.query.weight"
+    save_file({**weights, name: torch.zeros(5, 5)}, path, {"format": "pt"})
+    with pytest.raises(ValueError, match="not those of a VJEPA2Model"):
         load_vjepa2(tmp_path)
-    with pytest.raises(FileNotFoundError, match="nothing"):
-        load_vjepa2(tmp_path / "nothing")
+    path.write_bytes(b"half a download")
+    with pytest.raises(ValueError, match="not those of a VJEPA2Model"):
+        load_vjepa2(tmp_path)
 
 
 def test_another_network_is_refused(tmp_path):

@@ -128,3 +128,10 @@ def test_weights_of_another_network_are_refused(tmp_path):
     save_file({"features.0.weight": torch.zeros(64, 3, 11, 11)}, tmp_path / "alexnet.safetensors")
     with pytest.raises(ValueError, match="not those of torchvision's VGG16: 26 of 26 are missing"):
         LPIPSDistance(tmp_path / "alexnet.safetensors")
+
+
+@pytest.mark.parametrize("name", ["vgg16.pth", "vgg16.safetensors"])
+def test_a_damaged_file_is_named(tmp_path, name):
+    (tmp_path / name).write_bytes(b"half a download")
+    with pytest.raises(ValueError, match=f"{name} cannot be read as"):
+        LPIPSDistance(tmp_path / name)

@@ -14,9 +14,12 @@ from transformers import VJEPA2Model
 
 from tokenizer.pretrained import Frozen, as_network_input, height_width, load_pretrained
 
+VJEPA2_L = "facebook/vjepa2-vitl-fpc64-256"
+"""Hub id of the network that the paper uses."""
+
 
 class VideoTeacher(nn.Module):
-    """Features of a frozen V-JEPA 2 encoder (facebook/vjepa2-vitl-fpc64-256 is the L of the paper).
+    """Features of a frozen V-JEPA 2 encoder (its L in EVATok).
 
     Frames are resized to the network's own height and width: its rotary positions hold for that grid alone. Their
     number is free. `width` is Dt. It has no parameters and an empty state dict.
@@ -81,6 +84,6 @@ def resize_grid(features: Tensor, grid: tuple[int, int, int]) -> Tensor:
     return cells.movedim(1, -1)  # (B, *grid, D)
 
 
-def load_vjepa2(source: str | Path = "facebook/vjepa2-vitl-fpc64-256") -> VJEPA2Model:
+def load_vjepa2(source: str | Path = VJEPA2_L) -> VJEPA2Model:
     """V-JEPA 2 from a hub id or a local folder. Raises FileNotFoundError and ValueError as `load_pretrained` does."""
-    return load_pretrained(VJEPA2Model, source)
+    return load_pretrained(VJEPA2Model, source, VJEPA2_L)

@@ -16,6 +16,9 @@ from transformers import VideoMAEModel
 
 from tokenizer.pretrained import Frozen, as_network_input, height_width, load_pretrained
 
+VIDEOMAE_B = "MCG-NJU/videomae-base"
+"""Hub id of the network that the paper uses."""
+
 SLOPE = 0.2
 """Of the leaky ReLUs below zero, as in pix2pix."""
 
@@ -74,7 +77,7 @@ class TokenHead(nn.Module):
 
 
 class VideoMAEDiscriminator(nn.Module):
-    """Trainable heads on several layers of a frozen VideoMAE (EVATok §3; MCG-NJU/videomae-base there).
+    """Trainable heads on several layers of a frozen VideoMAE (EVATok §3; VideoMAE-B there).
 
     Frames are resized to what the network was trained on. Clips with more frames than it takes are seen in
     windows that together hold every frame; of shorter ones frames are repeated. Parameters and state dict are
@@ -122,6 +125,6 @@ def window_frames(num_frames: int, window: int) -> Tensor:
     return starts[:, None] + torch.arange(window)
 
 
-def load_videomae(source: str | Path = "MCG-NJU/videomae-base") -> VideoMAEModel:
+def load_videomae(source: str | Path = VIDEOMAE_B) -> VideoMAEModel:
     """VideoMAE from a hub id or a local folder. Raises FileNotFoundError and ValueError as `load_pretrained` does."""
-    return load_pretrained(VideoMAEModel, source)
+    return load_pretrained(VideoMAEModel, source, VIDEOMAE_B)

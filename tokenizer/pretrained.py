@@ -10,6 +10,7 @@ from typing import TypeVar
 import torch
 import torch.nn.functional as F
 from einops import rearrange
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
@@ -19,16 +20,15 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_DEVIATION = (0.229, 0.224, 0.225)
 
 
-def load_pretrained(kind: type[Network], source: str | Path) -> Network:
-    """A `transformers` network in fp32 and eval mode, `source` being a hub id or a local folder.
+def load_pretrained(kind: type[Network], source: str | Path, published: str) -> Network:
+    """A `transformers` network in fp32 and eval mode, `source` being a hub id or a local folder; `published` is the
+    hub id to name to a user who has neither.
 
     Raises FileNotFoundError where there is none within reach, ValueError where what is there is another network."""
-    if Path(source).is_dir() and not (Path(source) / "config.json").is_file():
-        raise FileNotFoundError(
-            f"no {kind.__name__} in the folder {source}: it should hold config.json and model.safetensors"
-        )
     try:
         config, _ = kind.config_class.get_config_dict(str(source))
+        if not config:  # a folder without a config.json
+            raise FileNotFoundError(f"{source} holds no config.json")
         found, wanted = config.get("model_type"), kind.config_class.model_type
         if found != wanted:
             raise ValueError(f"a network of type {wanted} is needed, the one at {source} is of type {found}")
@@ -36,9 +36,12 @@ def load_pretrained(kind: type[Network], source: str | Path) -> Network:
     except OSError as error:
         raise FileNotFoundError(
             f"no {kind.__name__} at {source}: neither a local folder with config.json and model.safetensors nor a "
-            f"hub id within reach. Without network access, fetch both files of the model from "
-            f"https://huggingface.co on another machine, put them into one folder, and give the folder's path"
+            f"hub id within reach. Without network access, fetch these two files of "
+            f"https://huggingface.co/{published}/tree/main on another machine, put both into one folder, and give "
+            f"the folder's path in place of {source}"
         ) from error
+    except (SafetensorError, RuntimeError) as error:  # a damaged file; weights of other shapes
+        raise ValueError(f"the weights at {source} are not those of a {kind.__name__}: {error}") from error
     missing = sorted(report["missing_keys"])
     if missing:
         raise ValueError(
