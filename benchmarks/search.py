@@ -1,11 +1,18 @@
-"""Stage 2's search with shared prefixes against reconstructing every candidate in full, and the autoregressive search."""
+"""Stage 2: search with shared prefixes against reconstructing every candidate in full, and autoregressive search."""
 
 import time
 
 import torch
 from torch import Tensor
 
-from tokenizer import CandidateSearch, QualityScale, VideoTokenizer, best_assignment, brute_force_distances, proxy_reward
+from tokenizer import (
+    CandidateSearch,
+    QualityScale,
+    VideoTokenizer,
+    best_assignment,
+    brute_force_distances,
+    proxy_reward,
+)
 
 PREFERENCE, BEAM = 1.2, 3
 

@@ -7,6 +7,6 @@ import os
 # (docs/log.md). Read once when torch loads its thread library, hence here.
 os.environ.setdefault("GOMP_SPINCOUNT", "5000")
 
-import torchvision_ops  # noqa: E402, F401  (before anything that imports torchvision)
+import torchvision_ops  # noqa: F401  (before anything that imports torchvision)
 
 __version__ = "0.1.0"

@@ -32,8 +32,8 @@ from eval import ImageNetworkDetector, PerceptualDistance
 from tokenizer import AssignmentSpace, Router, VideoTokenizer
 
 ARCADE = {"games": ["boxing", "enduro", "skiing", "tennis"], "clips_per_game": 128, "size": 64, "seed": 0}
-PREFERENCE, FURTHER_PREFERENCES = 0.9, (1.2, 1.6)
-"""w_q of the run (that of `final.yaml` and `tokens.yaml`), and others that the report shows beside it."""
+FURTHER_PREFERENCES = (1.2, 1.6)
+"""w_q that the report shows beside the run's own, which is that of `final.yaml`."""
 PAIRS_SHOWN_PER_CLASS, GENERATED_SHOWN_PER_CLASS, REAL_SHOWN_PER_CLASS = 3, 4, 2
 SCORING_BATCH = 16
 
@@ -92,7 +92,8 @@ def _score(out: Path) -> Report:
     """Everything the report shows, measured on clips held out from training."""
     proxy, final = (load_model(VideoTokenizer, out / name) for name in ("proxy", "final"))
     router = load_model(Router, out / "router")
-    held_out = HeldOut.load(out)
+    config = load_config(train_tokenizer.TokenizerTraining, out / "configs" / "final.yaml")
+    held_out = HeldOut.load(config.data)
     perceptual = PerceptualDistance()
 
     def score(tokenizer: VideoTokenizer, assign) -> ReconstructionScores:
@@ -100,9 +101,10 @@ def _score(out: Path) -> Report:
 
     space = proxy.assignments
     uniform = [score(proxy, lambda v, k=level: space.uniform(k, len(v))) for level in space.levels]
-    routed = {p: score(proxy, lambda v, p=p: router.assign(v, p)) for p in (PREFERENCE, *FURTHER_PREFERENCES)}
-    adaptive = routed.pop(PREFERENCE)
-    final_scores = score(final, lambda v: router.assign(v, PREFERENCE))
+    preferences = (config.preference, *FURTHER_PREFERENCES)
+    routed = {p: score(proxy, lambda v, p=p: router.assign(v, p)) for p in preferences}
+    adaptive = routed.pop(config.preference)
+    final_scores = score(final, lambda v: router.assign(v, config.preference))
     by_block = adaptive.lengths.double().mean(0).tolist()
     generation, generated = _score_generation(out, final, held_out)
     return Report(
@@ -111,12 +113,13 @@ def _score(out: Path) -> Report:
             "total_seconds": 0.0, "peak_rss_mb": 0.0, "stages": {},
             "reconstruction": {
                 "uniform": [scores.as_dict() for scores in uniform],
-                "adaptive": {**adaptive.as_dict(), "lengths_by_block": by_block},
+                "adaptive": {**adaptive.as_dict(), "preference": config.preference, "lengths_by_block": by_block},
+                "further_preferences": [{"preference": p, **scores.as_dict()} for p, scores in routed.items()],
                 "final": final_scores.as_dict(),
             },
             "generation": generation,
         },
-        pairs=_pairs(final, router, held_out),
+        pairs=_pairs(final, router, held_out, config.preference),
         generated=generated,
         real=[
             RealClip(video_to_frames(held_out.video[i]), held_out.class_names[int(held_out.label[i])])
@@ -139,11 +142,10 @@ class HeldOut:
     class_names: list[str]
 
     @staticmethod
-    def load(out: Path) -> "HeldOut":
-        data = load_config(train_tokenizer.TokenizerTraining, out / "configs" / "final.yaml").data
-        dataset = ClipDataset(
-            DataConfig(**{**data.model_dump(), "split": "test", "clip": "first", "flip": False, "limit": None})
-        )
+    def load(data: DataConfig) -> "HeldOut":
+        """The clips of the test list of a data set that is trained on, the first of each video."""
+        changes = {"split": "test", "clip": "first", "flip": False, "limit": None}
+        dataset = ClipDataset(data.model_copy(update=changes))
         batch = collate_clips(list(dataset))
         return HeldOut(batch.video, batch.label, dataset.class_names)
 
@@ -207,10 +209,10 @@ def _untrained_samples(out: Path, count: int) -> list[SampledTokens]:
     return list(sample.sample(generator, labels[:count], range(count), options))
 
 
-def _pairs(tokenizer: VideoTokenizer, router: Router, held_out: HeldOut) -> list[ClipPair]:
+def _pairs(tokenizer: VideoTokenizer, router: Router, held_out: HeldOut, preference: float) -> list[ClipPair]:
     chosen = held_out.first_of_each_class(PAIRS_SHOWN_PER_CLASS)
     video = held_out.video[chosen]
-    tokens = tokenizer.encode(video, router.assign(video, PREFERENCE))
+    tokens = tokenizer.encode(video, router.assign(video, preference))
     pairs = []
     for i, original, reconstruction, lengths in zip(chosen, video, tokenizer.decode(tokens), tokens.lengths):
         psnr = 10 * torch.log10(4 / (reconstruction - original).square().mean()).item()

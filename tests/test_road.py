@@ -7,8 +7,8 @@ import sys
 from pathlib import Path
 
 import pytest
-import yaml
 import torch
+import yaml
 
 from evagen import curate, sample, tokenize, train_generator, train_router, train_tokenizer
 from evagen.checkpoints import load_model
@@ -202,7 +202,15 @@ def test_a_corrupt_file_in_the_middle_does_not_stop_training(road, tmp_path, cap
 
 def test_accelerate_launch_and_the_evagen_command_explain_errors(tmp_path):
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    launch = [sys.executable, "-m", "accelerate.commands.launch", "--num_processes", "1", "-m", "evagen.train_tokenizer"]
+    launch = [
+        sys.executable,
+        "-m",
+        "accelerate.commands.launch",
+        "--num_processes",
+        "1",
+        "-m",
+        "evagen.train_tokenizer",
+    ]
     arguments = ["quickstart/proxy", f"run.out={tmp_path / 'run'}", "data.root=nowhere"]
     evagen = [sys.executable, "-c", "from evagen.cli import main; main()", "train-tokenizer"]
     for command in (launch, evagen):

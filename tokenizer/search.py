@@ -13,8 +13,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from tokenizer.autoencoder import VideoTokenizer
 from tokenizer.attention import KeyValue
+from tokenizer.autoencoder import VideoTokenizer
 from tokenizer.layers import LayerCache, Plans
 from tokenizer.packing import plan_attention
 from tokenizer.reward import QualityScale
