@@ -1,11 +1,16 @@
 """evagen: autoregressive video generation on adaptive-length video tokens."""
 
 import os
+import sys
 
 # Threads that wait for each other spin, by default for milliseconds. When another program takes one of few cores,
 # the rest spin for one that is not running, and training slows down fifteenfold; spinning less costs nothing
 # (docs/log.md). Read once when torch loads its thread library, hence here.
 os.environ.setdefault("GOMP_SPINCOUNT", "5000")
+
+# A progress bar that is written to a file needs no more than a line every ten seconds. Read once when tqdm loads.
+if not sys.stderr.isatty():
+    os.environ.setdefault("TQDM_MININTERVAL", "10")
 
 import torchvision_ops  # noqa: F401  (before anything that imports torchvision)
 
