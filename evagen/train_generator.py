@@ -37,6 +37,7 @@ def main(config: GeneratorTraining) -> Path:
     set_seed(config.run.seed)
     model = new_generator(corpus, config)
     run = TrainingRun(config, config.run, config.optimizer, model)
+    run.resume()
     accelerator, batch_size = run.accelerator, config.optimizer.batch_size
     keys_per_step = batch_size * accelerator.num_processes
     keys = iter(EndlessSampler(len(corpus.table), config.run.seed, run.first_step * keys_per_step))

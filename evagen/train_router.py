@@ -47,6 +47,7 @@ def main(config: RouterTraining) -> Path:
         temporal_patch=record.clips.frames // record.space.num_blocks, **config.model.model_dump(),
     )  # fmt: skip
     run = TrainingRun(config, config.run, config.optimizer, model)
+    run.resume()
     train, held_out = _split(record, config.held_out)
     video = _load_clips(dataset, record.keys)  # n C F H W, uint8: the record's clips fit in memory
     for step in run.steps():

@@ -13,12 +13,11 @@ from evagen.checkpoints import load_model
 from evagen.config import Section, section_of
 from evagen.data.clips import ClipDataset, DataConfig, report_skipped, train_loader
 from evagen.errors import UserError
+from evagen.objective import Objective, ObjectiveConfig
 from evagen.training import OptimizerConfig, RunConfig, TrainingRun, is_finished, step_generator
-from eval import PerceptualDistance
-from tokenizer import CodebookUsage, CodeReviver, LossWeights, Router, VideoTokenizer, tokenizer_loss
+from tokenizer import CodebookUsage, CodeReviver, Router, VideoTokenizer
 
 ModelConfig = section_of(VideoTokenizer, leave_out=["num_frames", "resolution"])
-LossConfig = section_of(LossWeights)
 
 
 REVIVE_UNTIL = 0.8
@@ -29,10 +28,8 @@ class TokenizerTraining(Section):
     run: RunConfig
     data: DataConfig
     model: ModelConfig  # type: ignore[valid-type]
-    loss: LossConfig = LossConfig()  # type: ignore[valid-type]
+    loss: ObjectiveConfig = ObjectiveConfig()
     optimizer: OptimizerConfig
-    perceptual_frames: int = Field(4, ge=1)
-    """Frames of each clip, drawn at random, that the perceptual term looks at."""
     revive_after: int = Field(100, ge=1)
     """Steps after which a code that was not chosen is moved to where the encoder's vectors are."""
     router: str | None = None
@@ -49,15 +46,15 @@ def main(config: TokenizerTraining) -> Path:
     set_seed(config.run.seed)
     model = VideoTokenizer(**config.model.model_dump(), num_frames=config.data.frames, resolution=config.data.size)
     reviver = CodeReviver(model.quantizer, config.revive_after)
-    run = TrainingRun(config, config.run, config.optimizer, model, keep=[reviver])
-    perceptual = PerceptualDistance().to(run.device)
+    run = TrainingRun(config, config.run, config.optimizer, model)
+    objective = Objective(config.loss, model, run.accelerator)
+    run.resume(keep=[reviver, objective.lecam])
     router = load_model(Router, config.router, run.device) if config.router else None
     if router and router.assignments.levels != model.assignments.levels:
         raise UserError(
             f"the router at {config.router} knows the levels {list(router.assignments.levels)}, "
             f"model.levels are {list(model.assignments.levels)}"
         )
-    weights = LossWeights(**config.loss.model_dump())
     skipped = list(dataset.skipped)
     usage = CodebookUsage(config.model.codebook_size)
     accelerator = run.accelerator
@@ -65,6 +62,7 @@ def main(config: TokenizerTraining) -> Path:
         dataset, config.optimizer.batch_size, config.run.seed, run.first_step, config.run.num_workers,
         accelerator.process_index, accelerator.num_processes,
     )  # fmt: skip
+    discriminator_terms: dict[str, torch.Tensor] = {}
     for step, batch in zip(run.steps(), loader):
         skipped += batch.skipped
         if not batch:
@@ -76,13 +74,15 @@ def main(config: TokenizerTraining) -> Path:
         else:
             lengths = router.assign(video, config.preference)
         frames = torch.randperm(len(video) * config.data.frames, generator=random)
-        frames = frames[: len(video) * config.perceptual_frames].to(run.device)
+        frames = frames[: len(video) * config.loss.compare.frames].to(run.device)
         output = run.model(video, lengths)
-        loss, terms = tokenizer_loss(output, video, weights, perceptual, frames)
+        loss, terms = objective.for_tokenizer(output, video, frames, step, model.to_pixels.weight)
+        terms |= discriminator_terms
         usage.update(output.tokens.codes)
         metrics = {**terms, "codes_used": usage.used_fraction, "perplexity": usage.perplexity}
         metrics["tokens_per_clip"] = lengths.sum(1).double().mean()
         run.update(step, loss, metrics, len(video))
+        discriminator_terms = objective.after_update(output, video)  # logged with the next step
         if step < REVIVE_UNTIL * config.optimizer.steps:
             reviver.step(output.tokens.codes, output.encoded, random)
             broadcast(model.quantizer.codebook.data)  # every process takes the first one's moves

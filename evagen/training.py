@@ -68,29 +68,32 @@ class TrainingRun:
     """The run folder, Accelerator, optimiser and log of one training command.
 
         run = TrainingRun(config, config.run, config.optimizer, model)
+        run.resume()
         for step in run.steps():
             ...
             run.update(loss, {"l1": ..., ...}, num_clips)
 
-    `run.model` is the model as Accelerate wrapped it; `keep` lists further objects with a `state_dict` that belong
-    to the loop's state.
+    `run.model` is the model as Accelerate wrapped it.
     """
 
-    def __init__(
-        self, config: Section, run: RunConfig, optimizer: OptimizerConfig, model: nn.Module, keep: Sequence[Any] = ()
-    ):
+    def __init__(self, config: Section, run: RunConfig, optimizer: OptimizerConfig, model: nn.Module):
         self.config, self.run, self.optimizer_config = config, run, optimizer
         self.accelerator = start_accelerator(config, run)
+        self.first_step = 0
         optimizers = make_optimizers(model, optimizer)
         self.model = self.accelerator.prepare(model)
         self.optimizers = [self.accelerator.prepare(each) for each in optimizers]
         self.schedulers = [
             get_cosine_schedule_with_warmup(each, optimizer.warmup_steps, optimizer.steps) for each in optimizers
         ]
-        self.accelerator.register_for_checkpointing(*self.schedulers, *keep)
         self.log = MetricsLog(run.out / "metrics.jsonl") if self.accelerator.is_main_process else None
-        self.first_step = self._resume()
         self._clips, self._started = 0, time.monotonic()
+
+    def resume(self, keep: Sequence[Any] = ()) -> None:
+        """Takes up the newest checkpoint, if there is one. To be called once, when everything that belongs to the
+        loop's state is prepared; `keep` lists further objects with a `state_dict`."""
+        self.accelerator.register_for_checkpointing(*self.schedulers, *keep)
+        self.first_step = self._resume()
 
     @property
     def device(self) -> torch.device:
@@ -106,7 +109,10 @@ class TrainingRun:
             dynamic_ncols=True,
         )
         with self._bar:
-            yield from range(self.first_step, self.optimizer_config.steps)
+            for step in range(self.first_step, self.optimizer_config.steps):
+                yield step
+                if (step + 1) % self.run.save_every == 0 and step + 1 < self.optimizer_config.steps:
+                    self._save(step + 1)  # here, when the loop has done all that belongs to the step
         self.accelerator.end_training()
 
     def update(self, step: int, loss: Tensor, metrics: dict[str, Any], num_clips: int) -> None:
@@ -123,8 +129,6 @@ class TrainingRun:
         done = step + 1
         if done % self.run.log_every == 0 or done == self.optimizer_config.steps:
             self._write_log(done, loss, metrics)
-        if done % self.run.save_every == 0 and done < self.optimizer_config.steps:
-            self._save(done)
 
     def finish(self, model: nn.Module) -> None:
         """Writes the trained weights into the run folder and drops the loop state, which is done with."""

@@ -49,7 +49,7 @@ def test_what_is_saved_loads_as_the_same(tmp_path):
         ("optimizer.steps=0", "'optimizer.steps' is 0: input should be greater than or equal to 1"),
         ("optimizer.steps", "should read key=value"),
         ("optimizer=[", "not valid YAML"),
-        ("perceptual_frames.x=1", "'perceptual_frames' is a value, not a group"),
+        ("revive_after.x=1", "'revive_after' is a value, not a group"),
     ],
 )  # fmt: skip
 def test_a_bad_override_is_explained(override, message):

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from transformers import VJEPA2Config, VJEPA2Model
 
 from evagen import curate, sample, tokenize, train_generator, train_router, train_tokenizer
 from evagen.checkpoints import load_model
@@ -160,7 +161,7 @@ def test_a_finished_stage_is_not_run_again(road):
 def test_a_folder_of_another_run_is_refused(road, tmp_path):
     config = tokenizer_config(road, tmp_path / "run")
     (tmp_path / "run").mkdir()
-    other = tokenizer_config(road, tmp_path / "run", perceptual_frames=1)
+    other = tokenizer_config(road, tmp_path / "run", revive_after=3)
     claim_folder(other, tmp_path / "run")
     with pytest.raises(UserError, match="holds a run with another config"):
         train_tokenizer.main(config)
@@ -223,3 +224,56 @@ def test_accelerate_launch_and_the_evagen_command_explain_errors(tmp_path):
 
 def _yaml(path: Path) -> dict:
     return yaml.safe_load(path.read_text())
+
+
+def test_the_whole_objective_trains_and_resumes(road, tmp_path, monkeypatch):
+    """Patch discriminator with LeCAM and adaptive weight, and alignment with a tiny random V-JEPA 2 from a folder."""
+    torch.manual_seed(0)
+    teacher = VJEPA2Config(
+        patch_size=8, crop_size=32, hidden_size=48, num_attention_heads=2, num_hidden_layers=2, pred_hidden_size=48,
+        pred_num_attention_heads=2, pred_num_hidden_layers=1, pred_num_mask_tokens=1,
+    )  # fmt: skip
+    VJEPA2Model(teacher).save_pretrained(tmp_path / "teacher")
+    loss = {
+        "adversarial": {
+            "discriminator": "patch", "start_step": 3, "ramp_steps": 2, "adaptive": True, "lecam": 0.01,
+        },
+        "alignment": {"weight": 0.7, "teacher": str(tmp_path / "teacher"), "layer": 1},
+    }  # fmt: skip
+    run = {"log_every": 1, "save_every": 2, "tracker": "none"}
+    straight = tokenizer_config(road, tmp_path / "straight", loss=loss, run={"out": str(tmp_path / "straight"), **run})
+    train_tokenizer.main(straight)
+    log = read_metrics(tmp_path / "straight")
+    assert ["adversarial" in line for line in log] == [False] * 3 + [True] * 3
+    assert all("alignment" in line for line in log)
+    assert all("discriminator" in line and "lecam" in line for line in log[1:])
+
+    update = TrainingRun.update
+
+    def killed_at_five(self, step, *rest):
+        if step == 5:
+            raise KeyboardInterrupt
+        update(self, step, *rest)
+
+    resumed = tokenizer_config(road, tmp_path / "resumed", loss=loss, run={"out": str(tmp_path / "resumed"), **run})
+    monkeypatch.setattr(TrainingRun, "update", killed_at_five)
+    with pytest.raises(KeyboardInterrupt):
+        train_tokenizer.main(resumed)
+    monkeypatch.undo()
+    train_tokenizer.main(resumed)
+    weights = [VideoTokenizer.from_pretrained(tmp_path / name).state_dict() for name in ("straight", "resumed")]
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+
+
+@pytest.mark.parametrize(
+    ("loss", "message"),
+    [
+        ({"alignment": {"weight": 0.7, "layer": 9}}, "loss.alignment.layer is 9, but the decoder has 1 layers"),
+        ({"alignment": {"weight": 0.7, "layer": 1, "teacher": "/nowhere"}}, "nowhere"),
+        ({"compare": {"network": "lpips", "vgg16": "/nowhere.pth"}}, "nowhere"),
+    ],
+)
+def test_a_network_out_of_reach_is_explained(road, tmp_path, loss, message, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(UserError, match=message):
+        train_tokenizer.main(tokenizer_config(road, tmp_path / "run", loss=loss))

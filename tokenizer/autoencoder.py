@@ -46,12 +46,13 @@ class TokenizedClips:
 @dataclass(frozen=True)
 class TokenizerOutput:
     """reconstruction: (B, C, F, H, W), unclamped; tokens; encoded: (N, c), what was quantised, at unit length;
-    quantizer_losses: scalars by name."""
+    quantizer_losses: scalars by name; decoder_features: what each decoder layer put out, (B, T, Hp, Wp, Dd)."""
 
     reconstruction: Tensor
     tokens: TokenizedClips
     encoded: Tensor
     quantizer_losses: dict[str, Tensor]
+    decoder_features: list[Tensor]
 
 
 class VideoTokenizer(ModelMixin, ConfigMixin):
@@ -106,9 +107,9 @@ class VideoTokenizer(ModelMixin, ConfigMixin):
         """Training pass: video (B, C, F, H, W) in [-1, 1], lengths (B, T) → reconstruction and quantiser losses."""
         vectors = self._encode(video, lengths)  # (N, c)
         quantized = self.quantizer(vectors, with_losses=True)
-        reconstruction = self._decode(quantized.vectors, lengths, tuple(video.shape[-2:]))
+        reconstruction, features = self._decode(quantized.vectors, lengths, tuple(video.shape[-2:]))
         tokens = TokenizedClips(quantized.codes, lengths.cpu())
-        return TokenizerOutput(reconstruction, tokens, quantized.inputs, quantized.losses)
+        return TokenizerOutput(reconstruction, tokens, quantized.inputs, quantized.losses, features)
 
     @torch.no_grad()
     def encode(self, video: Tensor, lengths: Tensor) -> TokenizedClips:
@@ -124,7 +125,8 @@ class VideoTokenizer(ModelMixin, ConfigMixin):
         Raises ValueError for codes outside the codebook or a number of codes that the lengths do not add up to."""
         self._check_tokens(tokens)
         resolution = resolution or (self.config.resolution, self.config.resolution)
-        return self._decode(self.quantizer.lookup(tokens.codes), tokens.lengths, resolution).clamp(-1, 1)
+        video, _ = self._decode(self.quantizer.lookup(tokens.codes), tokens.lengths, resolution)
+        return video.clamp(-1, 1)
 
     def _encode(self, video: Tensor, lengths: Tensor) -> Tensor:
         lengths = lengths.cpu()
@@ -140,10 +142,10 @@ class VideoTokenizer(ModelMixin, ConfigMixin):
         rows_1d = PackedLayout(lengths)
         rows_3d = PackedLayout(torch.full_like(lengths, patches.shape[2] * patches.shape[3]))
         plans = Plans(plan_block_causal(rows_1d, rows_1d), plan_block_causal(rows_1d, rows_3d)).to(video.device)
-        encoded, _ = self.encoder(queries, self.patch_rows(patches), plans)  # (N, De)
+        encoded, _, _ = self.encoder(queries, self.patch_rows(patches), plans)  # (N, De)
         return self.to_code(encoded)  # (N, c)
 
-    def _decode(self, vectors: Tensor, lengths: Tensor, resolution: tuple[int, int]) -> Tensor:
+    def _decode(self, vectors: Tensor, lengths: Tensor, resolution: tuple[int, int]) -> tuple[Tensor, list[Tensor]]:
         lengths = lengths.cpu()
         num_clips, num_blocks = lengths.shape
         grid = self.patch_grid(resolution)
@@ -154,8 +156,9 @@ class VideoTokenizer(ModelMixin, ConfigMixin):
         first = tokens.values[rows_1d.starts.flatten().to(vectors.device)]  # (B*T, Dd)
         queries = self.decoder_queries(first, blocks, grid)  # B*T*P rows of width Dd
         plans = Plans(plan_block_causal(rows_3d, rows_3d), plan_block_causal(rows_3d, rows_1d)).to(vectors.device)
-        decoded, _ = self.decoder(queries, tokens, plans)  # (B*T*P, Dd)
-        return rearrange(self.pixels(decoded, grid), "(b t) c f h w -> b c (t f) h w", b=num_clips)
+        decoded, _, layers = self.decoder(queries, tokens, plans)  # (B*T*P, Dd)
+        video = rearrange(self.pixels(decoded, grid), "(b t) c f h w -> b c (t f) h w", b=num_clips)
+        return video, [rows.view(num_clips, num_blocks, *grid, -1) for rows in layers]
 
     # Parts that work on any set of block segments, for whole clips and for block-by-block search alike
 

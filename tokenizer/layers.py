@@ -92,13 +92,14 @@ class QFormer(nn.Module):
 
     def forward(
         self, x: Rows, context: Rows, plans: Plans, past: list[LayerCache] | None = None
-    ) -> tuple[Tensor, list[LayerCache]]:
-        """The new query rows, of width D, and the new context rows, of width Dc → (Nq, D) and the caches
-        with these rows appended."""
+    ) -> tuple[Tensor, list[LayerCache], list[Tensor]]:
+        """The new query rows, of width D, and the new context rows, of width Dc → (Nq, D), the caches with these
+        rows appended, and what each layer put out, (Nq, D) before the last norm."""
         places = Places(self.rotary(x.coordinates), self.rotary(context.coordinates))
         rows, normed_context = x.values, self.norm_context(context.values)  # (Nq, D), (Nc, Dc)
-        caches = []
+        caches, outputs = [], []
         for i, layer in enumerate(self.layers):
             rows, cache = layer(rows, normed_context, places, plans, past[i] if past else None)  # (Nq, D)
             caches.append(cache)
-        return self.norm_out(rows), caches  # (Nq, D)
+            outputs.append(rows)
+        return self.norm_out(rows), caches, outputs  # (Nq, D)

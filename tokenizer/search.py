@@ -135,7 +135,7 @@ class CandidateSearch:
         clip_patches = patches_per_block * self._num_blocks
         seen_patches = [torch.arange(c, c + patches_per_block * (block + 1)) for c in (clips * clip_patches).tolist()]
         plans = Plans(plan_attention(lengths.tolist(), rows_1d), plan_attention(lengths.tolist(), seen_patches))
-        encoded, encoder_caches = model.encoder(queries, context, plans.to(device), caches.encoder)  # (n, De)
+        encoded, encoder_caches, _ = model.encoder(queries, context, plans.to(device), caches.encoder)  # (n, De)
         vectors = model.quantizer(model.to_code(encoded), with_losses=False).vectors  # (n, c)
 
         # Decoder: the same for its 3D queries, with the 1D tokens as the growing context.
@@ -144,7 +144,7 @@ class CandidateSearch:
         queries = model.decoder_queries(first, blocks, self._grid)  # S*P rows
         sizes = [patches_per_block] * len(parent)
         plans = Plans(plan_attention(sizes, rows_3d), plan_attention(sizes, rows_1d))
-        decoded, decoder_caches = model.decoder(queries, tokens, plans.to(device), caches.decoder)  # (S*P, Dd)
+        decoded, decoder_caches, _ = model.decoder(queries, tokens, plans.to(device), caches.decoder)  # (S*P, Dd)
         pixels = model.pixels(decoded, self._grid).clamp(-1, 1)  # (S, C, f, H, W)
 
         self.block_evaluations += len(parent)
