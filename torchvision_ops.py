@@ -1,25 +1,45 @@
 """Lets torchvision import beside a torch build that its compiled operators do not fit.
 
-timm, torchmetrics and much of transformers import torchvision. Where torch is the CPU build and
-torchvision's wheel is a CUDA build, torchvision's operator library does not load, and its import
-fails with "operator torchvision::nms does not exist". Nothing in this project calls these operators:
-declaring their schemas before the first import is enough. Where the compiled operators do load,
-they must not be declared a second time, so this is done only when they are absent.
+timm, torchmetrics, accelerate's command and much of transformers import torchvision. Where torch is the CPU build
+and torchvision's wheel is a CUDA build, torchvision's operator library does not load, and its import fails with
+"operator torchvision::nms does not exist". Nothing in this project calls these operators: declaring their schemas
+before torchvision is imported is enough. Where the compiled operators do load, they must not be declared a second
+time, so this is done only when they are absent.
 
-Importing this module does the work; the packages here import it before anything else.
+Importing this module costs nothing: it waits for the first import of torchvision. The packages here import it
+before anything else. `python -m torchvision_ops` makes every Python of the environment import it at its start, for
+programs that import torchvision before any of our code runs, such as `accelerate launch`; `make install` does that.
 """
 
+import importlib.abc
 import importlib.machinery
 import importlib.util
+import sys
+import sysconfig
 from pathlib import Path
 
-import torch
+_declared: list = []  # torch drops the operators when their library object is collected
 
 
-def _compiled_operators_load() -> bool:
+class _BeforeTorchvision(importlib.abc.MetaPathFinder):
+    """Steps in when torchvision is about to be imported, and leaves finding it to the others."""
+
+    def find_spec(self, name, path=None, target=None):
+        if name == "torchvision":
+            sys.meta_path.remove(self)
+            if not compiled_operators_load():
+                _declare()
+        return None
+
+
+def compiled_operators_load() -> bool:
+    """Whether torchvision's operator library fits this torch. True without torchvision: its own ImportError says
+    better what is missing."""
     spec = importlib.util.find_spec("torchvision")  # finds the package without importing it
     if spec is None or spec.origin is None:
-        return True  # no torchvision at all: its own ImportError says so better than we could
+        return True
+    import torch
+
     for suffix in importlib.machinery.EXTENSION_SUFFIXES:
         library = Path(spec.origin).parent / f"_C{suffix}"
         if library.exists():
@@ -31,9 +51,26 @@ def _compiled_operators_load() -> bool:
     return False
 
 
-_schemas: torch.library.Library | None = None  # torch drops the operators when this is collected
+def _declare() -> None:
+    import torch
 
-if not hasattr(torch.ops.torchvision, "nms") and not _compiled_operators_load():
-    _schemas = torch.library.Library("torchvision", "DEF")
-    _schemas.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-    _schemas.define("qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+    library = torch.library.Library("torchvision", "DEF")
+    library.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+    library.define("qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+    _declared.append(library)
+
+
+def install() -> Path | None:
+    """Writes a `.pth` file that imports this module at every start of the environment's Python, where it is needed."""
+    if compiled_operators_load():
+        return None
+    path = Path(sysconfig.get_path("purelib")) / "torchvision_ops.pth"
+    path.write_text('import importlib.util as u; u.find_spec("torchvision_ops") and __import__("torchvision_ops")\n')
+    return path
+
+
+if __name__ == "__main__":
+    if written := install():
+        print(f"torchvision's compiled operators do not fit this torch: wrote {written}")
+elif "torchvision" not in sys.modules and not any(type(f).__name__ == "_BeforeTorchvision" for f in sys.meta_path):
+    sys.meta_path.insert(0, _BeforeTorchvision())
