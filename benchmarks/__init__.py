@@ -2,7 +2,7 @@
 
 from typing import Any
 
-BENCHMARKS = ("attention", "search")
+BENCHMARKS = ("attention",)
 
 
 def print_table(result: dict[str, Any], prefix: str = "") -> None:

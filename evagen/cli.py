@@ -128,7 +128,7 @@ def quickstart(
 
 @app.command()
 def bench(
-    name: Annotated[str, typer.Argument(help="attention, search")],
+    name: Annotated[str, typer.Argument(help="attention")],
     json_output: Annotated[bool, typer.Option("--json", help="One JSON object on standard output")] = False,
 ) -> None:
     """Measure speed and memory as ratios, in one run on this machine."""

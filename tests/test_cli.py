@@ -37,7 +37,7 @@ def test_arcade_by_name_says_what_it_wrote_and_goes_on(tmp_path):
         (["data", "arcade", "--out", "x", "--games", "pongg"], "pong"),
         (["sample", "quickstart/sample", "option.top_p=1"], "the nearest known key is 'options"),
         (["curate", "quickstart/curation", "tokenizer=nowhere", "run.out={tmp}"], "no VideoTokenizer at nowhere"),
-        (["bench", "attentio"], "no benchmark 'attentio'; there are: attention, search"),
+        (["bench", "attentio"], "no benchmark 'attentio'; there are: attention"),
     ],
 )
 def test_bad_input_is_one_message_and_status_two(tmp_path, arguments, message):
