@@ -34,15 +34,6 @@ class PackedLayout:
         ends = self.lengths.flatten().cumsum(0)  # (B*T,)
         return (ends - self.lengths.flatten()).view_as(self.lengths)
 
-    @property
-    def rows_per_clip(self) -> list[int]:
-        return self.lengths.sum(1).tolist()
-
-    def rows_of_blocks(self, blocks: slice) -> Tensor:
-        """The rows of some blocks of every clip, in packed order: int64 (n,)."""
-        starts, lengths = self.starts[:, blocks], self.lengths[:, blocks]
-        return concatenated_ranges(starts.flatten(), lengths.flatten())
-
 
 def concatenated_ranges(starts: Tensor, lengths: Tensor) -> Tensor:
     """[start, start + length) for each pair, one after the other: int64 (sum of lengths,)."""
