@@ -1,5 +1,6 @@
 """evagen: autoregressive video generation on adaptive-length video tokens."""
 
+import logging
 import os
 import sys
 
@@ -11,6 +12,10 @@ os.environ.setdefault("GOMP_SPINCOUNT", "5000")
 # A progress bar that is written to a file needs no more than a line every ten seconds. Read once when tqdm loads.
 if not sys.stderr.isatty():
     os.environ.setdefault("TQDM_MININTERVAL", "10")
+
+# Where xformers has no kernels for this torch it says so in five lines at every start, through whatever imports it
+# first; evagen finds out by itself whether they work (tokenizer/attention.py).
+logging.getLogger("xformers").setLevel(logging.ERROR)
 
 import torchvision_ops  # noqa: F401  (before anything that imports torchvision)
 

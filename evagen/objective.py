@@ -23,13 +23,25 @@ from tokenizer.alignment import VJEPA2_L, AlignmentLoss, VideoTeacher, load_vjep
 from tokenizer.discriminators import VIDEOMAE_B, PatchDiscriminator3D, VideoMAEDiscriminator, load_videomae
 
 
-class PerceptualConfig(Section):
+class PerceptualNetwork(Section):
     """The network that compares frames."""
 
     network: Literal["offline", "lpips"] = "offline"
     """`offline`: EfficientNet-Lite0 from a package. `lpips`: LPIPS-VGG16, as papers train with."""
     vgg16: str | None = None
     """File of VGG16's weights for `lpips`; downloaded if None."""
+
+    def load(self) -> PerceptualDistance | LPIPSDistance:
+        """Raises UserError where the network is not within reach or the file holds other weights."""
+        try:
+            return PerceptualDistance() if self.network == "offline" else LPIPSDistance(self.vgg16)
+        except (FileNotFoundError, ImportError, ValueError) as error:
+            raise UserError(str(error)) from error
+
+
+class PerceptualConfig(PerceptualNetwork):
+    """The network that compares frames, and which it compares."""
+
     frames: int = Field(4, ge=1)
     """Frames of each clip, drawn at random, that are compared."""
 
@@ -91,11 +103,15 @@ class Objective:
             )
         self.teacher = self.alignment = self.discriminator = None
         self.optimizers: dict[str, torch.optim.Optimizer] = {}
+        learns = alignment.weight or adversarial.discriminator != "none"
+        if learns and accelerator.mixed_precision == "fp16":
+            raise UserError(
+                "run.mixed_precision=fp16 scales the gradients of one optimiser only, and loss.adversarial and "
+                "loss.alignment bring further ones; use bf16"
+            )
         self.lecam = LeCAM().to(device)
         try:
-            compare = config.compare
-            perceptual = PerceptualDistance() if compare.network == "offline" else LPIPSDistance(compare.vgg16)
-            self.perceptual = perceptual.to(device)
+            self.perceptual = config.compare.load().to(device)
             if alignment.weight:
                 self.teacher = VideoTeacher(load_vjepa2(alignment.teacher)).to(device)
                 projection = AlignmentLoss(model.config.decoder_width, self.teacher.width)
@@ -138,7 +154,7 @@ class Objective:
         return loss, terms
 
     def after_update(self, output: TokenizerOutput, video: Tensor) -> dict[str, Tensor]:
-        """To be called after each step of the tokenizer: moves the projection, and trains the discriminator on the same
+        """To be called after each batch of the tokenizer: moves the projection, and trains the discriminator on the same
         clips; returns the discriminator's terms. It learns from the first step on, so that the adversarial term
         starts with one that knows something."""
         if self.alignment is not None:
@@ -155,7 +171,7 @@ class Objective:
             self.lecam.update(*self.accelerator.reduce(means, "mean"))
             terms["lecam"] = self.lecam(real, fake)
             loss = loss + self.config.adversarial.lecam * terms["lecam"]
-        self.optimizers["discriminator"].zero_grad()
         self.accelerator.backward(loss)
         self.optimizers["discriminator"].step()
+        self.optimizers["discriminator"].zero_grad()
         return terms

@@ -13,7 +13,7 @@ from ar_model import VideoGenerator, drop_classes, next_token_loss
 from evagen.config import Section, section_of
 from evagen.data.clips import EndlessSampler
 from evagen.tokenize import Corpus, read_corpus
-from evagen.training import OptimizerConfig, RunConfig, TrainingRun, is_finished, step_generator
+from evagen.training import OptimizerConfig, RunConfig, TrainingRun, is_finished, batch_generator
 
 FROM_CORPUS = ("codebook_size", "levels", "num_blocks", "class_names", "tokenizer_fingerprint")
 ModelConfig = section_of(VideoGenerator, leave_out=FROM_CORPUS)
@@ -40,11 +40,11 @@ def main(config: GeneratorTraining) -> Path:
     run.resume()
     accelerator, batch_size = run.accelerator, config.optimizer.batch_size
     keys_per_step = batch_size * accelerator.num_processes
-    keys = iter(EndlessSampler(len(corpus.table), config.run.seed, run.first_step * keys_per_step))
-    for step in run.steps():
+    keys = iter(EndlessSampler(len(corpus.table), config.run.seed, run.first_batch * keys_per_step))
+    for number in run.batches():
         all_keys = [next(keys) % len(corpus.table) for _ in range(keys_per_step)]
         rows = corpus.table[all_keys[accelerator.process_index :: accelerator.num_processes]]
-        random = step_generator(config.run.seed, step, accelerator.process_index)
+        random = batch_generator(config.run.seed, number, accelerator.process_index)
         labels = drop_classes(torch.as_tensor(rows["label"]), config.class_dropout, random)  # B
         lengths = torch.stack(list(rows["lengths"]))  # B T
         tokens, sequence_lengths = model.grammar.pack(torch.cat(list(rows["codes"])), lengths, labels)
@@ -52,7 +52,7 @@ def main(config: GeneratorTraining) -> Path:
         logits = run.model(tokens, sequence_lengths)  # N V
         losses = next_token_loss(logits, tokens, sequence_lengths, model.grammar)
         metrics = {"length_loss": losses.length_loss, "content_loss": losses.content_loss}
-        run.update(step, losses.loss, metrics, batch_size)
+        run.update(losses.loss, metrics, batch_size)
     run.finish(model)
     return config.run.out
 

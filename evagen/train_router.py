@@ -1,24 +1,32 @@
-"""Stage 3: trains the router on a curation record, for all preferences at once.
+"""Stage 3: trains the router on a curation record, for a range of preferences at once.
 
 accelerate launch -m evagen.train_router configs/quickstart/router.yaml [key=value …]
 """
 
+from dataclasses import replace
+from itertools import count, tee
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from accelerate.utils import set_seed
-from pydantic import Field
+from pydantic import Field, field_validator
 from torch import Tensor
+from torch.utils.data import Dataset
 
 from evagen.config import Section, section_of
 from evagen.curate import CurationRecord, read_record
-from evagen.data.clips import ClipDataset, collate_clips
+from evagen.data.clips import Clip, ClipBatch, ClipDataset, SkippedClip, clip_loader, collate_clips
 from evagen.errors import UserError
-from evagen.training import OptimizerConfig, RunConfig, TrainingRun, is_finished, step_generator
+from evagen.training import OptimizerConfig, RunConfig, TrainingRun, batch_generator, is_finished
 from tokenizer import PREFERENCE_RANGE, QualityScale, Router, proxy_reward
 
 ModelConfig = section_of(Router, leave_out=["levels", "num_frames", "resolution", "temporal_patch"])
+
+CACHE_BYTES = 2**30
+"""Memory for decoded clips in each process: room for all of a small record, or for some of a large one."""
+MOST_HELD_OUT = 256
+"""Clips that tell how the router does on what it has not seen; more would only take longer."""
 
 
 class RouterTraining(Section):
@@ -27,11 +35,21 @@ class RouterTraining(Section):
     """The run folder of `evagen curate`."""
     model: ModelConfig = ModelConfig()  # type: ignore[valid-type]
     optimizer: OptimizerConfig
+    preference_range: tuple[float, float] = PREFERENCE_RANGE
+    """The preferences w_q to train for, [low, high]. With low = high the router is for that one alone."""
     target_temperature: float = Field(0.0, ge=0)
     """0 trains on the best assignment alone; above it on softmax(reward / temperature), which tells the router
     how much worse the others are and suits small records."""
     held_out: float = Field(0.1, ge=0, lt=1)
-    """Share of the record's clips kept from training, to log how much of the best reward the router reaches."""
+    """Share of the record's clips, at most 256, kept from training, to log how much of the best reward the router
+    reaches."""
+
+    @field_validator("preference_range")
+    @classmethod
+    def _within_bounds(cls, value: tuple[float, float]) -> tuple[float, float]:
+        if not 0 <= value[0] <= value[1] <= 2:
+            raise ValueError("two numbers are needed, 0 <= low <= high <= 2")
+        return value
 
 
 def main(config: RouterTraining) -> Path:
@@ -39,8 +57,11 @@ def main(config: RouterTraining) -> Path:
     if is_finished(config, config.run.out):
         return config.run.out
     record = read_record(config.record)
-    dataset = ClipDataset(record.clips)
-    scale = QualityScale.of(record.perceptual)
+    dataset = record.open_clips()
+    try:
+        scale = QualityScale.of(record.perceptual)
+    except ValueError as error:
+        raise UserError(f"the record in {config.record} cannot be trained on: {error}") from error
     set_seed(config.run.seed)
     model = Router(
         levels=list(record.space.levels), num_frames=record.clips.frames, resolution=record.clips.size,
@@ -49,45 +70,80 @@ def main(config: RouterTraining) -> Path:
     run = TrainingRun(config, config.run, config.optimizer, model)
     run.resume()
     train, held_out = _split(record, config.held_out)
-    video = _load_clips(dataset, record.keys)  # n C F H W, uint8: the record's clips fit in memory
-    for step in run.steps():
-        random = step_generator(config.run.seed, step, run.accelerator.process_index)
-        rows = train[torch.randint(len(train), (config.optimizer.batch_size,), generator=random)]
-        low, high = PREFERENCE_RANGE
-        preference = torch.rand(len(rows), generator=random) * (high - low) + low  # B
-        clips = _to_float(video[rows])  # B C F H W
-        if torch.rand((), generator=random) < 0.5:
-            clips = clips.flip(-1)
+    shown = _readable(collate_clips([_as_uint8(dataset[int(key)]) for key in record.keys[held_out]]))
+    to_load, to_train = tee(
+        _draw(config, train, number, run.accelerator.process_index) for number in count(run.first_batch)
+    )
+    num_workers = config.run.num_workers
+    clips = CachedClips(dataset, CACHE_BYTES // max(num_workers, 1))
+    loader = clip_loader(clips, (record.keys[rows].tolist() for rows, _, _ in to_load), num_workers)
+    for _, (rows, preference, mirrored), batch in zip(run.batches(), to_train, loader):
+        video = _to_float(_readable(batch).to(run.device))  # B C F H W
+        video = video.flip(-1) if mirrored else video
         reward = proxy_reward(record.perceptual[rows], preference, record.space, scale)  # B A
         target = _target(reward, config.target_temperature).to(run.device)
-        logits = run.model(clips.to(run.device), preference.to(run.device))  # B A
+        logits = run.model(video, preference.to(run.device))  # B A
         loss = F.cross_entropy(logits, target)
         metrics = {"accuracy": (logits.argmax(-1) == target.argmax(-1)).float().mean()}
         if len(held_out):
-            metrics["held_out_reward"] = lambda: _reward_reached(run.model, video, held_out, record, scale)
-        run.update(step, loss, metrics, len(rows))
+            metrics["held_out_reward"] = lambda: _reward_reached(run.model, shown, held_out, record, scale, config)
+        run.update(loss, metrics, len(rows))
     run.finish(model)
     return config.run.out
 
 
-def _split(record: CurationRecord, share: float) -> tuple[Tensor, Tensor]:
-    order = torch.randperm(len(record.keys), generator=torch.Generator().manual_seed(0))
-    count = round(len(order) * share)
-    if len(order) - count < 1:
-        raise UserError(f"the record holds {len(order)} clips, too few to keep {share:.0%} from training")
-    return order[count:], order[:count]
+class CachedClips(Dataset):
+    """A data set's clips as uint8. Those decoded first stay in memory, up to `max_bytes`: where clips are drawn
+    evenly, no other choice would be met more often."""
+
+    def __init__(self, dataset: ClipDataset, max_bytes: int):
+        self.dataset, self.bytes_left = dataset, max_bytes
+        self.kept: dict[int, Clip] = {}
+
+    def __getitem__(self, key: int) -> Clip | SkippedClip:
+        if key in self.kept:
+            return self.kept[key]
+        clip = _as_uint8(self.dataset[key])
+        if isinstance(clip, Clip) and clip.video.nbytes <= self.bytes_left:
+            self.kept[key] = clip
+            self.bytes_left -= clip.video.nbytes
+        return clip
 
 
-def _load_clips(dataset: ClipDataset, keys: Tensor) -> Tensor:
-    batch = collate_clips([dataset[int(key)] for key in keys])
-    if batch.skipped:
-        lost = batch.skipped[0]
-        raise UserError(f"{lost.path} was measured in the record but cannot be read now: {lost.reason}")
-    return ((batch.video + 1) * 127.5).round().to(torch.uint8)
+def _as_uint8(clip: Clip | SkippedClip) -> Clip | SkippedClip:
+    if isinstance(clip, SkippedClip):
+        return clip
+    return replace(clip, video=((clip.video + 1) * 127.5).round().to(torch.uint8))
 
 
 def _to_float(video: Tensor) -> Tensor:
     return video.float() / 127.5 - 1
+
+
+def _readable(batch: ClipBatch) -> Tensor:
+    """The video of a batch. Raises UserError if one of its clips could not be read."""
+    if batch.skipped:
+        lost = batch.skipped[0]
+        raise UserError(f"{lost.path} was measured in the record but cannot be read now: {lost.reason}")
+    return batch.video
+
+
+def _split(record: CurationRecord, share: float) -> tuple[Tensor, Tensor]:
+    """Rows of the record to train on, and rows to keep from training."""
+    order = torch.randperm(len(record.keys), generator=torch.Generator().manual_seed(0))
+    num_held_out = min(round(len(order) * share), MOST_HELD_OUT)
+    if len(order) - num_held_out < 1:
+        raise UserError(f"the record holds {len(order)} clips, too few to keep {share:.0%} from training")
+    return order[num_held_out:], order[:num_held_out]
+
+
+def _draw(config: RouterTraining, train: Tensor, number: int, process_index: int) -> tuple[Tensor, Tensor, bool]:
+    """What a batch is trained on: rows of the record (B,), a preference for each (B,), whether to mirror the clips."""
+    random = batch_generator(config.run.seed, number, process_index)
+    rows = train[torch.randint(len(train), (config.optimizer.batch_size,), generator=random)]
+    low, high = config.preference_range
+    preference = torch.rand(len(rows), generator=random) * (high - low) + low
+    return rows, preference, bool(torch.rand((), generator=random) < 0.5)
 
 
 def _target(reward: Tensor, temperature: float) -> Tensor:
@@ -98,18 +154,23 @@ def _target(reward: Tensor, temperature: float) -> Tensor:
 
 
 @torch.no_grad()
-def _reward_reached(model, video: Tensor, rows: Tensor, record: CurationRecord, scale: QualityScale) -> float:
-    """The router's reward on held-out clips relative to the best, 1, and to an average assignment, 0; mean over
-    three preferences."""
+def _reward_reached(
+    model, video: Tensor, rows: Tensor, record: CurationRecord, scale: QualityScale, config: RouterTraining
+) -> float:
+    """The router's reward on held-out clips (n, C, F, H, W) relative to the best, 1, and to an average assignment, 0;
+    mean over the lowest, the middle and the highest preference."""
     shares = []
     model.eval()
-    for preference in (PREFERENCE_RANGE[0], 1.2, PREFERENCE_RANGE[1]):
+    device = next(model.parameters()).device
+    low, high = config.preference_range
+    for preference in sorted({low, (low + high) / 2, high}):
         reward = proxy_reward(record.perceptual[rows], preference, record.space, scale)  # n A
-        device = next(model.parameters()).device
-        clips = _to_float(video[rows]).to(device)
-        chosen = model(clips, torch.full((len(rows),), preference, device=device)).argmax(-1).cpu()  # n
-        reached = reward.gather(1, chosen[:, None])[:, 0]
-        best, average = reward.max(1).values, reward.mean(1)
+        chosen = []
+        for clips in video.split(config.optimizer.batch_size):
+            clips = _to_float(clips.to(device))  # B C F H W
+            chosen.append(model(clips, torch.full((len(clips),), preference, device=device)).argmax(-1).cpu())  # B
+        reached = reward.gather(1, torch.cat(chosen)[:, None])[:, 0]  # n
+        best, average = reward.max(1).values, reward.mean(1)  # n each
         shares.append(((reached - average).mean() / (best - average).mean()).item())
     model.train()
     return sum(shares) / len(shares)

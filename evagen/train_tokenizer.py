@@ -14,7 +14,7 @@ from evagen.config import Section, section_of
 from evagen.data.clips import ClipDataset, DataConfig, report_skipped, train_loader
 from evagen.errors import UserError
 from evagen.objective import Objective, ObjectiveConfig
-from evagen.training import OptimizerConfig, RunConfig, TrainingRun, is_finished, step_generator
+from evagen.training import OptimizerConfig, RunConfig, TrainingRun, is_finished, batch_generator
 from tokenizer import CodebookUsage, CodeReviver, Router, VideoTokenizer
 
 ModelConfig = section_of(VideoTokenizer, leave_out=["num_frames", "resolution"])
@@ -31,7 +31,7 @@ class TokenizerTraining(Section):
     loss: ObjectiveConfig = ObjectiveConfig()
     optimizer: OptimizerConfig
     revive_after: int = Field(100, ge=1)
-    """Steps after which a code that was not chosen is moved to where the encoder's vectors are."""
+    """Batches after which a code that was not chosen is moved to where the encoder's vectors are."""
     router: str | None = None
     """A trained router, folder or hub id, whose assignments to train on (stage 4). Random ones if None (stage 1)."""
     preference: float = Field(1.2, ge=0, le=2)
@@ -59,15 +59,15 @@ def main(config: TokenizerTraining) -> Path:
     usage = CodebookUsage(config.model.codebook_size)
     accelerator = run.accelerator
     loader = train_loader(
-        dataset, config.optimizer.batch_size, config.run.seed, run.first_step, config.run.num_workers,
+        dataset, config.optimizer.batch_size, config.run.seed, run.first_batch, config.run.num_workers,
         accelerator.process_index, accelerator.num_processes,
     )  # fmt: skip
     discriminator_terms: dict[str, torch.Tensor] = {}
-    for step, batch in zip(run.steps(), loader):
+    for number, batch in zip(run.batches(), loader):
         skipped += batch.skipped
         if not batch:
             continue
-        random = step_generator(config.run.seed, step, accelerator.process_index)
+        random = batch_generator(config.run.seed, number, accelerator.process_index)
         video = batch.video.to(run.device, non_blocking=True)  # B C F H W
         if router is None:
             lengths = model.assignments.random(len(video), random)  # B T
@@ -76,17 +76,17 @@ def main(config: TokenizerTraining) -> Path:
         frames = torch.randperm(len(video) * config.data.frames, generator=random)
         frames = frames[: len(video) * config.loss.compare.frames].to(run.device)
         output = run.model(video, lengths)
-        loss, terms = objective.for_tokenizer(output, video, frames, step, model.to_pixels.weight)
+        loss, terms = objective.for_tokenizer(output, video, frames, run.step, model.to_pixels.weight)
         terms |= discriminator_terms
         usage.update(output.tokens.codes)
         metrics = {**terms, "codes_used": usage.used_fraction, "perplexity": usage.perplexity}
         metrics["tokens_per_clip"] = lengths.sum(1).double().mean()
-        run.update(step, loss, metrics, len(video))
-        discriminator_terms = objective.after_update(output, video)  # logged with the next step
-        if step < REVIVE_UNTIL * config.optimizer.steps:
+        run.update(loss, metrics, len(video))
+        discriminator_terms = objective.after_update(output, video)  # logged with the next batch
+        if run.step < REVIVE_UNTIL * config.optimizer.steps:
             reviver.step(output.tokens.codes, output.encoded, random)
             broadcast(model.quantizer.codebook.data)  # every process takes the first one's moves
-        if (step + 1) % config.run.log_every == 0:
+        if run.ends_step and (run.step + 1) % config.run.log_every == 0:
             usage.reset()
     run.finish(model)
     report_skipped(skipped, dataset.num_files, accelerator.print)

@@ -5,6 +5,7 @@ A run folder holds `config.yaml` (resolved), `metrics.jsonl` (one object a logge
 """
 
 import json
+import os
 import shutil
 import time
 from collections.abc import Iterator, Sequence
@@ -15,12 +16,14 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import DataLoaderConfiguration, ProjectConfiguration
 from diffusers.optimization import get_cosine_schedule_with_warmup
+from diffusers.training_utils import EMAModel
 from pydantic import Field
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from evagen.config import Section, load_config, save_config
 from evagen.errors import UserError
+from tokenizer.attention import AttentionBackend, choose_attention
 
 
 class RunConfig(Section):
@@ -39,6 +42,13 @@ class RunConfig(Section):
     tracker: Literal["tensorboard", "wandb", "none"] = "tensorboard"
     num_workers: int = Field(0, ge=0)
     """Processes that decode video beside the training process."""
+    gradient_checkpointing: bool = False
+    """Compute the layers' activations again in the backward pass instead of keeping them: a third more time for a
+    fraction of the memory."""
+    compile: bool = False
+    """Compile the model's layers with torch.compile, for any number of tokens at once."""
+    attention: AttentionBackend = "auto"
+    """Which kernels compute attention over packed sequences; `auto` takes the fastest that the device has."""
 
 
 class OptimizerConfig(Section):
@@ -51,7 +61,9 @@ class OptimizerConfig(Section):
 
     steps: int = Field(ge=1)
     batch_size: int = Field(ge=1)
-    """Clips a step in each process."""
+    """Clips of a batch in each process."""
+    accumulation: int = Field(1, ge=1)
+    """Batches whose gradients make one step, for large batches on small devices."""
     learning_rate: float = Field(gt=0)
     """Of AdamW."""
     muon_learning_rate: float = Field(0.02, gt=0)
@@ -62,91 +74,126 @@ class OptimizerConfig(Section):
     betas: tuple[float, float] = (0.9, 0.95)
     gradient_clip: float = Field(1.0, gt=0)
     """Largest norm of the gradient."""
+    ema_decay: float = Field(0.0, ge=0, lt=1)
+    """Decay of the moving average of the weights, which is what a run leaves; 0 leaves the last weights. The average
+    starts with a smaller decay, (1 + step) / (10 + step)."""
 
 
 class TrainingRun:
-    """The run folder, Accelerator, optimiser and log of one training command.
+    """The run folder, Accelerator, optimiser, averaged weights, log and checkpoints of one training command.
 
         run = TrainingRun(config, config.run, config.optimizer, model)
         run.resume()
-        for step in run.steps():
+        for batch_number in run.batches():
             ...
             run.update(loss, {"l1": ..., ...}, num_clips)
+        run.finish(model)
 
-    `run.model` is the model as Accelerate wrapped it.
+    A *step* is one change of the weights, after `accumulation` batches. `run.model` is the model as Accelerate
+    wrapped it, `run.step` the number of steps done.
     """
 
     def __init__(self, config: Section, run: RunConfig, optimizer: OptimizerConfig, model: nn.Module):
         self.config, self.run, self.optimizer_config = config, run, optimizer
-        self.accelerator = start_accelerator(config, run)
-        self.first_step = 0
+        self.accelerator = start_accelerator(config, run, optimizer.accumulation)
+        self.first_step = self.step = 0
         optimizers = make_optimizers(model, optimizer)
+        if self.accelerator.mixed_precision == "fp16" and len(optimizers) > 1:
+            raise UserError("run.mixed_precision=fp16 scales the gradients of one optimiser only; use bf16, or adamw")
+        prepare_layers(model, run)
         self.model = self.accelerator.prepare(model)
         self.optimizers = [self.accelerator.prepare(each) for each in optimizers]
         self.schedulers = [
-            get_cosine_schedule_with_warmup(each, optimizer.warmup_steps, optimizer.steps) for each in optimizers
+            get_cosine_schedule_with_warmup(each, optimizer.warmup_steps, optimizer.steps) for each in self.optimizers
         ]
+        decay = optimizer.ema_decay
+        self.average = EMAModel(self.model.parameters(), decay=decay, foreach=True) if decay else None
         self.log = MetricsLog(run.out / "metrics.jsonl") if self.accelerator.is_main_process else None
+        self._not_finite = NotFinite(self.accelerator)
         self._clips, self._started = 0, time.monotonic()
 
     def resume(self, keep: Sequence[Any] = ()) -> None:
         """Takes up the newest checkpoint, if there is one. To be called once, when everything that belongs to the
         loop's state is prepared; `keep` lists further objects with a `state_dict`."""
-        self.accelerator.register_for_checkpointing(*self.schedulers, *keep)
-        self.first_step = self._resume()
+        kept = [*self.schedulers, *keep, *([self.average] if self.average else [])]
+        self.accelerator.register_for_checkpointing(*kept)
+        self.first_step = self.step = self._resume()
+        if self.average:
+            self.average.to(self.device)
 
     @property
     def device(self) -> torch.device:
         return self.accelerator.device
 
-    def steps(self) -> Iterator[int]:
-        """Step numbers from where the run stands to its end, under a progress bar."""
+    @property
+    def ends_step(self) -> bool:
+        """Whether the batch at hand is the last of its step."""
+        return self.accelerator.sync_gradients
+
+    @property
+    def first_batch(self) -> int:
+        """The number of the first batch that this run sees: 0 unless it resumes."""
+        return self.first_step * self.optimizer_config.accumulation
+
+    def batches(self) -> Iterator[int]:
+        """Numbers of the batches from where the run stands to its end, under a progress bar of steps."""
+        steps, accumulation = self.optimizer_config.steps, self.optimizer_config.accumulation
         self._bar = tqdm(
-            total=self.optimizer_config.steps,
+            total=steps,
             initial=self.first_step,
             desc=self.run.out.name,
             disable=not self.accelerator.is_local_main_process,
             dynamic_ncols=True,
         )
         with self._bar:
-            for step in range(self.first_step, self.optimizer_config.steps):
-                yield step
-                if (step + 1) % self.run.save_every == 0 and step + 1 < self.optimizer_config.steps:
-                    self._save(step + 1)  # here, when the loop has done all that belongs to the step
+            for batch_number in range(self.first_batch, steps * accumulation):
+                self.step = batch_number // accumulation
+                with self.accelerator.accumulate(self.model):
+                    yield batch_number
+                due = self.ends_step and (self.step + 1) % self.run.save_every == 0 and self.step + 1 < steps
+                if due:
+                    self._save(self.step + 1)  # here, when the loop has done all that belongs to the step
         self.accelerator.end_training()
 
-    def update(self, step: int, loss: Tensor, metrics: dict[str, Any], num_clips: int) -> None:
-        """One optimiser step on `loss`, and a log line where one is due. `metrics` holds scalars to log;
-        a function as value is called only then. Raises UserError when the loss is not finite."""
-        for optimizer in self.optimizers:
-            optimizer.zero_grad()
+    def update(self, loss: Tensor, metrics: dict[str, Any], num_clips: int) -> None:
+        """Adds the gradient of `loss`; where the batch ends a step, changes the weights and writes a log line if one
+        is due. `metrics` holds scalars to log; a function as value is called only then.
+        Raises UserError at the next log line or checkpoint after a loss, a term or a gradient that is not finite."""
         self.accelerator.backward(loss)
-        self.accelerator.clip_grad_norm_(self.model.parameters(), self.optimizer_config.gradient_clip)
+        self._clips += num_clips * self.accelerator.num_processes
+        terms = {"loss": loss, **{name: value for name, value in metrics.items() if isinstance(value, Tensor)}}
+        if not self.ends_step:
+            self._not_finite.look(self.step + 1, terms)
+            return
+        norm = self.accelerator.clip_grad_norm_(self.model.parameters(), self.optimizer_config.gradient_clip)
+        if self.accelerator.mixed_precision != "fp16":  # where the scaler skips steps with infinite gradients
+            terms["gradient_norm"] = torch.as_tensor(norm)
+        self._not_finite.look(self.step + 1, terms)
         for each in (*self.optimizers, *self.schedulers):
             each.step()
-        self._clips += num_clips * self.accelerator.num_processes
+        for optimizer in self.optimizers:
+            optimizer.zero_grad()
+        if self.average:
+            self.average.step(self.model.parameters())
         self._bar.update()
-        done = step + 1
+        done = self.step + 1
         if done % self.run.log_every == 0 or done == self.optimizer_config.steps:
-            self._write_log(done, loss, metrics)
+            self._write_log(done, {"loss": loss, **metrics, "gradient_norm": norm})
 
     def finish(self, model: nn.Module) -> None:
-        """Writes the trained weights into the run folder and drops the loop state, which is done with."""
+        """Writes the trained weights, averaged if so configured, into the run folder and drops the loop state, which
+        is done with."""
+        if self.average:
+            self.average.copy_to(self.model.parameters())
         if self.accelerator.is_main_process:
             self.accelerator.unwrap_model(model).save_pretrained(self.run.out)
             shutil.rmtree(self.run.out / "checkpoints", ignore_errors=True)
         self.accelerator.wait_for_everyone()
 
-    def _write_log(self, step: int, loss: Tensor, metrics: dict[str, Any]) -> None:
-        values = {"loss": loss, **metrics}
-        values = {name: value() if callable(value) else value for name, value in values.items()}
+    def _write_log(self, step: int, metrics: dict[str, Any]) -> None:
+        self._check_finite()
+        values = {name: value() if callable(value) else value for name, value in metrics.items()}
         values = {name: float(v.detach().float() if isinstance(v, Tensor) else v) for name, v in values.items()}
-        broken = [name for name, value in values.items() if value != value or abs(value) == float("inf")]
-        if broken:
-            raise UserError(
-                f"step {step}: {', '.join(broken)} became NaN or infinite. The newest checkpoint is kept in "
-                f"{self.run.out / 'checkpoints'}; try a lower optimizer.learning_rate or more optimizer.warmup_steps"
-            )
         values["learning_rate"] = self.schedulers[-1].get_last_lr()[0]
         values["clips_per_second"] = self._clips / (time.monotonic() - self._started)
         self._clips, self._started = 0, time.monotonic()
@@ -155,18 +202,35 @@ class TrainingRun:
             self.log.write(step, values)
         self._bar.set_postfix({name: f"{value:.3g}" for name, value in values.items() if name in SHOWN})
 
+    def _check_finite(self) -> None:
+        found = self._not_finite.first()
+        if found is None:
+            return
+        step, names = found
+        newest = self._newest_checkpoint()
+        raise UserError(
+            f"step {step}: {', '.join(names)} became NaN or infinite. "
+            + (f"The last good checkpoint is {newest}" if newest else "No checkpoint had been written yet")
+            + "; try a lower optimizer.learning_rate or more optimizer.warmup_steps"
+        )
+
     def _save(self, step: int) -> None:
+        self._check_finite()
         folder = self.run.out / "checkpoints" / f"step_{step:08d}"
         self.accelerator.save_state(str(folder), safe_serialization=True)
+        self.accelerator.wait_for_everyone()
         if self.accelerator.is_main_process:
             (folder / "complete").touch()
             for old in folder.parent.iterdir():
                 if old != folder:
                     shutil.rmtree(old)
 
-    def _resume(self) -> int:
+    def _newest_checkpoint(self) -> Path | None:
         finished = (self.run.out / "checkpoints").glob("step_*/complete")
-        newest = max((path.parent for path in finished), default=None)
+        return max((path.parent for path in finished), default=None)
+
+    def _resume(self) -> int:
+        newest = self._newest_checkpoint()
         if newest is None:
             return 0
         self.accelerator.load_state(str(newest))
@@ -177,15 +241,64 @@ class TrainingRun:
         return step
 
 
+class NotFinite:
+    """Remembers the first step at which a term was NaN or infinite, and which terms. It looks at every step but
+    keeps what it sees on the device, so that nothing waits for it until `first` is asked."""
+
+    def __init__(self, accelerator: Accelerator):
+        self.accelerator = accelerator
+        self.step = torch.zeros((), dtype=torch.int64, device=accelerator.device)  # 0: none so far
+        self.names: list[str] = []
+        self.broken = torch.zeros(0, dtype=torch.bool, device=accelerator.device)
+
+    @torch.no_grad()
+    def look(self, step: int, terms: dict[str, Tensor]) -> None:
+        """terms: scalars by name; `step` counts from 1."""
+        for name in terms:
+            if name not in self.names:
+                self.names.append(name)
+                self.broken = torch.cat([self.broken, self.broken.new_zeros(1)])
+        values = torch.ones_like(self.broken, dtype=torch.float32)
+        places = torch.tensor([self.names.index(name) for name in terms], device=values.device)
+        values[places] = torch.stack([term.detach().float().to(values.device) for term in terms.values()])
+        broken = ~values.isfinite()
+        is_first = (self.step == 0) & broken.any()
+        self.broken = torch.where(is_first, broken, self.broken)
+        self.step = torch.where(is_first, step, self.step)
+
+    def first(self) -> tuple[int, list[str]] | None:
+        """The step and the terms, in any process, so that all stop together."""
+        steps = self.accelerator.gather(self.step[None]).tolist()
+        if not any(steps):
+            return None
+        names = [name for name, is_broken in zip(self.names, self.broken.tolist()) if is_broken]
+        return min(step for step in steps if step), names or ["a term in another process"]
+
+
+def prepare_layers(model: nn.Module, run: RunConfig) -> None:
+    """Sets how the layers compute, before Accelerate wraps the model."""
+    choose_attention(model, run.attention)
+    if run.gradient_checkpointing:
+        if not getattr(model, "_supports_gradient_checkpointing", False):
+            raise UserError(f"run.gradient_checkpointing is not offered by {type(model).__name__}; leave it off")
+        model.enable_gradient_checkpointing()
+    if run.compile:
+        model.compile_repeated_blocks(dynamic=True)
+
+
 SHOWN = ("loss", "codes_used", "clips_per_second", "accuracy", "content_loss")
 
 
-def start_accelerator(config: Section, run: RunConfig) -> Accelerator:
+def start_accelerator(config: Section, run: RunConfig, accumulation: int = 1) -> Accelerator:
     """Makes the run folder, writes the resolved config, starts the tracker.
     Raises UserError when the folder holds a run with another config."""
     log_with = None if run.tracker == "none" else run.tracker
+    several = int(os.environ.get("WORLD_SIZE", "1")) > 1
     accelerator = Accelerator(
+        # Without this, Accelerate takes each of several processes on a machine without GPUs for a run of its own.
+        cpu=several and not torch.accelerator.is_available(),
         mixed_precision=run.mixed_precision,
+        gradient_accumulation_steps=accumulation,
         log_with=log_with,
         project_config=ProjectConfiguration(project_dir=str(run.out), logging_dir=str(run.out)),
         dataloader_config=DataLoaderConfiguration(dispatch_batches=False),
@@ -231,9 +344,9 @@ def read_metrics(folder: Path) -> list[dict[str, float]]:
     return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
 
-def step_generator(seed: int, step: int, process_index: int = 0) -> torch.Generator:
-    """The random numbers of one training step: they depend on nothing else, so a resumed run draws the same."""
-    return torch.Generator().manual_seed((seed * 1_000_003 + step) * 4_099 + process_index)
+def batch_generator(seed: int, batch_number: int, process_index: int = 0) -> torch.Generator:
+    """The random numbers of one batch: they depend on nothing else, so a resumed run draws the same."""
+    return torch.Generator().manual_seed((seed * 1_000_003 + batch_number) * 4_099 + process_index)
 
 
 def is_finished(config: Section, out: Path) -> bool:

@@ -1,38 +1,126 @@
-"""Planned attention against a dense mask and PyTorch's own attention."""
+"""Planned attention against a dense mask and PyTorch's own attention: every backend, values and gradients."""
 
+import pytest
 import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import Tensor
 
+from tokenizer import attention
 from tokenizer.attention import planned_attention
-from tokenizer.packing import PackedLayout, plan_block_causal
+from tokenizer.packing import AttentionPlan, PackedLayout, plan_attention, plan_block_causal
 
-layouts = st.lists(st.lists(st.integers(1, 9), min_size=3, max_size=3), min_size=1, max_size=4)
+layouts = st.lists(st.lists(st.integers(1, 9), min_size=3, max_size=3), min_size=1, max_size=5)
 
 
-def block_of_rows(lengths: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def block_of_rows(lengths: Tensor) -> tuple[Tensor, Tensor]:
     """The clip and the block of every packed row."""
     clip = torch.arange(len(lengths)).repeat_interleave(lengths.sum(1))
     block = torch.arange(lengths.shape[1]).repeat(len(lengths)).repeat_interleave(lengths.flatten())
     return clip, block
 
 
-@settings(max_examples=40, deadline=None)
-@given(layouts, st.integers(1, 7), st.integers(0, 2**31))
-def test_values_and_gradients_equal_dense_masked_attention(query_lengths, keys_per_block, seed):
-    generator = torch.Generator().manual_seed(seed)
-    queries = PackedLayout(torch.tensor(query_lengths))
-    keys = PackedLayout(torch.full_like(queries.lengths, keys_per_block))
+def block_causal_mask(queries: PackedLayout, keys: PackedLayout) -> Tensor:
     (q_clip, q_block), (k_clip, k_block) = block_of_rows(queries.lengths), block_of_rows(keys.lengths)
-    mask = (q_clip[:, None] == k_clip) & (q_block[:, None] >= k_block)
-    shapes = [(queries.num_rows, 2, 4), (keys.num_rows, 2, 4), (keys.num_rows, 2, 4)]
+    return (q_clip[:, None] == k_clip) & (q_block[:, None] >= k_block)
+
+
+def assert_equals_masked(attend, plan: AttentionPlan, mask: Tensor, seed: int) -> None:
+    """Values and all three gradients, in float64, against dense attention under a mask (Nq, Nk)."""
+    generator = torch.Generator().manual_seed(seed)
+    shapes = [(mask.shape[0], 2, 4), (mask.shape[1], 2, 4), (mask.shape[1], 2, 4)]
     q, k, v = (torch.randn(shape, generator=generator, dtype=torch.float64, requires_grad=True) for shape in shapes)
-    ours = planned_attention(q, k, v, plan_block_causal(queries, keys))
+    weight = torch.randn(shapes[0], generator=generator, dtype=torch.float64)
+    ours = attend(q, k, v, plan)
     dense = F.scaled_dot_product_attention(*(x.transpose(0, 1) for x in (q, k, v)), attn_mask=mask).transpose(0, 1)
     torch.testing.assert_close(ours, dense)
-    weight = torch.randn(ours.shape, generator=generator, dtype=torch.float64)
     ours_gradients = torch.autograd.grad((ours * weight).sum(), (q, k, v))
-    dense_gradients = torch.autograd.grad((dense * weight).sum(), (q, k, v))
-    for a, b in zip(ours_gradients, dense_gradients):
-        torch.testing.assert_close(a, b)
+    for mine, theirs in zip(ours_gradients, torch.autograd.grad((dense * weight).sum(), (q, k, v))):
+        torch.testing.assert_close(mine, theirs)
+
+
+@settings(max_examples=60, deadline=None)
+@given(layouts, layouts, st.integers(0, 2**31))
+def test_block_causal_equals_a_dense_mask(query_lengths, key_lengths, seed):
+    count = min(len(query_lengths), len(key_lengths))
+    queries, keys = (PackedLayout(torch.tensor(lengths[:count])) for lengths in (query_lengths, key_lengths))
+    plan, mask = plan_block_causal(queries, keys), block_causal_mask(queries, keys)
+    assert_equals_masked(planned_attention, plan, mask, seed)
+    assert_equals_masked(attention._segment_attention, plan, mask, seed)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.tuples(st.integers(1, 4), st.integers(1, 6)), min_size=1, max_size=6), st.integers(0, 2**31))
+def test_any_key_rows_in_any_order_equal_a_dense_mask(segments, seed):
+    """As search has them: each segment sees a set of rows that lie anywhere."""
+    generator = torch.Generator().manual_seed(seed)
+    key_rows = [torch.randperm(7, generator=generator)[:count] for _, count in segments]
+    lengths = [length for length, _ in segments]
+    mask = torch.zeros(sum(lengths), 7, dtype=torch.bool)
+    for rows, length, start in zip(key_rows, lengths, torch.tensor([0, *lengths]).cumsum(0).tolist()):
+        mask[start : start + length, rows] = True
+    assert_equals_masked(planned_attention, plan_attention(lengths, key_rows), mask, seed)
+
+
+def test_equal_clips_share_one_call():
+    layout = PackedLayout(torch.tensor([[4, 4, 4]] * 5))
+    assert [run.count for run in plan_block_causal(layout, layout).runs] == [5, 5, 5]
+
+
+@settings(max_examples=30, deadline=None)
+@given(layouts)
+def test_xformers_is_told_the_same_pattern(lengths):
+    """The bias xformers makes of a plan, materialised by xformers itself, is the block-causal mask."""
+    layout = PackedLayout(torch.tensor(lengths))
+    plan = packed_on_this_device(plan_block_causal(layout, layout))
+    gathered = len(plan.packed.key_rows)
+    allowed = attention.block_diagonal_bias(plan).materialize((layout.num_rows, gathered)) == 0  # (Nq, gathered)
+    mask = torch.zeros(layout.num_rows, layout.num_rows, dtype=torch.bool)
+    query, key = allowed.nonzero().unbind(1)
+    mask[query, plan.packed.key_rows[key]] = True
+    assert torch.equal(mask, block_causal_mask(layout, layout))
+    assert allowed.sum() == mask.sum()  # no pair twice
+
+
+def packed_on_this_device(plan: AttentionPlan) -> AttentionPlan:
+    """What `plan.to("cuda")` adds, on the CPU."""
+    moved = plan.to(torch.device("meta"))
+    assert moved.packed is not None
+    key_rows = torch.cat([torch.arange(a, a + n) for a, n in zip(plan.key_starts, plan.key_lengths)])
+    bounds = [torch.tensor([0, *lengths]).cumsum(0).int() for lengths in (plan.query_lengths, plan.key_lengths)]
+    assert [x.shape for x in vars(moved.packed).values()] == [x.shape for x in (key_rows, *bounds)]
+    object.__setattr__(moved, "packed", type(moved.packed)(key_rows, *bounds))
+    return moved
+
+
+@pytest.mark.parametrize("backend", ["xformers", "varlen"])
+def test_a_backend_that_does_not_work_here_is_explained(backend):
+    layout = PackedLayout(torch.tensor([[2, 3]]))
+    x = torch.zeros(5, 1, 8)
+    with pytest.raises(ValueError, match=f"'{backend}'.*use 'auto'"):
+        planned_attention(x, x, x, plan_block_causal(layout, layout), backend)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+@pytest.mark.parametrize("backend", ["xformers", "varlen"])
+def test_backends_agree_on_cuda(backend):
+    works = attention.xformers_works if backend == "xformers" else attention.varlen_works
+    device = torch.device("cuda")
+    if not works(device):
+        pytest.skip(f"{backend} does not work with this torch")
+    generator = torch.Generator().manual_seed(0)
+    layout = PackedLayout(torch.randint(1, 200, (6, 4), generator=generator))
+    plan = plan_block_causal(layout, layout).to(device)
+    q, k, v = (torch.randn(layout.num_rows, 4, 64, generator=generator).to(device).bfloat16() for _ in range(3))
+    values, gradients = [], []
+    for attend in (
+        lambda *args: planned_attention(*args, plan, backend),
+        lambda *a: attention._segment_attention(*a, plan),
+    ):
+        leaves = [x.clone().requires_grad_() for x in (q, k, v)]
+        values.append(attend(*leaves))
+        gradients.append(torch.autograd.grad(values[-1].float().square().sum(), leaves))
+    torch.testing.assert_close(values[0], values[1], atol=0.02, rtol=0.02)
+    for mine, theirs in zip(*gradients):
+        torch.testing.assert_close(mine, theirs, atol=0.05, rtol=0.05)

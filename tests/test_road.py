@@ -130,10 +130,10 @@ def test_resumed_training_equals_uninterrupted_bit_for_bit(road, tmp_path, monke
     config = tokenizer_config(road, tmp_path / "resumed")
     update = TrainingRun.update
 
-    def killed_at_five(self, step, *rest):
-        if step == 5:
+    def killed_at_five(self, *rest):
+        if self.step == 5:
             raise KeyboardInterrupt
-        update(self, step, *rest)
+        update(self, *rest)
 
     monkeypatch.setattr(TrainingRun, "update", killed_at_five)
     with pytest.raises(KeyboardInterrupt):
@@ -250,10 +250,10 @@ def test_the_whole_objective_trains_and_resumes(road, tmp_path, monkeypatch):
 
     update = TrainingRun.update
 
-    def killed_at_five(self, step, *rest):
-        if step == 5:
+    def killed_at_five(self, *rest):
+        if self.step == 5:
             raise KeyboardInterrupt
-        update(self, step, *rest)
+        update(self, *rest)
 
     resumed = tokenizer_config(road, tmp_path / "resumed", loss=loss, run={"out": str(tmp_path / "resumed"), **run})
     monkeypatch.setattr(TrainingRun, "update", killed_at_five)

@@ -69,6 +69,9 @@ class VideoTokenizer(ModelMixin, ConfigMixin):
         codebook_size, code_width: K and c of the quantiser.
     """
 
+    _supports_gradient_checkpointing = True
+    _repeated_blocks = ("QFormerLayer",)  # what diffusers' compile_repeated_blocks compiles
+
     @register_to_config
     def __init__(
         self,
@@ -123,7 +126,7 @@ class VideoTokenizer(ModelMixin, ConfigMixin):
     def decode(self, tokens: TokenizedClips, resolution: tuple[int, int] | None = None) -> Tensor:
         """Tokens → video (B, C, F, H, W) in [-1, 1]; resolution is (H, W), by default the trained one.
         Raises ValueError for codes outside the codebook or a number of codes that the lengths do not add up to."""
-        self._check_tokens(tokens)
+        self.check_tokens(tokens)
         resolution = resolution or (self.config.resolution, self.config.resolution)
         video, _ = self._decode(self.quantizer.lookup(tokens.codes), tokens.lengths, resolution)
         return video.clamp(-1, 1)
@@ -142,7 +145,7 @@ class VideoTokenizer(ModelMixin, ConfigMixin):
         rows_1d = PackedLayout(lengths)
         rows_3d = PackedLayout(torch.full_like(lengths, patches.shape[2] * patches.shape[3]))
         plans = Plans(plan_block_causal(rows_1d, rows_1d), plan_block_causal(rows_1d, rows_3d)).to(video.device)
-        encoded, _, _ = self.encoder(queries, self.patch_rows(patches), plans)  # (N, De)
+        encoded, _ = self.encoder(queries, self.patch_rows(patches), plans)  # (N, De)
         return self.to_code(encoded)  # (N, c)
 
     def _decode(self, vectors: Tensor, lengths: Tensor, resolution: tuple[int, int]) -> tuple[Tensor, list[Tensor]]:
@@ -156,7 +159,7 @@ class VideoTokenizer(ModelMixin, ConfigMixin):
         first = tokens.values[rows_1d.starts.flatten().to(vectors.device)]  # (B*T, Dd)
         queries = self.decoder_queries(first, blocks, grid)  # B*T*P rows of width Dd
         plans = Plans(plan_block_causal(rows_3d, rows_3d), plan_block_causal(rows_3d, rows_1d)).to(vectors.device)
-        decoded, _, layers = self.decoder(queries, tokens, plans)  # (B*T*P, Dd)
+        decoded, layers = self.decoder(queries, tokens, plans)  # (B*T*P, Dd)
         video = rearrange(self.pixels(decoded, grid), "(b t) c f h w -> b c (t f) h w", b=num_clips)
         return video, [rows.view(num_clips, num_blocks, *grid, -1) for rows in layers]
 
@@ -242,7 +245,8 @@ class VideoTokenizer(ModelMixin, ConfigMixin):
             torch.searchsorted(levels, lengths).repeat_interleave(lengths),
         )
 
-    def _check_tokens(self, tokens: TokenizedClips) -> None:
+    def check_tokens(self, tokens: TokenizedClips) -> None:
+        """Raises ValueError for codes outside the codebook or a number of codes that the lengths do not add up to."""
         expected = int(tokens.lengths.sum())
         if len(tokens.codes) != expected:
             raise ValueError(f"the lengths add up to {expected} tokens, but {len(tokens.codes)} codes were given")

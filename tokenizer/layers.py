@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from tokenizer.attention import Attention, KeyValue
 from tokenizer.packing import AttentionPlan
@@ -89,17 +90,38 @@ class QFormer(nn.Module):
         self.norm_context = nn.LayerNorm(context_width)
         self.layers = nn.ModuleList(QFormerLayer(width, context_width, num_heads) for _ in range(depth))
         self.norm_out = nn.LayerNorm(width)
+        self.gradient_checkpointing = False  # diffusers switches it on by this name
 
-    def forward(
-        self, x: Rows, context: Rows, plans: Plans, past: list[LayerCache] | None = None
-    ) -> tuple[Tensor, list[LayerCache], list[Tensor]]:
-        """The new query rows, of width D, and the new context rows, of width Dc → (Nq, D), the caches with these
-        rows appended, and what each layer put out, (Nq, D) before the last norm."""
+    def forward(self, x: Rows, context: Rows, plans: Plans) -> tuple[Tensor, list[Tensor]]:
+        """Query rows of width D and context rows of width Dc → (Nq, D), and what each layer put out, (Nq, D) before
+        the last norm."""
         places = Places(self.rotary(x.coordinates), self.rotary(context.coordinates))
         rows, normed_context = x.values, self.norm_context(context.values)  # (Nq, D), (Nc, Dc)
-        caches, outputs = [], []
+        outputs = []
+        for layer in self.layers:
+            if self.gradient_checkpointing and torch.is_grad_enabled():
+                rows = checkpoint(
+                    _only_rows, layer, rows, normed_context, places, plans, use_reentrant=False
+                )  # (Nq, D)
+            else:
+                rows = _only_rows(layer, rows, normed_context, places, plans)  # (Nq, D)
+            outputs.append(rows)
+        return self.norm_out(rows), outputs  # (Nq, D)
+
+    def extend(
+        self, x: Rows, context: Rows, plans: Plans, past: list[LayerCache] | None
+    ) -> tuple[Tensor, list[LayerCache]]:
+        """The same for new query and context rows behind those that `past` remembers: (Nq, D), and the caches with
+        the new rows appended."""
+        places = Places(self.rotary(x.coordinates), self.rotary(context.coordinates))
+        rows, normed_context = x.values, self.norm_context(context.values)  # (Nq, D), (Nc, Dc)
+        caches = []
         for i, layer in enumerate(self.layers):
             rows, cache = layer(rows, normed_context, places, plans, past[i] if past else None)  # (Nq, D)
             caches.append(cache)
-            outputs.append(rows)
-        return self.norm_out(rows), caches, outputs  # (Nq, D)
+        return self.norm_out(rows), caches  # (Nq, D)
+
+
+def _only_rows(layer: QFormerLayer, rows: Tensor, context: Tensor, places: Places, plans: Plans) -> Tensor:
+    """A layer's output without its keys and values, which a whole clip's pass need not keep."""
+    return layer(rows, context, places, plans, None)[0]

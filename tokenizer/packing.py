@@ -8,8 +8,11 @@ clip's prefix. No dense mask says it, and nothing is padded.
 Legend: B clips, T blocks, S segments, N packed rows (Nq of queries, Nk of keys).
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import itertools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -41,56 +44,98 @@ def concatenated_ranges(starts: Tensor, lengths: Tensor) -> Tensor:
     return torch.arange(int(lengths.sum())) + offsets.repeat_interleave(lengths)
 
 
-@dataclass(frozen=True)
-class SegmentGroup:
-    """Segments of equal shape, so that one dense attention call serves them all."""
+class Run(NamedTuple):
+    """Segments of one shape at even distances, which one dense attention call serves: `count` of them, the first at
+    the row `start`, each `step` rows after the one before."""
 
-    num_segments: int
+    count: int
+    query_start: int
+    query_step: int
     query_length: int
+    key_start: int
+    key_step: int
     key_length: int
 
 
 @dataclass(frozen=True)
-class AttentionPlan:
-    """Which rows attend to which, ready to be run: computed once a batch, used by every layer.
+class PackedKeys:
+    """What kernels for sequences of unequal lengths want, on their device: every segment's keys one after the other.
 
-    query_rows: int64 (Nq,), the query rows ordered group by group; key_rows: int64, the key rows that
-    each group's segments see, in the same order; inverse: int64 (Nq,), puts results back in row order.
+    key_rows: int64, the key rows in that order; query_bounds, key_bounds: int32 (S + 1,), where the segments begin
+    and end in the queries and in these keys.
     """
 
-    query_rows: Tensor
     key_rows: Tensor
-    inverse: Tensor
-    groups: tuple[SegmentGroup, ...]
+    query_bounds: Tensor
+    key_bounds: Tensor
+
+
+@dataclass(frozen=True)
+class AttentionPlan:
+    """Which rows attend to which: computed once a batch, used by every layer.
+
+    Segment s holds the `query_lengths[s]` query rows that follow those of segment s - 1. Its keys are
+    `key_lengths[s]` rows in one run from `key_starts[s]` on: of the keys themselves, or, if `key_rows` is given, of
+    the keys taken in that order first. `packed` is set on devices whose kernels want it (`to`).
+    """
+
+    query_lengths: tuple[int, ...]
+    key_lengths: tuple[int, ...]
+    key_starts: tuple[int, ...]
+    key_rows: Tensor | None = None
+    packed: PackedKeys | None = None
+
+    @cached_property
+    def runs(self) -> tuple[Run, ...]:
+        """The segments gathered into runs."""
+        query_starts = itertools.accumulate((0, *self.query_lengths[:-1]))
+        return tuple(_runs(list(zip(query_starts, self.query_lengths, self.key_starts, self.key_lengths))))
 
     def to(self, device: torch.device) -> "AttentionPlan":
-        query_rows, key_rows, inverse = (
-            rows.to(device, non_blocking=True) for rows in (self.query_rows, self.key_rows, self.inverse)
+        if torch.device(device).type == "cpu" or self.packed is not None:
+            return self
+        key_rows = self.key_rows
+        if key_rows is None:
+            key_rows = concatenated_ranges(torch.tensor(self.key_starts), torch.tensor(self.key_lengths))
+        bounds = (
+            torch.tensor([0, *itertools.accumulate(lengths)], dtype=torch.int32)
+            for lengths in (self.query_lengths, self.key_lengths)
         )
-        return AttentionPlan(query_rows, key_rows, inverse, self.groups)
+        moved = (each.to(device, non_blocking=True) for each in (key_rows, *bounds))
+        return replace(self, packed=PackedKeys(*moved))
 
 
 def plan_attention(query_lengths: Sequence[int], key_rows: Sequence[Tensor]) -> AttentionPlan:
     """The plan for segments of consecutive query rows, each seeing the given key rows (any, in any order)."""
-    starts = torch.tensor([0, *query_lengths]).cumsum(0)[:-1].tolist()
-    members: dict[tuple[int, int], list[int]] = {}
-    for segment, (length, keys) in enumerate(zip(query_lengths, key_rows)):
-        members.setdefault((length, len(keys)), []).append(segment)
-    groups, queries, keys_in_order = [], [], []
-    for (query_length, key_length), segments in members.items():
-        groups.append(SegmentGroup(len(segments), query_length, key_length))
-        for segment in segments:
-            queries.append(torch.arange(starts[segment], starts[segment] + query_length))
-            keys_in_order.append(key_rows[segment])
-    query_rows = torch.cat(queries)
-    return AttentionPlan(query_rows, torch.cat(keys_in_order), query_rows.argsort(), tuple(groups))
+    key_lengths = tuple(map(len, key_rows))
+    key_starts = tuple(itertools.accumulate((0, *key_lengths[:-1])))
+    return AttentionPlan(tuple(query_lengths), key_lengths, key_starts, torch.cat(list(key_rows)))
 
 
 def plan_block_causal(queries: PackedLayout, keys: PackedLayout) -> AttentionPlan:
     """The plan by which block t of each clip sees that clip's blocks ≤ t. Both layouts have the same B and T."""
-    clip_starts = keys.starts[:, 0].tolist()
-    prefix_lengths = keys.lengths.cumsum(1).tolist()
-    key_rows = [
-        torch.arange(start, start + length) for start, row in zip(clip_starts, prefix_lengths) for length in row
-    ]
-    return plan_attention(queries.lengths.flatten().tolist(), key_rows)
+    prefix_lengths = keys.lengths.cumsum(1)
+    clip_starts = keys.starts[:, :1].expand_as(prefix_lengths)
+    lengths, prefixes, starts = (x.flatten().tolist() for x in (queries.lengths, prefix_lengths, clip_starts))
+    return AttentionPlan(tuple(lengths), tuple(prefixes), tuple(starts))
+
+
+def _runs(segments: list[tuple[int, int, int, int]]) -> Iterator[Run]:
+    """Segments (query start, query length, key start, key length) as few runs. Keys of a run do not overlap, so that
+    their gradients can be added up in place."""
+    by_shape: dict[tuple[int, int], list[tuple[int, int]]] = {}
+    for query_start, query_length, key_start, key_length in segments:
+        by_shape.setdefault((query_length, key_length), []).append((query_start, key_start))
+    for (query_length, key_length), starts in by_shape.items():
+        first = 0
+        while first < len(starts):
+            count, query_step, key_step = 1, 0, 0
+            if first + 1 < len(starts):
+                query_step, key_step = (b - a for a, b in zip(starts[first], starts[first + 1]))
+            while key_step >= key_length and first + count < len(starts):
+                before, here = starts[first + count - 1], starts[first + count]
+                if (here[0] - before[0], here[1] - before[1]) != (query_step, key_step):
+                    break
+                count += 1
+            yield Run(count, starts[first][0], query_step, query_length, starts[first][1], key_step, key_length)
+            first += count
