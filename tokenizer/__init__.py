@@ -6,16 +6,18 @@ just that many and decodes them. `CandidateSearch` and the proxy reward say whic
 
 import torchvision_ops  # noqa: F401, I001  (before anything that imports torchvision)
 
+from tokenizer.adaptive import AdaptiveTokenizer, TokenizedVideo, decode_in_chunks
 from tokenizer.assignments import AssignmentSpace
 from tokenizer.autoencoder import TokenizedClips, TokenizerOutput, VideoTokenizer
 from tokenizer.losses import LossWeights, tokenizer_loss
 from tokenizer.quantizer import CodebookUsage, CodeReviver, VectorQuantizer
 from tokenizer.reward import PREFERENCE_RANGE, QualityScale, best_assignment, proxy_reward
-from tokenizer.router import Router
+from tokenizer.router import Router, VideoAssignment
 from tokenizer.search import CandidateSearch, brute_force_distances
 
 __all__ = [
     "PREFERENCE_RANGE",
+    "AdaptiveTokenizer",
     "AssignmentSpace",
     "CandidateSearch",
     "CodeReviver",
@@ -24,11 +26,14 @@ __all__ = [
     "QualityScale",
     "Router",
     "TokenizedClips",
+    "TokenizedVideo",
     "TokenizerOutput",
     "VectorQuantizer",
+    "VideoAssignment",
     "VideoTokenizer",
     "best_assignment",
     "brute_force_distances",
+    "decode_in_chunks",
     "proxy_reward",
     "tokenizer_loss",
 ]

@@ -3,6 +3,9 @@
 Legend: B clips, C = 3 channels, F frames, H × W pixels, T temporal blocks, A candidate assignments.
 """
 
+from collections.abc import Iterable
+from dataclasses import dataclass
+
 import torch
 from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.modeling_utils import ModelMixin
@@ -12,6 +15,26 @@ from torch import Tensor
 
 from tokenizer.assignments import AssignmentSpace
 from tokenizer.reward import PREFERENCE_RANGE
+
+READINGS = 3
+"""How often `assign_video` reads the video to find the preference for a budget."""
+TRIED_AT_ONCE = 5
+"""Preferences from low to high between which each reading narrows the range down."""
+
+
+@dataclass(frozen=True)
+class VideoAssignment:
+    """The assignments of all clips of one video, and the dials that give them: `assign(clips, preference, max_tokens)`.
+
+    lengths: int64 (B, T) on the CPU; max_tokens: None where no clip was bounded."""
+
+    lengths: Tensor
+    preference: float
+    max_tokens: int | None
+
+    @property
+    def mean_tokens(self) -> float:
+        return self.lengths.sum().item() / len(self.lengths)
 
 
 class Router(ModelMixin, ConfigMixin):
@@ -71,7 +94,88 @@ class Router(ModelMixin, ConfigMixin):
         return self.vit(torch.cat([picture, plane], dim=1))  # (B, A)
 
     @torch.no_grad()
-    def assign(self, video: Tensor, preference: float = 1.2) -> Tensor:
-        """The most probable assignment of each clip: (B, C, F, H, W) → lengths int64 (B, T) on the CPU."""
-        logits = self(video, torch.full((len(video),), preference))  # (B, A)
+    def assign(self, video: Tensor, preference: float = 1.2, max_tokens: int | None = None) -> Tensor:
+        """The most probable assignment of each clip: (B, C, F, H, W) → lengths int64 (B, T) on the CPU.
+
+        A clip's assignment does not depend on the others in the batch.
+
+        Args:
+            preference: w_q, the quality dial: 0.8 spends few tokens, 1.6 many.
+            max_tokens: bound for each single clip: the assignment is the most probable among those within it.
+
+        Raises ValueError when no assignment is as short as `max_tokens`."""
+        self._check_budget("max_tokens", max_tokens)
+        return self._most_probable(self._logits(video, preference), max_tokens)
+
+    @torch.no_grad()
+    def assign_video(
+        self, clips: Iterable[Tensor], mean_tokens: float, max_tokens: int | None = None
+    ) -> VideoAssignment:
+        """Assignments of all clips of ONE video, on average at most `mean_tokens` a clip.
+
+        One preference serves the whole video, so that tokens go to the clips that gain most from them: the largest
+        in `PREFERENCE_RANGE` that keeps the average, found to 1/64 of the range. Where none keeps it, each clip is
+        bounded too, by the largest bound that does; so the average is kept always. Unlike in `assign`, a clip's
+        assignment does depend on the others: do not mix videos.
+
+        The search is a bisection that tries several preferences in each reading of the video, because decoding a
+        file again can cost more than looking again. It takes 3 readings and 11 looks of the ViT at each clip,
+        which share nothing, since the preference enters with the picture; 2 readings and 6 looks for a bound.
+
+        Args:
+            clips: the video in batches (B, C, F, H, W), gone through up to three times.
+            mean_tokens: the budget.
+            max_tokens: bound for each single clip, as in `assign`.
+
+        Raises ValueError for a budget below the shortest assignment, and for no clips."""
+        self._check_budget("mean_tokens", mean_tokens)
+        self._check_budget("max_tokens", max_tokens)
+        low, high = PREFERENCE_RANGE
+        tried: dict[float, VideoAssignment] = {}
+        for _ in range(READINGS):
+            new = set(torch.linspace(low, high, TRIED_AT_ONCE, dtype=torch.float64).tolist()) - set(tried)
+            for found in self._try(clips, [(preference, max_tokens) for preference in sorted(new)]):
+                tried[found.preference] = found
+            within = [preference for preference, found in tried.items() if found.mean_tokens <= mean_tokens]
+            if not within:
+                return self._bounded(clips, low, mean_tokens)
+            low = max(within)
+            if low == PREFERENCE_RANGE[1]:
+                break
+            high = min(preference for preference in tried if preference > low)
+        return tried[low]
+
+    def _bounded(self, clips: Iterable[Tensor], preference: float, mean_tokens: float) -> VideoAssignment:
+        """With the largest bound on each clip that keeps the average; a larger bound never spends less."""
+        bounds = self.assignments.table().sum(-1).unique().tolist()
+        tried = self._try(clips, [(preference, bound) for bound in bounds])
+        return [found for found in tried if found.mean_tokens <= mean_tokens][-1]
+
+    def _try(self, clips: Iterable[Tensor], dials: list[tuple[float, int | None]]) -> list[VideoAssignment]:
+        """The video's assignments with each (preference, max_tokens), from one reading."""
+        rows: list[list[Tensor]] = [[] for _ in dials]
+        for video in clips:
+            logits = {preference: self._logits(video, preference) for preference in {p for p, _ in dials}}
+            for found, (preference, max_tokens) in zip(rows, dials):
+                found.append(self._most_probable(logits[preference], max_tokens))
+        if not rows[0]:
+            raise ValueError("no clips to assign; if they come from an iterator, put them into a list to be read again")
+        return [VideoAssignment(torch.cat(found), *dial) for found, dial in zip(rows, dials)]
+
+    def _logits(self, video: Tensor, preference: float) -> Tensor:
+        return self(video, torch.full((len(video),), preference))  # (B, A)
+
+    def _most_probable(self, logits: Tensor, max_tokens: int | None) -> Tensor:
+        """Logits (B, A) → lengths (B, T) on the CPU."""
+        if max_tokens is not None:
+            too_long = self.assignments.table().sum(-1) > max_tokens  # (A,)
+            logits = logits.masked_fill(too_long.to(logits.device), -torch.inf)
         return self.assignments.lengths_of(logits.argmax(-1).cpu())
+
+    def _check_budget(self, name: str, tokens: float | None) -> None:
+        least = self.assignments.min_tokens
+        if tokens is not None and not tokens >= least:
+            raise ValueError(
+                f"{name}={tokens} cannot be met: a clip takes at least {least} tokens, "
+                f"{self.assignments.levels[0]} for each of its {self.assignments.num_blocks} temporal blocks"
+            )

@@ -9,10 +9,11 @@ so that videos with variable frame rates have the same frames for everybody.
 """
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from fractions import Fraction
 from functools import lru_cache
+from itertools import chain
 from pathlib import Path
 from typing import cast
 
@@ -65,6 +66,29 @@ def read_frames(path: str | Path, start: int = 0, count: int | None = None, stri
     return np.stack(frames)
 
 
+def iterate_frames(path: str | Path) -> Iterator[np.ndarray]:
+    """All frames of a video in turn, uint8 `H W C` as from `read_frames`, one in memory at a time.
+
+    Raises VideoError, on the way, when the file cannot be decoded to its end or when it holds no frame."""
+    converter = VideoReformatter()
+    empty = True
+    with _opened(path) as (container, stream):
+        for frame in container.decode(stream):
+            empty = False
+            yield np.ascontiguousarray(_rgb(path, frame, converter))
+    if empty:
+        raise VideoError(path, "holds no frame")
+
+
+def frame_rate(path: str | Path) -> float:
+    """Frames a second, on average where it varies. Raises VideoError when the file does not tell."""
+    with _opened(path) as (_, stream):
+        rate = stream.average_rate or stream.guessed_rate
+    if not rate:
+        raise VideoError(path, "does not tell its frame rate")
+    return float(rate)
+
+
 def count_frames(path: str | Path) -> int:
     """The number of frames, without decoding any: from the container's index where that is complete,
     otherwise by counting packets. Raises VideoError when the file cannot be opened as a video."""
@@ -72,8 +96,9 @@ def count_frames(path: str | Path) -> int:
         return _indexed_frames(container, stream) or sum(1 for _ in _packets(container, stream))
 
 
-def write_video(path: str | Path, frames: np.ndarray, fps: float) -> None:
-    """Writes uint8 `F H W C` (RGB) frames; the suffix of `path` chooses the encoding:
+def write_video(path: str | Path, frames: np.ndarray | Iterable[np.ndarray], fps: float) -> None:
+    """Writes uint8 `F H W C` (RGB) frames, or `H W C` frames one by one, which are written as they come (except
+    to `.gif`), so that a long video need not fit in memory; the suffix of `path` chooses the encoding:
 
     `.avi` MPEG-4 part 2 as XviD writes it (quantiser 2, near the best it can); `.mp4` H.264, playable
     everywhere; `.mkv` FFV1, lossless; `.gif` (equal neighbouring frames become one that stays longer).
@@ -84,11 +109,13 @@ def write_video(path: str | Path, frames: np.ndarray, fps: float) -> None:
     path = Path(path)
     if path.suffix.lower() not in _WRITERS:
         raise UserError(f"cannot write {path}: the name should end in one of {', '.join(_WRITERS)}")
-    if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[-1] != 3 or not frames.size:
+    if isinstance(frames, np.ndarray) and (
+        frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[-1] != 3 or not frames.size
+    ):
         raise ValueError(f"frames should be uint8 F H W 3, not {frames.dtype} {tuple(frames.shape)}")
     unfinished = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        _WRITERS[path.suffix.lower()](unfinished, frames, Fraction(fps).limit_denominator(65535))
+        _WRITERS[path.suffix.lower()](unfinished, _alike(frames), Fraction(fps).limit_denominator(65535))
         unfinished.replace(path)
     finally:
         unfinished.unlink(missing_ok=True)
@@ -198,25 +225,37 @@ def _rgb(path: str | Path, frame: av.VideoFrame, converter: VideoReformatter) ->
     return np.rot90(rgb.to_ndarray(), k=round(frame.rotation / 90))
 
 
-def _write_avi(path: Path, frames: np.ndarray, fps: Fraction) -> None:
+def _alike(frames: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+    """The frames, each checked. Raises ValueError for one of another type or size than the first, or for none."""
+    first = None
+    for frame in frames:
+        first = frame if first is None else first
+        if frame.dtype != np.uint8 or frame.ndim != 3 or frame.shape[-1] != 3 or frame.shape != first.shape:
+            raise ValueError(f"each frame should be uint8 H W 3 and of one size, not {frame.dtype} {frame.shape}")
+        yield frame
+    if first is None:
+        raise ValueError("there is no frame to write")
+
+
+def _write_avi(path: Path, frames: Iterator[np.ndarray], fps: Fraction) -> None:
     # bitexact: no version of the encoder in the file, so that equal frames make equal files.
     options = {"qmin": "2", "qmax": "2", "flags": "+bitexact"}
     _encode(path, _even(frames), fps, "avi", "mpeg4", "yuv420p", options, tag="XVID")
 
 
-def _write_mp4(path: Path, frames: np.ndarray, fps: Fraction) -> None:
+def _write_mp4(path: Path, frames: Iterator[np.ndarray], fps: Fraction) -> None:
     _encode(path, _even(frames), fps, "mp4", "libx264", "yuv420p", {"crf": "17", "flags": "+bitexact"})
 
 
-def _write_mkv(path: Path, frames: np.ndarray, fps: Fraction) -> None:
+def _write_mkv(path: Path, frames: Iterator[np.ndarray], fps: Fraction) -> None:
     _encode(path, frames, fps, "matroska", "ffv1", "bgr0", {})
 
 
-def _write_gif(path: Path, frames: np.ndarray, fps: Fraction) -> None:
-    iio.imwrite(path, frames, extension=".gif", duration=float(1000 / fps), loop=0)
+def _write_gif(path: Path, frames: Iterator[np.ndarray], fps: Fraction) -> None:
+    iio.imwrite(path, np.stack(list(frames)), extension=".gif", duration=float(1000 / fps), loop=0)
 
 
-_WRITERS: dict[str, Callable[[Path, np.ndarray, Fraction], None]] = {
+_WRITERS: dict[str, Callable[[Path, Iterator[np.ndarray], Fraction], None]] = {
     ".avi": _write_avi,
     ".mp4": _write_mp4,
     ".mkv": _write_mkv,
@@ -224,14 +263,15 @@ _WRITERS: dict[str, Callable[[Path, np.ndarray, Fraction], None]] = {
 }
 
 
-def _even(frames: np.ndarray) -> np.ndarray:
-    height, width = frames.shape[1:3]
-    return np.pad(frames, ((0, 0), (0, height % 2), (0, width % 2), (0, 0)), mode="edge")
+def _even(frames: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
+    for frame in frames:
+        height, width = frame.shape[:2]
+        yield np.pad(frame, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
 
 
 def _encode(
     path: Path,
-    frames: np.ndarray,
+    frames: Iterator[np.ndarray],
     fps: Fraction,
     container_format: str,
     codec: str,
@@ -239,15 +279,16 @@ def _encode(
     options: dict[str, str],
     tag: str | None = None,
 ) -> None:
+    first = next(frames)
     with av.open(str(path), "w", format=container_format) as container:
         stream = cast(VideoStream, container.add_stream(codec, rate=fps, options=options))
-        stream.height, stream.width = frames.shape[1:3]
+        stream.height, stream.width = first.shape[:2]
         stream.pix_fmt = pixel_format
         stream.codec_context.thread_count = 1
         if tag is not None:
             stream.codec_context.codec_tag = tag
         converter = _from_rgb(stream, fps)
-        for number, frame in enumerate(frames):
+        for number, frame in enumerate(chain([first], frames)):
             image = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")
             image.pts, image.time_base = number, 1 / fps
             converter.push(image)

@@ -1,0 +1,1 @@
+"""Comparisons that a paper's tables make, as commands: `evagen study NAME CONFIG`."""

@@ -1,0 +1,40 @@
+"""The picture of the quality-cost study: a row for each set of clips, PSNR and perceptual distance against tokens."""
+
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+
+MARKS: dict[str, dict[str, Any]] = {
+    "uniform": {"color": "#555555", "marker": "s", "linestyle": "--"},
+    "threshold": {"color": "#c2781b", "linestyle": "-"},
+    "max reward": {"color": "#2f6fb0", "linestyle": "-"},
+    "router": {"color": "#b02f4f", "linestyle": "-", "linewidth": 2.2},
+    "single router": {"color": "#b02f4f", "marker": "o", "linestyle": "none", "fillstyle": "none"},
+    "proxy tokenizer": {"color": "#555555", "marker": "D", "linestyle": "none"},
+    "final tokenizer": {"color": "#2d8a4e", "marker": "*", "markersize": 13, "linestyle": "none"},
+}
+"""How each way is drawn; also their order in the legend."""
+
+
+def draw(points: list, path: Path) -> None:
+    """points: `quality_cost.Point`s."""
+    sets = list(dict.fromkeys(point.clips for point in points))
+    figure, axes = plt.subplots(len(sets), 2, figsize=(11, 4.2 * len(sets)), squeeze=False, layout="constrained")
+    for row, name in zip(axes, sets):
+        for axis, measure, label in zip(
+            row, ("psnr", "perceptual"), ("PSNR, dB (higher is better)", "perceptual distance (lower is better)")
+        ):
+            for way, marks in MARKS.items():
+                mine = sorted((p.tokens, getattr(p, measure)) for p in points if p.clips == name and p.way == way)
+                if mine:
+                    axis.plot(*zip(*mine), label=way, **marks)
+            axis.set(title=name, xlabel="tokens per clip", ylabel=label)
+            axis.grid(alpha=0.25)
+            axis.spines[["top", "right"]].set_visible(False)
+    axes[0][0].legend(frameon=False)
+    figure.savefig(path, dpi=130)
+    plt.close(figure)

@@ -1,0 +1,158 @@
+"""The router's dials: a preference, a bound for each clip, a budget for a whole video."""
+
+import pytest
+import torch
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+from tiny_models import random_clips, tiny_router
+from torch import Tensor
+
+from tokenizer import PREFERENCE_RANGE, AssignmentSpace, QualityScale, Router, proxy_reward
+
+LOW, HIGH = PREFERENCE_RANGE
+SPACE = AssignmentSpace([2, 4, 8], 2)
+TOTALS = set(SPACE.table().sum(-1).tolist())
+preferences = st.floats(LOW, HIGH)
+bounds = st.integers(SPACE.min_tokens, SPACE.max_tokens + 4)
+few = settings(max_examples=25, deadline=None)
+
+
+def spent(lengths: Tensor) -> float:
+    return lengths.sum().item() / len(lengths)
+
+
+def logits_of(router: Router, video: Tensor, preference: float) -> Tensor:
+    with torch.no_grad():
+        return router(video, torch.full((len(video),), preference))
+
+
+class RewardRouter(Router):
+    """A perfect router: its logits are the rewards of clips whose distances follow from their first pixel."""
+
+    def forward(self, video: Tensor, preference: Tensor) -> Tensor:
+        distances = torch.stack([self.distances(round(pixel * 1e6)) for pixel in video[:, 0, 0, 0, 0].tolist()])
+        return proxy_reward(distances, preference, self.assignments, QualityScale(0.0, 1.0))  # (B, A)
+
+    def distances(self, seed: int) -> Tensor:
+        """(A,), random, lower with more tokens: much lower for some clips, hardly for others."""
+        random = torch.Generator().manual_seed(abs(seed))
+        return torch.rand(9, generator=random).sort(descending=True).values * 4 * torch.rand((), generator=random)
+
+
+@pytest.fixture(scope="module")
+def perfect() -> Router:
+    return RewardRouter([2, 4, 8], num_frames=8, resolution=32, width=32, depth=1, num_heads=2).eval()
+
+
+@few
+@given(seed=st.integers(0, 99), preference=preferences, bound=bounds)
+def test_a_bounded_assignment_is_the_most_probable_within_the_bound(seed, preference, bound):
+    router, video = tiny_router(seed), random_clips(6, seed)
+    chosen = router.assign(video, preference, max_tokens=bound)
+    assert bool((chosen.sum(1) <= bound).all())
+    for row, lengths in zip(logits_of(router, video, preference), chosen):
+        candidates = [(logit.item(), a.tolist()) for logit, a in zip(row, SPACE.table()) if a.sum() <= bound]
+        assert lengths.tolist() == max(candidates)[1]
+
+
+@few
+@given(seed=st.integers(0, 99), preference=preferences)
+def test_a_bound_that_all_keep_changes_nothing(seed, preference):
+    router, video = tiny_router(seed), random_clips(6, seed)
+    assert torch.equal(router.assign(video, preference), router.assign(video, preference, SPACE.max_tokens))
+
+
+@few
+@given(st.integers(0, 99), preferences, bounds, st.permutations(range(7)), st.integers(1, 6))
+def test_a_clips_assignment_does_not_depend_on_the_others(seed, preference, bound, order, cut):
+    """The logits agree to rounding with those of the clip alone, in any batch and order; so do the assignments,
+    except for clips whose two best candidates are as near as that, on which nothing can be said."""
+    router, video = tiny_router(seed), random_clips(7, seed)
+    shuffled = video[order]
+    alone = torch.cat([logits_of(router, clip[None], preference) for clip in shuffled])
+    for batch, expected in ((shuffled, alone), (shuffled[:cut], alone[:cut])):
+        torch.testing.assert_close(logits_of(router, batch, preference), expected, atol=1e-4, rtol=0)
+    allowed = alone.masked_fill(SPACE.table().sum(-1) > bound, -torch.inf)
+    best_two = allowed.topk(2).values
+    decided = best_two[:, 0] - best_two[:, 1] > 2e-4
+    assume(decided.any())
+    expected = torch.cat([router.assign(clip[None], preference, bound) for clip in shuffled])
+    assert torch.equal(router.assign(shuffled, preference, bound)[decided], expected[decided])
+    assert torch.equal(router.assign(shuffled[:cut], preference, bound)[decided[:cut]], expected[:cut][decided[:cut]])
+
+
+@few
+@given(
+    seed=st.integers(0, 99), clips=st.integers(1, 9), mean=st.floats(SPACE.min_tokens, SPACE.max_tokens + 1),
+    bound=st.none() | bounds,
+)  # fmt: skip
+def test_the_average_of_a_video_is_kept_by_any_router(seed, clips, mean, bound):
+    """Random routers spend more at a higher preference as often as less."""
+    router, video = tiny_router(seed), random_clips(clips, seed)
+    batches = video.split(4)
+    found = router.assign_video(batches, mean, bound)
+    assert spent(found.lengths) == found.mean_tokens <= mean
+    assert bound is None or bool((found.lengths.sum(1) <= bound).all())
+    with_its_dials = torch.cat([router.assign(batch, found.preference, found.max_tokens) for batch in batches])
+    assert torch.equal(found.lengths, with_its_dials)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(1, 9), st.integers(0, 99), st.floats(SPACE.min_tokens, SPACE.max_tokens), st.none() | bounds)
+def test_the_largest_preference_within_the_average_is_found(perfect, clips, seed, mean, bound):
+    """A perfect router spends more the higher the preference, so the largest is the one above which it is too much."""
+    video = random_clips(clips, seed)
+    found = perfect.assign_video([video], mean, bound)
+    lowest, highest = (spent(perfect.assign(video, preference, bound)) for preference in PREFERENCE_RANGE)
+    if highest <= mean:
+        assert (found.preference, found.max_tokens) == (HIGH, bound)
+    elif lowest <= mean:
+        assert found.max_tokens == bound
+        step = (HIGH - LOW) / 64
+        assert spent(perfect.assign(video, found.preference + step + 1e-9, bound)) > mean
+    else:
+        assert found.preference == LOW
+        assert found.max_tokens <= (bound or SPACE.max_tokens)
+        looser = range(found.max_tokens + 1, (bound or SPACE.max_tokens) + 1)
+        assert all(spent(perfect.assign(video, LOW, total)) > mean for total in looser if total in TOTALS)
+
+
+def test_a_budget_is_shared_out_over_the_clips_of_a_video(perfect):
+    """More may go to one clip than the average, and how the clips are batched changes nothing."""
+    video = random_clips(9, seed=3)
+    found = perfect.assign_video([video], mean_tokens=9)
+    assert found.lengths.sum(1).max() > 9
+    one_by_one = perfect.assign_video(video.split(1), mean_tokens=9)
+    assert torch.equal(one_by_one.lengths, found.lengths)
+    assert one_by_one.preference == found.preference
+
+
+def test_a_video_is_read_three_times_and_each_clip_looked_at_eleven_times(perfect, monkeypatch):
+    readings, looks = [], []
+
+    class Clips:
+        def __iter__(self):
+            readings.append(1)
+            return iter(random_clips(9, seed=3).split(3))
+
+    forward = RewardRouter.forward
+    monkeypatch.setattr(RewardRouter, "forward", lambda *args: looks.append(1) or forward(*args))
+    perfect.assign_video(Clips(), mean_tokens=9)
+    assert (len(readings), len(looks)) == (3, 3 * 11)
+
+
+@pytest.mark.parametrize("name", ["max_tokens", "mean_tokens"])
+def test_a_budget_below_the_shortest_assignment_is_explained(name):
+    router, video = tiny_router(), random_clips(2)
+    message = rf"{name}=3 cannot be met: a clip takes at least 4 tokens, 2 for each of its 2 temporal blocks"
+    with pytest.raises(ValueError, match=message):
+        router.assign(video, max_tokens=3) if name == "max_tokens" else router.assign_video([video], 3)
+    with pytest.raises(ValueError, match="nan cannot be met"):
+        router.assign_video([video], float("nan"))
+
+
+def test_no_clips_and_clips_that_are_gone_after_one_reading_are_explained(perfect):
+    with pytest.raises(ValueError, match="no clips to assign"):
+        perfect.assign_video([], 9)
+    with pytest.raises(ValueError, match="put them into a list"):
+        perfect.assign_video(iter([random_clips(9, seed=3)]), 9)

@@ -1,0 +1,42 @@
+"""Tokenizers and routers with random weights, small enough for a test."""
+
+import torch
+
+from tokenizer import Router, VideoTokenizer
+
+LEVELS = [2, 4, 8]
+RESOLUTION = 32
+FRAMES = 8
+
+
+def tiny_tokenizer(seed: int = 0, **changes) -> VideoTokenizer:
+    """Clips of 8 frames, two blocks of 4, patches of 8 pixels."""
+    torch.manual_seed(seed)
+    sizes = {
+        "levels": LEVELS, "num_frames": FRAMES, "resolution": RESOLUTION, "encoder_width": 32, "encoder_depth": 1,
+        "encoder_heads": 2, "decoder_width": 32, "decoder_depth": 1, "decoder_heads": 2, "codebook_size": 64,
+        "code_width": 4,
+    }  # fmt: skip
+    return VideoTokenizer(**(sizes | changes)).eval()
+
+
+def tiny_router(seed: int = 0, **changes) -> Router:
+    """For the tiny tokenizer. Its head is drawn wide, so that clips and preferences get different assignments."""
+    torch.manual_seed(seed)
+    sizes = {
+        "levels": LEVELS, "num_frames": FRAMES, "resolution": RESOLUTION, "patch": 16, "width": 32, "depth": 1,
+        "num_heads": 2,
+    }  # fmt: skip
+    router = Router(**(sizes | changes)).eval()
+    torch.nn.init.normal_(router.vit.head.weight)
+    return router
+
+
+def random_clips(count: int, seed: int = 0, frames: int = FRAMES, height: int = 32, width: int = 32) -> torch.Tensor:
+    """Noise of different strength on different colours, another in each half: (count, 3, frames, height, width)."""
+    generator = torch.Generator().manual_seed(seed)
+    noise = torch.rand(count, 3, frames, height, width, generator=generator) * 2 - 1
+    strength = torch.rand(count, 1, 1, 1, 1, generator=generator)
+    colours = torch.rand(count, 3, 2, 1, 2, generator=generator) * 2 - 1
+    areas = colours.repeat_interleave(-(-frames // 2), 2).repeat_interleave(-(-width // 2), 4)[:, :, :frames, :, :width]
+    return (areas + strength * noise).clamp(-1, 1)

@@ -1,0 +1,238 @@
+"""Tokens for real videos: any number of frames, any size, as good as asked for or within a budget.
+
+    model = AdaptiveTokenizer(tokenizer, router)
+    tokens = model.encode(video, mean_tokens=300)     # C F H W in [-1, 1], or its frames C H W one by one
+    video = model.decode(tokens)                      # as many frames, of the same size
+
+A video is cut into clips of the tokenizer's `num_frames`; the last one is filled up with its last frame. It goes
+through the models a few clips at a time, so memory does not grow with its length.
+
+Legend: C = 3 channels, F frames, H × W pixels of the video, h × w pixels that are encoded, n clips in a chunk,
+f frames of a clip, T temporal blocks, N tokens.
+"""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor
+
+from tokenizer.autoencoder import TokenizedClips, VideoTokenizer
+from tokenizer.reward import PREFERENCE_RANGE
+from tokenizer.router import Router
+
+Video = Tensor | Iterable[Tensor]
+"""A video (C, F, H, W), or its frames (C, H, W) in turn, float in [-1, 1]."""
+
+
+@dataclass(frozen=True)
+class TokenizedVideo:
+    """One video as tokens, with all that is needed to get it back, and the dials that the router was given.
+
+    tokens: of its clips in order, on the CPU; num_frames: of the video, without what filled up the last clip;
+    size: (H, W) of the video; encoded_size: (h, w) it was encoded at; preference: w_q; max_tokens: the bound on
+    each clip, None without one."""
+
+    tokens: TokenizedClips
+    num_frames: int
+    size: tuple[int, int]
+    encoded_size: tuple[int, int]
+    preference: float
+    max_tokens: int | None
+
+    @property
+    def num_clips(self) -> int:
+        return len(self.tokens.lengths)
+
+    @property
+    def num_tokens(self) -> int:
+        return len(self.tokens.codes)
+
+
+class AdaptiveTokenizer:
+    """A tokenizer and the router that says how many tokens each block of a clip deserves.
+
+    Any height and width will do. The tokenizer has learnt patches of one scale, so the short side is resized to
+    `short_side` pixels and the long side by the same factor, each to the nearest multiple of the patch; nothing is
+    cropped. The router looks at squares only: at the same picture, squeezed.
+
+    Args:
+        tokenizer, router: on one device; put into eval mode.
+        short_side: height or width that is encoded, whichever is smaller; by default the tokenizer's `resolution`.
+        clips_per_chunk: clips that are in memory at once. The tokens do not depend on it.
+
+    Raises ValueError for a router of other levels or clips than the tokenizer's."""
+
+    def __init__(
+        self, tokenizer: VideoTokenizer, router: Router, short_side: int | None = None, clips_per_chunk: int = 4
+    ):
+        check_router_fits(tokenizer, router)
+        self.tokenizer = tokenizer.eval()
+        self.router = router.eval()
+        self.short_side = short_side or tokenizer.config.resolution
+        self.clips_per_chunk = clips_per_chunk
+
+    @torch.no_grad()
+    def encode(
+        self,
+        video: Video,
+        *,
+        preference: float | None = None,
+        max_tokens: int | None = None,
+        mean_tokens: float | None = None,
+    ) -> TokenizedVideo:
+        """One video → tokens. Of the three dials, `preference` excludes `mean_tokens`, which finds one by itself.
+
+        Args:
+            video: (C, F, H, W), or an iterable of frames (C, H, W), float in [-1, 1]; for `mean_tokens` one that
+                can be gone through up to four times, such as a list or an object that reads a file anew.
+            preference: the quality dial w_q, from 0.8 (few tokens) to 1.6 (best quality); 1.2 if no dial is given.
+            max_tokens: bound for each clip. Clips are independent of each other under these two.
+            mean_tokens: bound for the average of all clips of the video, see `Router.assign_video`.
+
+        Raises ValueError for dials that exclude each other or are out of range, a budget that even the shortest
+        lengths exceed, no frames, and frames of other shapes."""
+        check_dials(preference, mean_tokens)
+        lengths = None  # of all clips (B, T), where they are known beforehand
+        if mean_tokens is not None:
+            if isinstance(video, Iterator):
+                raise ValueError("mean_tokens reads the video several times, and an iterator can be read only once")
+            found = self.router.assign_video(_Pictures(self, video), mean_tokens, max_tokens)
+            preference, max_tokens, lengths = found.preference, found.max_tokens, found.lengths
+        preference = 1.2 if preference is None else preference
+        encoded: list[TokenizedClips] = []
+        num_frames = num_clips = 0
+        for chunk in self._chunks(video):
+            if lengths is None:
+                chosen = self.router.assign(self._picture(chunk.clips), preference, max_tokens)  # (n, T)
+            else:
+                chosen = lengths[num_clips : num_clips + len(chunk.clips)]  # (n, T)
+            tokens = self.tokenizer.encode(chunk.clips, chosen)
+            encoded.append(TokenizedClips(tokens.codes.cpu(), tokens.lengths))
+            num_frames, num_clips = num_frames + chunk.num_frames, num_clips + len(chunk.clips)
+            size = chunk.size
+        if not encoded:
+            raise ValueError("the video holds no frame; at least one is needed")
+        return TokenizedVideo(
+            TokenizedClips.join(encoded), num_frames, size, self.encoded_size(size), preference, max_tokens
+        )
+
+    def decode(self, tokens: TokenizedVideo) -> Tensor:
+        """Tokens → the whole video (C, F, H, W) in [-1, 1]."""
+        return torch.cat(list(decode_in_chunks(self.tokenizer, tokens, self.clips_per_chunk)), dim=1)
+
+    def encoded_size(self, size: tuple[int, int]) -> tuple[int, int]:
+        """(H, W) of a video → (h, w) that the tokenizer sees of it."""
+        patch, scale = self.tokenizer.config.spatial_patch, self.short_side / min(size)
+        height, width = (max(1, round(side * scale / patch)) * patch for side in size)
+        return height, width
+
+    def _chunks(self, video: Video) -> Iterator["_Chunk"]:
+        per_clip = self.tokenizer.config.num_frames
+        frames = iter(video.unbind(1) if isinstance(video, Tensor) and video.ndim == 4 else video)
+        size = None
+        while True:
+            group = []
+            for frame in islice(frames, per_clip * self.clips_per_chunk):
+                size = _checked_size(frame, size)
+                fitted = _resize(frame[None].to(self.tokenizer.device), self.encoded_size(size))  # (1, C, h, w)
+                group.append(fitted)
+            if not group:
+                return
+            filled = group + group[-1:] * (-len(group) % per_clip)
+            yield _Chunk(rearrange(torch.cat(filled), "(n f) c h w -> n c f h w", f=per_clip), len(group), size)
+
+    def _picture(self, clips: Tensor) -> Tensor:
+        """What the router looks at: (n, C, f, h, w) → (n, C, f, resolution, resolution)."""
+        side = self.router.config.resolution
+        frames = _resize(rearrange(clips, "n c f h w -> (n f) c h w"), (side, side))  # (n·f, C, side, side)
+        return rearrange(frames, "(n f) c h w -> n c f h w", n=len(clips)).to(self.router.device)
+
+
+@dataclass(frozen=True)
+class _Chunk:
+    """clips: (n, C, f, h, w), ready to be encoded; num_frames: of the video in them; size: (H, W) of the video."""
+
+    clips: Tensor
+    num_frames: int
+    size: tuple[int, int]
+
+
+@dataclass(frozen=True)
+class _Pictures:
+    """What the router looks at of a whole video, chunk by chunk, made anew each time it is gone through."""
+
+    model: AdaptiveTokenizer
+    video: Video
+
+    def __iter__(self) -> Iterator[Tensor]:
+        return (self.model._picture(chunk.clips) for chunk in self.model._chunks(self.video))
+
+
+@torch.no_grad()
+def decode_in_chunks(tokenizer: VideoTokenizer, video: TokenizedVideo, clips_per_chunk: int = 4) -> Iterator[Tensor]:
+    """Tokens → the video in consecutive pieces (C, any, H, W) in [-1, 1]. Needs no router, and no more memory for
+    a longer video.
+
+    Raises ValueError for a number of clips that does not go with the number of frames, and as
+    `VideoTokenizer.decode` for codes and lengths that are not this tokenizer's."""
+    tokenizer.check_tokens(video.tokens)
+    per_clip, clips = tokenizer.config.num_frames, video.tokens.split()
+    if len(clips) != -(-video.num_frames // per_clip):
+        raise ValueError(
+            f"{video.num_frames} frames in clips of {per_clip} are {-(-video.num_frames // per_clip)} clips, "
+            f"but there are tokens of {len(clips)}"
+        )
+    for start in range(0, len(clips), clips_per_chunk):
+        tokens = TokenizedClips.join(clips[start : start + clips_per_chunk])
+        tokens = TokenizedClips(tokens.codes.to(tokenizer.device), tokens.lengths)
+        decoded = tokenizer.decode(tokens, video.encoded_size)  # (n, C, f, h, w)
+        frames = rearrange(decoded, "n c f h w -> (n f) c h w")[: video.num_frames - start * per_clip]
+        yield rearrange(_resize(frames, video.size), "f c h w -> c f h w")
+
+
+def check_router_fits(tokenizer: VideoTokenizer, router: Router) -> None:
+    """Raises ValueError unless both know the same levels, frames in a clip and frames in a block."""
+    shapes = [(list(m.config.levels), m.config.num_frames, m.config.temporal_patch) for m in (tokenizer, router)]
+    if shapes[0] != shapes[1]:
+        (levels, frames, step), (router_levels, router_frames, router_step) = shapes
+        raise ValueError(
+            f"the tokenizer has levels {levels} for blocks of {step} frames in clips of {frames}, "
+            f"the router {router_levels} for blocks of {router_step} frames in clips of {router_frames}; "
+            "give the router that was trained for this tokenizer"
+        )
+
+
+def check_dials(preference: float | None, mean_tokens: float | None) -> None:
+    """Raises ValueError for a preference out of the range that routers are trained on, or beside a mean."""
+    low, high = PREFERENCE_RANGE
+    if preference is not None and mean_tokens is not None:
+        raise ValueError(
+            f"preference={preference} and mean_tokens={mean_tokens} exclude each other: a mean finds the preference "
+            "that it needs; give one of them"
+        )
+    if preference is not None and not low <= preference <= high:
+        raise ValueError(f"a preference lies between {low} (few tokens) and {high} (best quality); got {preference}")
+
+
+def _checked_size(frame: Tensor, size: tuple[int, int] | None) -> tuple[int, int]:
+    """(H, W) of a frame. Raises ValueError unless it is a picture, of the size of those before it."""
+    if frame.ndim != 3 or len(frame) != 3 or not frame.is_floating_point():
+        raise ValueError(
+            f"a video is floating point 3 F H W in [-1, 1], or frames 3 H W one by one; got {frame.dtype} "
+            f"{tuple(frame.shape)} as a frame"
+        )
+    found = (frame.shape[1], frame.shape[2])
+    if size not in (None, found):
+        raise ValueError(f"all frames of a video have one size; after {size} comes {found}")
+    return found
+
+
+def _resize(pictures: Tensor, size: tuple[int, int]) -> Tensor:
+    """(any, C, H, W) → (any, C, *size), bilinear, antialiased where it shrinks."""
+    if tuple(pictures.shape[-2:]) == size:
+        return pictures
+    return F.interpolate(pictures, size, mode="bilinear", antialias=True)
