@@ -1,5 +1,6 @@
 """Models from a hub id or a local folder, with errors that say what to do."""
 
+import hashlib
 from pathlib import Path
 from typing import TypeVar
 
@@ -28,3 +29,12 @@ def load_model(kind: type[Model], source: str | Path, device: torch.device | str
     except OSError as error:
         raise UserError(f"no {kind.__name__} at {source}: neither a local folder nor a hub id within reach") from error
     return model.to(device).eval().requires_grad_(False)
+
+
+def fingerprint(model: torch.nn.Module) -> str:
+    """16 hexadecimal digits that change with any weight."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[:16]

@@ -4,24 +4,27 @@ accelerate launch -m evagen.curate configs/quickstart/curation.yaml [key=value â
 
 Leaves a record, a `datasets` table with a row for each clip: its key in the clip data set, path, label, and
 for all assignments in index order the perceptual distance and the mean squared error. Distances are stored,
-not rewards, so that one record serves every preference.
+not rewards, so that one record serves every preference. Any number of processes gives the same record; stopped
+half-way, the same command goes on where it was.
 """
 
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import torch
-from datasets import Dataset, load_from_disk
+from datasets import Dataset
 from pydantic import Field
 from torch import Tensor
-from tqdm.auto import tqdm
 
-from evagen.checkpoints import load_model
+from evagen.checkpoints import fingerprint, load_model
 from evagen.config import Section, load_config
-from evagen.data.clips import ClipBatch, ClipDataset, DataConfig, SkippedClip, ordered_loader, report_skipped
+from evagen.data.clips import ClipBatch, ClipDataset, DataConfig
 from evagen.errors import UserError
+from evagen.objective import PerceptualNetwork
+from evagen.row_store import PATIENCE, fill_table, open_table
 from evagen.training import RunConfig, start_accelerator
-from eval import PerceptualDistance
+from eval import LPIPSDistance, PerceptualDistance
 from tokenizer import AssignmentSpace, CandidateSearch, VideoTokenizer
 
 
@@ -34,61 +37,87 @@ class Curation(Section):
     """Clips searched together."""
     max_segments: int = Field(128, ge=1)
     """Blocks evaluated at once, which bounds memory."""
+    compare: PerceptualNetwork = PerceptualNetwork()
+    """The network whose distance is the reward's quality."""
     distance_frames: int = Field(4, ge=1)
     """Frames of each block, evenly spread, that the perceptual distance looks at."""
+    save_seconds: float = Field(60, ge=0)
+    """Seconds between saves, which is what a killed process loses at most."""
 
 
 @dataclass(frozen=True)
 class CurationRecord:
-    """What stage 2 found. clips: the data set it went over; space: the candidates; keys: int64 (n,) into clips;
-    perceptual, mse: float64 (n, A)."""
+    """What stage 2 found. clips: the data set it went over, videos: its fingerprint; space: the candidates; table: a
+    row for each of the n clips that could be read, memory-mapped."""
 
     clips: DataConfig
+    videos: str
     space: AssignmentSpace
-    keys: Tensor
-    perceptual: Tensor
-    mse: Tensor
+    table: Dataset
+
+    @cached_property
+    def keys(self) -> Tensor:
+        """int64 (n,), the clips' keys in the data set."""
+        return torch.from_numpy(self.table["key"][:])
+
+    @cached_property
+    def perceptual(self) -> Tensor:
+        """float64 (n, A)."""
+        return torch.from_numpy(self.table["perceptual"][:]).double()
+
+    @cached_property
+    def mse(self) -> Tensor:
+        """float64 (n, A)."""
+        return torch.from_numpy(self.table["mse"][:]).double()
+
+    def open_clips(self) -> ClipDataset:
+        """The data set that `keys` count in. Raises UserError where its videos are no longer those of the record."""
+        dataset = ClipDataset(self.clips)
+        if dataset.fingerprint() != self.videos:
+            raise UserError(
+                f"the usable videos in {self.clips.root} are not those that the record was made from: files were "
+                "added, removed or replaced since. Put them back, or run `evagen curate` again with another run.out"
+            )
+        return dataset
 
 
 def main(config: Curation) -> Path:
     """Writes the record into `<run.out>/record`; does nothing if it is there already."""
+    accelerator = start_accelerator(config, config.run, patience=PATIENCE)
     record = config.run.out / "record"
     if record.exists():
         return record
-    accelerator = start_accelerator(config, config.run)
-    if accelerator.num_processes > 1:
-        raise UserError("curation runs in one process; launch it with --num_processes 1")
     tokenizer = load_model(VideoTokenizer, config.tokenizer, accelerator.device)
     check_clips_fit(tokenizer, config.data)
-    dataset = ClipDataset(config.data)
-    perceptual = PerceptualDistance().to(accelerator.device)
-    rows: list[dict] = []
-    skipped: list[SkippedClip] = list(dataset.skipped)
-    loader = ordered_loader(dataset, config.batch_size, config.run.num_workers)
-    with tqdm(total=len(dataset), desc="curation", unit="clip", dynamic_ncols=True) as bar:
-        for batch in loader:
-            skipped += batch.skipped
-            if batch:
-                rows += _measure(batch, tokenizer, perceptual, config)
-            bar.update(len(batch) + len(batch.skipped))
-    partial = record.with_name("record.partial")
-    Dataset.from_list(rows).save_to_disk(partial)
-    partial.rename(record)
-    report_skipped(skipped, dataset.num_files)
+    perceptual = config.compare.load().to(accelerator.device)
+    about = {
+        "tokenizer": fingerprint(tokenizer),
+        "levels": list(tokenizer.assignments.levels),
+        "num_blocks": tokenizer.assignments.num_blocks,
+        "distance": f"{perceptual.name} {perceptual.fingerprint}",
+    }
+    fill_table(
+        record, ClipDataset(config.data), lambda batch: _measure(batch, tokenizer, perceptual, config), about,
+        accelerator, config.batch_size, config.run.num_workers, config.save_seconds,
+    )  # fmt: skip
     return record
 
 
 def read_record(folder: str | Path) -> CurationRecord:
-    """A record by its run folder. Raises UserError where there is none or it is half-written."""
+    """A record by its run folder. Raises UserError where it is missing, unfinished or damaged, or where its
+    tokenizer's folder holds another tokenizer by now."""
     folder = Path(folder)
-    if not (folder / "record").is_dir():
-        raise UserError(f"{folder} holds no finished curation record; run `evagen curate` with run.out={folder}")
+    table, about = open_table(folder / "record", "curation record", "curate")
     config = load_config(Curation, folder / "config.yaml")
-    tokenizer = VideoTokenizer.load_config(config.tokenizer)
-    space = AssignmentSpace(tokenizer["levels"], tokenizer["num_frames"] // tokenizer["temporal_patch"])
-    table = load_from_disk(folder / "record").with_format("numpy")
-    perceptual, mse = (torch.from_numpy(table[name][:]).double() for name in ("perceptual", "mse"))
-    return CurationRecord(config.data, space, torch.from_numpy(table["key"][:]), perceptual, mse)
+    if (Path(config.tokenizer) / "config.json").exists():
+        found = fingerprint(load_model(VideoTokenizer, config.tokenizer))
+        if found != about["tokenizer"]:
+            raise UserError(
+                f"the record in {folder} was measured with tokenizer {about['tokenizer']}, but {config.tokenizer} now "
+                f"holds {found}; run `evagen curate` again with another run.out, or put the earlier tokenizer back"
+            )
+    space = AssignmentSpace(about["levels"], about["num_blocks"])
+    return CurationRecord(config.data, about["videos"], space, table.with_format("numpy"))
 
 
 def check_clips_fit(tokenizer: VideoTokenizer, data: DataConfig) -> None:
@@ -101,7 +130,9 @@ def check_clips_fit(tokenizer: VideoTokenizer, data: DataConfig) -> None:
         )
 
 
-def _measure(batch: ClipBatch, tokenizer: VideoTokenizer, perceptual: PerceptualDistance, config: Curation) -> list:
+def _measure(
+    batch: ClipBatch, tokenizer: VideoTokenizer, perceptual: PerceptualDistance | LPIPSDistance, config: Curation
+) -> list[dict]:
     video = batch.video.to(tokenizer.device)  # B C F H W
     step = tokenizer.config.temporal_patch
     chosen = torch.linspace(0, step - 1, min(config.distance_frames, step)).round().long().unique()
@@ -129,7 +160,7 @@ def _measure(batch: ClipBatch, tokenizer: VideoTokenizer, perceptual: Perceptual
 
 
 @torch.no_grad()
-def _frame_features(perceptual: PerceptualDistance, block: Tensor, chosen: Tensor) -> list[Tensor]:
+def _frame_features(perceptual: PerceptualDistance | LPIPSDistance, block: Tensor, chosen: Tensor) -> list[Tensor]:
     """Features of some frames of B C f H W blocks, each (B, m, â€¦)."""
     frames = block[:, :, chosen].transpose(1, 2)  # B m C H W
     return [feature.unflatten(0, frames.shape[:2]) for feature in perceptual.features(frames.flatten(0, 1))]

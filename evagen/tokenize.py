@@ -3,24 +3,25 @@
 accelerate launch -m evagen.tokenize configs/quickstart/tokens.yaml [key=value …]
 
 The corpus is a `datasets` table with a row for each view of each clip: codes, lengths, label, path, start,
-flipped. `corpus.json` beside it says which tokenizer made it and what the labels are called.
+flipped. Rows stand clip by clip in the data set's order, a clip before its mirror image. `corpus.json` beside the
+table says which tokenizer made it and what the labels are called. Any number of processes gives the same corpus;
+stopped half-way, the same command goes on where it was.
 """
 
-import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-from datasets import Dataset, load_from_disk
+import numpy as np
+from datasets import Dataset
 from pydantic import Field
-from tqdm.auto import tqdm
 
-from evagen.checkpoints import load_model
+from evagen.checkpoints import fingerprint, load_model
 from evagen.config import Section
 from evagen.curate import check_clips_fit
-from evagen.data.clips import ClipDataset, DataConfig, ordered_loader, report_skipped
+from evagen.data.clips import ClipBatch, ClipDataset, DataConfig
 from evagen.errors import UserError
+from evagen.row_store import PATIENCE, fill_table, open_table, unfinished
 from evagen.training import RunConfig, start_accelerator
 from tokenizer import Router, VideoTokenizer
 
@@ -37,12 +38,14 @@ class Tokenization(Section):
     flips: bool = True
     """Adds the mirrored view of each clip."""
     batch_size: int = Field(16, ge=1)
+    save_seconds: float = Field(60, ge=0)
+    """Seconds between saves, which is what a killed process loses at most."""
 
 
 @dataclass(frozen=True)
 class Corpus:
-    """A token corpus. table: its rows; codebook_size, levels, num_blocks: of the tokenizer; class_names in
-    label order; tokenizer_fingerprint."""
+    """A token corpus. table: its rows, memory-mapped; codebook_size, levels, num_blocks: of the tokenizer; class_names
+    in label order; tokenizer_fingerprint."""
 
     table: Dataset
     codebook_size: int
@@ -54,67 +57,67 @@ class Corpus:
 
 def main(config: Tokenization) -> Path:
     """Writes the corpus into `run.out`; does nothing if it is there already."""
+    accelerator = start_accelerator(config, config.run, patience=PATIENCE)
     out = config.run.out
     if (out / "corpus.json").exists():
         return out
-    accelerator = start_accelerator(config, config.run)
-    if accelerator.num_processes > 1:
-        raise UserError("tokenization runs in one process; launch it with --num_processes 1")
     tokenizer = load_model(VideoTokenizer, config.tokenizer, accelerator.device)
     router = load_model(Router, config.router, accelerator.device)
     check_clips_fit(tokenizer, config.data)
+    known, needed = ((m.assignments.num_blocks, list(m.assignments.levels)) for m in (router, tokenizer))
+    if known != needed:
+        raise UserError(
+            f"the router at {config.router} knows assignments of {known[0]} blocks with levels {known[1]}; the "
+            f"tokenizer at {config.tokenizer} takes {needed[0]} blocks with levels {needed[1]}"
+        )
     dataset = ClipDataset(config.data)
-    rows, skipped = [], list(dataset.skipped)
-    with tqdm(total=len(dataset), desc="tokenization", unit="clip", dynamic_ncols=True) as bar:
-        for batch in ordered_loader(dataset, config.batch_size, config.run.num_workers):
-            skipped += batch.skipped
-            bar.update(len(batch) + len(batch.skipped))
-            for flipped in (False, True)[: 1 + config.flips] if batch else ():
-                video = batch.video.to(tokenizer.device)
-                video = video.flip(-1) if flipped else video
-                clips = tokenizer.encode(video, router.assign(video, config.preference)).split()
-                rows += [
-                    {
-                        "codes": clip.codes.cpu().numpy(),
-                        "lengths": clip.lengths[0].numpy(),
-                        "label": int(batch.label[i]),
-                        "path": batch.paths[i],
-                        "start": batch.starts[i],
-                        "flipped": flipped,
-                    }
-                    for i, clip in enumerate(clips)
-                ]
-    Dataset.from_list(rows).save_to_disk(out / "table")
-    about = {
-        "codebook_size": tokenizer.config.codebook_size,
-        "levels": list(tokenizer.config.levels),
-        "num_blocks": tokenizer.assignments.num_blocks,
-        "class_names": dataset.class_names,
-        "tokenizer_fingerprint": fingerprint(tokenizer),
-    }
-    (out / "corpus.json").write_text(json.dumps(about, indent=1))
-    report_skipped(skipped, dataset.num_files)
+    about = {"tokenizer": fingerprint(tokenizer), "router": fingerprint(router)}
+    fill_table(
+        out / "table", dataset, lambda batch: _tokens(batch, tokenizer, router, config), about,
+        accelerator, config.batch_size, config.run.num_workers, config.save_seconds,
+    )  # fmt: skip
+    if accelerator.is_main_process:
+        about = {
+            "codebook_size": tokenizer.config.codebook_size,
+            "levels": list(tokenizer.config.levels),
+            "num_blocks": tokenizer.assignments.num_blocks,
+            "class_names": dataset.class_names,
+            "tokenizer_fingerprint": about["tokenizer"],
+        }
+        partial = out / "corpus.json.partial"
+        partial.write_text(json.dumps(about, indent=1))
+        partial.rename(out / "corpus.json")
+    accelerator.wait_for_everyone()
     return out
 
 
 def read_corpus(folder: str | Path) -> Corpus:
-    """A corpus by its folder. Raises UserError where there is none or it is half-written."""
+    """A corpus by its folder. Raises UserError where it is missing, unfinished or damaged."""
     folder = Path(folder)
     if not (folder / "corpus.json").exists():
-        raise UserError(f"{folder} holds no finished token corpus; run `evagen tokenize` with run.out={folder}")
-    return Corpus(
-        load_from_disk(folder / "table").with_format("torch"),
-        **json.loads((folder / "corpus.json").read_text()),
-    )
+        raise unfinished(folder / "table", "token corpus", "tokenize")
+    table, _ = open_table(folder / "table", "token corpus", "tokenize")
+    return Corpus(table.with_format("torch"), **json.loads((folder / "corpus.json").read_text()))
 
 
-def fingerprint(model: torch.nn.Module) -> str:
-    """16 hexadecimal digits that change with any weight."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()[:16]
+def _tokens(batch: ClipBatch, tokenizer: VideoTokenizer, router: Router, config: Tokenization) -> list[dict]:
+    views = []  # the clips as they are, then all of them mirrored
+    for flipped in (False, True)[: 1 + config.flips]:
+        video = batch.video.to(tokenizer.device)  # B C F H W
+        video = video.flip(-1) if flipped else video
+        views.append(tokenizer.encode(video, router.assign(video, config.preference)).split())
+    return [
+        {
+            "codes": tokens.codes.cpu().numpy().astype(np.int32),
+            "lengths": tokens.lengths[0].numpy().astype(np.int32),
+            "label": int(batch.label[i]),
+            "path": batch.paths[i],
+            "start": batch.starts[i],
+            "flipped": bool(flipped),
+        }
+        for i, clips in enumerate(zip(*views))
+        for flipped, tokens in enumerate(clips)
+    ]
 
 
 if __name__ == "__main__":

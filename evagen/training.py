@@ -9,12 +9,13 @@ import os
 import shutil
 import time
 from collections.abc import Iterator, Sequence
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DataLoaderConfiguration, ProjectConfiguration
+from accelerate.utils import DataLoaderConfiguration, InitProcessGroupKwargs, ProjectConfiguration
 from diffusers.optimization import get_cosine_schedule_with_warmup
 from diffusers.training_utils import EMAModel
 from pydantic import Field
@@ -153,7 +154,6 @@ class TrainingRun:
                 due = self.ends_step and (self.step + 1) % self.run.save_every == 0 and self.step + 1 < steps
                 if due:
                     self._save(self.step + 1)  # here, when the loop has done all that belongs to the step
-        self.accelerator.end_training()
 
     def update(self, loss: Tensor, metrics: dict[str, Any], num_clips: int) -> None:
         """Adds the gradient of `loss`; where the batch ends a step, changes the weights and writes a log line if one
@@ -189,6 +189,7 @@ class TrainingRun:
             self.accelerator.unwrap_model(model).save_pretrained(self.run.out)
             shutil.rmtree(self.run.out / "checkpoints", ignore_errors=True)
         self.accelerator.wait_for_everyone()
+        self.accelerator.end_training()  # the processes part: nothing that needs all of them may come after it
 
     def _write_log(self, step: int, metrics: dict[str, Any]) -> None:
         self._check_finite()
@@ -289,8 +290,11 @@ def prepare_layers(model: nn.Module, run: RunConfig) -> None:
 SHOWN = ("loss", "codes_used", "clips_per_second", "accuracy", "content_loss")
 
 
-def start_accelerator(config: Section, run: RunConfig, accumulation: int = 1) -> Accelerator:
-    """Makes the run folder, writes the resolved config, starts the tracker.
+def start_accelerator(
+    config: Section, run: RunConfig, accumulation: int = 1, patience: timedelta | None = None
+) -> Accelerator:
+    """Makes the run folder, writes the resolved config, starts the tracker. `patience`: how long processes wait for
+    each other before they take the others for dead, torch's 10 to 30 minutes if None.
     Raises UserError when the folder holds a run with another config."""
     log_with = None if run.tracker == "none" else run.tracker
     several = int(os.environ.get("WORLD_SIZE", "1")) > 1
@@ -300,6 +304,7 @@ def start_accelerator(config: Section, run: RunConfig, accumulation: int = 1) ->
         mixed_precision=run.mixed_precision,
         gradient_accumulation_steps=accumulation,
         log_with=log_with,
+        kwargs_handlers=[InitProcessGroupKwargs(timeout=patience)] if patience else None,
         project_config=ProjectConfiguration(project_dir=str(run.out), logging_dir=str(run.out)),
         dataloader_config=DataLoaderConfiguration(dispatch_batches=False),
     )

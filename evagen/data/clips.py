@@ -8,8 +8,10 @@ evaluation (each once, shared out over processes).
 Dimensions: B clips, C = 3 colours (RGB), F frames, H = W = `size`.
 """
 
+import hashlib
+import logging
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -23,23 +25,47 @@ from pydantic import Field
 from torch.utils.data import DataLoader, Dataset
 
 from evagen.config import Section
-from evagen.data.layouts import VideoFile, list_folder, list_ucf101, select_classes, spread_over_classes
+from evagen.data.kinetics import list_kinetics
+from evagen.data.layouts import (
+    Listing,
+    Split,
+    VideoFile,
+    join,
+    list_folder,
+    list_ucf101,
+    select_classes,
+    spread_over_classes,
+)
 from evagen.data.video import VideoError, count_frames, read_frames
 from evagen.errors import UserError
 
 
-class DataConfig(Section):
-    """Which videos to read and how to cut clips from them."""
+class VideoSource(Section):
+    """Where videos are."""
 
     root: Path
     """The folder that holds the videos."""
-    layout: Literal["ucf101", "folder"]
-    """`ucf101`: class folders beside `ucfTrainTestlist/`. `folder`: all videos below `root`; where each
-    lies in a subfolder, the first level of subfolders are the classes."""
-    split: Literal["train", "test", "all"] = "train"
-    """With `layout=folder` the folders `root/train` and `root/test`, if there are both."""
+    layout: Literal["ucf101", "kinetics", "folder"]
+    """`ucf101`: class folders beside `ucfTrainTestlist/`. `kinetics`: class folders, or loose videos with CSV lists,
+    see `evagen.data.kinetics`. `folder`: all videos below `root`; where each lies in a subfolder, the first level of
+    subfolders are the classes."""
+    split: Split | None = None
+    """That of the data set if None."""
     split_index: int = Field(1, ge=1)
     """Which of UCF-101's three train/test lists."""
+    csv: Path | None = None
+    """Kinetics' lists, a CSV file or a folder of them, where they are not in `root` or `root/annotations`."""
+
+
+class DataConfig(VideoSource):
+    """Which videos to read and how to cut clips from them."""
+
+    split: Split = "train"
+    """UCF-101 has `train` and `test`, Kinetics `train` and `val`; with `layout=folder` the folders of these names
+    in `root`. `test` means `val` where there is no `test`; `all` is all there is."""
+    more: list[VideoSource] = Field(default_factory=list)
+    """Further places whose videos belong to the same data set. Their classes are appended; classes of the same name
+    share a label."""
     frames: int = Field(16, ge=1)
     """Frames in a clip."""
     stride: int = Field(1, ge=1)
@@ -114,7 +140,8 @@ class ClipDataset(Dataset):
     workers nor order nor resuming change anything. Iterating goes over epoch 0 once.
 
     Every file is opened once at construction. Those that cannot be read, or are shorter than
-    `(frames - 1) * stride + 1`, are left out and listed in `skipped`.
+    `(frames - 1) * stride + 1`, are left out and listed in `skipped`; after them what the layout knows to be
+    unusable, such as videos of a list that are not there.
 
     Attributes: `class_names` (all classes of the layout, in label order), `labels` (of every item),
     `paths` (the usable videos), `skipped`, `num_files` (usable and skipped together).
@@ -122,8 +149,9 @@ class ClipDataset(Dataset):
 
     def __init__(self, config: DataConfig):
         self.config = config
-        files, self.class_names = _list_files(config)
-        self.num_files = len(files)
+        listing = _list_files(config)
+        files, self.class_names = listing.files, listing.class_names
+        self.num_files = len(files) + len(listing.left_out)
         span = (config.frames - 1) * config.stride + 1
         counts = _count_all(files)
         self.skipped: list[SkippedClip] = []
@@ -131,21 +159,28 @@ class ClipDataset(Dataset):
         self.paths: list[str] = []
         for file, count in zip(files, counts):
             if isinstance(count, VideoError):
-                self.skipped.append(SkippedClip(str(file.path), count.reason))
+                self.skipped.append(SkippedClip(file.path, count.reason))
             elif count < span:
                 reason = f"too short: {count} frames, a clip needs {span}"
-                self.skipped.append(SkippedClip(str(file.path), reason))
+                self.skipped.append(SkippedClip(file.path, reason))
             else:
-                self.paths.append(str(file.path))
+                self.paths.append(file.path)
                 self._items += _items_of(file, count, config, span)
+        self.skipped += [SkippedClip(video.path, video.reason) for video in listing.left_out]
         if not self._items:
             lines: list[str] = []
             report_skipped(self.skipped, self.num_files, lines.append)
-            raise UserError("\n".join([f"no usable video in {config.root}", *lines]))
+            roots = " or ".join(str(source.root) for source in (config, *config.more))
+            raise UserError("\n".join([f"no usable video in {roots}", *lines]))
         self.labels = [item.label for item in self._items]
 
     def __len__(self) -> int:
         return len(self._items)
+
+    def fingerprint(self) -> str:
+        """16 hexadecimal digits that change where a key no longer means the same clip: with the files that are
+        there, their lengths and labels. The files' contents are not looked at."""
+        return hashlib.sha256(repr(self._items).encode()).hexdigest()[:16]
 
     def __iter__(self) -> Iterator[Clip | SkippedClip]:
         return (self[index] for index in range(len(self)))
@@ -241,7 +276,7 @@ def train_loader(
     [s B P, (s + 1) B P) of the endless sequence, and process p the p-th B of them. Starting at `start_step`
     continues an earlier run exactly. Already shared out: not to be sharded again by Accelerate."""
     batches = _ProcessBatches(len(dataset), batch_size, seed, start_step, process_index, num_processes)
-    return _loader(dataset, batches, num_workers)
+    return clip_loader(dataset, batches, num_workers)
 
 
 def ordered_loader(
@@ -255,7 +290,19 @@ def ordered_loader(
     The last batch may be smaller."""
     keys = range(process_index, len(dataset), num_processes)
     batches = [list(keys[first : first + batch_size]) for first in range(0, len(keys), batch_size)]
-    return _loader(dataset, batches, num_workers)
+    return clip_loader(dataset, batches, num_workers)
+
+
+def clip_loader(dataset: Dataset, batches: Iterable[Sequence[int]], num_workers: int = 0) -> DataLoader:
+    """A ClipBatch for each of the given lists of keys, in their order."""
+    return DataLoader(
+        dataset,
+        batch_sampler=batches,  # type: ignore[arg-type]
+        num_workers=num_workers,
+        collate_fn=collate_clips,
+        pin_memory=torch.cuda.is_available(),
+        generator=torch.Generator(),  # else it draws from the global one, whose numbers are dropout's
+    )
 
 
 @dataclass(frozen=True)
@@ -285,26 +332,25 @@ class _ProcessBatches:
             yield list(islice(keys, keys_per_step))[first : first + self.batch_size]
 
 
-def _loader(dataset: ClipDataset, batches: "_ProcessBatches | list[list[int]]", num_workers: int) -> DataLoader:
-    return DataLoader(
-        dataset,
-        batch_sampler=batches,  # type: ignore[arg-type]
-        num_workers=num_workers,
-        collate_fn=collate_clips,
-        pin_memory=torch.cuda.is_available(),
-    )
-
-
-def _list_files(config: DataConfig) -> tuple[list[VideoFile], list[str]]:
-    if config.layout == "ucf101":
-        files, class_names = list_ucf101(config.root, config.split, config.split_index)
-    else:
-        files, class_names = list_folder(config.root, config.split)
+def _list_files(config: DataConfig) -> Listing:
+    listing = join([_list_source(source, source.split or config.split) for source in (config, *config.more)])
+    for remark in listing.remarks:
+        logging.getLogger(__name__).warning(remark)
     if config.classes is not None:
-        files = select_classes(files, class_names, config.classes)
+        listing = select_classes(listing, config.classes)
     if config.limit is not None:
-        files = spread_over_classes(files, config.limit)
-    return files, class_names
+        listing = replace(listing, files=spread_over_classes(listing.files, config.limit))
+    return listing
+
+
+def _list_source(source: VideoSource, split: Split) -> Listing:
+    if source.csv is not None and source.layout != "kinetics":
+        raise UserError(f"csv={source.csv} is for layout=kinetics; the layout of {source.root} is {source.layout}")
+    if source.layout == "ucf101":
+        return list_ucf101(source.root, split, source.split_index)
+    if source.layout == "kinetics":
+        return list_kinetics(source.root, split, source.csv)
+    return list_folder(source.root, split)
 
 
 def _count_all(files: list[VideoFile]) -> list[int | VideoError]:
@@ -326,7 +372,7 @@ def _items_of(file: VideoFile, num_frames: int, config: DataConfig, span: int) -
         "centre": [(last // 2, last // 2)],
         "all": [(start, start) for start in range(0, last + 1, config.frames * config.stride)],
     }
-    return [_Item(str(file.path), file.label, first, final) for first, final in ranges[config.clip]]
+    return [_Item(file.path, file.label, first, final) for first, final in ranges[config.clip]]
 
 
 def _crop_offset(play: int, place: float | None) -> int:

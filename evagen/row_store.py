@@ -1,0 +1,256 @@
+"""Tables with rows for each clip, computed by any number of processes, which an interruption costs next to nothing.
+
+    fill_table(out / "record", dataset, rows_of, about, accelerator, batch_size=4)      # in every process
+    table, about = open_table(out / "record", "curation record", "curate")
+
+The unit of work is the batch: batch b holds the clips [b B, (b + 1) B) of the data set, whoever computes it and when.
+Sums of floating point numbers depend on what stands beside in a batch, so this is what makes the finished table the
+same to the last bit for one process, for several, and after any interruption.
+
+Until it is finished, `record.parts/` holds Arrow files, each of them the rows of some batches. A part gets its name
+when it is whole, and says in its metadata which batches these are and what the rows are made from. In the end one
+process streams the parts into a `datasets` table, in the order of the data set, with `about.json` inside.
+"""
+
+import json
+import os
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from datetime import timedelta
+from itertools import accumulate
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pyarrow as pa
+from accelerate import Accelerator
+from datasets import Dataset, load_from_disk
+from tqdm.auto import tqdm
+
+from evagen.config import Section
+from evagen.data.clips import ClipBatch, ClipDataset, SkippedClip, clip_loader, report_skipped
+from evagen.errors import UserError
+
+RowsOf = Callable[[ClipBatch], list[dict[str, Any]]]
+"""The rows of a batch's clips, in the clips' order: numbers, strings and 1D arrays by column name."""
+
+COPIED_TOGETHER = 256
+"""Batches whose rows are copied at once from the parts into the table, which bounds memory."""
+
+PATIENCE = timedelta(days=1)
+"""For `start_accelerator`: processes meet only at the end, and the fastest may wait long for the slowest."""
+
+
+def fill_table(
+    table: Path,
+    dataset: ClipDataset,
+    rows_of: RowsOf,
+    about: dict[str, Any],
+    accelerator: Accelerator,
+    batch_size: int,
+    num_workers: int = 0,
+    save_seconds: float = 60,
+) -> None:
+    """Computes the rows that are not there yet and makes the table of them; to be called by all processes alike. It
+    returns when the table is there. Clips that cannot be decoded have no rows and are reported once, in the end.
+
+    about: what the rows are made from, as JSON values; kept with the table.
+    save_seconds: time between parts. A process that is killed loses what it computed since; one that fails or is
+        interrupted (Ctrl-C) loses nothing.
+
+    Raises UserError where an earlier run made rows from something else, or no clip could be decoded."""
+    about = {"videos": dataset.fingerprint(), "batch_size": batch_size, **about}
+    if table.exists():
+        _check_same(table, json.loads((table / "about.json").read_text())["made_from"], about)
+        return
+    if accelerator.is_main_process:
+        _tidy(table, about)
+    accelerator.wait_for_everyone()
+    done = {batch.number for part in _parts(table) for batch in part.info.batches}
+    accelerator.wait_for_everyone()  # nobody adds parts while another still looks which there are
+    keys = [range(first, min(first + batch_size, len(dataset))) for first in range(0, len(dataset), batch_size)]
+    pending = [number for number in range(len(keys)) if number not in done]
+    mine = pending[accelerator.process_index :: accelerator.num_processes]
+    loader = clip_loader(dataset, [keys[number] for number in mine], num_workers)
+    writer = _PartWriter(table, _PartInfo(batches=[], clips=len(dataset), about=about), save_seconds)
+    bar = tqdm(
+        total=len(dataset), initial=len(dataset) - sum(len(keys[number]) for number in pending), unit="clip",
+        desc=table.parent.name, disable=not accelerator.is_local_main_process, dynamic_ncols=True,
+    )  # fmt: skip
+    with bar, writer:
+        for number, batch in zip(mine, loader):
+            writer.add(number, rows_of(batch) if batch else [], batch.skipped)
+            bar.update(min(len(keys[number]) * accelerator.num_processes, bar.total - bar.n))
+    accelerator.wait_for_everyone()
+    if accelerator.is_main_process:
+        skipped = _join(table, len(keys), about)
+        report_skipped(dataset.skipped + skipped, dataset.num_files)
+    accelerator.wait_for_everyone()
+
+
+def open_table(table: Path, what: str, command: str) -> tuple[Dataset, dict[str, Any]]:
+    """A finished table, memory-mapped, and what it was made from. `what` it holds and the `command` that makes it are
+    for the message of the UserError that is raised when it is missing, unfinished or damaged."""
+    if not table.is_dir():
+        raise unfinished(table, what, command)
+    try:
+        rows, about = load_from_disk(table), json.loads((table / "about.json").read_text())
+        if len(rows) != about["rows"]:
+            raise ValueError(f"{len(rows)} of {about['rows']} rows are there")
+    except (OSError, ValueError, KeyError, TypeError, pa.ArrowException) as error:
+        raise UserError(
+            f"the {what} in {table} is damaged: {error}. Delete {table} and run `evagen {command}` with "
+            f"{table.parent / 'config.yaml'} to make it again"
+        ) from error
+    return rows, about["made_from"]
+
+
+def unfinished(table: Path, what: str, command: str) -> UserError:
+    """The error that says how far an unfinished table is and how to finish it."""
+    out, parts = table.parent, _parts(table)
+    if not parts:
+        return UserError(f"{out} holds no finished {what}; run `evagen {command}` with run.out={out}")
+    return UserError(
+        f"{out} holds no finished {what}: {_progress(parts)} clips done; run `evagen {command}` with the same config, "
+        f"{out / 'config.yaml'}, to finish it"
+    )
+
+
+class _BatchInfo(Section):
+    """What a part says of a batch: its number in the data set, how many rows it has, and clips without rows."""
+
+    number: int
+    rows: int
+    skipped: list[SkippedClip]
+
+
+class _PartInfo(Section):
+    """What a part says of itself. batches: in the order of their rows; clips: of the whole data set."""
+
+    batches: list[_BatchInfo]
+    clips: int
+    about: dict[str, Any]
+
+
+class _Part(NamedTuple):
+    """rows: memory-mapped."""
+
+    info: _PartInfo
+    rows: pa.Table
+
+
+class _PartWriter:
+    """Keeps finished batches and writes them as a part when `save_seconds` have passed, and when its `with` ends."""
+
+    def __init__(self, table: Path, info: _PartInfo, save_seconds: float):
+        self.folder, self.info, self.save_seconds = _parts_folder(table), info, save_seconds
+        self.batches: list[tuple[_BatchInfo, list[dict]]] = []
+        self.saved = time.monotonic()
+
+    def add(self, number: int, rows: list[dict], skipped: list[SkippedClip]) -> None:
+        self.batches.append((_BatchInfo(number=number, rows=len(rows), skipped=skipped), rows))
+        if time.monotonic() - self.saved >= self.save_seconds:
+            self.save()
+
+    def save(self) -> None:
+        if not self.batches:
+            return
+        info = self.info.model_copy(update={"batches": [batch for batch, _ in self.batches]})
+        rows = pa.Table.from_pylist([row for _, rows in self.batches for row in rows])
+        rows = rows.replace_schema_metadata({"evagen": info.model_dump_json()})
+        path = self.folder / f"{info.batches[0].number:08d}.arrow"
+        partial = path.with_suffix(".partial")
+        with partial.open("wb") as file:
+            with pa.ipc.new_stream(file, rows.schema) as stream:
+                stream.write_table(rows)
+            os.fsync(file.fileno())
+        partial.replace(path)
+        self.batches, self.saved = [], time.monotonic()
+
+    def __enter__(self) -> "_PartWriter":
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self.save()
+
+
+def _parts_folder(table: Path) -> Path:
+    return table.with_name(f"{table.name}.parts")
+
+
+def _parts(table: Path) -> list[_Part]:
+    parts = [_read_part(path) for path in sorted(_parts_folder(table).glob("*.arrow"))]
+    return [part for part in parts if part is not None]
+
+
+def _read_part(path: Path) -> _Part | None:
+    """None for a file that is not whole, which only a crash of the machine can leave."""
+    try:
+        with pa.memory_map(str(path)) as file:
+            rows = pa.ipc.open_stream(file).read_all()
+        info = _PartInfo.model_validate_json(rows.schema.metadata[b"evagen"])
+    except (OSError, ValueError, KeyError, TypeError, pa.ArrowException):
+        return None
+    whole = len(rows) == sum(batch.rows for batch in info.batches)
+    return _Part(info, rows.replace_schema_metadata(None)) if whole else None
+
+
+def _progress(parts: list[_Part]) -> str:
+    info = parts[0].info
+    size, numbers = info.about["batch_size"], {batch.number for part in parts for batch in part.info.batches}
+    return f"{sum(min(size, info.clips - number * size) for number in numbers)} of {info.clips}"
+
+
+def _tidy(table: Path, about: dict[str, Any]) -> None:
+    """Takes out files that are not whole, whose clips are then computed again."""
+    folder = _parts_folder(table)
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in folder.glob("*.partial"):
+        path.unlink()
+    for path in sorted(folder.glob("*.arrow")):
+        part = _read_part(path)
+        if part is None:
+            path.unlink()
+        else:
+            _check_same(folder, part.info.about, about)
+
+
+def _check_same(folder: Path, made_from: dict[str, Any], about: dict[str, Any]) -> None:
+    changed = [name for name in about if made_from.get(name) != about[name]]
+    if changed:
+        raise UserError(
+            f"{folder} holds rows that were made from other {', '.join(changed)} than there are now; put the earlier "
+            f"ones back, or delete {folder} to start afresh"
+        )
+
+
+def _join(table: Path, num_batches: int, about: dict[str, Any]) -> list[SkippedClip]:
+    """Streams the parts into the table and deletes them; returns the clips that have no rows."""
+    _tidy(table, about)
+    parts, folder = _parts(table), _parts_folder(table)
+    places: dict[int, tuple[_BatchInfo, pa.Table, int]] = {}  # a batch's rows: of which part, and from where on
+    for info, rows in parts:
+        starts = accumulate((batch.rows for batch in info.batches), initial=0)
+        places |= {batch.number: (batch, rows, start) for batch, start in zip(info.batches, starts)}
+    if len(places) < num_batches:
+        raise UserError(f"{_progress(parts)} clips are in {folder}, the rest was lost; run the same command again")
+    in_order = [places[number] for number in range(num_batches)]
+    skipped = [clip for batch, _, _ in in_order for clip in batch.skipped]
+    pieces = [(rows, start, batch.rows) for batch, rows, start in in_order if batch.rows]
+    if not pieces:
+        raise UserError(f"none of {len(skipped)} clips could be decoded, {skipped[0].path}: {skipped[0].reason}")
+    joined, partial = folder / "joined.partial", table.with_name(f"{table.name}.partial")
+    with joined.open("wb") as file, pa.ipc.new_stream(file, pieces[0][0].schema) as stream:
+        for first in range(0, len(pieces), COPIED_TOGETHER):
+            slices = [rows.slice(start, count) for rows, start, count in pieces[first : first + COPIED_TOGETHER]]
+            stream.write_table(pa.concat_tables(slices).combine_chunks())
+    shutil.rmtree(partial, ignore_errors=True)
+    rows = Dataset.from_file(str(joined))
+    rows.save_to_disk(partial)
+    made = {"rows": len(rows), "skipped": [asdict(clip) for clip in skipped], "made_from": about}
+    (partial / "about.json").write_text(json.dumps(made, indent=1))
+    os.sync()  # all of it is on the disk before the parts go
+    partial.rename(table)
+    shutil.rmtree(folder)
+    return skipped
