@@ -17,6 +17,6 @@ if not sys.stderr.isatty():
 # first; evagen finds out by itself whether they work (tokenizer/attention.py).
 logging.getLogger("xformers").setLevel(logging.ERROR)
 
-import torchvision_ops  # noqa: F401  (before anything that imports torchvision)
+import torchvision_ops  # noqa: E402, F401  (before anything that imports torchvision)
 
 __version__ = "0.1.0"

@@ -19,6 +19,8 @@ app = typer.Typer(
 )
 data_app = typer.Typer(help="Make and inspect video data sets.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
+study_app = typer.Typer(help="Comparisons over trained models, with CSV and plot.", no_args_is_help=True)
+app.add_typer(study_app, name="study")
 
 ConfigPath = Annotated[str, typer.Argument(help="A YAML file, or the name of a shipped config: quickstart/proxy")]
 Overrides = Annotated[list[str] | None, typer.Argument(metavar="key=value…", help="optimizer.steps=500 run.seed=1")]
@@ -114,6 +116,71 @@ def arcade(
         f"{len(summary.class_names)} classes, {summary.train_clips} training and {summary.test_clips} test clips "
         f"in {summary.out} ({summary.written} written, {summary.kept} already there)"
     )
+
+
+@study_app.command("quality-cost")
+def quality_cost(config: ConfigPath, overrides: Overrides = None) -> None:
+    """What quality costs in tokens: uniform, threshold, max reward and router; proxy against final tokenizer."""
+    run_stage("evagen.studies.quality_cost", "QualityCost", config, overrides or [])
+
+
+@app.command()
+def encode(
+    video: Annotated[Path, typer.Argument(help="A video file of any length and size")],
+    out: Annotated[Path, typer.Argument(help="Where the tokens go: a .safetensors file")],
+    tokenizer: Annotated[str, typer.Option(help="A trained tokenizer, folder or hub id")],
+    router: Annotated[str, typer.Option(help="The router trained for it")],
+    preference: Annotated[float | None, typer.Option(help="Quality: 0.8 few tokens … 1.6 best; 1.2 if none")] = None,
+    max_tokens: Annotated[int | None, typer.Option(help="At most so many tokens for each clip")] = None,
+    mean_tokens: Annotated[float | None, typer.Option(help="At most so many tokens a clip on average")] = None,
+    short_side: Annotated[int | None, typer.Option(min=1, help="Pixels encoded; as trained if none")] = None,
+    clips_per_chunk: Annotated[int, typer.Option(min=1, help="Clips in memory at once")] = 4,
+) -> None:
+    """Turn one video file into tokens, as good as asked for or within a budget."""
+    from evagen.codec import encode_file
+
+    written = encode_file(
+        video,
+        out,
+        tokenizer,
+        router,
+        short_side,
+        clips_per_chunk,
+        preference=preference,
+        max_tokens=max_tokens,
+        mean_tokens=mean_tokens,
+    )
+    print(written.summary())
+    print(out)
+
+
+@app.command()
+def decode(
+    tokens: Annotated[Path, typer.Argument(help="What `evagen encode` wrote")],
+    out: Annotated[Path, typer.Argument(help="The video: .mp4, .avi, .gif, or .mkv without loss")],
+    tokenizer: Annotated[str, typer.Option(help="The tokenizer that made the tokens, folder or hub id")],
+    clips_per_chunk: Annotated[int, typer.Option(min=1, help="Clips in memory at once")] = 4,
+) -> None:
+    """Turn a file of tokens back into a video of the same length, size and frame rate."""
+    from evagen.codec import decode_file
+
+    decode_file(tokens, out, tokenizer, clips_per_chunk)
+    print(out)
+
+
+@app.command()
+def configs(
+    name: Annotated[str | None, typer.Argument(help="Print this one: ucf101_k600/final")] = None,
+) -> None:
+    """List the shipped configs with what they should reach, or print one."""
+    from evagen.config import find_config
+
+    if name:
+        print(find_config(name).read_text(), end="")
+        return
+    from evagen.shipped_configs import format_table, list_configs
+
+    print(format_table(list_configs()))
 
 
 @app.command()

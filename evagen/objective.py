@@ -154,8 +154,8 @@ class Objective:
         return loss, terms
 
     def after_update(self, output: TokenizerOutput, video: Tensor) -> dict[str, Tensor]:
-        """To be called after each batch of the tokenizer: moves the projection, and trains the discriminator on the same
-        clips; returns the discriminator's terms. It learns from the first step on, so that the adversarial term
+        """To be called after each batch of the tokenizer: moves the projection, and trains the discriminator on the
+        same clips; returns the discriminator's terms. It learns from the first step on, so that the adversarial term
         starts with one that knows something."""
         if self.alignment is not None:
             self.optimizers["alignment"].step()

@@ -13,7 +13,7 @@ from ar_model import VideoGenerator, drop_classes, next_token_loss
 from evagen.config import Section, section_of
 from evagen.data.clips import EndlessSampler
 from evagen.tokenize import Corpus, read_corpus
-from evagen.training import OptimizerConfig, RunConfig, TrainingRun, is_finished, batch_generator
+from evagen.training import OptimizerConfig, RunConfig, TrainingRun, batch_generator, is_finished
 
 FROM_CORPUS = ("codebook_size", "levels", "num_blocks", "class_names", "tokenizer_fingerprint")
 ModelConfig = section_of(VideoGenerator, leave_out=FROM_CORPUS)

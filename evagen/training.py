@@ -11,20 +11,25 @@ import time
 from collections.abc import Iterator, Sequence
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from accelerate import Accelerator
 from accelerate.utils import DataLoaderConfiguration, InitProcessGroupKwargs, ProjectConfiguration
 from diffusers.optimization import get_cosine_schedule_with_warmup
 from diffusers.training_utils import EMAModel
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from evagen.config import Section, load_config, save_config
 from evagen.errors import UserError
 from tokenizer.attention import AttentionBackend, choose_attention
+
+
+def _no_is_a_word(value: Any) -> Any:
+    """YAML reads a bare `no` as false."""
+    return "no" if value is False else value
 
 
 class RunConfig(Section):
@@ -38,7 +43,7 @@ class RunConfig(Section):
     """Steps between log lines."""
     save_every: int = Field(1000, ge=1)
     """Steps between checkpoints."""
-    mixed_precision: Literal["no", "bf16", "fp16"] | None = None
+    mixed_precision: Annotated[Literal["no", "bf16", "fp16"] | None, BeforeValidator(_no_is_a_word)] = None
     """Accelerate's setting if None."""
     tracker: Literal["tensorboard", "wandb", "none"] = "tensorboard"
     num_workers: int = Field(0, ge=0)

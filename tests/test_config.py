@@ -4,26 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from evagen.config import load_config, save_config, shipped_configs
-from evagen.curate import Curation
+from evagen.config import load_config, save_config
 from evagen.errors import UserError
-from evagen.sample import Sampling
-from evagen.tokenize import Tokenization
 from evagen.train_generator import GeneratorTraining
-from evagen.train_router import RouterTraining
 from evagen.train_tokenizer import TokenizerTraining
-
-SCHEMAS = {
-    "proxy": TokenizerTraining, "final": TokenizerTraining, "curation": Curation, "router": RouterTraining,
-    "tokens": Tokenization, "generator": GeneratorTraining, "sample": Sampling,
-}  # fmt: skip
-
-
-def test_every_shipped_config_loads():
-    shipped = shipped_configs()
-    assert shipped
-    for name in shipped:
-        load_config(SCHEMAS[name.rpartition("/")[2]], name)
 
 
 def test_overrides_are_typed_and_reach_nested_keys():
@@ -32,6 +16,12 @@ def test_overrides_are_typed_and_reach_nested_keys():
     )
     assert (config.optimizer.steps, config.model.levels, config.router) == (7, [1, 2], "r")
     assert config.run.out == Path("/x y")
+
+
+def test_no_is_a_word_where_a_word_is_meant():
+    """YAML reads a bare `no` as false."""
+    override = ["run.mixed_precision=no"]
+    assert load_config(TokenizerTraining, "quickstart/proxy", override).run.mixed_precision == "no"
 
 
 def test_what_is_saved_loads_as_the_same(tmp_path):

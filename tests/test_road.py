@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from accelerate.state import AcceleratorState
 from transformers import VJEPA2Config, VJEPA2Model
 
 from evagen import curate, sample, tokenize, train_generator, train_router, train_tokenizer
@@ -263,6 +264,27 @@ def test_the_whole_objective_trains_and_resumes(road, tmp_path, monkeypatch):
     train_tokenizer.main(resumed)
     weights = [VideoTokenizer.from_pretrained(tmp_path / name).state_dict() for name in ("straight", "resumed")]
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+
+
+@pytest.fixture
+def fresh_accelerator():
+    """Accelerate fixes the precision of a process by its first Accelerator; this test has its own."""
+    AcceleratorState._reset_state()
+    yield
+    AcceleratorState._reset_state()
+
+
+def test_training_in_bf16_with_accumulation_checkpointing_and_averaged_weights(road, tmp_path, fresh_accelerator):
+    run = {"mixed_precision": "bf16", "gradient_checkpointing": True, "log_every": 1, "tracker": "none"}
+    optimizer = {"steps": 4, "batch_size": 2, "accumulation": 2, "learning_rate": 0.01, "ema_decay": 0.9}
+    loss = {"adversarial": {"discriminator": "patch", "ramp_steps": 0}}
+    changes = {"run": {"out": str(tmp_path), **run}, "optimizer": optimizer, "loss": loss}
+    train_tokenizer.main(tokenizer_config(road, tmp_path, **changes))
+    log = read_metrics(tmp_path)
+    assert [line["step"] for line in log] == [1, 2, 3, 4]
+    assert log[-1]["loss"] == log[-1]["loss"]
+    model = load_model(VideoTokenizer, tmp_path)
+    assert model.dtype == torch.float32  # the weights and the quantiser stay exact
 
 
 @pytest.mark.parametrize(

@@ -45,7 +45,7 @@ class TokenizedClips:
 
 @dataclass(frozen=True)
 class TokenizerOutput:
-    """reconstruction: (B, C, F, H, W), unclamped; tokens; encoded: (N, c), what was quantised, at unit length;
+    """reconstruction: float32 (B, C, F, H, W), unclamped; tokens; encoded: (N, c), what was quantised, at unit length;
     quantizer_losses: scalars by name; decoder_features: what each decoder layer put out, (B, T, Hp, Wp, Dd)."""
 
     reconstruction: Tensor
@@ -112,7 +112,7 @@ class VideoTokenizer(ModelMixin, ConfigMixin):
         quantized = self.quantizer(vectors, with_losses=True)
         reconstruction, features = self._decode(quantized.vectors, lengths, tuple(video.shape[-2:]))
         tokens = TokenizedClips(quantized.codes, lengths.cpu())
-        return TokenizerOutput(reconstruction, tokens, quantized.inputs, quantized.losses, features)
+        return TokenizerOutput(reconstruction.float(), tokens, quantized.inputs, quantized.losses, features)
 
     @torch.no_grad()
     def encode(self, video: Tensor, lengths: Tensor) -> TokenizedClips:

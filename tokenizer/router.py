@@ -59,9 +59,9 @@ class Router(ModelMixin, ConfigMixin):
         num_frames: int = 16,
         resolution: int = 128,
         temporal_patch: int = 4,
-        patch: int = 16,
+        patch: int = 32,
         width: int = 384,
-        depth: int = 11,
+        depth: int = 8,
         num_heads: int = 6,
         drop_rate: float = 0.0,
     ):

@@ -1,32 +1,66 @@
-"""Which video files a folder holds and what class each belongs to: UCF-101's layout, or any folder."""
+"""Which video files a folder holds and what class each belongs to: UCF-101's layout, or any folder. Kinetics has a
+module of its own, `evagen.data.kinetics`."""
 
 import difflib
-from collections.abc import Sequence
-from dataclasses import dataclass
+import os
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from evagen.data.video import VIDEO_SUFFIXES
 from evagen.errors import UserError
 
-Split = Literal["train", "test", "all"]
+Split = Literal["train", "val", "test", "all"]
+
+SPLIT_NAMES = {"train": ("train",), "val": ("val", "validate", "validation"), "test": ("test",)}
+"""What folders and lists of each split are called."""
 
 
-@dataclass(frozen=True)
-class VideoFile:
+class VideoFile(NamedTuple):
     """A video and the number of its class, -1 where there are no classes."""
 
-    path: Path
+    path: str
     label: int
 
 
-def list_ucf101(root: Path, split: Split, split_index: int) -> tuple[list[VideoFile], list[str]]:
+class LeftOut(NamedTuple):
+    """A video that belongs to a data set and cannot be used, and why; label as in VideoFile."""
+
+    path: str
+    label: int
+    reason: str
+
+
+@dataclass(frozen=True)
+class Listing:
+    """The videos of a data set. class_names: in label order; left_out: videos known to be unusable without opening
+    them; remarks: what a user should know about this copy of the data set, a line each."""
+
+    files: list[VideoFile]
+    class_names: list[str]
+    left_out: list[LeftOut] = field(default_factory=list)
+    remarks: list[str] = field(default_factory=list)
+
+
+class FoundVideo(NamedTuple):
+    """A video file, its name without suffix, and the first-level subfolder it lies in, None if it lies in the folder
+    itself."""
+
+    path: str
+    stem: str
+    subfolder: str | None
+
+
+def list_ucf101(root: Path, split: Split, split_index: int) -> Listing:
     """The videos of a UCF-101 tree in the order of its lists, and the class names in the order of
     `classInd.txt` (label = number there - 1). `all` is the train list followed by the test list.
 
     Class folders lie in `root`, or in `root/UCF-101` as the two original archives unpack.
-    Raises UserError for a missing folder or list."""
-    _check_folder(root)
+    Raises UserError for a missing folder or list, and for `val`, which UCF-101 does not have."""
+    check_folder(root)
+    if split == "val":
+        raise UserError(f"{root}: UCF-101 has no validation split, only train and test lists; use split=test")
     lists = root / "ucfTrainTestlist"
     class_names = _read_class_names(lists / "classInd.txt")
     labels = {name: label for label, name in enumerate(class_names)}
@@ -39,40 +73,57 @@ def list_ucf101(root: Path, split: Split, split_index: int) -> tuple[list[VideoF
             class_name = name.split("/")[0]
             if class_name not in labels:
                 raise UserError(f"{list_file} names {name}, but classInd.txt has no class {class_name}")
-            files.append(VideoFile(videos / name, labels[class_name]))
-    return files, class_names
+            files.append(VideoFile(str(videos / name), labels[class_name]))
+    return Listing(files, class_names)
 
 
-def list_folder(root: Path, split: Split) -> tuple[list[VideoFile], list[str]]:
+def list_folder(root: Path, split: Split) -> Listing:
     """All videos below `root`, sorted by path, and the class names, sorted.
 
     Where every video lies in a subfolder, the first level of subfolders are the classes; otherwise
-    there are none. A root with both a `train` and a `test` folder is split by them (and classes are
-    the folders inside); without them there is no test split to give.
+    there are none. A root with a `train` folder and a `test` or `val` folder is split by them, and the classes are
+    the folders inside any of them, so that a label means the same in every split. `test` is `val` where there is
+    no `test`; without such folders there are no held-out videos to give.
     Raises UserError for a missing folder, one without videos, or a split that does not exist."""
-    _check_folder(root)
-    parts = [root]
-    if (root / "train").is_dir() and (root / "test").is_dir():
-        parts = [root / "train", root / "test"] if split == "all" else [root / split]
-    elif split == "test":
+    check_folder(root)
+    folders = split_folders(root)
+    if "train" not in folders or len(folders) < 2:
+        folders = {"train": root}
+    chosen = splits_for(split, folders)
+    if not chosen:
         raise UserError(
-            f"{root} has no test split: make folders {root / 'train'} and {root / 'test'}, "
+            f"{root} has no {split} split: make folders {root / 'train'} and {root / split}, "
             "or use split=all to take every video"
         )
-    found = [(part, path) for part in parts for path in _videos_below(part)]
-    if not found:
-        suffixes = " ".join(sorted(VIDEO_SUFFIXES))
-        raise UserError(f"no videos in {' or '.join(map(str, parts))} or its subfolders (looked for {suffixes})")
-    inner = [path.relative_to(part).parts for part, path in found]
-    if any(len(parts_of_path) == 1 for parts_of_path in inner):
-        return [VideoFile(path, -1) for _, path in found], []
-    class_names = sorted({parts_of_path[0] for parts_of_path in inner})
-    labels = {name: label for label, name in enumerate(class_names)}
-    return [VideoFile(path, labels[names[0]]) for (_, path), names in zip(found, inner)], class_names
+    videos = {part: videos_below(folder) for part, folder in folders.items()}
+    if not any(videos[part] for part in chosen):
+        raise UserError(f"no videos in {' or '.join(str(folders[part]) for part in chosen)} {looked_for()}")
+    subfolders = {video.subfolder for part in videos.values() for video in part}
+    labels: dict[str | None, int] = {}
+    if None not in subfolders:
+        labels = {name: label for label, name in enumerate(sorted(filter(None, subfolders)))}
+    files = [VideoFile(v.path, labels.get(v.subfolder, -1)) for part in chosen for v in videos[part]]
+    return Listing(files, [name for name in labels if name])
 
 
-def select_classes(files: list[VideoFile], class_names: list[str], wanted: Sequence[str]) -> list[VideoFile]:
+def join(listings: Sequence[Listing]) -> Listing:
+    """Several listings as one. The classes of later ones are appended; classes of the same name share a label."""
+    labels: dict[str, int] = {}
+    for listing in listings:
+        for name in listing.class_names:
+            labels.setdefault(name, len(labels))
+    joined = Listing([], list(labels))
+    for listing in listings:
+        moved = {old: labels[name] for old, name in enumerate(listing.class_names)} | {-1: -1}
+        joined.files.extend(VideoFile(file.path, moved[file.label]) for file in listing.files)
+        joined.left_out.extend(video._replace(label=moved[video.label]) for video in listing.left_out)
+        joined.remarks.extend(listing.remarks)
+    return joined
+
+
+def select_classes(listing: Listing, wanted: Sequence[str]) -> Listing:
     """The videos of the wanted classes; labels stay as they are. Raises UserError for an unknown class."""
+    class_names = listing.class_names
     for name in wanted:
         if name not in class_names:
             near = difflib.get_close_matches(name, class_names, n=1, cutoff=0.0)
@@ -82,7 +133,11 @@ def select_classes(files: list[VideoFile], class_names: list[str], wanted: Seque
                 else f"classes={list(wanted)} was asked for, but these videos have no classes"
             )
     labels = {class_names.index(name) for name in wanted}
-    return [file for file in files if file.label in labels]
+    return replace(
+        listing,
+        files=[file for file in listing.files if file.label in labels],
+        left_out=[video for video in listing.left_out if video.label in labels],
+    )
 
 
 def spread_over_classes(files: list[VideoFile], limit: int) -> list[VideoFile]:
@@ -95,17 +150,44 @@ def spread_over_classes(files: list[VideoFile], limit: int) -> list[VideoFile]:
     return [files[order] for order in sorted(order for *_, order in sorted(ranks)[:limit])]
 
 
-def _check_folder(root: Path) -> None:
+def check_folder(root: Path) -> None:
     if not root.is_dir():
         raise UserError(f"no folder at {root}: set `root` to the folder that holds the videos")
 
 
-def _videos_below(folder: Path) -> list[Path]:
-    return sorted(
-        path
-        for path in folder.rglob("*")
-        if path.suffix.lower() in VIDEO_SUFFIXES and path.is_file() and not path.name.startswith(".")
-    )
+def split_folders(root: Path) -> dict[str, Path]:
+    """The folders of a root that are named after splits, by split."""
+    spellings = ((part, root / name) for part, names in SPLIT_NAMES.items() for name in reversed(names))
+    return {part: folder for part, folder in spellings if folder.is_dir()}
+
+
+def splits_for(split: Split, present: Collection[str | None]) -> list[str]:
+    """Which of the splits that are there a request means, none if it cannot be met."""
+    if split == "all":
+        return [part for part in SPLIT_NAMES if part in present]
+    if split == "test" and "test" not in present:
+        split = "val"
+    return [split] if split in present else []
+
+
+def videos_below(folder: Path) -> list[FoundVideo]:
+    """Every file in a folder and its subfolders that is named like a video, sorted by path. Names that begin with a
+    dot are left out. Directories are read, files are not looked at: 400,000 take three seconds."""
+    found = []
+    top = str(folder)
+    for current, folders, names in os.walk(top):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        subfolder = None if current == top else os.path.relpath(current, top).split(os.sep)[0]
+        for name in names:
+            stem, suffix = os.path.splitext(name)
+            if suffix.lower() in VIDEO_SUFFIXES and not name.startswith("."):
+                found.append(FoundVideo(os.path.join(current, name), stem, subfolder))
+    return sorted(found, key=lambda video: video.path.replace(os.sep, "\0"))  # by folder first, as paths compare
+
+
+def looked_for() -> str:
+    """End of an error message about a folder without videos."""
+    return f"or its subfolders (looked for {' '.join(sorted(VIDEO_SUFFIXES))})"
 
 
 def _read_class_names(path: Path) -> list[str]:

@@ -1,0 +1,222 @@
+"""Kinetics (400, 600, 700) as people have it: class folders, or loose files with the official CSV lists.
+
+    root/train/<class>/<YouTube id>_<start>_<end>.mp4     splits and classes by folder; also without train/ and val/
+    root/train/<YouTube id>_<start>_<end>.mp4             with train.csv, val.csv in root or root/annotations
+
+No two copies are alike: videos vanish from YouTube, lists lack videos that are there, class folders are spelt with
+underscores, files lose their times. So a folder counts for more than a list, and what is not there is counted, not an
+error.
+"""
+
+import csv
+import os
+import re
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from itertools import combinations
+from pathlib import Path
+from typing import NamedTuple
+
+from evagen.data.layouts import (
+    SPLIT_NAMES,
+    LeftOut,
+    Listing,
+    Split,
+    VideoFile,
+    check_folder,
+    looked_for,
+    split_folders,
+    splits_for,
+    videos_below,
+)
+from evagen.errors import UserError
+
+FILE_NAME = re.compile(r"(?P<id>.{11})(?:_(?P<start>\d+)_\d+)?")
+"""A YouTube id has eleven characters, `_` and `-` among them; then the times in seconds."""
+
+LAYOUT = (
+    "the layout kinetics needs class folders, ROOT/train/CLASS/ID_START_END.mp4, or loose videos of such names and the "
+    "official lists, train.csv and val.csv, in ROOT or ROOT/annotations; videos without classes are layout=folder"
+)
+
+
+class Row(NamedTuple):
+    """A line of a list, times in seconds. label: None where the list tells none, as some test lists; split: None if
+    neither its column nor the list's name tells."""
+
+    label: str | None
+    youtube_id: str
+    start: int
+    end: int
+    split: str | None
+
+
+class Video(NamedTuple):
+    """A file with what its folders, its name and its line in the lists tell. youtube_id: None for other names; row:
+    None if it is in no list."""
+
+    path: str
+    subfolder: str | None
+    youtube_id: str | None
+    row: Row | None
+    split: str | None
+
+
+def list_kinetics(root: Path, split: Split, lists: Path | None = None) -> Listing:
+    """The videos of a Kinetics tree, sorted by path, and its class names, sorted.
+
+    Classes are those of all lists and of the folders of all splits, so that a label means the same in every split
+    and, with the lists, in every copy. A class folder tells the class however it is spelt (case, spaces and
+    punctuation aside); a loose file has it from the lists, where it is found by id and start, or by id alone.
+    `lists` is a CSV file or a folder of them, by default those in `root` and `root/annotations`. `val` is the
+    validation split, on which papers report; `test` is the test split where this copy has one, else `val`.
+
+    Left out are videos of the lists that this copy lacks, and videos whose class or split nothing tells. Remarks say
+    how many those are and which YouTube ids are in two splits.
+    Raises UserError for a missing folder or list, a list without ids, and where nothing usable is found."""
+    check_folder(root)
+    rows, remarks = _read_lists(root, lists)
+    folders = split_folders(root)
+    default = None if any(row.split for row in rows) else "train"
+    present: set[str | None] = set(folders) or {row.split or default for row in rows} or {default}
+    chosen = splits_for(split, present)
+    if not chosen:
+        raise UserError(f"{root} has no {split} split; use split=all to take every video. {LAYOUT}")
+    if split == "test" and chosen == ["val"]:
+        remarks.append(f"{root} has no test split, its validation split is taken")
+    wanted = {*chosen, None} if split == "all" else set(chosen)
+    videos = list(_find_videos(root, folders, rows, default))
+    class_names, labels = _classes(videos, rows)
+    files, unknown = _usable(videos, wanted, labels)
+    if not files:
+        raise UserError(_why_nothing(root, split, videos, unknown))
+    if unknown:
+        remarks.append(f"{len(unknown)} videos in {root} are left out: neither folder nor list tells what they are")
+    asked = [row for row in rows if (row.split or default) in wanted]
+    missing = list(_missing(asked, videos, root, labels))
+    if missing:
+        remarks.append(f"{len(missing)} of the {len(asked)} videos that the lists of {root} name are not in this copy")
+    remarks.extend(_overlaps(root, videos, [] if folders else rows))
+    return Listing(files, class_names, unknown + missing, remarks)
+
+
+def class_key(name: str) -> str:
+    """What all spellings of a class have in common: `mountain climber (exercise)`, `mountain_climber_exercise_`."""
+    return "".join(character for character in name.lower() if character.isalnum())
+
+
+def _find_videos(root: Path, folders: dict[str, Path], rows: Sequence[Row], default: str | None) -> Iterator[Video]:
+    exact = {(row.youtube_id, row.start): row for row in rows}  # the later of two lists: val, not train
+    by_id = {row.youtube_id: row for row in rows}
+    parts: Iterable[tuple[str | None, Path]] = folders.items() if folders else [(None, root)]
+    for part, folder in parts:
+        for path, stem, subfolder in videos_below(folder):
+            match = FILE_NAME.fullmatch(stem)
+            row = exact.get((match["id"], int(match["start"]))) if match and match["start"] else None
+            row = row or by_id.get(stem[:11])
+            youtube_id = row.youtube_id if row else match["id"] if match else None
+            yield Video(path, subfolder, youtube_id, row, part or (row.split if row else None) or default)
+
+
+def _classes(videos: Iterable[Video], rows: Iterable[Row]) -> tuple[list[str], dict[str | None, int]]:
+    """Class names in label order, and the label of each spelling in folders and lists, -1 for what is no class.
+
+    A folder that the lists do not name is a class too, unless they know its videos: then it is some other grouping."""
+    listed = {row.label for row in rows if row.label}
+    folders = {video.subfolder for video in videos if video.subfolder}
+    groupings = {video.subfolder for video in videos if video.row and video.row.label}
+    spelling: dict[str, str] = {}
+    for name in [*sorted(listed), *sorted(folders - groupings)]:
+        spelling.setdefault(class_key(name), name)
+    label_of_key = {key: label for label, key in enumerate(sorted(spelling))}
+    labels: dict[str | None, int] = {name: label_of_key.get(class_key(name), -1) for name in listed | folders}
+    return [spelling[key] for key in label_of_key], {None: -1, **labels}
+
+
+def _usable(
+    videos: Iterable[Video], wanted: Collection[str | None], labels: dict[str | None, int]
+) -> tuple[list[VideoFile], list[LeftOut]]:
+    """The videos of the wanted splits, and those that may belong to them but whose class or split nothing tells."""
+    files, unknown = [], []
+    for video in videos:
+        label = labels[video.subfolder]
+        if label < 0 and video.row:
+            label = labels[video.row.label]
+        if video.split in wanted and label >= 0:
+            files.append(VideoFile(video.path, label))
+        elif video.split in wanted:
+            unknown.append(LeftOut(video.path, label, "neither in a class folder nor in a list with labels"))
+        elif video.split is None:
+            unknown.append(LeftOut(video.path, label, "in no list, so of no split"))
+    return files, unknown
+
+
+def _missing(
+    asked: Iterable[Row], videos: Iterable[Video], root: Path, labels: dict[str | None, int]
+) -> Iterator[LeftOut]:
+    there = {(video.row.youtube_id, video.row.start) for video in videos if video.row}
+    for row in asked:
+        if (row.youtube_id, row.start) not in there:
+            name = f"{row.youtube_id}_{row.start:06d}_{row.end:06d}.mp4"
+            path = os.path.join(root, row.split or "", row.label or "", name)
+            yield LeftOut(path, labels[row.label], "not in this copy")
+
+
+def _overlaps(root: Path, videos: Sequence[Video], rows: Iterable[Row]) -> Iterator[str]:
+    """Remarks on ids in two splits: two folders, or two lists where they alone tell the splits."""
+    ids: dict[str, set[str]] = {part: set() for part in SPLIT_NAMES}
+    there = {video.youtube_id for video in videos}
+    for split, youtube_id in [(v.split, v.youtube_id) for v in videos] + [(r.split, r.youtube_id) for r in rows]:
+        if split and youtube_id and youtube_id in there:
+            ids[split].add(youtube_id)
+    for one, other in combinations(SPLIT_NAMES, 2):
+        if both := ids[one] & ids[other]:
+            yield f"{len(both)} YouTube ids are both in {one} and {other} of {root}, for instance {min(both)}"
+
+
+def _why_nothing(root: Path, split: Split, videos: Sequence[Video], unknown: Sequence[LeftOut]) -> str:
+    if not videos:
+        return f"no videos in {root} {looked_for()}; {LAYOUT}"
+    if unknown:
+        return f"no video in {root} can be used: {unknown[0].path} is {unknown[0].reason}; {LAYOUT}"
+    return f"none of the {len(videos)} videos in {root} is in the {split} split"
+
+
+def _read_lists(root: Path, given: Path | None) -> tuple[list[Row], list[str]]:
+    """All lines of all lists, and remarks on CSV files of `root` that are no such lists."""
+    if given is not None and not given.exists():
+        raise UserError(f"no list at {given}: `csv` should be a Kinetics list such as train.csv, or a folder of them")
+    paths = sorted([*root.glob("*.csv"), *root.glob("annotations/*.csv")])
+    if given is not None:
+        paths = sorted(given.glob("*.csv")) if given.is_dir() else [given]
+    rows: list[Row] = []
+    remarks = []
+    for path in paths:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            lines = csv.reader(file)
+            header = [name.strip().lower() for name in next(lines, [])]
+            if "youtube_id" in header:
+                rows.extend(_rows(path, header, lines))
+            elif given is None:
+                remarks.append(f"{path} is no Kinetics list: it has no column youtube_id")
+            else:
+                raise UserError(
+                    f"{path} has the columns {', '.join(header) or 'none'}; a Kinetics list begins with the line "
+                    "label,youtube_id,time_start,time_end,split"
+                )
+    return rows, remarks
+
+
+def _rows(path: Path, header: Sequence[str], lines: Iterable[list[str]]) -> Iterator[Row]:
+    column = {name: position for position, name in enumerate(header)}
+    split_of = {name: part for part, names in SPLIT_NAMES.items() for name in names}
+    by_file = next((split_of[word] for word in re.split(r"[\W_]+", path.stem.lower()) if word in split_of), None)
+    for number, line in enumerate(lines, start=2):
+        if not line:
+            continue
+        try:
+            times = [int(float(line[column[name]])) if name in column else 0 for name in ("time_start", "time_end")]
+            name = line[column["label"]].strip() if "label" in column else ""
+            part = split_of.get(line[column["split"]].strip().lower(), by_file) if "split" in column else by_file
+            yield Row(name or None, line[column["youtube_id"]].strip(), times[0], times[1], part)
+        except (ValueError, IndexError) as error:
+            raise UserError(f"{path}, line {number}: expected {','.join(header)}, found {','.join(line)!r}") from error

@@ -1,0 +1,156 @@
+"""The table of shipped configs: which command each is for, the size of its model, what it should reach.
+
+A config begins with comment lines: first what it is, then `# target: …`, the figure it should reach, and
+`# hardware: …`. The table is made from these and from the models themselves, built without memory for weights.
+"""
+
+import json
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import torch
+import yaml
+from torch import nn
+
+from ar_model import VideoGenerator
+from evagen.config import shipped_configs
+from evagen.data.clips import DataConfig
+from tokenizer import Router, VideoTokenizer
+
+STAGES: list[tuple[str, set[str]]] = [
+    ("train-tokenizer", {"data", "model"}),
+    ("curate", {"data", "tokenizer"}),
+    ("train-router", {"record", "optimizer"}),
+    ("train-tokenizer", {"data", "model", "router"}),
+    ("tokenize", {"data", "tokenizer", "router"}),
+    ("train-generator", {"corpus"}),
+    ("sample", {"generator"}),
+    ("study quality-cost", {"record", "proxy", "final"}),
+]
+"""Commands in the order of the road, with the keys that tell their configs: the last that fits is meant. Trying the
+schemas themselves would take seconds of imports."""
+
+
+@dataclass(frozen=True)
+class ShippedConfig:
+    """A line of the table. parameters: of the model that is trained, None where none is; clip: frames, height and
+    width; about, target, hardware: from the comment lines, empty where there are none."""
+
+    name: str
+    command: str
+    parameters: int | None
+    clip: tuple[int, int, int]
+    about: str
+    target: str
+    hardware: str
+
+
+def list_configs() -> list[ShippedConfig]:
+    """Every shipped config, folders with small models first, in each the order of the stages."""
+    names = sorted(shipped_configs(), key=_stage_number)
+    configs = [describe(name) for name in names]
+    largest: dict[str, int] = defaultdict(int)
+    for config in configs:
+        largest[_folder(config.name)] = max(largest[_folder(config.name)], config.parameters or 0)
+    return sorted(configs, key=lambda config: largest[_folder(config.name)])
+
+
+def describe(name: str) -> ShippedConfig:
+    """One shipped config by name (`ucf101_k600/final`)."""
+    model, tokenizer = build_model(name), tokenizer_of(name)
+    size = tokenizer.config.resolution
+    return ShippedConfig(
+        name=name,
+        command=command_of(name),
+        parameters=sum(parameter.numel() for parameter in model.parameters()) if model else None,
+        clip=(tokenizer.config.num_frames, size, size),
+        **comment_lines(shipped_configs()[name].read_text()),
+    )
+
+
+def command_of(name: str) -> str:
+    """The command that a shipped config is for."""
+    return STAGES[_stage_number(name)][0]
+
+
+def comment_lines(text: str) -> dict[str, str]:
+    """`about`, the first comment line of a config, and what follows `# target:` and `# hardware:`."""
+    lines = [line.removeprefix("#").strip() for line in text.splitlines() if line.startswith("#")]
+    found = {"about": lines[0] if lines else "", "target": "", "hardware": ""}
+    for line in lines:
+        key, separator, value = line.partition(":")
+        if separator and key in ("target", "hardware"):
+            found[key] = value.strip()
+    return found
+
+
+def build_model(name: str) -> nn.Module | None:
+    """The model that a shipped config trains, on the meta device; None for a stage that trains none. The generator has
+    no class tokens, which depend on the data."""
+    command, tokenizer = command_of(name), tokenizer_of(name)
+    if command == "train-tokenizer":
+        return tokenizer
+    config = tokenizer.config
+    settings = {**(_read(name).get("model") or {}), "levels": list(config.levels)}
+    if command == "train-router":
+        shape = {key: config[key] for key in ("num_frames", "resolution", "temporal_patch")}
+        return _build(Router, json.dumps(settings | shape))
+    if command == "train-generator":
+        vocabulary = {"codebook_size": config.codebook_size, "num_blocks": tokenizer.assignments.num_blocks}
+        return _build(VideoGenerator, json.dumps(settings | vocabulary))
+    return None
+
+
+def tokenizer_of(name: str) -> VideoTokenizer:
+    """The tokenizer that a config trains or builds on, on the meta device: what a config reads is what the config of
+    that name in its folder writes."""
+    values = _read(name)
+    if "model" in values and "data" in values:
+        data = DataConfig.model_validate(values["data"])
+        shape = {"num_frames": data.frames, "resolution": data.size}
+        return _build(VideoTokenizer, json.dumps(values["model"] | shape))
+    source = next(values[key] for key in ("tokenizer", "record", "corpus") if key in values)
+    return tokenizer_of(f"{_folder(name)}/{source.rpartition('/')[2]}")
+
+
+def format_table(configs: Sequence[ShippedConfig]) -> str:
+    """A line for each config, folders apart."""
+    lines = [("config", "command", "model", "clip", "target")]
+    for config in configs:
+        model = "" if config.parameters is None else f"{config.parameters / 1e6:.1f}M"
+        lines.append((config.name, config.command, model, "×".join(map(str, config.clip)), config.target))
+    widths = [max(len(line[column]) for line in lines) for column in range(4)]
+    rows = []
+    for previous, line in zip([lines[0], *lines], lines):
+        if _folder(line[0]) != _folder(previous[0]):
+            rows.append("")
+        cells = [
+            cell.rjust(width) if column == 2 else cell.ljust(width)
+            for column, (cell, width) in enumerate(zip(line, widths))
+        ]
+        rows.append("  ".join([*cells, line[4]]).rstrip())
+    return "\n".join(rows)
+
+
+@lru_cache
+def _build(component: Callable[..., Any], arguments: str) -> Any:
+    """Once for configs with the same model. arguments: as JSON."""
+    with torch.device("meta"):
+        return component(**json.loads(arguments))
+
+
+@lru_cache
+def _read(name: str) -> dict[str, Any]:
+    return yaml.safe_load(shipped_configs()[name].read_text())
+
+
+def _stage_number(name: str) -> int:
+    keys = set(_read(name))
+    return max(number for number, (_, needed) in enumerate(STAGES) if needed <= keys)
+
+
+def _folder(name: str) -> str:
+    return name.rpartition("/")[0]
