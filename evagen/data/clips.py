@@ -10,9 +10,7 @@ Dimensions: B clips, C = 3 colours (RGB), F frames, H = W = `size`.
 
 import hashlib
 import logging
-import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -25,6 +23,7 @@ from pydantic import Field
 from torch.utils.data import DataLoader, Dataset
 
 from evagen.config import Section
+from evagen.data.frame_counts import count_all_frames
 from evagen.data.kinetics import list_kinetics
 from evagen.data.layouts import (
     Listing,
@@ -36,7 +35,7 @@ from evagen.data.layouts import (
     select_classes,
     spread_over_classes,
 )
-from evagen.data.video import VideoError, count_frames, read_frames
+from evagen.data.video import VideoError, read_frames
 from evagen.errors import UserError
 
 
@@ -139,7 +138,7 @@ class ClipDataset(Dataset):
     clip (its place in the video, crop, mirroring) follows from (seed, epoch, index) alone, so neither
     workers nor order nor resuming change anything. Iterating goes over epoch 0 once.
 
-    Every file is opened once at construction. Those that cannot be read, or are shorter than
+    Every file that was not seen before is opened once at construction. Those that cannot be read, or are shorter than
     `(frames - 1) * stride + 1`, are left out and listed in `skipped`; after them what the layout knows to be
     unusable, such as videos of a list that are not there.
 
@@ -153,7 +152,7 @@ class ClipDataset(Dataset):
         files, self.class_names = listing.files, listing.class_names
         self.num_files = len(files) + len(listing.left_out)
         span = (config.frames - 1) * config.stride + 1
-        counts = _count_all(files)
+        counts = count_all_frames([str(file.path) for file in files])
         self.skipped: list[SkippedClip] = []
         self._items: list[_Item] = []
         self.paths: list[str] = []
@@ -351,17 +350,6 @@ def _list_source(source: VideoSource, split: Split) -> Listing:
     if source.layout == "kinetics":
         return list_kinetics(source.root, split, source.csv)
     return list_folder(source.root, split)
-
-
-def _count_all(files: list[VideoFile]) -> list[int | VideoError]:
-    def count(file: VideoFile) -> int | VideoError:
-        try:
-            return count_frames(file.path)
-        except VideoError as error:
-            return error
-
-    with ThreadPoolExecutor(min(32, 4 * (os.cpu_count() or 1))) as threads:
-        return list(threads.map(count, files))
 
 
 def _items_of(file: VideoFile, num_frames: int, config: DataConfig, span: int) -> list[_Item]:
