@@ -63,6 +63,20 @@ def test_any_key_rows_in_any_order_equal_a_dense_mask(segments, seed):
     assert_equals_masked(planned_attention, plan_attention(lengths, key_rows), mask, seed)
 
 
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(st.tuples(st.integers(1, 2), st.integers(0, 6), st.integers(1, 2)), min_size=1, max_size=8),
+    st.integers(0, 2**31),
+)
+def test_runs_of_keys_anywhere_equal_a_dense_mask(segments, seed):
+    """Key runs may overlap and stand in any order."""
+    lengths, starts, key_lengths = zip(*segments)
+    mask = torch.zeros(sum(lengths), 8, dtype=torch.bool)
+    for first, (length, start, count) in zip(torch.tensor([0, *lengths]).cumsum(0).tolist(), segments):
+        mask[first : first + length, start : start + count] = True
+    assert_equals_masked(planned_attention, AttentionPlan(lengths, key_lengths, starts), mask, seed)
+
+
 def test_equal_clips_share_one_call():
     layout = PackedLayout(torch.tensor([[4, 4, 4]] * 5))
     assert [run.count for run in plan_block_causal(layout, layout).runs] == [5, 5, 5]

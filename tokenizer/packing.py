@@ -137,5 +137,7 @@ def _runs(segments: list[tuple[int, int, int, int]]) -> Iterator[Run]:
                 if (here[0] - before[0], here[1] - before[1]) != (query_step, key_step):
                     break
                 count += 1
+            if count == 1:
+                query_step = key_step = 0
             yield Run(count, starts[first][0], query_step, query_length, starts[first][1], key_step, key_length)
             first += count
