@@ -2,7 +2,7 @@
 
 import hashlib
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from diffusers.models.modeling_utils import ModelMixin
@@ -26,9 +26,21 @@ def load_model(kind: type[Model], source: str | Path, device: torch.device | str
             raise UserError(f"{folder} holds a {found}, a {kind.__name__} is needed")
     try:
         model = kind.from_pretrained(str(source))
+    except ValueError as error:
+        raise UserError(f"the weights at {source} are not those of its config.json: {error}") from error
     except OSError as error:
+        if folder.is_dir():
+            raise UserError(f"the weights in {folder} are missing or damaged: copy or train them again") from error
         raise UserError(f"no {kind.__name__} at {source}: neither a local folder nor a hub id within reach") from error
     return model.to(device).eval().requires_grad_(False)
+
+
+def new_model(kind: type[Model], **arguments: Any) -> Model:
+    """An untrained model. Raises UserError where its settings do not go together."""
+    try:
+        return kind(**arguments)
+    except ValueError as error:
+        raise UserError(f"no {kind.__name__} can be made with these settings: {error}") from error
 
 
 def fingerprint(model: torch.nn.Module) -> str:

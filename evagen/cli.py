@@ -1,6 +1,5 @@
 """The command line: `evagen COMMAND …`. Each training command is also a module for `accelerate launch -m`."""
 
-import contextlib
 import importlib
 import json
 import sys
@@ -21,6 +20,10 @@ data_app = typer.Typer(help="Make and inspect video data sets.", no_args_is_help
 app.add_typer(data_app, name="data")
 study_app = typer.Typer(help="Comparisons over trained models, with CSV and plot.", no_args_is_help=True)
 app.add_typer(study_app, name="study")
+export_app = typer.Typer(help="Trained models in other programs' formats.", no_args_is_help=True)
+app.add_typer(export_app, name="export")
+import_app = typer.Typer(help="Models from other programs' formats.", no_args_is_help=True)
+app.add_typer(import_app, name="import")
 
 ConfigPath = Annotated[str, typer.Argument(help="A YAML file, or the name of a shipped config: quickstart/proxy")]
 Overrides = Annotated[list[str] | None, typer.Argument(metavar="key=value…", help="optimizer.steps=500 run.seed=1")]
@@ -168,6 +171,28 @@ def decode(
     print(out)
 
 
+@export_app.command("llama")
+def export_llama(
+    checkpoint: Annotated[str, typer.Argument(help="A trained generator, folder or hub id")],
+    out: Annotated[Path, typer.Argument(help="Folder for the Llama: safetensors and JSON")],
+) -> None:
+    """The generator as a Llama with equal logits, for transformers or any Llama server."""
+    from evagen.export import export_llama
+
+    print(export_llama(checkpoint, out))
+
+
+@import_app.command("llama")
+def import_llama(
+    folder: Annotated[Path, typer.Argument(help="What `evagen export llama` wrote, as it was or trained further")],
+    out: Annotated[Path, typer.Argument(help="Folder for the generator")],
+) -> None:
+    """An exported Llama as a generator that `evagen sample` takes."""
+    from evagen.export import import_llama
+
+    print(import_llama(folder, out))
+
+
 @app.command()
 def configs(
     name: Annotated[str | None, typer.Argument(help="Print this one: ucf101_k600/final")] = None,
@@ -195,16 +220,18 @@ def quickstart(
 
 @app.command()
 def bench(
-    name: Annotated[str, typer.Argument(help="attention")],
+    name: Annotated[str, typer.Argument(help="attention, search or tokenizer")],
     json_output: Annotated[bool, typer.Option("--json", help="One JSON object on standard output")] = False,
 ) -> None:
     """Measure speed and memory as ratios, in one run on this machine."""
-    from benchmarks import BENCHMARKS, print_table
+    from benchmarks import BENCHMARKS, print_table, run_benchmark
 
     if name not in BENCHMARKS:
         raise UserError(f"no benchmark {name!r}; there are: {', '.join(BENCHMARKS)}")
-    with contextlib.redirect_stdout(sys.stderr):
-        result = importlib.import_module(f"benchmarks.{name}").run()
+    try:
+        result = run_benchmark(name)
+    except ImportError as error:
+        raise UserError(str(error)) from error
     if json_output:
         print(json.dumps(result))
     else:

@@ -1,30 +1,72 @@
 """Trains the autoregressive generator on a token corpus.
 
 accelerate launch -m evagen.train_generator configs/quickstart/generator.yaml [key=value …]
+
+The corpus stays on disk: of its columns only the lengths are read as a whole.
 """
 
+import functools
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any, Literal
 
+import numpy as np
 import torch
 from accelerate.utils import set_seed
-from pydantic import Field
+from pydantic import Field, model_validator
+from torch import Tensor
 
-from ar_model import VideoGenerator, drop_classes, next_token_loss
-from evagen.config import Section, section_of
-from evagen.data.clips import EndlessSampler
-from evagen.tokenize import Corpus, read_corpus
-from evagen.training import OptimizerConfig, RunConfig, TrainingRun, batch_generator, is_finished
+from ar_model import (
+    SIZES,
+    GeneratorLoss,
+    SequenceGrammar,
+    VideoGenerator,
+    drop_classes,
+    length_shares,
+    next_token_loss,
+    with_shape,
+)
+from evagen.checkpoints import fingerprint, load_model
+from evagen.config import Section, load_config, section_of
+from evagen.data.batches import ClipBatches, class_dropout_numbers
+from evagen.errors import UserError
+from evagen.tokenize import Corpus, Tokenization, read_corpus
+from evagen.training import OptimizerConfig, RunConfig, TrainingRun, is_finished
+from tokenizer import VideoTokenizer
 
 FROM_CORPUS = ("codebook_size", "levels", "num_blocks", "class_names", "tokenizer_fingerprint")
-ModelConfig = section_of(VideoGenerator, leave_out=FROM_CORPUS)
+
+
+class ModelConfig(section_of(VideoGenerator, leave_out=FROM_CORPUS)):  # type: ignore[misc]
+    size: Literal[tuple(SIZES)] | None = None
+    """Width, depth and num_heads by name, see `ar_model.sizes`; or else give these."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_in_the_shape(cls, values: dict[str, Any]) -> dict[str, Any]:
+        return with_shape(values)
+
+
+class GeneratorOptimizer(OptimizerConfig):
+    batch_size: int | None = Field(None, ge=1)
+    """Clips of a batch in each process. This or `tokens_per_batch`."""
+    tokens_per_batch: int | None = Field(None, ge=1)
+    """Tokens of a batch in each process, which is filled with whole clips until the next would exceed it. All batches
+    then cost about the same time and memory, however long their clips are."""
+
+    @model_validator(mode="after")
+    def _one_of_both(self) -> "GeneratorOptimizer":
+        if (self.batch_size is None) == (self.tokens_per_batch is None):
+            raise ValueError("give either batch_size or tokens_per_batch, and null for the other")
+        return self
 
 
 class GeneratorTraining(Section):
     run: RunConfig
     corpus: Path
     """The run folder of `evagen tokenize`."""
-    model: ModelConfig  # type: ignore[valid-type]
-    optimizer: OptimizerConfig
+    model: ModelConfig
+    optimizer: GeneratorOptimizer
     class_dropout: float = Field(0.1, ge=0, le=1)
     """Share of clips trained without their class, which guidance needs."""
 
@@ -34,25 +76,28 @@ def main(config: GeneratorTraining) -> Path:
     if is_finished(config, config.run.out):
         return config.run.out
     corpus = read_corpus(config.corpus)
+    check_tokenizer_of(corpus, config.corpus)
     set_seed(config.run.seed)
     model = new_generator(corpus, config)
     run = TrainingRun(config, config.run, config.optimizer, model)
-    run.resume()
-    accelerator, batch_size = run.accelerator, config.optimizer.batch_size
-    keys_per_step = batch_size * accelerator.num_processes
-    keys = iter(EndlessSampler(len(corpus.table), config.run.seed, run.first_batch * keys_per_step))
-    for number in run.batches():
-        all_keys = [next(keys) % len(corpus.table) for _ in range(keys_per_step)]
-        rows = corpus.table[all_keys[accelerator.process_index :: accelerator.num_processes]]
-        random = batch_generator(config.run.seed, number, accelerator.process_index)
-        labels = drop_classes(torch.as_tensor(rows["label"]), config.class_dropout, random)  # B
-        lengths = torch.stack(list(rows["lengths"]))  # B T
-        tokens, sequence_lengths = model.grammar.pack(torch.cat(list(rows["codes"])), lengths, labels)
-        tokens = tokens.to(run.device)
+    batches = ClipBatches(
+        tokens_per_clip(corpus), config.run.seed, run.accelerator.num_processes,
+        config.optimizer.batch_size, config.optimizer.tokens_per_batch,
+    )  # fmt: skip
+    run.resume(keep=[batches])
+    for _ in run.batches():
+        shares = next(batches)
+        mine = shares[run.accelerator.process_index]
+        tokens, sequence_lengths = pack_clips(corpus, sorted(mine, key=batches.tokens_of), model.grammar, config)
+        tokens = tokens.to(run.device)  # N
         logits = run.model(tokens, sequence_lengths)  # N V
         losses = next_token_loss(logits, tokens, sequence_lengths, model.grammar)
-        metrics = {"length_loss": losses.length_loss, "content_loss": losses.content_loss}
-        run.update(losses.loss, metrics, batch_size)
+        # Processes' gradients are averaged; weighted by what each predicts, they are those of one large batch.
+        targets = [sum(batches.tokens_of(key) - 2 for key in share) for share in shares]
+        weight = targets[run.accelerator.process_index] * len(targets) / sum(targets)
+        length_logits = logits[:, model.grammar.first_length : model.grammar.first_class].detach().clone()  # N L
+        metrics = log_values(run, losses, length_logits, tokens, sequence_lengths, model.grammar)
+        run.update(losses.loss * weight, metrics, sum(map(len, shares)) / len(shares))
     run.finish(model)
     return config.run.out
 
@@ -62,8 +107,72 @@ def new_generator(corpus: Corpus, config: GeneratorTraining) -> VideoGenerator:
     return VideoGenerator(
         codebook_size=corpus.codebook_size, levels=corpus.levels, num_blocks=corpus.num_blocks,
         class_names=corpus.class_names, tokenizer_fingerprint=corpus.tokenizer_fingerprint,
-        **config.model.model_dump(),
+        **config.model.model_dump(exclude={"size"}),
     )  # fmt: skip
+
+
+def check_tokenizer_of(corpus: Corpus, folder: Path) -> None:
+    """Raises UserError where the tokenizer that made a corpus has been replaced since: what is trained on it could
+    not be decoded."""
+    if not (folder / "config.yaml").exists():
+        return
+    source = load_config(Tokenization, folder / "config.yaml").tokenizer
+    if (Path(source) / "config.json").exists():
+        found = fingerprint(load_model(VideoTokenizer, source))
+        if found != corpus.tokenizer_fingerprint:
+            raise UserError(
+                f"the corpus in {folder} holds tokens of tokenizer {corpus.tokenizer_fingerprint}, but {source} now "
+                f"holds {found}; run `evagen tokenize` again with another run.out, or put the earlier tokenizer back"
+            )
+
+
+def tokens_per_clip(corpus: Corpus) -> np.ndarray:
+    """The length of each clip's sequence, int64 (rows,), from the corpus' smallest column."""
+    column = corpus.table.select_columns("lengths").with_format("arrow")
+    parts = [rows["lengths"].combine_chunks().flatten().to_numpy() for rows in column.iter(batch_size=10_000)]
+    lengths = np.concatenate(parts).reshape(-1, corpus.num_blocks)  # rows T
+    return lengths.sum(1, dtype=np.int64) + corpus.num_blocks + 2
+
+
+def pack_clips(
+    corpus: Corpus, keys: Sequence[int], grammar: SequenceGrammar, config: GeneratorTraining
+) -> tuple[Tensor, list[int]]:
+    """The clips of some keys as one run of tokens int64 (N,), and the length of each sequence."""
+    rows = corpus.table[[key % len(corpus.table) for key in keys]]
+    uniform = torch.tensor(class_dropout_numbers(keys, config.run.seed))
+    labels = drop_classes(torch.as_tensor(rows["label"]), config.class_dropout, uniform)  # B
+    lengths = torch.stack(list(rows["lengths"]))  # B T
+    return grammar.pack(torch.cat(list(rows["codes"])), lengths, labels)
+
+
+def log_values(
+    run: TrainingRun,
+    losses: GeneratorLoss,
+    length_logits: Tensor,
+    tokens: Tensor,
+    sequence_lengths: Sequence[int],
+    grammar: SequenceGrammar,
+) -> dict[str, Callable[[], Tensor]]:
+    """What is logged of a batch, over all processes: the losses, and how often each level is chosen as a length, by
+    the model and in the data. Computed only when a log line is due, in all processes."""
+    num_lengths = grammar.num_blocks * len(sequence_lengths)
+    num_contents = sum(sequence_lengths) - 2 * len(sequence_lengths) - num_lengths
+    names = ["length_loss"]
+    names += [f"length_share_{kind}_{level}" for kind in ("predicted", "true") for level in grammar.levels]
+
+    @functools.cache
+    def means() -> dict[str, Tensor]:
+        shares = length_shares(length_logits, tokens, sequence_lengths, grammar)
+        of_lengths = torch.cat([losses.length_loss[None], shares.predicted, shares.true])  # 1 + 2 L
+        counts = torch.tensor([num_lengths, num_contents], device=run.device)
+        sums = torch.cat([of_lengths * num_lengths, losses.content_loss[None] * num_contents, counts])
+        *lengths, content_loss, num_all_lengths, num_all_contents = run.accelerator.reduce(sums, "sum")
+        found = dict(zip(names, torch.stack(lengths) / num_all_lengths))
+        found["loss"] = (lengths[0] + content_loss) / (num_all_lengths + num_all_contents)
+        found["content_loss"] = content_loss / num_all_contents
+        return found
+
+    return {name: lambda name=name: means()[name] for name in ("loss", "content_loss", *names)}
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from pydantic import Field, field_validator
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from evagen.checkpoints import new_model
 from evagen.config import Section, section_of
 from evagen.curate import CurationRecord, read_record
 from evagen.data.clips import Clip, ClipBatch, ClipDataset, SkippedClip, clip_loader, collate_clips
@@ -63,8 +64,8 @@ def main(config: RouterTraining) -> Path:
     except ValueError as error:
         raise UserError(f"the record in {config.record} cannot be trained on: {error}") from error
     set_seed(config.run.seed)
-    model = Router(
-        levels=list(record.space.levels), num_frames=record.clips.frames, resolution=record.clips.size,
+    model = new_model(
+        Router, levels=list(record.space.levels), num_frames=record.clips.frames, resolution=record.clips.size,
         temporal_patch=record.clips.frames // record.space.num_blocks, **config.model.model_dump(),
     )  # fmt: skip
     run = TrainingRun(config, config.run, config.optimizer, model)

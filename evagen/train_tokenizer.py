@@ -9,12 +9,12 @@ import torch
 from accelerate.utils import broadcast, set_seed
 from pydantic import Field
 
-from evagen.checkpoints import load_model
+from evagen.checkpoints import load_model, new_model
 from evagen.config import Section, section_of
 from evagen.data.clips import ClipDataset, DataConfig, report_skipped, train_loader
 from evagen.errors import UserError
 from evagen.objective import Objective, ObjectiveConfig
-from evagen.training import OptimizerConfig, RunConfig, TrainingRun, is_finished, batch_generator
+from evagen.training import OptimizerConfig, RunConfig, TrainingRun, batch_generator, is_finished
 from tokenizer import CodebookUsage, CodeReviver, Router, VideoTokenizer
 
 ModelConfig = section_of(VideoTokenizer, leave_out=["num_frames", "resolution"])
@@ -44,7 +44,8 @@ def main(config: TokenizerTraining) -> Path:
         return config.run.out
     dataset = ClipDataset(config.data)
     set_seed(config.run.seed)
-    model = VideoTokenizer(**config.model.model_dump(), num_frames=config.data.frames, resolution=config.data.size)
+    shape = {"num_frames": config.data.frames, "resolution": config.data.size}
+    model = new_model(VideoTokenizer, **config.model.model_dump(), **shape)
     reviver = CodeReviver(model.quantizer, config.revive_after)
     run = TrainingRun(config, config.run, config.optimizer, model)
     objective = Objective(config.loss, model, run.accelerator)

@@ -22,6 +22,7 @@ from pydantic import BeforeValidator, Field
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
+from ar_model.attention import choose_attention as choose_generator_attention
 from evagen.config import Section, load_config, save_config
 from evagen.errors import UserError
 from tokenizer.attention import AttentionBackend, choose_attention
@@ -284,6 +285,7 @@ class NotFinite:
 def prepare_layers(model: nn.Module, run: RunConfig) -> None:
     """Sets how the layers compute, before Accelerate wraps the model."""
     choose_attention(model, run.attention)
+    choose_generator_attention(model, run.attention)
     if run.gradient_checkpointing:
         if not getattr(model, "_supports_gradient_checkpointing", False):
             raise UserError(f"run.gradient_checkpointing is not offered by {type(model).__name__}; leave it off")

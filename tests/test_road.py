@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -272,6 +273,41 @@ def fresh_accelerator():
     AcceleratorState._reset_state()
     yield
     AcceleratorState._reset_state()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"data": {"frames": 15}}, "multiple of the temporal patch 4; got 15, the nearest that fit are 12 and 16"),
+        ({"data": {"size": 60}}, r"multiples of the spatial patch 8; got \(60, 60\), the nearest size that fits is"),
+        ({"model": {"levels": [16, 4]}}, "levels must be positive and strictly increasing"),
+        ({"model": {"encoder_heads": 5}}, "not divisible by 5 heads|heads must be of even width"),
+    ],
+)
+def test_settings_that_make_no_model_are_explained(road, tmp_path, changes, message):
+    config = tokenizer_config(road, tmp_path / "run").model_dump()
+    for section, values in changes.items():
+        config[section] |= values
+    with pytest.raises(UserError, match=message):
+        train_tokenizer.main(check_config(train_tokenizer.TokenizerTraining, config, "test"))
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [("config", "are not those of its config.json"), ("weights", "missing or damaged"), ("nothing there", "missing")],
+)
+def test_a_checkpoint_that_does_not_fit_is_explained(road, tmp_path, damage, message):
+    folder = Path(shutil.copytree(road / "proxy", tmp_path / "proxy"))
+    weights = folder / "diffusion_pytorch_model.safetensors"
+    if damage == "config":
+        config = (folder / "config.json").read_text()
+        (folder / "config.json").write_text(config.replace('"encoder_width": 32', '"encoder_width": 64'))
+    elif damage == "weights":
+        weights.write_bytes(weights.read_bytes()[:1000])
+    else:
+        weights.unlink()
+    with pytest.raises(UserError, match=message):
+        load_model(VideoTokenizer, folder)
 
 
 def test_training_in_bf16_with_accumulation_checkpointing_and_averaged_weights(road, tmp_path, fresh_accelerator):

@@ -90,7 +90,8 @@ class VideoTokenizer(ModelMixin, ConfigMixin):
         code_width: int = 16,
     ):
         super().__init__()
-        self.assignments = AssignmentSpace(levels, num_frames // temporal_patch)
+        self.assignments = AssignmentSpace(levels, self._num_blocks(num_frames))
+        self.patch_grid((resolution, resolution))  # refuses sizes that do not fit
         patch_values = 3 * temporal_patch * spatial_patch**2
         self.embed_patches = nn.Linear(patch_values, encoder_width)
         self.encoder = QFormer(encoder_width, encoder_width, encoder_depth, encoder_heads)
@@ -176,13 +177,23 @@ class VideoTokenizer(ModelMixin, ConfigMixin):
             )
         return resolution[0] // patch, resolution[1] // patch
 
+    def _num_blocks(self, frames: int) -> int:
+        """Raises ValueError for a number of frames that the temporal patch does not divide."""
+        step = self.config.temporal_patch
+        if frames % step or frames < step:
+            below = frames // step * step
+            raise ValueError(
+                f"the number of frames must be a multiple of the temporal patch {step}; got {frames}, the nearest that "
+                f"fit are {f'{below} and ' if below else ''}{below + step}"
+            )
+        return frames // step
+
     def embed_video(self, video: Tensor) -> Tensor:
         """(B, C, F, H, W) in [-1, 1] → patch embeddings (B, T, Hp, Wp, De). They hold no position: the codes
         should tell what is there, and attention knows the places."""
         self.patch_grid((video.shape[-2], video.shape[-1]))  # refuses sizes that do not fit
-        frames, step, patch = video.shape[2], self.config.temporal_patch, self.config.spatial_patch
-        if frames % step or frames < step:
-            raise ValueError(f"the number of frames must be a multiple of the temporal patch {step}; got {frames}")
+        self._num_blocks(video.shape[2])
+        step, patch = self.config.temporal_patch, self.config.spatial_patch
         pixels = rearrange(video, "b c (t f) (y p) (x q) -> b t y x (f p q c)", f=step, p=patch, q=patch)
         return self.embed_patches(pixels)  # (B, T, Hp, Wp, De)
 

@@ -217,4 +217,3 @@ def _saved(uniform: Point, candidates: list[Point]) -> float | None:
     """Share of tokens that the cheapest point at least as good in both measures saves; None where there is none."""
     cheapest = min((point.tokens for point in candidates if point.is_as_good_as(uniform)), default=None)
     return None if cheapest is None else 1 - cheapest / uniform.tokens
-
