@@ -25,6 +25,7 @@ from tqdm.auto import tqdm
 from ar_model.attention import choose_attention as choose_generator_attention
 from evagen.config import Section, load_config, save_config
 from evagen.errors import UserError
+from evagen.sharding import WholeAverage, whole, whole_model
 from tokenizer.attention import AttentionBackend, choose_attention
 
 
@@ -108,8 +109,7 @@ class TrainingRun:
         if self.accelerator.mixed_precision == "fp16" and len(optimizers) > 1:
             raise UserError("run.mixed_precision=fp16 scales the gradients of one optimiser only; use bf16, or adamw")
         prepare_layers(model, run)
-        self.model = self.accelerator.prepare(model)
-        self.optimizers = [self.accelerator.prepare(each) for each in optimizers]
+        self.model, *self.optimizers = self.accelerator.prepare(model, *optimizers)  # FSDP needs them together
         self.schedulers = [
             get_cosine_schedule_with_warmup(each, optimizer.warmup_steps, optimizer.steps) for each in self.optimizers
         ]
@@ -122,7 +122,7 @@ class TrainingRun:
     def resume(self, keep: Sequence[Any] = ()) -> None:
         """Takes up the newest checkpoint, if there is one. To be called once, when everything that belongs to the
         loop's state is prepared; `keep` lists further objects with a `state_dict`."""
-        kept = [*self.schedulers, *keep, *([self.average] if self.average else [])]
+        kept = [*self.schedulers, *keep, *([WholeAverage(self.average)] if self.average else [])]
         self.accelerator.register_for_checkpointing(*kept)
         self.first_step = self.step = self._resume()
         if self.average:
@@ -172,8 +172,9 @@ class TrainingRun:
             self._not_finite.look(self.step + 1, terms)
             return
         norm = self.accelerator.clip_grad_norm_(self.model.parameters(), self.optimizer_config.gradient_clip)
+        norm = whole(torch.as_tensor(norm))
         if self.accelerator.mixed_precision != "fp16":  # where the scaler skips steps with infinite gradients
-            terms["gradient_norm"] = torch.as_tensor(norm)
+            terms["gradient_norm"] = norm
         self._not_finite.look(self.step + 1, terms)
         for each in (*self.optimizers, *self.schedulers):
             each.step()
@@ -190,9 +191,11 @@ class TrainingRun:
         """Writes the trained weights, averaged if so configured, into the run folder and drops the loop state, which
         is done with."""
         if self.average:
+            self.average.foreach = False  # FSDP's tensors cannot be copied in one call
             self.average.copy_to(self.model.parameters())
+        trained = whole_model(self.accelerator, self.accelerator.unwrap_model(model))
         if self.accelerator.is_main_process:
-            self.accelerator.unwrap_model(model).save_pretrained(self.run.out)
+            trained.save_pretrained(self.run.out)
             shutil.rmtree(self.run.out / "checkpoints", ignore_errors=True)
         self.accelerator.wait_for_everyone()
         self.accelerator.end_training()  # the processes part: nothing that needs all of them may come after it
@@ -375,7 +378,8 @@ def make_optimizers(model: nn.Module, config: OptimizerConfig) -> list[torch.opt
     embeddings = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
     muon, decayed, others = [], [], []
     for name, parameter in model.named_parameters():
-        if config.matrices == "muon" and parameter.ndim == 2 and "layers." in name:
+        in_layer = "layers." in name or "blocks." in name  # ours, and timm's
+        if config.matrices == "muon" and parameter.ndim == 2 and in_layer:
             muon.append(parameter)
         else:
             (others if parameter.ndim < 2 or id(parameter) in embeddings else decayed).append(parameter)
