@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from eval import FrechetVideoDistance, PerceptualDistance, reconstruction_metrics
-from tokenizer import VideoTokenizer
+from tokenizer import CodebookUsage, VideoTokenizer
 
 Assign = Callable[[Tensor], Tensor]
 """Video B C F H W in [-1, 1] → lengths B T."""
@@ -15,11 +15,13 @@ Assign = Callable[[Tensor], Tensor]
 
 @dataclass(frozen=True)
 class ReconstructionScores:
-    """Means over clips. lengths: int64 (n, T), each clip's assignment."""
+    """Means over clips. codes_used: share of the codebook that they use together; lengths: int64 (n, T), each clip's
+    assignment."""
 
     psnr: float
     ssim: float
     perceptual: float
+    codes_used: float
     lengths: Tensor
 
     @property
@@ -32,6 +34,7 @@ class ReconstructionScores:
             "psnr": self.psnr,
             "ssim": self.ssim,
             "perceptual": self.perceptual,
+            "codes_used": self.codes_used,
         }
 
 
@@ -40,14 +43,17 @@ def score_reconstruction(
 ) -> ReconstructionScores:
     """Encodes and decodes batches of clips (B, C, F, H, W) with the lengths that `assign` gives them."""
     metrics = reconstruction_metrics(perceptual).to(tokenizer.device)
+    usage = CodebookUsage(tokenizer.quantizer.codebook_size)
     lengths = []
     for video in videos:
         video = video.to(tokenizer.device)
         tokens = tokenizer.encode(video, assign(video))
         metrics.update(tokenizer.decode(tokens, tuple(video.shape[-2:])), video)
         lengths.append(tokens.lengths)
+        usage.update(tokens.codes)
     values = {name: value.item() for name, value in metrics.compute().items()}
-    return ReconstructionScores(values["psnr"], values["ssim"], values["perceptual"], torch.cat(lengths))
+    measures = (values[name] for name in ("psnr", "ssim", "perceptual"))
+    return ReconstructionScores(*measures, usage.used_fraction(), torch.cat(lengths))
 
 
 def frechet_between(real: Iterable[Tensor], fake: Iterable[Tensor], detector: torch.nn.Module) -> float:

@@ -1,5 +1,6 @@
 """The commands on real video files, tiny: every stage from files to new files, resumed and refused."""
 
+import csv
 import json
 import os
 import shutil
@@ -20,6 +21,7 @@ from evagen.data.arcade import build_arcade
 from evagen.data.clips import ClipDataset, collate_clips
 from evagen.data.video import read_frames, video_to_frames
 from evagen.errors import UserError
+from evagen.studies import quality_cost
 from evagen.training import TrainingRun, claim_folder, read_metrics
 from tokenizer import Router, TokenizedClips, VideoTokenizer
 
@@ -335,3 +337,29 @@ def test_a_network_out_of_reach_is_explained(road, tmp_path, loss, message, monk
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(UserError, match=message):
         train_tokenizer.main(tokenizer_config(road, tmp_path / "run", loss=loss))
+
+
+def test_the_quality_cost_study_on_real_files(road, tmp_path):
+    data = {"root": str(road / "arcade"), "layout": "ucf101", "split": "test", "size": 32, "clip": "first"}
+    held_out = {"run": {"out": str(tmp_path / "held"), "tracker": "none"}, "data": data, "max_segments": 8}
+    curate.main(check_config(curate.Curation, {**held_out, "tokenizer": str(road / "proxy")}, "test"))
+    config = {
+        "run": {"out": str(tmp_path / "study"), "tracker": "none"}, "record": str(road / "curation"),
+        "held_out": {"held out": str(tmp_path / "held")}, "proxy": str(road / "proxy"), "final": str(road / "final"),
+        "router": str(road / "router"), "single_routers": {1.0: str(road / "router")}, "num_preferences": 3,
+    }  # fmt: skip
+    out = quality_cost.main(check_config(quality_cost.QualityCost, config, "test"))
+    rows = list(csv.DictReader((out / "points.csv").open()))
+    assert {row["way"] for row in rows} == {
+        "uniform", "threshold", "max reward", "router", "single router", "proxy tokenizer", "final tokenizer"
+    }  # fmt: skip
+    uniform = [float(row["tokens"]) for row in rows if row["way"] == "uniform"]
+    assert uniform == [4.0, 16.0]
+    summary = json.loads((out / "summary.json").read_text())["held out"]
+    assert summary["conditioned_over_single_router_reward"]["1"] == 1.0  # the same router
+    # What is read off the record is what reconstructing gives (all frames are compared in both).
+    proxy = next(row for row in rows if row["way"] == "proxy tokenizer")
+    routed = next(row for row in rows if row["way"] == "router" and float(row["dial"]) == float(proxy["dial"]))
+    assert float(proxy["psnr"]) == pytest.approx(float(routed["psnr"]), abs=1e-3)
+    assert float(proxy["perceptual"]) == pytest.approx(float(routed["perceptual"]), abs=1e-4)
+    assert (out / "quality_cost.png").stat().st_size > 10_000

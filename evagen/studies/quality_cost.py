@@ -25,7 +25,7 @@ from evagen.config import Section
 from evagen.curate import CurationRecord, read_record
 from evagen.data.clips import clip_loader
 from evagen.errors import UserError
-from evagen.evaluate import ReconstructionScores, score_reconstruction
+from evagen.evaluate import score_reconstruction
 from evagen.studies.quality_cost_plot import draw
 from evagen.training import RunConfig, claim_folder
 from eval import PerceptualDistance
@@ -105,7 +105,8 @@ def main(config: QualityCost) -> Path:
     sets = [_load(name, folder, scale) for name, folder in config.held_out.items()]
     router = load_model(Router, config.router)
     singles = {preference: load_model(Router, folder) for preference, folder in config.single_routers.items()}
-    preferences = torch.linspace(*PREFERENCE_RANGE, config.num_preferences, dtype=torch.float64).tolist()
+    evenly = torch.linspace(*PREFERENCE_RANGE, config.num_preferences, dtype=torch.float64)
+    preferences = [round(preference, 6) for preference in evenly.tolist()]
     points, summary = [], {}
     for clips in sets:
         chosen = {p: _route(router, clips, p, config.batch_size) for p in {*preferences, *singles, config.preference}}
@@ -119,7 +120,8 @@ def main(config: QualityCost) -> Path:
         lengths = clips.space.lengths_of(chosen[config.preference])
         tokenizers = _compare_tokenizers(config, clips, lengths)
         here += [
-            Point(clips.name, f"{name} tokenizer", config.preference, **scores) for name, scores in tokenizers.items()
+            Point(clips.name, f"{name} tokenizer", config.preference, s["tokens_per_clip"], s["psnr"], s["perceptual"])
+            for name, s in tokenizers.items()
         ]
         conditioned = {p: clips.point("router", p, chosen[p], p) for p in singles}
         summary[clips.name] = _summarise(here, conditioned) | {"tokenizers": tokenizers}
@@ -172,14 +174,14 @@ def _route(router: Router, clips: ClipSet, preference: float, batch_size: int) -
 
 
 def _compare_tokenizers(config: QualityCost, clips: ClipSet, lengths: Tensor) -> dict[str, dict[str, float]]:
-    """Both tokenizers at the same assignments, all frames compared: tokens, psnr, perceptual by name."""
+    """Both tokenizers at the same assignments, all frames compared: their scores by name."""
     found = {}
     for name in ("proxy", "final"):
         tokenizer = load_model(VideoTokenizer, getattr(config, name))
         scores = score_reconstruction(
             tokenizer, clips.batches(config.batch_size), _in_turn(lengths), PerceptualDistance()
         )
-        found[name] = _figures(scores)
+        found[name] = scores.as_dict()
     return found
 
 
@@ -187,10 +189,6 @@ def _in_turn(lengths: Tensor) -> Callable[[Tensor], Tensor]:
     """Hands out given lengths (n, T) batch after batch."""
     rest = iter(lengths)
     return lambda video: torch.stack([next(rest) for _ in range(len(video))])
-
-
-def _figures(scores: ReconstructionScores) -> dict[str, float]:
-    return {"tokens": scores.tokens_per_clip, "psnr": scores.psnr, "perceptual": scores.perceptual}
 
 
 def _summarise(points: list[Point], conditioned: dict[float, Point]) -> dict:
