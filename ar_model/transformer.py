@@ -6,13 +6,16 @@ the MLP, V vocabulary.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
 from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
+from ar_model.attention import PackedAttention, PackedSequences
 from ar_model.grammar import SequenceGrammar
 
 
@@ -26,18 +29,9 @@ class KeyValueCache:
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Rotary position embedding (RoFormer, arXiv 2104.09864) in Llama's half-split layout: x (…, h, d)
-    with cos and sin (…, 1, d / 2)."""
+    with float32 cos and sin (…, 1, d / 2), in x's type of number."""
     first, second = x.chunk(2, dim=-1)
-    return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1)
-
-
-def packed_causal_attention(query: Tensor, key: Tensor, value: Tensor, sequence_lengths: Sequence[int]) -> Tensor:
-    """Causal attention within each of the packed sequences: three of (N, h, d) → (N, h, d)."""
-    outputs = []
-    for q, k, v in zip(*(x.split(list(sequence_lengths)) for x in (query, key, value))):
-        q, k, v = (x.transpose(0, 1)[None] for x in (q, k, v))  # (1, h, length, d)
-        outputs.append(F.scaled_dot_product_attention(q, k, v, is_causal=True)[0].transpose(0, 1))
-    return torch.cat(outputs)  # (N, h, d)
+    return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1).to(x.dtype)
 
 
 class CausalSelfAttention(nn.Module):
@@ -50,14 +44,15 @@ class CausalSelfAttention(nn.Module):
         self.k_proj = nn.Linear(width, width, bias=False)
         self.v_proj = nn.Linear(width, width, bias=False)
         self.o_proj = nn.Linear(width, width, bias=False)
+        self.attend = PackedAttention()
 
     def _heads(self, x: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         query, key, value = (p(x).unflatten(-1, (self.num_heads, -1)) for p in (self.q_proj, self.k_proj, self.v_proj))
         return rotate(query, cos, sin), rotate(key, cos, sin), value  # (…, h, d) each
 
-    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, sequence_lengths: Sequence[int]) -> Tensor:
+    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, sequences: PackedSequences) -> Tensor:
         query, key, value = self._heads(x, cos, sin)  # (N, h, d)
-        attended = packed_causal_attention(query, key, value, sequence_lengths)  # (N, h, d)
+        attended = self.attend(query, key, value, sequences)  # (N, h, d)
         return self.o_proj(attended.flatten(1))  # (N, D)
 
     def step(self, x: Tensor, cos: Tensor, sin: Tensor, cache: KeyValueCache, layer: int, seen: int) -> Tensor:
@@ -83,12 +78,16 @@ class SwiGLU(nn.Module):
 
 
 class DecoderLayer(nn.Module):
-    def __init__(self, width: int, num_heads: int, hidden_width: int):
+    def __init__(self, width: int, num_heads: int, hidden_width: int, norm_eps: float):
         super().__init__()
-        self.input_layernorm = nn.RMSNorm(width, eps=1e-6)
+        self.input_layernorm = nn.RMSNorm(width, eps=norm_eps)
         self.self_attn = CausalSelfAttention(width, num_heads)
-        self.post_attention_layernorm = nn.RMSNorm(width, eps=1e-6)
+        self.post_attention_layernorm = nn.RMSNorm(width, eps=norm_eps)
         self.mlp = SwiGLU(width, hidden_width)
+
+    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, sequences: PackedSequences) -> Tensor:
+        x = x + self.self_attn(self.input_layernorm(x), cos, sin, sequences)  # (N, D)
+        return x + self.mlp(self.post_attention_layernorm(x))  # (N, D)
 
 
 def default_hidden_width(width: int) -> int:
@@ -102,11 +101,16 @@ class VideoGenerator(ModelMixin, ConfigMixin):
     Args:
         codebook_size, levels, num_blocks: of the tokenizer whose tokens it writes.
         class_names: classes it can be asked for, in label order; empty for a generator without classes.
-        width, depth, num_heads: D, layers, h.
+        width, depth, num_heads: D, layers, h; `ar_model.sizes` has them by name.
         hidden_width: E; Llama's rule if None.
         rope_theta: base of the rotary frequencies.
+        norm_eps: what the norms add to the mean square.
         tokenizer_fingerprint: names the tokenizer whose codes it writes; kept with the weights.
     """
+
+    _supports_gradient_checkpointing = True
+    _repeated_blocks: ClassVar = ["DecoderLayer"]  # what is compiled, once for all of them
+    _no_split_modules: ClassVar = ["DecoderLayer"]  # what FSDP shards together
 
     @register_to_config
     def __init__(
@@ -120,32 +124,38 @@ class VideoGenerator(ModelMixin, ConfigMixin):
         num_heads: int = 12,
         hidden_width: int | None = None,
         rope_theta: float = 10_000.0,
+        norm_eps: float = 1e-6,
         tokenizer_fingerprint: str | None = None,
     ):
         super().__init__()
         self.grammar = SequenceGrammar(codebook_size, levels, num_blocks, len(class_names))
         self.embed_tokens = nn.Embedding(self.grammar.vocabulary_size, width)
         hidden_width = hidden_width or default_hidden_width(width)
-        self.layers = nn.ModuleList(DecoderLayer(width, num_heads, hidden_width) for _ in range(depth))
-        self.norm = nn.RMSNorm(width, eps=1e-6)
+        self.layers = nn.ModuleList(DecoderLayer(width, num_heads, hidden_width, norm_eps) for _ in range(depth))
+        self.norm = nn.RMSNorm(width, eps=norm_eps)
         self.lm_head = nn.Linear(width, self.grammar.vocabulary_size, bias=False)
+        self.gradient_checkpointing = False  # diffusers switches it on by this name
         initialise(self)
 
     def _rotary(self, positions: Tensor) -> tuple[Tensor, Tensor]:
-        """Positions (N,) → cos and sin (N, 1, d / 2)."""
+        """Positions (N,) → cos and sin, float32 (N, 1, d / 2)."""
         head_width = self.config.width // self.config.num_heads
         exponent = torch.arange(0, head_width, 2, device=positions.device, dtype=torch.float32) / head_width
-        angles = positions[:, None].float() * self.config.rope_theta**-exponent  # (N, d / 2)
-        return angles.cos()[:, None].to(self.dtype), angles.sin()[:, None].to(self.dtype)
+        frequencies = 1.0 / self.config.rope_theta**exponent  # (d / 2,), to the bit what transformers computes
+        angles = positions[:, None].float() * frequencies  # (N, d / 2)
+        return angles.cos()[:, None], angles.sin()[:, None]
 
     def forward(self, tokens: Tensor, sequence_lengths: Sequence[int]) -> Tensor:
-        """Packed sequences, tokens int64 (N,) → logits (N, V) of the token that follows each."""
-        positions = torch.cat([torch.arange(n) for n in sequence_lengths]).to(tokens.device)  # (N,)
-        cos, sin = self._rotary(positions)
+        """Packed sequences, tokens int64 (N,) → logits (N, V) of the token that follows each. Lie sequences of equal
+        length beside each other, attention takes fewer calls."""
+        sequences = PackedSequences(sequence_lengths, tokens.device)
+        cos, sin = self._rotary(sequences.positions)  # (N, 1, d / 2)
         x = self.embed_tokens(tokens)  # (N, D)
         for layer in self.layers:
-            x = x + layer.self_attn(layer.input_layernorm(x), cos, sin, sequence_lengths)  # (N, D)
-            x = x + layer.mlp(layer.post_attention_layernorm(x))  # (N, D)
+            if self.gradient_checkpointing and torch.is_grad_enabled():
+                x = checkpoint(layer, x, cos, sin, sequences, use_reentrant=False)  # (N, D)
+            else:
+                x = layer(x, cos, sin, sequences)  # (N, D)
         return self.lm_head(self.norm(x))  # (N, V)
 
     def make_cache(self, num_slots: int) -> KeyValueCache:

@@ -27,7 +27,7 @@ def run() -> dict:
     """Keys: speedup_forward, speedup_backward (tokens per second, packed over padded), peak_mb_packed,
     peak_mb_padded, tokens_per_clip, max_abs_difference."""
     torch.manual_seed(0)
-    lengths = _lengths()
+    lengths = router_like_lengths(NUM_CLIPS, seed=0)
     layout = PackedLayout(lengths)
     plan = plan_block_causal(layout, layout)
     q, k, v = (torch.randn(layout.num_rows, HEADS, HEAD_WIDTH, requires_grad=True) for _ in range(3))
@@ -81,13 +81,13 @@ class PaddedAttention:
         return padded
 
 
-def _lengths() -> Tensor:
+def router_like_lengths(num_clips: int, seed: int) -> Tensor:
     """(B, T) lengths: much for the first block, little for most others."""
-    generator = torch.Generator().manual_seed(0)
+    generator = torch.Generator().manual_seed(seed)
     levels = torch.tensor(LEVELS)
-    lengths = levels[torch.multinomial(ROUTER_LIKE, NUM_CLIPS * NUM_BLOCKS, True, generator=generator)]
-    lengths = lengths.view(NUM_CLIPS, NUM_BLOCKS)
-    lengths[:, 0] = levels[3 + torch.randint(2, (NUM_CLIPS,), generator=generator)]
+    lengths = levels[torch.multinomial(ROUTER_LIKE, num_clips * NUM_BLOCKS, True, generator=generator)]
+    lengths = lengths.view(num_clips, NUM_BLOCKS)
+    lengths[:, 0] = levels[3 + torch.randint(2, (num_clips,), generator=generator)]
     return lengths
 
 

@@ -220,7 +220,7 @@ def quickstart(
 
 @app.command()
 def bench(
-    name: Annotated[str, typer.Argument(help="attention, search or tokenizer")],
+    name: Annotated[str, typer.Argument(help="attention, packing, search or tokenizer")],
     json_output: Annotated[bool, typer.Option("--json", help="One JSON object on standard output")] = False,
 ) -> None:
     """Measure speed and memory as ratios, in one run on this machine."""

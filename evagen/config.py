@@ -77,7 +77,8 @@ def save_config(config: Section, folder: str | Path) -> Path:
 def shipped_configs() -> dict[str, Path]:
     """The configs that come with the toolkit, by name (`quickstart/proxy`)."""
     root = Path(str(resources.files("configs").joinpath("")))
-    return {path.relative_to(root).with_suffix("").as_posix(): path for path in sorted(root.rglob("*.yaml"))}
+    paths = (path for path in sorted(root.rglob("*.yaml")) if path.parent.name != "accelerate")  # those are not ours
+    return {path.relative_to(root).with_suffix("").as_posix(): path for path in paths}
 
 
 def find_config(path: str | Path) -> Path:

@@ -15,7 +15,7 @@ import torch
 import yaml
 from torch import nn
 
-from ar_model import VideoGenerator
+from ar_model import VideoGenerator, shape_of
 from evagen.config import shipped_configs
 from evagen.data.clips import DataConfig
 from tokenizer import Router, VideoTokenizer
@@ -100,6 +100,8 @@ def build_model(name: str) -> nn.Module | None:
         return _build(Router, json.dumps(settings | shape))
     if command == "train-generator":
         vocabulary = {"codebook_size": config.codebook_size, "num_blocks": tokenizer.assignments.num_blocks}
+        size = settings.pop("size", None)
+        settings |= shape_of(size) if size else {}
         return _build(VideoGenerator, json.dumps(settings | vocabulary))
     return None
 

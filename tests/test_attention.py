@@ -79,7 +79,7 @@ def test_runs_of_keys_anywhere_equal_a_dense_mask(segments, seed):
 
 def test_equal_clips_share_one_call():
     layout = PackedLayout(torch.tensor([[4, 4, 4]] * 5))
-    assert [run.count for run in plan_block_causal(layout, layout).runs] == [5, 5, 5]
+    assert [run.number for run in plan_block_causal(layout, layout).runs] == [5, 5, 5]
 
 
 @settings(max_examples=30, deadline=None)

@@ -1,12 +1,26 @@
-"""The generator: grammar, packed = alone, cached = uncached, guidance, seeds."""
+"""The generator: grammar, packed = alone, cached = uncached, guidance, seeds, sizes."""
+
+import copy
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch._dynamo.utils import counters
 
-from ar_model import SamplingOptions, SequenceGrammar, VideoGenerator, next_token_loss, sample
+from ar_model import (
+    SIZES,
+    SamplingOptions,
+    SequenceGrammar,
+    VideoGenerator,
+    length_shares,
+    next_token_loss,
+    sample,
+    shape_of,
+    with_shape,
+)
 from ar_model.sampler import draw, token_probabilities
+from evagen.training import OptimizerConfig, make_optimizers
 
 LEVELS = [1, 3, 5]
 
@@ -96,6 +110,82 @@ def test_loss_by_hand_counts_lengths_and_contents_only():
     torch.testing.assert_close(loss.length_loss, length_loss)
     torch.testing.assert_close(loss.content_loss, content_loss)
     torch.testing.assert_close(loss.loss, (length_loss + content_loss) / 2)
+
+
+def test_length_shares_by_hand():
+    """Two clips of one block; the model knows the first length for sure and wavers between all three at the second."""
+    grammar = SequenceGrammar(2, [1, 2, 4], 1, 0)  # codes 0 1, lengths 2 3 4, null class 5, separator 6, end 7
+    tokens = torch.tensor([5, 3, 0, 1, 7, 5, 2, 0, 7])
+    logits = torch.randn(9, 8, generator=torch.Generator().manual_seed(0))
+    logits[0, 2:5] = torch.tensor([-50.0, 50.0, -50.0])
+    logits[5, 2:5] = 3.0
+    shares = length_shares(logits[:, 2:5], tokens, [5, 4], grammar)
+    torch.testing.assert_close(shares.predicted, torch.tensor([1 / 6, 4 / 6, 1 / 6]))
+    torch.testing.assert_close(shares.true, torch.tensor([0.5, 0.5, 0.0]))
+
+
+def test_a_batch_with_its_clips_in_another_order_has_the_same_loss(model):
+    """So that training may sort them by length, and padding of equal sequences is all that a packed batch saves."""
+    tokens, sequence_lengths = model.grammar.pack(*random_clips(6, 4))
+    backwards = torch.cat(tokens.split(sequence_lengths)[::-1]), sequence_lengths[::-1]
+    losses = [
+        next_token_loss(model(*batch), *batch, model.grammar).loss for batch in ((tokens, sequence_lengths), backwards)
+    ]
+    torch.testing.assert_close(*losses)
+
+
+def gradients(model: VideoGenerator, seed: int = 0, count: int = 4) -> list[torch.Tensor]:
+    tokens, sequence_lengths = model.grammar.pack(*random_clips(count, seed))
+    loss = next_token_loss(model(tokens, sequence_lengths), tokens, sequence_lengths, model.grammar).loss
+    return list(torch.autograd.grad(loss, model.parameters()))
+
+
+def test_checkpointed_layers_give_the_same_gradients(model):
+    checkpointed = copy.deepcopy(model)
+    checkpointed.enable_gradient_checkpointing()
+    assert checkpointed.gradient_checkpointing
+    for mine, theirs in zip(gradients(checkpointed), gradients(model)):
+        torch.testing.assert_close(mine, theirs)
+
+
+def test_compiled_layers_give_the_same_gradients_and_compile_once_for_all_lengths(model):
+    compiled = copy.deepcopy(model)
+    compiled.compile_repeated_blocks(dynamic=True, backend="aot_eager")  # all of inductor's road but its code
+    for mine, theirs in zip(gradients(compiled), gradients(model)):
+        torch.testing.assert_close(mine, theirs, atol=1e-5, rtol=1e-4)
+    graphs = counters["stats"]["unique_graphs"]
+    for count in (1, 2, 5, 9):
+        gradients(compiled, count, count)
+    assert counters["stats"]["unique_graphs"] == graphs
+
+
+@pytest.mark.parametrize("matrices", ["adamw", "muon"])
+def test_norms_and_embeddings_have_no_weight_decay(model, matrices):
+    config = OptimizerConfig(steps=1, batch_size=1, learning_rate=0.1, weight_decay=0.3, matrices=matrices)
+    groups = [group for optimizer in make_optimizers(model, config) for group in optimizer.param_groups]
+    decayed = {id(p) for group in groups if group["weight_decay"] for p in group["params"]}
+    spared = {name for name, parameter in model.named_parameters() if id(parameter) not in decayed}
+    assert spared == {name for name, _ in model.named_parameters() if "norm" in name or "embed" in name}
+
+
+@pytest.mark.parametrize("name", SIZES)
+def test_a_named_size_has_the_parameters_that_the_table_says(name):
+    with torch.device("meta"):
+        model = VideoGenerator(8192, [32, 64, 128, 256, 512], 4, [str(i) for i in range(101)], **shape_of(name))
+    millions = sum(parameter.numel() for parameter in model.parameters()) / 1e6
+    assert round(millions, 1) == SIZES[name].millions
+    if name == "L-plus":
+        assert millions == pytest.approx(633, rel=0.02)
+
+
+def test_a_size_and_a_shape():
+    assert with_shape({"width": 5}) == {"width": 5}
+    assert with_shape({"size": None, "depth": 5}) == {"size": None, "depth": 5}
+    assert with_shape({"size": "S", "depth": 12}) == {"size": "S", "width": 384, "depth": 12, "num_heads": 6}
+    with pytest.raises(ValueError, match="size S means width=384, depth=12, num_heads=6, not depth=3, num_heads=2"):
+        with_shape({"size": "S", "depth": 3, "num_heads": 2})
+    with pytest.raises(ValueError, match="no size 's'; the sizes are nano, S, B"):
+        with_shape({"size": "s"})
 
 
 def test_cached_logits_equal_uncached(model):

@@ -1,7 +1,5 @@
 """The quality-cost study: every way's choices against plain definitions, and the command on real files."""
 
-import csv
-import json
 
 import pytest
 import torch

@@ -90,10 +90,14 @@ def test_resumed_equals_uninterrupted_with_averaged_weights_and_accumulation(tmp
 @pytest.mark.parametrize("log_every", [1, 3])
 def test_a_term_that_is_not_finite_stops_the_run_and_keeps_the_last_good_checkpoint(tmp_path, log_every):
     run = start(tmp_path, linear(), {"save_every": 2, "log_every": log_every})
-    with pytest.raises(UserError, match=r"step 4: entropy became NaN or infinite.*step_00000002.*learning_rate"):
+
+    def train_until_it_breaks() -> None:
         for number in run.batches():
             entropy = torch.tensor(float("nan") if number == 3 else 1.0)
             run.update(run.model(batches()[number]).square().mean(), {"entropy": entropy}, 4)
+
+    with pytest.raises(UserError, match=r"step 4: entropy became NaN or infinite.*step_00000002.*learning_rate"):
+        train_until_it_breaks()
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step_00000002"]
 
 

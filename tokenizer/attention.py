@@ -43,6 +43,7 @@ def planned_attention(
     if plan.key_rows is not None:
         key, value = _take(torch.stack([key, value], dim=1), plan.key_rows.to(key.device)).unbind(1)
     if query.device.type == "cpu":
+        query, key, value = (x if x.stride(-1) == 1 else x.contiguous() for x in (query, key, value))
         return _RunAttention.apply(query, key, value, plan.runs)
     return _segment_attention(query, key, value, plan)
 
@@ -86,17 +87,17 @@ class _RunAttention(torch.autograd.Function):
 
 
 def _queries(x: Tensor, run: Run) -> Tensor:
-    return _segments(x, run.count, run.query_start, run.query_step, run.query_length)
+    return _segments(x, run.number, run.query_start, run.query_step, run.query_length)
 
 
 def _keys(x: Tensor, run: Run) -> Tensor:
-    return _segments(x, run.count, run.key_start, run.key_step, run.key_length)
+    return _segments(x, run.number, run.key_start, run.key_step, run.key_length)
 
 
-def _segments(x: Tensor, count: int, start: int, step: int, length: int) -> Tensor:
-    """The segments of a run as a view: (N, h, d) → (count, h, length, d)."""
+def _segments(x: Tensor, number: int, start: int, step: int, length: int) -> Tensor:
+    """The segments of a run as a view: (N, h, d) → (number, h, length, d)."""
     row, head, last = x.stride()
-    shape, strides = (count, x.shape[1], length, x.shape[2]), (step * row, head, row, last)
+    shape, strides = (number, x.shape[1], length, x.shape[2]), (step * row, head, row, last)
     return x.as_strided(shape, strides, x.storage_offset() + start * row)
 
 

@@ -45,10 +45,10 @@ def concatenated_ranges(starts: Tensor, lengths: Tensor) -> Tensor:
 
 
 class Run(NamedTuple):
-    """Segments of one shape at even distances, which one dense attention call serves: `count` of them, the first at
+    """Segments of one shape at even distances, which one dense attention call serves: `number` of them, the first at
     the row `start`, each `step` rows after the one before."""
 
-    count: int
+    number: int
     query_start: int
     query_step: int
     query_length: int
@@ -129,15 +129,15 @@ def _runs(segments: list[tuple[int, int, int, int]]) -> Iterator[Run]:
     for (query_length, key_length), starts in by_shape.items():
         first = 0
         while first < len(starts):
-            count, query_step, key_step = 1, 0, 0
+            number, query_step, key_step = 1, 0, 0
             if first + 1 < len(starts):
                 query_step, key_step = (b - a for a, b in zip(starts[first], starts[first + 1]))
-            while key_step >= key_length and first + count < len(starts):
-                before, here = starts[first + count - 1], starts[first + count]
+            while key_step >= key_length and first + number < len(starts):
+                before, here = starts[first + number - 1], starts[first + number]
                 if (here[0] - before[0], here[1] - before[1]) != (query_step, key_step):
                     break
-                count += 1
-            if count == 1:
+                number += 1
+            if number == 1:
                 query_step = key_step = 0
-            yield Run(count, starts[first][0], query_step, query_length, starts[first][1], key_step, key_length)
-            first += count
+            yield Run(number, starts[first][0], query_step, query_length, starts[first][1], key_step, key_length)
+            first += number

@@ -1,0 +1,52 @@
+"""Weights that FSDP has spread over processes, as whole tensors: for the log, for checkpoints, for what a run leaves.
+
+Every function here is to be called by all processes; without FSDP each does nothing.
+"""
+
+from typing import Any
+
+from accelerate import Accelerator
+from diffusers.models.modeling_utils import ModelMixin
+from diffusers.training_utils import EMAModel
+from torch import Tensor
+from torch.distributed.fsdp import FSDPModule
+from torch.distributed.tensor import DTensor, distribute_tensor
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """A tensor whose parts lie in several processes, in each of them whole."""
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def whole_model(accelerator: Accelerator, model: ModelMixin) -> ModelMixin:
+    """A model with all its weights in the main process."""
+    if not any(isinstance(parameter, DTensor) for parameter in model.parameters()):
+        return model
+    weights = accelerator.get_state_dict(model)
+    kind = next(base for base in type(model).__mro__ if not issubclass(base, FSDPModule))  # as it was before
+    gathered = kind.from_config(model.config)
+    if accelerator.is_main_process:
+        gathered.load_state_dict(weights)
+    return gathered
+
+
+class WholeAverage:
+    """Averaged weights as `Accelerator.register_for_checkpointing` takes them: a checkpoint holds the main process'
+    state, which must therefore be that of all."""
+
+    def __init__(self, average: EMAModel):
+        self.average = average
+
+    def state_dict(self) -> dict[str, Any]:
+        state = self.average.state_dict()
+        return state | {"shadow_params": [whole(tensor) for tensor in state["shadow_params"]]}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        pairs = zip(state["shadow_params"], self.average.shadow_params)
+        self.average.load_state_dict(state | {"shadow_params": [_spread_like(*pair) for pair in pairs]})
+
+
+def _spread_like(tensor: Tensor, like: Tensor) -> Tensor:
+    if not isinstance(like, DTensor):
+        return tensor
+    return distribute_tensor(tensor.to(like.device), like.device_mesh, like.placements)

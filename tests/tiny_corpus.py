@@ -1,0 +1,34 @@
+"""Token corpora made up for tests, in the form that `evagen tokenize` leaves them."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+from datasets import Dataset
+
+LEVELS = [1, 3, 5]
+CODES = 11
+BLOCKS = 3
+
+
+def write_corpus(folder: Path, num_clips: int, levels: list[int] = LEVELS, seed: int = 0) -> Path:
+    """Clips of three blocks, two classes; a code follows from the class and the one before, so there is something to
+    learn. Returns the folder."""
+    random = np.random.default_rng(seed)
+    often = np.array([6, 3, 1])[: len(levels)]
+    lengths = random.choice(levels, (num_clips, BLOCKS), p=often / often.sum())
+    labels = random.integers(2, size=num_clips)
+    starts = random.integers(CODES, size=num_clips)
+    codes = [
+        ((start + (2 + label) * np.arange(row.sum())) % CODES).astype(np.int32)
+        for start, label, row in zip(starts, labels, lengths)
+    ]
+    table = Dataset.from_dict({"codes": codes, "lengths": list(lengths.astype(np.int32)), "label": labels.tolist()})
+    table.save_to_disk(folder / "table")
+    (folder / "table" / "about.json").write_text(json.dumps({"rows": num_clips, "made_from": {}}))
+    about = {
+        "codebook_size": CODES, "levels": levels, "num_blocks": BLOCKS, "class_names": ["ants", "bees"],
+        "tokenizer_fingerprint": "0123456789abcdef",
+    }  # fmt: skip
+    (folder / "corpus.json").write_text(json.dumps(about))
+    return folder
