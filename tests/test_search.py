@@ -37,6 +37,40 @@ def test_shared_prefixes_equal_brute_force(model, max_segments):
     assert expected["mse"].std(1).min() > 1e-5  # the candidates do differ
 
 
+def test_clips_that_do_not_fit_into_one_batch_stay_in_order(model):
+    video = torch.rand(5, 3, 12, 24, 24, generator=torch.Generator().manual_seed(4)) * 2 - 1
+    found = CandidateSearch(model, block_errors(video), max_segments=6).all_distances(video)["l1"]
+    for clip in range(5):
+        alone = video[clip : clip + 1]
+        expected = CandidateSearch(model, block_errors(alone)).all_distances(alone)["l1"]
+        torch.testing.assert_close(found[clip : clip + 1], expected, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("num_clips", [1, 4])
+def test_batches_and_what_they_remember_stay_within_the_bound(model, monkeypatch, num_clips):
+    max_segments, patches, most = 9, 9, {"new": 0, "kept": 0}
+    extend = model.decoder.extend
+
+    def watched(x, context, plans, past):
+        most["new"] = max(most["new"], len(x.values))
+        most["kept"] = max(most["kept"], len(past[0].self_key_value[0]) if past else 0)
+        return extend(x, context, plans, past)
+
+    monkeypatch.setattr(model.decoder, "extend", watched)
+    video = torch.rand(num_clips, 3, 16, 24, 24, generator=torch.Generator().manual_seed(5)) * 2 - 1  # four blocks
+    CandidateSearch(model, block_errors(video), max_segments).all_distances(video)
+    assert most["new"] == max_segments * patches
+    assert 0 < most["kept"] <= 3 * (max_segments // 3) * patches  # three earlier blocks of each of a batch's prefixes
+
+
+def test_some_candidates_by_brute_force_several_at_once(model):
+    video = torch.rand(2, 3, 12, 24, 24, generator=torch.Generator().manual_seed(6)) * 2 - 1
+    everything = brute_force_distances(model, video, block_errors(video))["mse"]
+    some = torch.tensor([20, 3, 7, 26, 0])
+    found = brute_force_distances(model, video, block_errors(video), model.assignments.lengths_of(some), 2)["mse"]
+    torch.testing.assert_close(found, everything[:, some], atol=1e-6, rtol=0)
+
+
 def test_one_candidate_by_hand(model):
     video = torch.rand(1, 3, 12, 24, 24, generator=torch.Generator().manual_seed(1)) * 2 - 1
     found = CandidateSearch(model, block_errors(video)).all_distances(video)["mse"]
@@ -64,3 +98,22 @@ def test_autoregressive_search_is_linear_in_the_number_of_blocks(model):
     assert lengths.shape == (2, 6)
     assert search.block_evaluations == 2 * 3 * 6
     assert set(lengths.unique().tolist()) <= {1, 4, 6}
+
+
+def test_autoregressive_search_does_not_depend_on_the_batch(model):
+    video = torch.rand(5, 3, 12, 24, 24, generator=torch.Generator().manual_seed(7)) * 2 - 1
+    scale = QualityScale(0.25, 0.35)
+    together = CandidateSearch(model, block_errors(video), 12).autoregressive(video, 2.0, scale, name="mse", beam=2)
+    for clip in range(5):
+        alone = video[clip : clip + 1]
+        found = CandidateSearch(model, block_errors(alone)).autoregressive(alone, 2.0, scale, name="mse", beam=2)
+        assert torch.equal(together[clip : clip + 1], found)
+    assert len(together.unique()) > 1
+
+
+def test_autoregressive_search_of_a_video_with_more_assignments_than_numbers(model):
+    """With 44 blocks there are 3**44 assignments, beyond int64; none of them is numbered."""
+    video = torch.rand(1, 3, 176, 24, 24, generator=torch.Generator().manual_seed(8)) * 2 - 1
+    search = CandidateSearch(model, block_errors(video))
+    lengths = search.autoregressive(video, 0.0, QualityScale(0.0, 1.0), name="mse", beam=2)
+    assert lengths.tolist() == [[1] * 44]  # at preference 0 only the length counts

@@ -7,16 +7,19 @@ encoded and decoded instead of 2,500. The prefixes' keys and values are kept alo
 Legend: B clips, T blocks, n levels, A = n**T assignments, S segments (children in the tree), P patches.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import groupby
+from operator import itemgetter
 
 import torch
 from torch import Tensor
 
+from tokenizer.assignments import AssignmentSpace
 from tokenizer.attention import KeyValue
 from tokenizer.autoencoder import VideoTokenizer
 from tokenizer.layers import LayerCache, Plans
-from tokenizer.packing import plan_attention
+from tokenizer.packing import AttentionPlan, plan_attention
 from tokenizer.reward import QualityScale
 
 BlockDistance = Callable[[Tensor, Tensor, int], dict[str, Tensor]]
@@ -25,12 +28,33 @@ BlockDistance = Callable[[Tensor, Tensor, int], dict[str, Tensor]]
 
 
 @dataclass(frozen=True)
+class _Batch:
+    """Clips that are searched together. numbers: int64 (b,), which of the caller's clips they are;
+    patches: (b, T, Hp, Wp, De), embedded once for the whole tree."""
+
+    numbers: Tensor
+    patches: Tensor
+
+    @property
+    def num_blocks(self) -> int:
+        return self.patches.shape[1]
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        return self.patches.shape[2], self.patches.shape[3]
+
+    @property
+    def patches_per_block(self) -> int:
+        return self.grid[0] * self.grid[1]
+
+
+@dataclass(frozen=True)
 class _Nodes:
-    """Prefixes of assignments, one a row. clips, index: (S,), the index of the prefix among n**(t+1);
+    """Prefixes of assignments, one a row. clips: (S,) numbers in the batch; lengths: (S, t), the prefixes, in tokens;
     sums: distances added up over the prefix; rows_1d, rows_3d: where its tokens and patches stand in the caches."""
 
     clips: Tensor
-    index: Tensor
+    lengths: Tensor
     sums: dict[str, Tensor]
     rows_1d: list[Tensor]
     rows_3d: list[Tensor]
@@ -40,19 +64,23 @@ class _Nodes:
 class _Caches:
     """What has been computed along the path, and how many cached rows it holds."""
 
-    encoder: list[LayerCache] | None
-    decoder: list[LayerCache] | None
-    num_1d: int
-    num_3d: int
+    encoder: list[LayerCache] | None = None
+    decoder: list[LayerCache] | None = None
+    num_1d: int = 0
+    num_3d: int = 0
 
 
 class CandidateSearch:
     """Distances of all candidate assignments of a batch of clips.
 
+    Memory: the tree is walked to its leaves in batches of at most `max_segments` blocks, and each takes along the keys
+    and values of its own prefixes only. So at most T batches are alive on the way down, each with the keys and values
+    of at most max_segments + (T - 1) · max_segments / n blocks a layer, however many candidates there are.
+
     Args:
         tokenizer: the proxy tokenizer, in eval mode.
         distance: compares reconstructed blocks with the originals.
-        max_segments: how many blocks are evaluated in one batch, which bounds memory.
+        max_segments: how many blocks are evaluated in one batch, which bounds memory; if n is more than that, n.
     """
 
     def __init__(self, tokenizer: VideoTokenizer, distance: BlockDistance, max_segments: int = 128):
@@ -64,10 +92,11 @@ class CandidateSearch:
     @torch.no_grad()
     def all_distances(self, video: Tensor) -> dict[str, Tensor]:
         """video (B, C, F, H, W) in [-1, 1] → for each named distance (B, A) on the CPU, in index order."""
-        root = self._start(video)
-        self._results: dict[str, Tensor] = {}
-        self._expand(0, root, _Caches(None, None, 0, 0))
-        return self._results
+        parts: list[dict[str, Tensor]] = []
+        for batch in self._batches(video, self.max_segments // len(self.tokenizer.assignments.levels)):
+            parts.append({})
+            self._expand(0, _roots(batch), _Caches(), batch, parts[-1])
+        return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
     @torch.no_grad()
     def autoregressive(
@@ -77,89 +106,104 @@ class CandidateSearch:
 
         The reward is a sum over blocks, so prefixes compare fairly; what a choice does to later blocks is what
         the beam looks at. Evaluates at most T · n · beam blocks a clip: linear in T, for videos of any length.
+        Memory grows with the larger of max_segments and n · beam, times T.
         video (B, C, F, H, W) in [-1, 1] → lengths int64 (B, T)."""
         if beam < 1:
             raise ValueError(f"beam must be at least 1, got {beam}")
-        space = self.tokenizer.assignments
-        nodes, caches = self._start(video), _Caches(None, None, 0, 0)
-        token_range = (space.levels[-1] - space.levels[0]) * self._num_blocks or 1
-        chosen = [torch.empty(0, dtype=torch.int64)] * len(video)
-        for block in range(self._num_blocks):
-            parents = torch.arange(len(nodes.clips))
-            children, caches = self._evaluate(block, nodes, parents, caches)
-            quality = -children.sums[name] / self._num_blocks / (scale.d_max - scale.d_min)  # (S,)
-            tokens = torch.tensor([len(rows) for rows in children.rows_1d])
-            reward = preference * quality - (2 - preference) * tokens / token_range  # (S,), up to a constant
-            order = reward.argsort(descending=True)
-            kept = torch.cat([order[children.clips[order] == clip][:beam] for clip in range(len(video))])
-            level = torch.tensor(space.levels)[kept % len(space.levels)]
-            chosen = [torch.cat([chosen[k // len(space.levels)], n[None]]) for k, n in zip(kept.tolist(), level)]
-            nodes, caches = _keep(children, caches, kept)
-        best = [next(i for i, c in enumerate(nodes.clips.tolist()) if c == clip) for clip in range(len(video))]
-        return torch.stack([chosen[i] for i in best])
+        clips_at_once = self.max_segments // (beam * len(self.tokenizer.assignments.levels))
+        batches = self._batches(video, clips_at_once)
+        return torch.cat([self._choose(batch, preference, scale, name, beam) for batch in batches])
 
-    def _start(self, video: Tensor) -> _Nodes:
-        """Embeds the clips once and returns their empty prefixes."""
-        self._patches = self.tokenizer.embed_video(video)  # (B, T, Hp, Wp, De)
-        num_clips, self._num_blocks = self._patches.shape[:2]
-        self._grid = (self._patches.shape[2], self._patches.shape[3])
-        nothing = [torch.empty(0, dtype=torch.int64)] * num_clips
-        return _Nodes(torch.arange(num_clips), torch.zeros(num_clips, dtype=torch.int64), {}, nothing, nothing)
+    def _batches(self, video: Tensor, clips_at_once: int) -> Iterator[_Batch]:
+        at_once = max(1, clips_at_once)
+        for numbers, clips in zip(torch.arange(len(video)).split(at_once), video.split(at_once)):
+            yield _Batch(numbers, self.tokenizer.embed_video(clips))
 
-    def _expand(self, block: int, parents: _Nodes, caches: _Caches) -> None:
-        """Evaluates every child of the parents, in batches, and whatever lies below each batch."""
+    def _choose(self, batch: _Batch, preference: float, scale: QualityScale, name: str, beam: int) -> Tensor:
         levels = self.tokenizer.assignments.levels
-        parents_at_once = max(1, self.max_segments // len(levels))
-        for chunk in torch.arange(len(parents.clips)).split(parents_at_once):
-            children, below = self._evaluate(block, parents, chunk, caches)
-            if block + 1 < self._num_blocks:
-                self._expand(block + 1, children, below)
-            else:
-                self._record(children)
+        token_range = (levels[-1] - levels[0]) * batch.num_blocks or 1
+        nodes, caches = _roots(batch), _Caches()
+        for block in range(batch.num_blocks):
+            children, caches = self._evaluate(block, nodes, caches, batch)
+            quality = -children.sums[name] / batch.num_blocks / (scale.d_max - scale.d_min)  # (S,)
+            length = children.lengths.sum(1) / token_range  # (S,)
+            order = (preference * quality - (2 - preference) * length).argsort(descending=True)  # best reward first
+            kept = torch.cat([order[children.clips[order] == clip][:beam] for clip in range(len(batch.numbers))])
+            nodes, caches = _keep(children, caches, kept)
+        best = [nodes.clips.tolist().index(clip) for clip in range(len(batch.numbers))]  # each clip's first
+        return nodes.lengths[best]
 
-    def _evaluate(self, block: int, parents: _Nodes, chunk: Tensor, caches: _Caches) -> tuple[_Nodes, _Caches]:
-        """Encodes, quantises, decodes and measures one block of every child of some parents."""
-        model, levels = self.tokenizer, torch.tensor(self.tokenizer.assignments.levels)
-        parent = chunk.repeat_interleave(len(levels))  # (S,)
-        level = torch.arange(len(levels)).repeat(len(chunk))  # (S,)
-        lengths, clips = levels[level], parents.clips[parent]
+    def _expand(self, block: int, nodes: _Nodes, caches: _Caches, batch: _Batch, results: dict[str, Tensor]) -> None:
+        """Evaluates every child of the nodes, in batches, and whatever lies below each batch."""
+        space = AssignmentSpace(self.tokenizer.assignments.levels, batch.num_blocks)
+        at_once = max(1, self.max_segments // len(space.levels))
+        at_once -= at_once % len(batch.numbers)  # so that the same prefixes of all clips stay together
+        for chunk in torch.arange(len(nodes.clips)).split(max(1, at_once)):
+            children, below = self._evaluate(block, *_keep(nodes, caches, chunk), batch)
+            if block + 1 < batch.num_blocks:
+                self._expand(block + 1, children, below, batch, results)
+                continue
+            for name, sums in children.sums.items():
+                nothing = torch.full((len(batch.numbers), len(space)), torch.nan, dtype=torch.float64)
+                table = results.setdefault(name, nothing)
+                table[children.clips, space.index_of(children.lengths)] = sums / batch.num_blocks
+
+    def _evaluate(self, block: int, parents: _Nodes, caches: _Caches, batch: _Batch) -> tuple[_Nodes, _Caches]:
+        """Encodes, quantises, decodes and measures one block of every child of the parents."""
+        model = self.tokenizer
+        parent, lengths = _families(parents, torch.tensor(model.assignments.levels))  # (S,) each
+        clips = parents.clips[parent]
         blocks = torch.full_like(clips, block)
-        patches_per_block = self._grid[0] * self._grid[1]
         rows_1d = _with_new_rows(parents.rows_1d, parent, lengths.tolist(), caches.num_1d)
-        rows_3d = _with_new_rows(parents.rows_3d, parent, [patches_per_block] * len(parent), caches.num_3d)
-        device = self._patches.device
+        sizes = [batch.patches_per_block] * len(parent)
+        rows_3d = _with_new_rows(parents.rows_3d, parent, sizes, caches.num_3d)
+        device = batch.patches.device
 
         # Encoder: the patches of all blocks are its context from the first call on; the plan hides later blocks.
-        queries = model.make_queries(self._patches[clips.to(device), block], blocks, lengths)  # n rows
-        context = model.patch_rows(self._patches if caches.encoder is None else self._patches[:0])
-        clip_patches = patches_per_block * self._num_blocks
-        seen_patches = [torch.arange(c, c + patches_per_block * (block + 1)) for c in (clips * clip_patches).tolist()]
-        plans = Plans(plan_attention(lengths.tolist(), rows_1d), plan_attention(lengths.tolist(), seen_patches))
-        encoded, encoder_caches, _ = model.encoder(queries, context, plans.to(device), caches.encoder)  # (n, De)
+        queries = model.make_queries(batch.patches[clips.to(device), block], blocks, lengths)  # n rows
+        context = model.patch_rows(batch.patches if caches.encoder is None else batch.patches[:0])
+        plans = Plans(plan_attention(lengths.tolist(), rows_1d), _plan_patches(lengths, clips, block, batch))
+        encoded, encoder_caches = model.encoder.extend(queries, context, plans.to(device), caches.encoder)  # (n, De)
         vectors = model.quantizer(model.to_code(encoded), with_losses=False).vectors  # (n, c)
 
         # Decoder: the same for its 3D queries, with the 1D tokens as the growing context.
-        tokens = model.embed_codes(vectors, blocks, lengths, self._grid)  # n rows
+        tokens = model.embed_codes(vectors, blocks, lengths, batch.grid)  # n rows
         first = tokens.values[(lengths.cumsum(0) - lengths).to(device)]  # (S, Dd)
-        queries = model.decoder_queries(first, blocks, self._grid)  # S*P rows
-        sizes = [patches_per_block] * len(parent)
+        queries = model.decoder_queries(first, blocks, batch.grid)  # S*P rows
         plans = Plans(plan_attention(sizes, rows_3d), plan_attention(sizes, rows_1d))
-        decoded, decoder_caches, _ = model.decoder(queries, tokens, plans.to(device), caches.decoder)  # (S*P, Dd)
-        pixels = model.pixels(decoded, self._grid).clamp(-1, 1)  # (S, C, f, H, W)
+        decoded, decoder_caches = model.decoder.extend(queries, tokens, plans.to(device), caches.decoder)  # (S*P, Dd)
+        pixels = model.pixels(decoded, batch.grid).clamp_(-1, 1)  # (S, C, f, H, W)
 
         self.block_evaluations += len(parent)
-        new = {name: value.double().cpu() for name, value in self.distance(pixels, clips, block).items()}
+        new = {name: d.double().cpu() for name, d in self.distance(pixels, batch.numbers[clips], block).items()}
         sums = {name: value + (parents.sums[name][parent] if block else 0.0) for name, value in new.items()}
-        children = _Nodes(clips, parents.index[parent] * len(levels) + level, sums, rows_1d, rows_3d)
-        num_1d = caches.num_1d + int(lengths.sum())
-        num_3d = caches.num_3d + len(parent) * patches_per_block
+        children = _Nodes(clips, torch.cat([parents.lengths[parent], lengths[:, None]], dim=1), sums, rows_1d, rows_3d)
+        num_1d, num_3d = caches.num_1d + int(lengths.sum()), caches.num_3d + sum(sizes)
         return children, _Caches(encoder_caches, decoder_caches, num_1d, num_3d)
 
-    def _record(self, leaves: _Nodes) -> None:
-        for name, sums in leaves.sums.items():
-            shape = (self._patches.shape[0], len(self.tokenizer.assignments.levels) ** self._num_blocks)
-            table = self._results.setdefault(name, torch.full(shape, torch.nan, dtype=torch.float64))
-            table[leaves.clips, leaves.index] = sums / self._num_blocks
+
+def _roots(batch: _Batch) -> _Nodes:
+    """The empty prefix of each clip."""
+    clips = torch.arange(len(batch.numbers))
+    nothing = torch.empty(0, dtype=torch.int64)
+    return _Nodes(clips, nothing.expand(len(clips), 0), {}, [nothing] * len(clips), [nothing] * len(clips))
+
+
+def _families(parents: _Nodes, levels: Tensor) -> tuple[Tensor, Tensor]:
+    """Every child's parent and length, (S,) each: by token count, length and clip, so that segments whose attention has
+    the same shape are neighbours and few calls serve them."""
+    tokens = parents.lengths.sum(1)[:, None] + levels  # (parents, n)
+    lengths, clips = levels.expand_as(tokens), parents.clips[:, None].expand_as(tokens)
+    order = ((tokens * (levels[-1] + 1) + lengths) * (clips.max() + 1) + clips).flatten().argsort(stable=True)  # (S,)
+    return order // len(levels), lengths.flatten()[order]
+
+
+def _plan_patches(lengths: Tensor, clips: Tensor, block: int, batch: _Batch) -> AttentionPlan:
+    """1D queries see their clip's patches up to the block. Neighbours of one clip see the same, as one segment."""
+    runs = [(clip, [n for _, n in run]) for clip, run in groupby(zip(clips.tolist(), lengths.tolist()), itemgetter(0))]
+    patches = batch.patches_per_block
+    starts = tuple(clip * patches * batch.num_blocks for clip, _ in runs)
+    return AttentionPlan(tuple(sum(run) for _, run in runs), (patches * (block + 1),) * len(runs), starts)
 
 
 def _keep(nodes: _Nodes, caches: _Caches, kept: Tensor) -> tuple[_Nodes, _Caches]:
@@ -168,15 +212,14 @@ def _keep(nodes: _Nodes, caches: _Caches, kept: Tensor) -> tuple[_Nodes, _Caches
     rows_1d, new_1d = _renumbered([nodes.rows_1d[i] for i in some])
     rows_3d, new_3d = _renumbered([nodes.rows_3d[i] for i in some])
     sums = {name: values[kept] for name, values in nodes.sums.items()}
-    encoder = [LayerCache(_rows_of(c.self_key_value, rows_1d), c.cross_key_value) for c in caches.encoder or []]
+    chosen = _Nodes(nodes.clips[kept], nodes.lengths[kept], sums, new_1d, new_3d)
+    if caches.encoder is None or caches.decoder is None:
+        return chosen, caches
+    encoder = [LayerCache(_rows_of(c.self_key_value, rows_1d), c.cross_key_value) for c in caches.encoder]
     decoder = [
-        LayerCache(_rows_of(c.self_key_value, rows_3d), _rows_of(c.cross_key_value, rows_1d))
-        for c in caches.decoder or []
+        LayerCache(_rows_of(c.self_key_value, rows_3d), _rows_of(c.cross_key_value, rows_1d)) for c in caches.decoder
     ]
-    return (
-        _Nodes(nodes.clips[kept], nodes.index[kept], sums, new_1d, new_3d),
-        _Caches(encoder, decoder, len(rows_1d), len(rows_3d)),
-    )
+    return chosen, _Caches(encoder, decoder, len(rows_1d), len(rows_3d))
 
 
 def _renumbered(rows: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
@@ -200,16 +243,24 @@ def _with_new_rows(past: list[Tensor], parent: Tensor, counts: list[int], first_
 
 
 @torch.no_grad()
-def brute_force_distances(tokenizer: VideoTokenizer, video: Tensor, distance: BlockDistance) -> dict[str, Tensor]:
-    """What `CandidateSearch` computes, by reconstructing each clip with every assignment in full:
-    the reference it is tested and timed against."""
-    step = tokenizer.config.temporal_patch
+def brute_force_distances(
+    tokenizer: VideoTokenizer,
+    video: Tensor,
+    distance: BlockDistance,
+    candidates: Tensor | None = None,
+    candidates_at_once: int = 1,
+) -> dict[str, Tensor]:
+    """What `CandidateSearch` computes, by reconstructing each clip with every assignment in full: the reference it is
+    tested and timed against. video (B, C, F, H, W) in [-1, 1], candidates int64 (A', T), all if None → (B, A') each.
+    `candidates_at_once` of them are reconstructed for all clips in one batch."""
+    table = tokenizer.assignments.table() if candidates is None else candidates
     results: dict[str, list[Tensor]] = {}
-    for lengths in tokenizer.assignments.table():
-        tokens = tokenizer.encode(video, lengths.expand(len(video), -1))
-        blocks = tokenizer.decode(tokens, tuple(video.shape[-2:])).split(step, dim=2)
-        per_block = [distance(block, torch.arange(len(video)), t) for t, block in enumerate(blocks)]
+    for some in table.split(candidates_at_once):
+        clips = torch.arange(len(video)).repeat(len(some))  # (a·B,)
+        tokens = tokenizer.encode(video[clips.to(video.device)], some.repeat_interleave(len(video), dim=0))
+        blocks = tokenizer.decode(tokens, tuple(video.shape[-2:])).split(tokenizer.config.temporal_patch, dim=2)
+        per_block = [distance(block, clips, t) for t, block in enumerate(blocks)]
         for name in per_block[0]:
-            mean = torch.stack([d[name].double().cpu() for d in per_block]).mean(0)  # (B,)
-            results.setdefault(name, []).append(mean)
-    return {name: torch.stack(columns, dim=1) for name, columns in results.items()}  # (B, A)
+            mean = torch.stack([d[name].double().cpu() for d in per_block]).mean(0)  # (a·B,)
+            results.setdefault(name, []).append(mean.view(len(some), len(video)))
+    return {name: torch.cat(rows).T for name, rows in results.items()}  # (B, A')
