@@ -200,15 +200,21 @@ def _summarise(points: list[Point], conditioned: dict[float, Point]) -> dict:
             for way in ("router", "max reward", "threshold")
         },
         "router_reward_over_max_reward": {
-            f"{routed.dial:.3g}": routed.reward / best.reward
-            for routed, best in zip(by_way["router"], by_way["max reward"])
-            if routed.reward and best.reward
+            f"{routed.dial:.3g}": _reached(routed, best) for routed, best in zip(by_way["router"], by_way["max reward"])
         },
         "conditioned_over_single_router_reward": {
-            f"{single.dial:.3g}": conditioned[single.dial].reward / single.reward
+            f"{single.dial:.3g}": _reached(conditioned[single.dial], single)
             for single in by_way.get("single router", [])
         },
     }
+
+
+def _reached(point: Point, other: Point) -> float:
+    """A reward relative to another's, 1 where they are equal. A reward is negative where quality is below that of the
+    shortest assignment of the clips that set the scale, as on unlike clips, so it is the gap that counts."""
+    assert point.reward is not None
+    assert other.reward is not None
+    return 1 - (other.reward - point.reward) / abs(other.reward)
 
 
 def _saved(uniform: Point, candidates: list[Point]) -> float | None:
