@@ -1,6 +1,5 @@
 """The quality-cost study: every way's choices against plain definitions, and the command on real files."""
 
-
 import pytest
 import torch
 from hypothesis import given, settings
