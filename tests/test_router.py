@@ -4,10 +4,12 @@ import pytest
 import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from timm.layers import PatchEmbed
 from tiny_models import random_clips, tiny_router
 from torch import Tensor
 
 from tokenizer import PREFERENCE_RANGE, AssignmentSpace, QualityScale, Router, proxy_reward
+from tokenizer.router import LinearPatchEmbed
 
 LOW, HIGH = PREFERENCE_RANGE
 SPACE = AssignmentSpace([2, 4, 8], 2)
@@ -41,7 +43,7 @@ class RewardRouter(Router):
 
 @pytest.fixture(scope="module")
 def perfect() -> Router:
-    return RewardRouter([2, 4, 8], num_frames=8, resolution=32, width=32, depth=1, num_heads=2).eval()
+    return RewardRouter([2, 4, 8], num_frames=8, resolution=32, patch=16, width=32, depth=1, num_heads=2).eval()
 
 
 @few
@@ -156,3 +158,17 @@ def test_no_clips_and_clips_that_are_gone_after_one_reading_are_explained(perfec
         perfect.assign_video([], 9)
     with pytest.raises(ValueError, match="put them into a list"):
         perfect.assign_video(iter([random_clips(9, seed=3)]), 9)
+
+
+def test_the_patch_embedding_is_timms_convolution():
+    torch.manual_seed(0)
+    arguments = {"img_size": (16, 32), "patch_size": 8, "in_chans": 13, "embed_dim": 24}
+    ours, theirs = LinearPatchEmbed(**arguments), PatchEmbed(**arguments)
+    theirs.load_state_dict(ours.state_dict())
+    picture = torch.randn(2, 13, 16, 32)
+    torch.testing.assert_close(ours(picture), theirs(picture), atol=1e-5, rtol=1e-5)
+
+
+def test_a_router_whose_patches_do_not_fit_is_explained():
+    with pytest.raises(ValueError, match="48 pixels, averaged over 2, do not divide into patches of 16"):
+        Router([2, 4], resolution=48, downscale=2, patch=16)

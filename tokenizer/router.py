@@ -7,9 +7,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.modeling_utils import ModelMixin
 from einops import rearrange
+from timm.layers import PatchEmbed
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
@@ -37,6 +39,16 @@ class VideoAssignment:
         return self.lengths.sum().item() / len(self.lengths)
 
 
+class LinearPatchEmbed(PatchEmbed):
+    """timm's patch embedding as one matrix product, with the same weights: convolutions that do not overlap, over more
+    than three channels, are slow on a CPU."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        p, q = self.patch_size
+        patches = rearrange(x, "b c (y p) (x q) -> b (y x) (c p q)", p=p, q=q)  # (B, n, (3·f + 1)·p·q)
+        return F.linear(patches, self.proj.weight.flatten(1), self.proj.bias)  # (B, n, D)
+
+
 class Router(ModelMixin, ConfigMixin):
     """A ViT classifier over all candidate assignments, conditioned on the preference w_q.
 
@@ -47,7 +59,9 @@ class Router(ModelMixin, ConfigMixin):
     Args:
         levels: candidate lengths of a block, those of the tokenizer it serves.
         num_frames, resolution, temporal_patch: shape of the clips, as in `VideoTokenizer`.
-        patch: height and width of the ViT's patches in pixels.
+        downscale: the ViT looks at the frames averaged over squares of so many pixels a side: lengths are decided by
+            how much happens, not by detail, and looking should cost little beside encoding (EVATok §3.3).
+        patch: height and width of the ViT's patches in pixels of these smaller frames.
         width, depth, num_heads: of the ViT.
         drop_rate: dropout before the head and on token embeddings, in training.
     """
@@ -59,6 +73,7 @@ class Router(ModelMixin, ConfigMixin):
         num_frames: int = 16,
         resolution: int = 128,
         temporal_patch: int = 4,
+        downscale: int = 2,
         patch: int = 32,
         width: int = 384,
         depth: int = 8,
@@ -66,9 +81,13 @@ class Router(ModelMixin, ConfigMixin):
         drop_rate: float = 0.0,
     ):
         super().__init__()
+        if resolution % (downscale * patch):
+            raise ValueError(
+                f"frames of {resolution} pixels, averaged over {downscale}, do not divide into patches of {patch}"
+            )
         self.assignments = AssignmentSpace(levels, num_frames // temporal_patch)
         self.vit = VisionTransformer(
-            img_size=(resolution, self.assignments.num_blocks * resolution),
+            img_size=(resolution // downscale, self.assignments.num_blocks * resolution // downscale),
             patch_size=patch,
             in_chans=3 * temporal_patch + 1,
             num_classes=len(self.assignments),
@@ -77,6 +96,7 @@ class Router(ModelMixin, ConfigMixin):
             num_heads=num_heads,
             drop_rate=drop_rate,
             proj_drop_rate=drop_rate,
+            embed_layer=LinearPatchEmbed,
         )
 
     def forward(self, video: Tensor, preference: Tensor) -> Tensor:
@@ -88,9 +108,10 @@ class Router(ModelMixin, ConfigMixin):
                 f"{config.resolution}) as (C, F, H, W); got {tuple(video.shape[1:])}"
             )
         picture = rearrange(video, "b c (t f) h w -> b (c f) h (t w)", f=config.temporal_patch)  # (B, C·f, H, T·W)
+        picture = F.avg_pool2d(picture, config.downscale)  # (B, C·f, H/s, T·W/s)
         low, high = PREFERENCE_RANGE
         scaled = (preference.to(picture) - low) / (high - low) * 2 - 1  # (B,)
-        plane = scaled.view(-1, 1, 1, 1).expand(-1, 1, *picture.shape[2:])  # (B, 1, H, T·W)
+        plane = scaled.view(-1, 1, 1, 1).expand(-1, 1, *picture.shape[2:])  # (B, 1, H/s, T·W/s)
         return self.vit(torch.cat([picture, plane], dim=1))  # (B, A)
 
     @torch.no_grad()
