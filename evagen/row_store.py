@@ -5,7 +5,7 @@
 
 The unit of work is the batch: batch b holds the clips [b B, (b + 1) B) of the data set, whoever computes it and when.
 Sums of floating point numbers depend on what stands beside in a batch, so this is what makes the finished table the
-same to the last bit for one process, for several, and after any interruption.
+same to the last bit for one process, for several, and after any interruption, with as many threads in each.
 
 Until it is finished, `record.parts/` holds Arrow files, each of them the rows of some batches. A part gets its name
 when it is whole, and says in its metadata which batches these are and what the rows are made from. In the end one

@@ -109,7 +109,7 @@ def test_two_processes_fresh_or_going_on_equal_one(root, record, tmp_path):
     launch += ["--main_process_port", "0"]
     done = subprocess.run(
         [*launch, str(tmp_path / "both.py"), *configs], capture_output=True, text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)},
+        env={**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads()), "PYTHONPATH": os.pathsep.join(sys.path)},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     for folder in (tmp_path, tmp_path / "fresh"):
