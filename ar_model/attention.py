@@ -11,6 +11,7 @@ Legend: N packed tokens, h heads, d head width, G neighbouring sequences of equa
 """
 
 import functools
+import logging
 from collections.abc import Sequence
 from itertools import groupby
 from typing import Any, Literal, NamedTuple
@@ -22,6 +23,7 @@ from torch.autograd.function import once_differentiable
 
 AttentionBackend = Literal["auto", "torch", "varlen", "xformers"]
 HALF = (torch.bfloat16, torch.float16)
+logger = logging.getLogger(__name__)
 
 
 class Run(NamedTuple):
@@ -169,6 +171,8 @@ def _xformers_attention(query: Tensor, key: Tensor, value: Tensor, sequences: Pa
 
 
 @functools.cache
+@torch.inference_mode(False)
+@torch.enable_grad()  # the first caller may be computing without gradients
 def xformers_works(device: torch.device) -> bool:
     """Whether xformers is installed and its kernels, forward and backward, run on a device: its wheels load only
     beside the torch they were built for, which shows only when they are called."""
@@ -178,18 +182,30 @@ def xformers_works(device: torch.device) -> bool:
         x = torch.zeros(1, 8, 1, 32, device=device, requires_grad=True)
         bias = PackedSequences([4, 4], device).xformers_bias
         memory_efficient_attention(x, x, x, attn_bias=bias).sum().backward()
-    except (ImportError, NotImplementedError, RuntimeError):
+    except ImportError:
+        return False
+    except torch.OutOfMemoryError:
+        raise
+    except (NotImplementedError, RuntimeError, TypeError, ValueError) as error:
+        logger.warning("%s does not work on %s and is not used: %s", "xformers", device, error)
         return False
     return True
 
 
 @functools.cache
+@torch.inference_mode(False)
+@torch.enable_grad()  # the first caller may be computing without gradients
 def varlen_works(device: torch.device) -> bool:
     """Whether this torch has a kernel for sequences of unequal lengths that runs on a device."""
     try:
         x = torch.zeros(8, 1, 64, device=device, dtype=torch.bfloat16, requires_grad=True)
         _call_varlen(x, x, x, PackedSequences([4, 4], device).bounds, 4).sum().backward()
-    except (ImportError, NotImplementedError, RuntimeError, TypeError):  # the last: an earlier torch's arguments
+    except ImportError:
+        return False
+    except torch.OutOfMemoryError:
+        raise
+    except (NotImplementedError, RuntimeError, TypeError, ValueError) as error:
+        logger.warning("%s does not work on %s and is not used: %s", "varlen_attn", device, error)
         return False
     return True
 

@@ -138,3 +138,26 @@ def test_backends_agree_on_cuda(backend):
     torch.testing.assert_close(values[0], values[1], atol=0.02, rtol=0.02)
     for mine, theirs in zip(*gradients):
         torch.testing.assert_close(mine, theirs, atol=0.05, rtol=0.05)
+
+
+def test_a_backend_is_found_by_a_caller_without_gradients(monkeypatch):
+    """Whether it works is tried once, forward and backward: sampling or encoding may be what asks first."""
+    ops = pytest.importorskip("xformers.ops")
+    monkeypatch.setattr(ops, "memory_efficient_attention", lambda q, k, v, attn_bias: q * k * v)
+    attention.xformers_works.cache_clear()
+    with torch.inference_mode():
+        assert attention.xformers_works(torch.device("cpu"))
+    attention.xformers_works.cache_clear()
+
+
+def test_a_backend_that_fails_says_why(monkeypatch, caplog):
+    ops = pytest.importorskip("xformers.ops")
+
+    def broken(*_, **__):
+        raise NotImplementedError("no kernel was built for this")
+
+    monkeypatch.setattr(ops, "memory_efficient_attention", broken)
+    attention.xformers_works.cache_clear()
+    assert not attention.xformers_works(torch.device("cpu"))
+    assert "no kernel was built for this" in caplog.text
+    attention.xformers_works.cache_clear()

@@ -200,3 +200,26 @@ def test_class_dropout_follows_from_the_clip_and_the_seed_alone():
     assert numbers[7:9] == class_dropout_numbers([7, 8], seed=1)
     assert numbers[:9] != class_dropout_numbers(range(9), seed=2)
     assert np.mean(np.array(numbers) < 0.1) == pytest.approx(0.1, abs=0.02)
+
+
+def test_a_backend_is_found_by_a_caller_without_gradients(monkeypatch):
+    """Whether it works is tried once, forward and backward: sampling or encoding may be what asks first."""
+    ops = pytest.importorskip("xformers.ops")
+    monkeypatch.setattr(ops, "memory_efficient_attention", lambda q, k, v, attn_bias: q * k * v)
+    attention.xformers_works.cache_clear()
+    with torch.inference_mode():
+        assert attention.xformers_works(torch.device("cpu"))
+    attention.xformers_works.cache_clear()
+
+
+def test_a_backend_that_fails_says_why(monkeypatch, caplog):
+    ops = pytest.importorskip("xformers.ops")
+
+    def broken(*_, **__):
+        raise NotImplementedError("no kernel was built for this")
+
+    monkeypatch.setattr(ops, "memory_efficient_attention", broken)
+    attention.xformers_works.cache_clear()
+    assert not attention.xformers_works(torch.device("cpu"))
+    assert "no kernel was built for this" in caplog.text
+    attention.xformers_works.cache_clear()

@@ -11,6 +11,7 @@ Legend: Nq query rows, Nk key rows, D model width, h heads, d = D / h head width
 """
 
 import functools
+import logging
 from typing import Literal
 
 import torch
@@ -24,6 +25,7 @@ from tokenizer.positions import rotate
 KeyValue = tuple[Tensor, Tensor]  # keys and values, each (Nk, h, d)
 AttentionBackend = Literal["auto", "torch", "varlen", "xformers"]
 HALF = (torch.bfloat16, torch.float16)
+logger = logging.getLogger(__name__)
 
 
 @torch.compiler.disable  # its many shapes are what the kernels are for; the layers around it compile once
@@ -147,6 +149,8 @@ def block_diagonal_bias(plan: AttentionPlan):
 
 
 @functools.cache
+@torch.inference_mode(False)
+@torch.enable_grad()  # the first caller may be computing without gradients
 def xformers_works(device: torch.device) -> bool:
     """Whether xformers is installed and its kernels, forward and backward, run on a device: its wheels load only
     beside the torch they were built for, which shows only when they are called."""
@@ -156,12 +160,19 @@ def xformers_works(device: torch.device) -> bool:
 
         x = torch.zeros(1, 8, 1, 32, device=device, requires_grad=True)
         memory_efficient_attention(x, x, x, attn_bias=BlockDiagonalMask.from_seqlens([4, 4])).sum().backward()
-    except (ImportError, NotImplementedError, RuntimeError):
+    except ImportError:
+        return False
+    except torch.OutOfMemoryError:
+        raise
+    except (NotImplementedError, RuntimeError, TypeError, ValueError) as error:
+        logger.warning("%s does not work on %s and is not used: %s", "xformers", device, error)
         return False
     return True
 
 
 @functools.cache
+@torch.inference_mode(False)
+@torch.enable_grad()  # the first caller may be computing without gradients
 def varlen_works(device: torch.device) -> bool:
     """Whether this torch has a kernel for sequences of unequal lengths that runs on a device."""
     try:
@@ -170,7 +181,12 @@ def varlen_works(device: torch.device) -> bool:
         x = torch.zeros(8, 1, 64, device=device, dtype=torch.bfloat16, requires_grad=True)
         bounds = torch.tensor([0, 8], dtype=torch.int32, device=device)
         varlen_attn(x, x, x, bounds, bounds, 8, 8).sum().backward()
-    except (ImportError, NotImplementedError, RuntimeError):
+    except ImportError:
+        return False
+    except torch.OutOfMemoryError:
+        raise
+    except (NotImplementedError, RuntimeError, TypeError, ValueError) as error:
+        logger.warning("%s does not work on %s and is not used: %s", "varlen_attn", device, error)
         return False
     return True
 
