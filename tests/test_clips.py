@@ -18,11 +18,11 @@ from evagen.data.clips import (
     EndlessSampler,
     SkippedClip,
     collate_clips,
-    fit_square,
     ordered_loader,
     report_skipped,
     train_loader,
 )
+from evagen.data.squares import fit_square
 from evagen.data.video import write_video
 from evagen.errors import UserError
 
@@ -299,8 +299,12 @@ def test_report_shortens_long_lists():
     report_skipped([], 10, lines.append)
     assert lines == []
     report_skipped([SkippedClip(f"{i}.avi", "why") for i in range(23)], 100, lines.append)
-    assert (lines[0], lines[1], lines[-1]) == ("23 of 100 files skipped:", "  0.avi: why", "  and 3 more")
-    assert len(lines) == 22
+    assert (lines[0], lines[1], lines[-2]) == ("23 of 100 files skipped:", "  0.avi: why", "  and 3 more")
+    assert len(lines) == 23
+    assert "evagen data scan" in lines[-1]
+    lines.clear()
+    report_skipped([SkippedClip("a.avi", "why"), SkippedClip("b.avi", "why")] * 3, 100, lines.append)
+    assert lines[:3] == ["2 of 100 files skipped:", "  a.avi: why", "  b.avi: why"]
 
 
 def test_collate_keeps_everything_in_step():

@@ -7,12 +7,13 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from video_fixtures import moving_frames
+from video_fixtures import moving_frames, write_h264, write_ucf101, write_uneven_h264
 
 from evagen.data.clips import ClipDataset, DataConfig
 from evagen.data.kinetics import list_kinetics
 from evagen.data.layouts import Listing, VideoFile, join, list_folder, list_ucf101
-from evagen.data.video import write_video
+from evagen.data.squares import fit_square
+from evagen.data.video import read_frames, write_video
 from evagen.errors import UserError
 
 IDS = [f"{letter}_{letter * 3}-{letter * 5}" for letter in "abcdefghij"]  # eleven characters, as YouTube's
@@ -198,7 +199,8 @@ def test_one_video_in_two_splits_is_reported(tmp_path):
     write_list(tmp_path / "b" / "train.csv", ("yoga", IDS[0], 1, 11, "train"), ("yoga", IDS[1], 1, 11, "train"))
     write_list(tmp_path / "b" / "val.csv", ("yoga", IDS[0], 1, 11, "val"), ("yoga", IDS[2], 1, 11, "val"))
     train, val = list_kinetics(tmp_path / "b", "train"), list_kinetics(tmp_path / "b", "val")
-    assert train.remarks == [remark.format(tmp_path / "b")]
+    renamed = f"1 videos in {tmp_path / 'b'} have other names than the lists say; they are known by their ids"
+    assert train.remarks == [renamed, remark.format(tmp_path / "b")]
     assert list(contents(tmp_path / "b", train)) == [f"{IDS[1]}.mp4"]  # what is validated on is not trained on
     assert list(contents(tmp_path / "b", val)) == [f"{IDS[0]}_000001_000011.mp4"]
 
@@ -245,7 +247,46 @@ def test_real_videos_of_a_copy_with_holes(tmp_path):
     assert (len(chosen), chosen.skipped) == (1, [])
 
 
+def test_kinetics_as_it_is_downloaded(tmp_path):
+    """H.264 of odd sizes and uneven times, one file renamed, one gone, one video in both splits."""
+    name = "{}_{:06d}_{:06d}.mp4".format
+    for split in ("train", "val"):
+        (tmp_path / split).mkdir()
+    write_uneven_h264(tmp_path / "train" / name(IDS[0], 1, 11), moving_frames(30, 66, 118))
+    write_uneven_h264(tmp_path / "train" / f"{IDS[1]} (1).mp4", moving_frames(20, 90, 50), index_in_front=True)
+    write_h264(tmp_path / "val" / name(IDS[2], 5, 15), moving_frames(12, 75, 101), "yuv444p")
+    write_h264(tmp_path / "val" / name(IDS[0], 50, 60), moving_frames(12, 48, 64))
+    rows = [("yoga", IDS[0], 1, 11, "train"), ("abseiling", IDS[1], 3, 13, "train"), ("yoga", IDS[3], 7, 17, "train")]
+    write_list(tmp_path / "train.csv", *rows)
+    write_list(tmp_path / "val.csv", ("abseiling", IDS[2], 5, 15, "val"), ("yoga", IDS[0], 50, 60, "val"))
+    found = {split: ClipDataset(kinetics_of(tmp_path, split)) for split in ("train", "val")}
+    names = {split: [dataset.class_names[clip.label] for clip in dataset] for split, dataset in found.items()}
+    assert names == {"train": ["yoga", "abseiling"], "val": ["yoga", "abseiling"]}
+    assert all(clip.video.shape == (3, 8, 32, 32) for dataset in found.values() for clip in dataset)
+    assert [skip.path for skip in found["train"].skipped] == [str(tmp_path / "train" / "yoga" / name(IDS[3], 7, 17))]
+    assert list_kinetics(tmp_path, "train").remarks == [
+        f"1 of the 3 videos that the lists of {tmp_path} name are not in this copy",
+        f"1 videos in {tmp_path} have other names than the lists say; they are known by their ids",
+        f"1 YouTube ids are both in train and val of {tmp_path}, for instance {IDS[0]}",
+    ]
+
+
+def kinetics_of(root: Path, split: str) -> DataConfig:
+    return DataConfig(root=root, layout="kinetics", split=split, frames=8, size=32)
+
+
 # The other layouts
+
+
+def test_ucf101_as_it_is_downloaded(tmp_path):
+    """XviD in AVI, 320x240, lists with Windows line ends."""
+    write_ucf101(tmp_path, num_frames=30, height=240, width=320)
+    dataset = ClipDataset(DataConfig(root=tmp_path, layout="ucf101", frames=16, size=128))
+    assert (len(dataset), dataset.class_names, dataset.skipped) == (4, ["YoYo", "Archery"], [])
+    for clip in dataset:
+        exact = fit_square(read_frames(clip.path, clip.start, 16), 128)
+        assert (clip.video - exact).abs().mean() < 1 / 127.5
+        assert clip.video.shape == (3, 16, 128, 128)
 
 
 def test_a_folders_labels_mean_the_same_in_every_split(tmp_path):

@@ -5,7 +5,6 @@ import signal
 import subprocess
 import sys
 import time
-from fractions import Fraction
 
 import av
 import imageio.v3 as iio
@@ -14,7 +13,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from video_fixtures import decode_all, moving_frames, write_uneven_h264
+from video_fixtures import decode_all, moving_frames, write_h264, write_sound, write_uneven_h264
 
 from evagen.data.video import (
     VideoError,
@@ -114,13 +113,7 @@ def test_gif_shows_the_frames_at_the_asked_rate(tmp_path):
 def test_a_video_filmed_sideways_is_turned_upright(tmp_path, degrees):
     frames = np.zeros((3, 32, 64, 3), dtype=np.uint8)
     frames[:, :16, :16] = 255  # a white square in the upper left corner
-    with av.open(str(tmp_path / "turned.mp4"), "w") as container:
-        stream = container.add_stream("libx264", rate=Fraction(25))
-        stream.height, stream.width, stream.pix_fmt = 32, 64, "yuv420p"
-        stream.set_display_rotation(degrees)
-        for frame in frames:
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
-        container.mux(stream.encode(None))
+    write_h264(tmp_path / "turned.mp4", frames, rotation=degrees)
     upright = read_frames(tmp_path / "turned.mp4")[0]
     # Counter-clockwise turns take the upper left corner to the lower left, the lower right, the upper right.
     corner = {90: np.s_[-16:, :16], 180: np.s_[-16:, -16:], -90: np.s_[:16, -16:]}[degrees]
@@ -143,12 +136,7 @@ def test_missing_files_and_sound_without_a_picture(tmp_path):
         count_frames(tmp_path / "absent.avi")
     with pytest.raises(VideoError, match="No such file"):
         read_frames(tmp_path / "absent.avi", start=100)
-    with av.open(str(tmp_path / "sound.wav"), "w") as container:
-        stream = container.add_stream("pcm_s16le", rate=8000)
-        sound = av.AudioFrame.from_ndarray(np.zeros((1, 8000), np.int16), format="s16", layout="mono")
-        sound.sample_rate, sound.pts = 8000, 0
-        container.mux(stream.encode(sound))
-        container.mux(stream.encode(None))
+    write_sound(tmp_path / "sound.wav")
     with pytest.raises(VideoError, match="holds no video stream"):
         count_frames(tmp_path / "sound.wav")
 

@@ -37,6 +37,19 @@ def write_uneven_h264(path: Path, frames: np.ndarray, index_in_front: bool = Fal
         container.mux(stream.encode(None))
 
 
+def write_h264(path: Path, frames: np.ndarray, pixel_format: str = "yuv420p", rotation: int = 0) -> None:
+    """H.264 at 25 frames a second; odd sizes are possible with `yuv444p`. `rotation` in degrees is left to players."""
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=Fraction(25), options={"crf": "10"})
+        stream.height, stream.width = frames.shape[1:3]
+        stream.pix_fmt = pixel_format
+        if rotation:
+            stream.set_display_rotation(rotation)
+        for frame in frames:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        container.mux(stream.encode(None))
+
+
 def decode_all(path: Path) -> np.ndarray:
     """Every frame, by PyAV alone, with swscale's accurate conversion to RGB."""
     accurate = Interpolation.BICUBIC | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT
@@ -53,7 +66,7 @@ def write_class_folders(root: Path, classes: dict[str, int], num_frames: int = 2
             write_video(root / name / f"{number}.avi", moving_frames(num_frames, seed=number), fps=25)
 
 
-def write_ucf101(root: Path, num_frames: int = 20) -> None:
+def write_ucf101(root: Path, num_frames: int = 20, height: int = 48, width: int = 64) -> None:
     """Two classes whose order in classInd.txt is not the alphabetic one, three groups, test = group 1."""
     lists = root / "ucfTrainTestlist"
     lists.mkdir(parents=True)
@@ -64,10 +77,20 @@ def write_ucf101(root: Path, num_frames: int = 20) -> None:
         (root / name).mkdir()
         for group in (1, 2, 3):
             video = f"{name}/v_{name}_g{group:02d}_c01.avi"
-            write_video(root / video, moving_frames(num_frames, 48, 64, seed=10 * label + group), fps=25)
+            write_video(root / video, moving_frames(num_frames, height, width, seed=10 * label + group), fps=25)
             if group == 1:
                 test.append(video)
             else:
                 train.append(f"{video} {label}")
     (lists / "trainlist01.txt").write_text("\r\n".join(train) + "\r\n")  # as the original lists end lines
     (lists / "testlist01.txt").write_text("\r\n".join(test) + "\r\n")
+
+
+def write_sound(path: Path) -> None:
+    """A second of silence: a media file without a picture."""
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("pcm_s16le", rate=8000)
+        sound = av.AudioFrame.from_ndarray(np.zeros((1, 8000), np.int16), format="s16", layout="mono")
+        sound.sample_rate, sound.pts = 8000, 0
+        container.mux(stream.encode(sound))
+        container.mux(stream.encode(None))

@@ -18,12 +18,12 @@ from typing import Literal
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from pydantic import Field
 from torch.utils.data import DataLoader, Dataset
 
 from evagen.config import Section
 from evagen.data.frame_counts import count_all_frames
+from evagen.data.huggingface import list_huggingface
 from evagen.data.kinetics import list_kinetics
 from evagen.data.layouts import (
     Listing,
@@ -35,8 +35,12 @@ from evagen.data.layouts import (
     select_classes,
     spread_over_classes,
 )
-from evagen.data.video import VideoError, read_frames
+from evagen.data.skip_list import leave_out_bad
+from evagen.data.squares import read_square
+from evagen.data.video import VideoError, VideoPath
 from evagen.errors import UserError
+
+Layout = Literal["ucf101", "kinetics", "folder", "huggingface"]
 
 
 class VideoSource(Section):
@@ -44,16 +48,23 @@ class VideoSource(Section):
 
     root: Path
     """The folder that holds the videos."""
-    layout: Literal["ucf101", "kinetics", "folder"]
+    layout: Layout
     """`ucf101`: class folders beside `ucfTrainTestlist/`. `kinetics`: class folders, or loose videos with CSV lists,
     see `evagen.data.kinetics`. `folder`: all videos below `root`; where each lies in a subfolder, the first level of
-    subfolders are the classes."""
+    subfolders are the classes. `huggingface`: a data set of the `datasets` library, `root` being its folder or its
+    name on the hub, see `evagen.data.huggingface`."""
     split: Split | None = None
     """That of the data set if None."""
     split_index: int = Field(1, ge=1)
     """Which of UCF-101's three train/test lists."""
     csv: Path | None = None
     """Kinetics' lists, a CSV file or a folder of them, where they are not in `root` or `root/annotations`."""
+    video_column: str | None = None
+    """With `huggingface`: the column of videos. The only one of type Video if None."""
+    label_column: str | None = None
+    """With `huggingface`: the column of classes. `label`, where there is one, if None."""
+    skip_list: Path | None = None
+    """Videos to leave out, a file that `evagen data scan` wrote. Where there is one in `root`, it is used if None."""
 
 
 class DataConfig(VideoSource):
@@ -139,8 +150,9 @@ class ClipDataset(Dataset):
     workers nor order nor resuming change anything. Iterating goes over epoch 0 once.
 
     Every file that was not seen before is opened once at construction. Those that cannot be read, or are shorter than
-    `(frames - 1) * stride + 1`, are left out and listed in `skipped`; after them what the layout knows to be
-    unusable, such as videos of a list that are not there.
+    `(frames - 1) * stride + 1`, are left out and listed in `skipped`; after them what is known to be unusable without
+    opening it: videos that the layout's lists name and that are not there, and those that `evagen data scan` found
+    bad.
 
     Attributes: `class_names` (all classes of the layout, in label order), `labels` (of every item),
     `paths` (the usable videos), `skipped`, `num_files` (usable and skipped together).
@@ -152,18 +164,18 @@ class ClipDataset(Dataset):
         files, self.class_names = listing.files, listing.class_names
         self.num_files = len(files) + len(listing.left_out)
         span = (config.frames - 1) * config.stride + 1
-        counts = count_all_frames([str(file.path) for file in files])
+        counts = count_all_frames([file.path for file in files])
         self.skipped: list[SkippedClip] = []
         self._items: list[_Item] = []
         self.paths: list[str] = []
         for file, count in zip(files, counts):
             if isinstance(count, VideoError):
-                self.skipped.append(SkippedClip(file.path, count.reason))
+                self.skipped.append(SkippedClip(str(file.path), count.reason))
             elif count < span:
                 reason = f"too short: {count} frames, a clip needs {span}"
-                self.skipped.append(SkippedClip(file.path, reason))
+                self.skipped.append(SkippedClip(str(file.path), reason))
             else:
-                self.paths.append(file.path)
+                self.paths.append(str(file.path))
                 self._items += _items_of(file, count, config, span)
         self.skipped += [SkippedClip(video.path, video.reason) for video in listing.left_out]
         if not self._items:
@@ -193,29 +205,28 @@ class ClipDataset(Dataset):
         start = int(random.integers(item.first_start, item.last_start + 1))
         place, mirrored = random.random(), random.random() < 0.5
         try:
-            frames = read_frames(item.path, start, config.frames, config.stride)
+            video = read_square(
+                item.path, start, config.frames, config.stride, config.size, place if config.crop == "random" else None
+            )
         except VideoError as error:
-            return SkippedClip(item.path, error.reason)
-        video = fit_square(frames, config.size, place if config.crop == "random" else None)
+            return SkippedClip(str(item.path), error.reason)
         if config.flip and mirrored:
             video = video.flip(-1)
-        return Clip(video, item.label, index, item.path, start)
+        return Clip(video, item.label, index, str(item.path), start)
 
 
-def fit_square(frames: np.ndarray, size: int, place: float | None = None) -> torch.Tensor:
-    """Resizes the short side of uint8 `F H W C` frames to `size` (bilinear, antialiased, in float; smaller
-    frames are enlarged) and crops the long side: in the centre, or at `place` in [0, 1) of its play.
-    Returns float32 `C F size size` in [-1, 1]."""
-    video = torch.from_numpy(frames).permute(0, 3, 1, 2).contiguous().float()  # F C H W
-    height, width = video.shape[-2:]
-    short = min(height, width)
-    new_height, new_width = size * height // short, size * width // short
-    if (new_height, new_width) != (height, width):
-        # One float pass, not torch's uint8 kernel: that is ten times faster but up to a level off.
-        video = F.interpolate(video, (new_height, new_width), mode="bilinear", antialias=True)  # F C h w
-    top, left = (_crop_offset(side - size, place) for side in (new_height, new_width))
-    video = video[..., top : top + size, left : left + size]  # F C size size
-    return video.permute(1, 0, 2, 3).contiguous().clamp_(0, 255).div_(127.5).sub_(1)  # C F size size
+def list_source(source: VideoSource, split: Split) -> Listing:
+    """The videos of one place, the skip list not yet left out. Raises UserError for options of another layout."""
+    for name, layout in (("csv", "kinetics"), ("video_column", "huggingface"), ("label_column", "huggingface")):
+        if (value := getattr(source, name)) is not None and source.layout != layout:
+            raise UserError(f"{name}={value} is for layout={layout}; the layout of {source.root} is {source.layout}")
+    if source.layout == "ucf101":
+        return list_ucf101(source.root, split, source.split_index)
+    if source.layout == "kinetics":
+        return list_kinetics(source.root, split, source.csv)
+    if source.layout == "huggingface":
+        return list_huggingface(source.root, split, source.video_column, source.label_column)
+    return list_folder(source.root, split)
 
 
 def collate_clips(items: Sequence[Clip | SkippedClip]) -> ClipBatch:
@@ -234,7 +245,9 @@ def collate_clips(items: Sequence[Clip | SkippedClip]) -> ClipBatch:
 def report_skipped(
     skipped: Sequence[SkippedClip], num_files: int, write: Callable[[str], object] = print, shown: int = 20
 ) -> None:
-    """Writes "N of M files skipped:" and a line for each of the first `shown`; nothing if there are none."""
+    """Writes "N of M files skipped:", a line for each of the first `shown`, and what to do about them; nothing if
+    there are none. A file that was skipped several times counts once."""
+    skipped = list({skip.path: skip for skip in reversed(skipped)}.values())[::-1]
     if not skipped:
         return
     write(f"{len(skipped)} of {num_files} files skipped:")
@@ -242,6 +255,7 @@ def report_skipped(
         write(f"  {skip.path}: {skip.reason}")
     if len(skipped) > shown:
         write(f"  and {len(skipped) - shown} more")
+    write("`evagen data scan FOLDER` finds damaged files beforehand and makes a list of them, which is then left out")
 
 
 class EndlessSampler:
@@ -306,7 +320,7 @@ def clip_loader(dataset: Dataset, batches: Iterable[Sequence[int]], num_workers:
 
 @dataclass(frozen=True)
 class _Item:
-    path: str
+    path: VideoPath
     label: int
     first_start: int
     last_start: int
@@ -332,7 +346,12 @@ class _ProcessBatches:
 
 
 def _list_files(config: DataConfig) -> Listing:
-    listing = join([_list_source(source, source.split or config.split) for source in (config, *config.more)])
+    listing = join(
+        [
+            leave_out_bad(list_source(source, source.split or config.split), source.root, source.skip_list)
+            for source in (config, *config.more)
+        ]
+    )
     for remark in listing.remarks:
         logging.getLogger(__name__).warning(remark)
     if config.classes is not None:
@@ -340,16 +359,6 @@ def _list_files(config: DataConfig) -> Listing:
     if config.limit is not None:
         listing = replace(listing, files=spread_over_classes(listing.files, config.limit))
     return listing
-
-
-def _list_source(source: VideoSource, split: Split) -> Listing:
-    if source.csv is not None and source.layout != "kinetics":
-        raise UserError(f"csv={source.csv} is for layout=kinetics; the layout of {source.root} is {source.layout}")
-    if source.layout == "ucf101":
-        return list_ucf101(source.root, split, source.split_index)
-    if source.layout == "kinetics":
-        return list_kinetics(source.root, split, source.csv)
-    return list_folder(source.root, split)
 
 
 def _items_of(file: VideoFile, num_frames: int, config: DataConfig, span: int) -> list[_Item]:
@@ -361,7 +370,3 @@ def _items_of(file: VideoFile, num_frames: int, config: DataConfig, span: int) -
         "all": [(start, start) for start in range(0, last + 1, config.frames * config.stride)],
     }
     return [_Item(file.path, file.label, first, final) for first, final in ranges[config.clip]]
-
-
-def _crop_offset(play: int, place: float | None) -> int:
-    return round(play / 2) if place is None else int(place * (play + 1))

@@ -71,7 +71,7 @@ def list_kinetics(root: Path, split: Split, lists: Path | None = None) -> Listin
     validation split, on which papers report; `test` is the test split where this copy has one, else `val`.
 
     Left out are videos of the lists that this copy lacks, and videos whose class or split nothing tells. Remarks say
-    how many those are and which YouTube ids are in two splits.
+    how many those are, how many files have other names than the lists say, and which YouTube ids are in two splits.
     Raises UserError for a missing folder or list, a list without ids, and where nothing usable is found."""
     check_folder(root)
     rows, remarks = _read_lists(root, lists)
@@ -95,6 +95,9 @@ def list_kinetics(root: Path, split: Split, lists: Path | None = None) -> Listin
     missing = list(_missing(asked, videos, root, labels))
     if missing:
         remarks.append(f"{len(missing)} of the {len(asked)} videos that the lists of {root} name are not in this copy")
+    renamed = sum(_is_renamed(video) for video in videos if video.split in wanted)
+    if renamed:
+        remarks.append(f"{renamed} videos in {root} have other names than the lists say; they are known by their ids")
     remarks.extend(_overlaps(root, videos, [] if folders else rows))
     return Listing(files, class_names, unknown + missing, remarks)
 
@@ -159,6 +162,14 @@ def _missing(
             name = f"{row.youtube_id}_{row.start:06d}_{row.end:06d}.mp4"
             path = os.path.join(root, row.split or "", row.label or "", name)
             yield LeftOut(path, labels[row.label], "not in this copy")
+
+
+def _is_renamed(video: Video) -> bool:
+    """Whether a video of the lists is not called ID_START_END, with any number of zeros."""
+    if video.row is None:
+        return False
+    match = FILE_NAME.fullmatch(os.path.splitext(os.path.basename(video.path))[0])
+    return not match or not match["start"] or int(match["start"]) != video.row.start
 
 
 def _overlaps(root: Path, videos: Sequence[Video], rows: Iterable[Row]) -> Iterator[str]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from evagen.data.video import VIDEO_SUFFIXES
+from evagen.data.video import VIDEO_SUFFIXES, StoredVideo
 from evagen.errors import UserError
 
 Split = Literal["train", "val", "test", "all"]
@@ -18,9 +18,9 @@ SPLIT_NAMES = {"train": ("train",), "val": ("val", "validate", "validation"), "t
 
 
 class VideoFile(NamedTuple):
-    """A video and the number of its class, -1 where there are no classes."""
+    """A video and the number of its class, -1 where there are no classes. path: of a file, or a video inside one."""
 
-    path: str
+    path: str | StoredVideo
     label: int
 
 

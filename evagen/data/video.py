@@ -9,13 +9,13 @@ so that videos with variable frame rates have the same frames for everybody.
 """
 
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from fractions import Fraction
-from functools import lru_cache
 from itertools import chain
 from pathlib import Path
-from typing import cast
+from typing import BinaryIO, Generic, Protocol, TypeVar, cast
 
 import av
 import imageio.v3 as iio
@@ -24,23 +24,43 @@ import torch
 from av.filter import Graph
 from av.video.reformatter import Interpolation, VideoReformatter
 from av.video.stream import VideoStream
+from numpy.typing import DTypeLike
 
 from evagen.errors import UserError
 
 VIDEO_SUFFIXES = frozenset({".avi", ".gif", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm", ".wmv"})
 
-# Seeking costs a pass over the file's packets; below this many frames plain decoding is as fast.
-_SEEK_FROM_FRAME = 48
+# Seeking costs a pass over the file's packets, about as long as decoding so many frames of 320x240: key frames before
+# the first of these numbers are not worth it. The second is for files which do not tell where their key frames are.
+_SEEK_FROM_FRAME = 8
+_SEEK_WITHOUT_INDEX = 48
 
 # FFmpeg's default conversion from 4:2:0 to RGB repeats chroma samples and darkens by a level: 31 dB on
 # saturated colours, where these settings keep 47 dB for about a millisecond a frame.
 _TO_RGB = Interpolation.BICUBIC | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT
 
 
+Made = TypeVar("Made")
+
+
+class StoredVideo(Protocol):
+    """A video inside another file, such as a row of a table; `str()` names it. Equal ones are the same video."""
+
+    @property
+    def file(self) -> str:
+        """The file that holds it."""
+
+    def open_stream(self) -> BinaryIO:
+        """The bytes of a video file. Raises OSError."""
+
+
+VideoPath = str | Path | StoredVideo
+
+
 class VideoError(Exception):
     """A file that cannot be used as a video. `path` says which, `reason` says why."""
 
-    def __init__(self, path: str | Path, reason: str):
+    def __init__(self, path: VideoPath, reason: str):
         super().__init__(str(path), reason)
         self.path = str(path)
         self.reason = reason
@@ -49,38 +69,82 @@ class VideoError(Exception):
         return f"{self.path}: {self.reason}"
 
 
-def read_frames(path: str | Path, start: int = 0, count: int | None = None, stride: int = 1) -> np.ndarray:
+def read_frames(path: VideoPath, start: int = 0, count: int | None = None, stride: int = 1) -> np.ndarray:
     """Decodes the frames `start`, `start + stride`, ... of a video; nothing after the last one is decoded.
 
     Returns uint8 `F H W C` (RGB, 0 to 255, turned upright where the file says so), F = `count`, or as
     many as there are for `count=None`. Raises VideoError when the file cannot be decoded, when a needed
-    frame is damaged, or when the video is too short; ValueError for impossible arguments."""
+    frame is damaged, or when the video is too short or changes its size; ValueError for impossible arguments."""
+    frames = decode(path, RgbConverter(), start, count, stride)
+    if any(frame.shape != frames[0].shape for frame in frames):
+        raise VideoError(path, "has frames of several sizes")
+    return np.stack(frames).transpose(0, 2, 3, 1)
+
+
+def decode(
+    path: VideoPath, convert: Callable[[av.VideoFrame], Made], start: int = 0, count: int | None = None, stride: int = 1
+) -> list[Made]:
+    """What `convert` makes of each frame that `read_frames` would return; it is called before the next frame is
+    decoded. Raises what `read_frames` raises."""
     if start < 0 or stride < 1 or (count is not None and count < 1):
         raise ValueError(f"start={start}, count={count}, stride={stride}: need start >= 0, count >= 1, stride >= 1")
-    frames = _decode_after_seek(path, start, count, stride) if start >= _SEEK_FROM_FRAME else None
-    if frames is None:
-        frames = _decode_from_beginning(path, start, count, stride)
-    if not frames or (count is not None and len(frames) < count):
+    wanted = _Wanted(path, convert, start, count, stride)
+    with _opened(path) as (container, stream):
+        seeking = _seeking_pays(stream, start)
+        made = _decode_after_seek(wanted, container, stream) if seeking else wanted.take(container.decode(stream))
+    if made is None:
+        with _opened(path) as (container, stream):
+            made = wanted.take(container.decode(stream))
+    if not made or (count is not None and len(made) < count):
         last = start + ((count or 1) - 1) * stride
         raise VideoError(path, f"too short: frame {last} was asked for, it has {count_frames(path)} frames")
-    return np.stack(frames)
+    return made
 
 
-def iterate_frames(path: str | Path) -> Iterator[np.ndarray]:
+class RgbConverter:
+    """Makes uint8 `C H W` (RGB, upright) of decoded frames, one after another."""
+
+    def __init__(self) -> None:
+        self.converter = VideoReformatter()
+
+    def __call__(self, frame: av.VideoFrame) -> np.ndarray:
+        if frame.format.name.startswith("yuv"):
+            # The same values as rgb24, three times as fast: FFmpeg has no vector code for accurate packed RGB.
+            rgb = self.converter.reformat(frame, format="gbrp", interpolation=_TO_RGB, threads=1)
+            return np.stack(upright_planes(rgb, np.uint8, frame.rotation))
+        rgb = self.converter.reformat(frame, format="rgb24", interpolation=_TO_RGB, threads=1)
+        return np.rot90(rgb.to_ndarray(), k=round(frame.rotation / 90)).transpose(2, 0, 1)
+
+
+def upright_planes(frame: av.VideoFrame, dtype: DTypeLike, rotation: float) -> list[np.ndarray]:
+    """Red, green and blue `H W` of a frame of one of FFmpeg's `gbrp` formats, turned by as many degrees; views of the
+    frame's memory, rows of which are padded."""
+    planes = (np.frombuffer(memoryview(frame.planes[n]), dtype).reshape(frame.height, -1) for n in (2, 0, 1))
+    return [np.rot90(plane[:, : frame.width], k=round(rotation / 90)) for plane in planes]
+
+
+def iterate_frames(path: VideoPath) -> Iterator[np.ndarray]:
     """All frames of a video in turn, uint8 `H W C` as from `read_frames`, one in memory at a time.
 
     Raises VideoError, on the way, when the file cannot be decoded to its end or when it holds no frame."""
-    converter = VideoReformatter()
+    converter = RgbConverter()
+    for frame, _ in decoded_frames(path):
+        yield np.ascontiguousarray(converter(frame).transpose(1, 2, 0))
+
+
+def decoded_frames(path: VideoPath) -> Iterator[tuple[av.VideoFrame, VideoStream]]:
+    """All frames of a video as they are decoded, with the stream that they are from. Raises as `iterate_frames`."""
     empty = True
     with _opened(path) as (container, stream):
         for frame in container.decode(stream):
             empty = False
-            yield np.ascontiguousarray(_rgb(path, frame, converter))
+            check_whole(path, frame)
+            yield frame, stream
     if empty:
         raise VideoError(path, "holds no frame")
 
 
-def frame_rate(path: str | Path) -> float:
+def frame_rate(path: VideoPath) -> float:
     """Frames a second, on average where it varies. Raises VideoError when the file does not tell."""
     with _opened(path) as (_, stream):
         rate = stream.average_rate or stream.guessed_rate
@@ -89,7 +153,7 @@ def frame_rate(path: str | Path) -> float:
     return float(rate)
 
 
-def count_frames(path: str | Path) -> int:
+def count_frames(path: VideoPath) -> int:
     """The number of frames, without decoding any: from the container's index where that is complete,
     otherwise by counting packets. Raises VideoError when the file cannot be opened as a video."""
     with _opened(path) as (container, stream):
@@ -132,17 +196,29 @@ def video_to_frames(video: torch.Tensor) -> np.ndarray:
     return levels.permute(1, 2, 3, 0).contiguous().cpu().numpy()
 
 
+def holding_file(path: VideoPath) -> str:
+    """The file on the disk in which a video is."""
+    return str(path) if isinstance(path, str | Path) else path.file
+
+
+def check_whole(path: VideoPath, frame: av.VideoFrame) -> None:
+    """Raises VideoError for a frame that the decoder could not decode in full."""
+    if frame.is_corrupt:
+        raise VideoError(path, f"the frame at {frame.time or 0:.2f} s is damaged")
+
+
 @contextmanager
-def _opened(path: str | Path) -> Iterator[tuple[av.container.InputContainer, VideoStream]]:
+def _opened(path: VideoPath) -> Iterator[tuple[av.container.InputContainer, VideoStream]]:
     try:
-        with av.open(str(path)) as container:
+        file = str(path) if isinstance(path, str | Path) else path.open_stream()
+        with av.open(file, "r") as container:
             if not container.streams.video:
                 raise VideoError(path, "holds no video stream")
             stream = container.streams.video[0]
             stream.codec_context.thread_count = 1  # data loading runs over files in parallel already
             yield container, stream
-    except av.error.FFmpegError as error:  # includes its FileNotFoundError and PermissionError
-        raise VideoError(path, f"cannot be read as a video ({error.strerror})") from error
+    except (av.error.FFmpegError, OSError) as error:  # includes FFmpeg's FileNotFoundError and PermissionError
+        raise VideoError(path, f"cannot be read as a video ({error.strerror or error})") from error
 
 
 def _packets(container: av.container.InputContainer, stream: VideoStream) -> Iterator[av.Packet]:
@@ -163,66 +239,97 @@ def _indexed_frames(container: av.container.InputContainer, stream: VideoStream)
     return stream.frames if end <= container.size else None
 
 
-@lru_cache(maxsize=512)
-def _presentation_times(path: str, modified_ns: int) -> tuple[int, ...] | None:
-    """Time stamps of all frames in the order of showing; None when they do not tell the frames apart."""
-    with _opened(path) as (container, stream):
-        stamps = [packet.pts for packet in _packets(container, stream)]
-    times = sorted({stamp for stamp in stamps if stamp is not None})
-    return tuple(times) if len(times) == len(stamps) else None
+@dataclass(frozen=True)
+class _Wanted(Generic[Made]):
+    """Which frames of a video are wanted, and what is to be made of them."""
+
+    path: VideoPath
+    convert: Callable[[av.VideoFrame], Made]
+    start: int
+    count: int | None
+    stride: int
+
+    def take(self, frames: Iterable[av.VideoFrame], first: int = 0) -> list[Made]:
+        """From frames in the order of showing, of which the first is number `first`."""
+        made: list[Made] = []
+        for number, frame in enumerate(frames, start=first):
+            if number >= self.start and (number - self.start) % self.stride == 0:
+                check_whole(self.path, frame)
+                made.append(self.convert(frame))
+            if len(made) == self.count:
+                break
+        return made
 
 
-def _decode_after_seek(path: str | Path, start: int, count: int | None, stride: int) -> list[np.ndarray] | None:
-    """Decodes from the last key frame shown at or before `start`. None when the time stamps that come
-    out are not the ones expected, in which case only decoding from the beginning is sure to be right."""
+def _seeking_pays(stream: VideoStream, start: int) -> bool:
+    """Whether there is a key frame to start from that spares more than the seek costs."""
+    entries = stream.index_entries
+    if len(entries) <= start:
+        return start >= _SEEK_WITHOUT_INDEX
+    return any(entries[number].is_keyframe for number in range(start, _SEEK_FROM_FRAME - 1, -1))
+
+
+_TIMES: dict[tuple[str, int], tuple[int, ...] | None] = {}
+"""Results of `_presentation_times` for the files read last, by name and time of change."""
+
+
+def _presentation_times(
+    path: VideoPath, container: av.container.InputContainer, stream: VideoStream
+) -> tuple[int, ...] | None:
+    """Time stamps of all frames in the order of showing; None when they do not tell the frames apart. Leaves the
+    container at its end."""
     try:
-        times = _presentation_times(str(path), os.stat(path).st_mtime_ns)
+        key = str(path), os.stat(holding_file(path)).st_mtime_ns
     except OSError as error:
         raise VideoError(path, f"cannot be read ({error.strerror})") from error
-    if times is None or start >= len(times):
+    if key not in _TIMES:
+        stamps = _indexed_times(container, stream) or [packet.pts for packet in _packets(container, stream)]
+        times = sorted({stamp for stamp in stamps if stamp is not None})
+        while len(_TIMES) >= 512:
+            del _TIMES[next(iter(_TIMES))]
+        _TIMES[key] = tuple(times) if len(times) == len(stamps) else None
+    return _TIMES[key]
+
+
+def _indexed_times(container: av.container.InputContainer, stream: VideoStream) -> list[int | None] | None:
+    """What the packets of an AVI file would tell, where its index tells it already: AVI stores frames in the order of
+    decoding, which without B-frames is that of showing, and no other times."""
+    if container.format.name != "avi" or stream.codec_context.has_b_frames or not _indexed_frames(container, stream):
         return None
-    frames: list[np.ndarray] = []
-    converter = VideoReformatter()
-    position = None
-    with _opened(path) as (container, stream):
-        container.seek(times[start], stream=stream)
-        after_key_frame = False
-        for frame in container.decode(stream):
-            # Frames shown before the key frame may refer to ones from before the seek.
-            after_key_frame = after_key_frame or frame.key_frame
-            if position is None and after_key_frame and frame.pts == times[start]:
-                position = start
-            if position is None:
-                if frame.pts is None or frame.pts >= times[start]:
-                    return None
-                continue
-            if position >= len(times) or frame.pts != times[position]:
-                return None
-            if (position - start) % stride == 0:
-                frames.append(_rgb(path, frame, converter))
-            if len(frames) == count:
-                break
-            position += 1
-    return frames
+    return [entry.timestamp for entry in stream.index_entries]
 
 
-def _decode_from_beginning(path: str | Path, start: int, count: int | None, stride: int) -> list[np.ndarray]:
-    frames: list[np.ndarray] = []
-    converter = VideoReformatter()
-    with _opened(path) as (container, stream):
-        for position, frame in enumerate(container.decode(stream)):
-            if position >= start and (position - start) % stride == 0:
-                frames.append(_rgb(path, frame, converter))
-            if len(frames) == count:
-                break
-    return frames
+class _UnexpectedTime(Exception):
+    """Frames do not come with the time stamps that their packets had."""
 
 
-def _rgb(path: str | Path, frame: av.VideoFrame, converter: VideoReformatter) -> np.ndarray:
-    if frame.is_corrupt:
-        raise VideoError(path, f"the frame at {frame.time or 0:.2f} s is damaged")
-    rgb = converter.reformat(frame, format="rgb24", interpolation=_TO_RGB, threads=1)
-    return np.rot90(rgb.to_ndarray(), k=round(frame.rotation / 90))
+def _decode_after_seek(
+    wanted: _Wanted[Made], container: av.container.InputContainer, stream: VideoStream
+) -> list[Made] | None:
+    """Decodes from the last key frame shown at or before the first wanted frame. None when the time stamps that come
+    out are not the ones expected, in which case only decoding from the beginning is sure to be right."""
+    times = _presentation_times(wanted.path, container, stream)
+    if times is None or wanted.start >= len(times):
+        return None
+    container.seek(times[wanted.start], stream=stream)
+    try:
+        return wanted.take(_from_time(container.decode(stream), times, wanted.start), first=wanted.start)
+    except _UnexpectedTime:
+        return None
+
+
+def _from_time(frames: Iterable[av.VideoFrame], times: Sequence[int], start: int) -> Iterator[av.VideoFrame]:
+    """Frame number `start` and those after it, out of what is decoded after a seek to it."""
+    position, after_key_frame = start, False
+    for frame in frames:
+        # Frames shown before the key frame may refer to ones from before the seek.
+        after_key_frame = after_key_frame or frame.key_frame
+        if position == start and frame.pts is not None and frame.pts < times[start]:
+            continue
+        if not after_key_frame or position >= len(times) or frame.pts != times[position]:
+            raise _UnexpectedTime
+        yield frame
+        position += 1
 
 
 def _alike(frames: Iterable[np.ndarray]) -> Iterator[np.ndarray]:

@@ -1,0 +1,132 @@
+"""Decoding videos from end to end to see whether they are whole, each within a time limit.
+
+Damaged files can make a decoder hang or crash, which no exception tells. So each file is decoded in a process of its
+own kind, a checker; one that takes too long is killed and replaced, and one that dies takes nobody with it.
+"""
+
+import contextlib
+import multiprocessing
+import signal
+import statistics
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import islice, pairwise
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
+
+from evagen.data.video import VideoError, VideoPath, count_frames, decoded_frames
+
+
+@dataclass(frozen=True)
+class VideoFacts:
+    """What decoding a video told. frames: that came out; counted: by `count_frames`; seconds: shown; width and
+    height: of the first frame, in pixels; codec: FFmpeg's name of its decoder; varying: whether frames are shown for
+    different times."""
+
+    frames: int
+    counted: int
+    seconds: float
+    width: int
+    height: int
+    codec: str
+    varying: bool
+
+
+def check_video(video: VideoPath) -> VideoFacts:
+    """Decodes all frames. Raises VideoError for a video that cannot be decoded to its end or holds no frame."""
+    codec, rate, width, height = "", 25.0, 0, 0
+    times: list[float | None] = []
+    for frame, stream in decoded_frames(video):
+        if not times:
+            codec, rate = stream.codec_context.name, float(stream.average_rate or stream.guessed_rate or 25)
+            width, height = frame.width, frame.height
+        times.append(frame.time)
+    stamps = sorted(time for time in times if time is not None)
+    steps = [after - before for before, after in pairwise(stamps)]
+    step = statistics.median(steps) if steps else 1 / rate
+    varying = len(stamps) == len(times) and any(abs(other - step) > 0.1 * step for other in steps)
+    seconds = stamps[-1] - stamps[0] + step if varying else len(times) * step
+    return VideoFacts(len(times), count_frames(video), seconds, width, height, codec, varying)
+
+
+def check_all(
+    videos: Iterable[VideoPath], workers: int, seconds_per_file: float
+) -> Iterator[tuple[VideoPath, VideoFacts | str]]:
+    """Each video with what is known of it, or why it is bad, as they are done, in any order."""
+    context = multiprocessing.get_context("forkserver")  # a new checker is a copy of one that has imported everything
+    context.set_forkserver_preload([__name__])
+    queue = iter(videos)
+    checkers: list[_Checker] = []
+    try:
+        for video in islice(queue, workers):
+            checkers.append(_Checker(context, video, seconds_per_file))
+        while checkers:
+            first = min(checker.deadline for checker in checkers)
+            wait([checker.connection for checker in checkers], max(0, first - time.monotonic()))
+            for checker in list(checkers):
+                result = checker.result()
+                if result is None:
+                    continue
+                yield checker.video, result
+                following = next(queue, None)
+                if following is not None and checker.process.is_alive():
+                    checker.start(following)
+                    continue
+                checker.end()
+                checkers.remove(checker)
+                if following is not None:
+                    checkers.append(_Checker(context, following, seconds_per_file))
+    finally:
+        for checker in checkers:
+            checker.end()
+
+
+class _Checker:
+    """A process that checks one video after another."""
+
+    def __init__(self, context: "multiprocessing.context.ForkServerContext", video: VideoPath, seconds: float):
+        self.connection, theirs = context.Pipe()
+        self.process: BaseProcess = context.Process(target=_check_until_told, args=(theirs,), daemon=True)
+        self.process.start()
+        theirs.close()
+        self.seconds = seconds
+        with contextlib.suppress(EOFError, OSError):  # it died at once; `result` will say so
+            self.connection.recv()  # the time it takes to start is not the video's
+        self.start(video)
+
+    def start(self, video: VideoPath) -> None:
+        self.video, self.deadline = video, time.monotonic() + self.seconds
+        with contextlib.suppress(OSError):
+            self.connection.send(video)
+
+    def result(self) -> VideoFacts | str | None:
+        """None while it is at work."""
+        try:
+            if self.connection.poll():
+                return self.connection.recv()
+        except (EOFError, OSError):
+            self.process.join()
+            return f"the decoder crashed (exit code {self.process.exitcode})"
+        if time.monotonic() < self.deadline:
+            return None
+        self.process.kill()
+        self.process.join()
+        return f"not decoded within {self.seconds:g} seconds"
+
+    def end(self) -> None:
+        self.connection.close()
+        self.process.kill()
+        self.process.join()
+
+
+def _check_until_told(connection: Connection) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's, who ends us
+    connection.send(None)
+    with contextlib.suppress(EOFError, OSError):  # the parent has gone
+        while True:
+            video = connection.recv()
+            try:
+                connection.send(check_video(video))
+            except VideoError as error:
+                connection.send(error.reason)

@@ -1,0 +1,68 @@
+"""What was found out about files, remembered between runs: opening every file of a large data set takes minutes, and
+every process of every run would do it again.
+
+A memory is one SQLite file in the folder that EVAGEN_CACHE names (`~/.cache/evagen` if unset). What it holds is true
+of a file of the same path, size and time of change. Without a place to write, nothing is known and nothing is kept.
+"""
+
+import contextlib
+import json
+import os
+import sqlite3
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from evagen.data.video import VideoPath, holding_file
+
+State = tuple[int, int]
+"""Size in bytes and time of change in nanoseconds."""
+
+
+def file_state(video: VideoPath) -> State | None:
+    """Of the file that holds a video; None where it cannot be looked at."""
+    try:
+        found = os.stat(holding_file(video))
+    except OSError:
+        return None
+    return found.st_size, found.st_mtime_ns
+
+
+class FileMemory:
+    """Values (JSON) by file, of one kind: `with FileMemory("frame_counts") as memory`. Never raises: a memory that
+    is damaged, locked or not to be had is an empty one."""
+
+    def __init__(self, name: str):
+        folder = Path(os.environ.get("EVAGEN_CACHE") or Path.home() / ".cache" / "evagen")
+        self.connection = None
+        with contextlib.suppress(OSError, sqlite3.Error):
+            folder.mkdir(parents=True, exist_ok=True)
+            self.connection = sqlite3.connect(folder / f"{name}.sqlite", timeout=30)
+
+    def recall(self) -> dict[str, tuple[State, Any]]:
+        """All that is known, by path."""
+        if self.connection is None:
+            return {}
+        try:
+            self.connection.execute(
+                "CREATE TABLE IF NOT EXISTS files (path TEXT PRIMARY KEY, size INT, changed INT, value TEXT)"
+            )
+            rows = self.connection.execute("SELECT path, size, changed, value FROM files")
+            return {path: ((size, changed), json.loads(value)) for path, size, changed, value in rows}
+        except (sqlite3.Error, ValueError):  # not a database, locked for long, or on a read-only disk
+            return {}
+
+    def remember(self, found: Sequence[tuple[str, State, Any]]) -> None:
+        """Path, state and value of each file; to be called after `recall`."""
+        if self.connection is None or not found:
+            return
+        rows = [(path, *state, json.dumps(value)) for path, state, value in found]
+        with contextlib.suppress(sqlite3.Error), self.connection:
+            self.connection.executemany("INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?)", rows)
+
+    def __enter__(self) -> "FileMemory":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.connection is not None:
+            self.connection.close()
