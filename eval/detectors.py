@@ -3,12 +3,17 @@
 Letters: B videos, F frames of a video, H and W pixels, C channels, h and w cells of a feature map, D features.
 """
 
+from pathlib import Path
+
 import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
+from eval.i3d import I3DDetector
+from eval.network_input import PreparedDetector, as_floats, check_videos
 from eval.offline_network import FrozenFeatures, load_offline_network, weights_fingerprint
+from eval.protocols import Protocol
 
 
 class ImageNetworkDetector(nn.Module):
@@ -22,6 +27,7 @@ class ImageNetworkDetector(nn.Module):
 
     name = "efficientnet-lite0-framewise"
     num_features = 224
+    min_frames = 2
     frame_size = 128
     stage = 4
 
@@ -32,10 +38,10 @@ class ImageNetworkDetector(nn.Module):
         self.network = FrozenFeatures(network, (self.stage,))
 
     def forward(self, videos: Tensor) -> Tensor:
-        """videos `B 3 F H W` in [-1, 1], F ≥ 2 → features `(B, 224)`. Raises ValueError for other shapes."""
-        if videos.ndim != 5 or videos.shape[1] != 3 or videos.shape[2] < 2:
-            raise ValueError(f"videos should be B 3 F H W with at least 2 frames, not {tuple(videos.shape)}")
-        frames = rearrange(videos, "b c f h w -> (b f) c h w")  # (B·F, 3, H, W)
+        """videos `B 3 F H W`, floats in [-1, 1] or uint8, F ≥ 2 → features `(B, 224)`. Raises ValueError for other
+        shapes."""
+        check_videos(videos, self.min_frames, "the motion half of the features")
+        frames = rearrange(as_floats(videos), "b c f h w -> (b f) c h w")  # (B·F, 3, H, W)
         if frames.shape[-2:] != (self.frame_size, self.frame_size):
             size = (self.frame_size, self.frame_size)
             frames = F.interpolate(frames, size, mode="bilinear", antialias=True)  # (B·F, 3, 128, 128)
@@ -44,3 +50,13 @@ class ImageNetworkDetector(nn.Module):
         appearance = maps.mean((1, 3, 4))  # (B, C)
         motion = maps.diff(dim=1).abs().mean((1, 3, 4))  # (B, C)
         return torch.cat([appearance, motion], dim=1)  # (B, D)
+
+
+def load_detector(
+    protocol: Protocol, weights: str | Path | None = None, sha256: str | None = None, download: bool = True
+) -> PreparedDetector:
+    """The protocol's network behind the protocol's input road; the other arguments are `I3DDetector`'s.
+
+    Another network under the same protocol is `PreparedDetector(network, protocol.network_input)`, and its distance
+    is reported under its own name."""
+    return PreparedDetector(I3DDetector(weights, sha256, download), protocol.network_input)

@@ -3,48 +3,34 @@
 import torchvision_ops  # noqa: F401  (before torchmetrics, which imports torchvision)
 
 # isort: split
-import multiprocessing
-from concurrent.futures import ProcessPoolExecutor
-from datetime import timedelta
+import warnings
 
+import mpmath
 import numpy as np
 import pytest
 import scipy.linalg
 import torch
-import torch.distributed
+from feature_sets import PixelDetector, clips, in_two_processes, random
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torchmetrics.image.fid import _compute_fid
 
 from eval.detectors import ImageNetworkDetector
-from eval.frechet import FrechetVideoDistance, GaussianStatistics, frechet_distance
+from eval.frechet import (
+    FewSamplesWarning,
+    FrechetVideoDistance,
+    GaussianStatistics,
+    frechet_distance,
+    frechet_distance_between,
+)
 
-
-class PixelDetector(nn.Module):
-    """Eight pixels of each clip as its features, through a layer that has weights."""
-
-    name, fingerprint, num_features = "pixels", "0", 8
-
-    def __init__(self):
-        super().__init__()
-        self.layer = nn.Linear(8, 8, bias=False)
-        nn.init.eye_(self.layer.weight)
-
-    def forward(self, videos: Tensor) -> Tensor:
-        return self.layer(videos.flatten(1)[:, :8])
-
-
-def random(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+pytestmark = pytest.mark.filterwarnings("ignore::eval.frechet.FewSamplesWarning")
 
 
 def moments(features: Tensor) -> tuple[Tensor, Tensor]:
     return features.mean(0), torch.cov(features.T, correction=0)
-
-
-def clips(count: int, seed: int) -> Tensor:
-    return random(count, 3, 2, 4, 4, seed=seed).float()
 
 
 def test_equals_scipy_and_torchmetrics_on_well_conditioned_features():
@@ -82,11 +68,37 @@ def test_fewer_samples_than_features_equals_the_small_problem(count1, count2, wi
     assert abs(ours.item() - (total - 2 * trace).item()) <= 1e-9 * total.item()
 
 
+@pytest.mark.parametrize(("count1", "count2"), [(5, 5), (4, 30), (30, 6)])
+def test_fewer_samples_than_features_equals_fifty_digits(count1, count2):
+    a, b = random(count1, 10), 1.5 * random(count2, 10, seed=1) + 0.2
+    (mean1, cov1), (mean2, cov2) = moments(a), moments(b)
+    with mpmath.workdps(50):
+        # Tr (Σ₁^½ Σ₂ Σ₁^½)^½ is the sum of the roots of the eigenvalues of the symmetric matrix itself.
+        values, vectors = mpmath.eigsy(mpmath.matrix(cov1.tolist()))
+        half = vectors * mpmath.diag([mpmath.sqrt(max(value, 0)) for value in values]) * vectors.T
+        product = mpmath.eigsy(half * mpmath.matrix(cov2.tolist()) * half, eigvals_only=True)
+        trace = sum(mpmath.sqrt(max(value, 0)) for value in product)
+        gap = sum((mpmath.mpf(x) - mpmath.mpf(y)) ** 2 for x, y in zip(mean1.tolist(), mean2.tolist()))
+        expected = gap + sum(mpmath.mpf(x) for x in (cov1.diag() + cov2.diag()).tolist()) - 2 * trace
+    assert frechet_distance(mean1, cov1, mean2, cov2).item() == pytest.approx(float(expected), rel=1e-6)
+
+
 @pytest.mark.parametrize("count", [300, 5])
 def test_equal_sets_are_at_distance_zero(count):
-    mean, covariance = moments(random(count, 60) @ torch.diag(torch.logspace(-6, 3, 60, dtype=torch.float64)) + 5)
-    distance = frechet_distance(mean, covariance, mean, covariance)
-    assert 0 <= distance <= 1e-10 * covariance.trace()
+    features = random(count, 60) @ torch.diag(torch.logspace(-6, 3, 60, dtype=torch.float64)) + 5
+    mean, covariance = moments(features)
+    assert frechet_distance(mean, covariance, mean, covariance).item() == 0
+    shuffled = moments(features[torch.randperm(count, generator=torch.Generator().manual_seed(0))])
+    assert 0 <= frechet_distance(mean, covariance, *shuffled) <= 1e-10 * covariance.trace()
+
+
+@given(st.integers(2, 30), st.integers(2, 30), st.integers(2, 20), st.integers(0, 1000), st.floats(0, 1e6))
+@settings(max_examples=40, deadline=None)
+def test_never_negative_and_symmetric(count1, count2, width, seed, offset):
+    a, b = moments(random(count1, width, seed=seed) + offset), moments(random(count2, width, seed=seed + 1) + offset)
+    there, back = frechet_distance(*a, *b), frechet_distance(*b, *a)
+    assert there >= 0
+    torch.testing.assert_close(there, back, rtol=1e-6, atol=1e-9)
 
 
 def test_constant_sets_differ_by_their_means_alone():
@@ -103,10 +115,33 @@ def test_statistics_of_batches_merge_to_those_of_all(batch_sizes, offset, seed):
     assert merged.count == sum(batch_sizes)
     np.testing.assert_allclose(merged.mean, features.mean(0), rtol=1e-12, atol=1e-12)
     expected = np.cov(features.numpy(), rowvar=False, ddof=0)
-    np.testing.assert_allclose(merged.covariance, expected, rtol=1e-7, atol=1e-8)
-    again = GaussianStatistics.unpacked(merged.packed())
-    assert torch.equal(again.scatter, merged.scatter)
-    assert torch.equal(again.mean, merged.mean)
+    np.testing.assert_allclose(merged.covariance(), expected, rtol=1e-7, atol=1e-8)
+    for again in (GaussianStatistics.unpacked(merged.packed()), GaussianStatistics.from_tensors(merged.as_tensors())):
+        assert torch.equal(again.scatter, merged.scatter)
+        assert torch.equal(again.mean, merged.mean)
+        assert again.count == merged.count
+
+
+def test_ddof_is_that_of_numpy():
+    a, b = random(30, 4), 2 * random(20, 4, seed=1)
+    statistics = [GaussianStatistics.of(features) for features in (a, b)]
+    for ddof in (0, 1):
+        covariances = [torch.from_numpy(np.cov(x.numpy(), rowvar=False, ddof=ddof)) for x in (a, b)]
+        expected = frechet_distance(a.mean(0), covariances[0], b.mean(0), covariances[1])
+        assert frechet_distance_between(*statistics, ddof=ddof).item() == pytest.approx(expected.item(), rel=1e-10)
+
+
+def test_statistics_survive_a_file(tmp_path):
+    statistics = GaussianStatistics.of(random(30, 4))
+    save_file(statistics.as_tensors(), tmp_path / "real.safetensors")
+    again = GaussianStatistics.from_tensors(load_file(tmp_path / "real.safetensors"))
+    assert frechet_distance_between(statistics, again).item() == 0
+    with pytest.raises(ValueError, match="count, mean and scatter"):
+        GaussianStatistics.from_tensors({"mean": statistics.mean})
+    with pytest.raises(ValueError, match="float64"):
+        GaussianStatistics.from_tensors({**statistics.as_tensors(), "mean": statistics.mean.float()})
+    with pytest.raises(ValueError, match=r"\(D, D\)"):
+        GaussianStatistics.from_tensors({**statistics.as_tensors(), "mean": statistics.mean[:3]})
 
 
 def test_metric_in_batches_equals_all_at_once():
@@ -119,6 +154,27 @@ def test_metric_in_batches_equals_all_at_once():
     features = [metric.detector(videos).detach().double() for videos in (real, generated)]
     expected = frechet_distance(*moments(features[0]), *moments(features[1]))
     assert metric.compute().item() == pytest.approx(expected.item(), rel=1e-9)
+
+
+def test_cached_statistics_stand_for_their_clips():
+    fed, filled = FrechetVideoDistance(PixelDetector()), FrechetVideoDistance(PixelDetector())
+    for metric in (fed, filled):
+        metric.update(2 * clips(12, 1), real=False)
+    for batch in clips(20, 0).split(6):
+        fed.update(batch, real=True)
+    filled.update(fed.statistics(real=True), real=True)
+    assert filled.compute() == fed.compute()
+    filled.update(fed.detector(clips(5, 3)), real=False)
+    fed.update(clips(5, 3), real=False)
+    assert filled.compute() == fed.compute()
+
+
+def test_the_same_clips_in_the_same_batches_are_at_distance_zero():
+    metric = FrechetVideoDistance(PixelDetector())
+    for batch in clips(30, 0).split(7):
+        for real in (True, False):
+            metric.update(batch, real=real)
+    assert metric.compute().item() == 0
 
 
 def test_reset_forgets():
@@ -140,25 +196,16 @@ def test_merged_metrics_equal_one():
     assert one.compute().item() == pytest.approx(both.compute().item(), rel=1e-9)
 
 
-def distance_as_process(rank: int, file: str) -> float:
-    torch.distributed.init_process_group(
-        "gloo", init_method=f"file://{file}", rank=rank, world_size=2, timeout=timedelta(seconds=120)
-    )
-    try:
-        metric = FrechetVideoDistance(PixelDetector())
-        metric.update(clips(20, 0)[rank::2], real=True)
-        if rank == 1:  # the other process sees no generated clip at all
-            metric.update(2 * clips(12, 1) + 1, real=False)
-        return metric.compute().item()
-    finally:
-        torch.distributed.destroy_process_group()
+def distance_as_process(rank: int) -> float:
+    metric = FrechetVideoDistance(PixelDetector())
+    metric.update(clips(20, 0)[rank::2], real=True)
+    if rank == 1:  # the other process sees no generated clip at all
+        metric.update(2 * clips(12, 1) + 1, real=False)
+    return metric.compute().item()
 
 
 def test_two_processes_equal_one(tmp_path):
-    file = str(tmp_path / "rendezvous")
-    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
-        other = pool.submit(distance_as_process, 1, file)
-        distances = [distance_as_process(0, file), other.result()]
+    distances = in_two_processes(distance_as_process, str(tmp_path / "rendezvous"))
     alone = FrechetVideoDistance(PixelDetector())
     alone.update(clips(20, 0), real=True)
     alone.update(2 * clips(12, 1) + 1, real=False)
@@ -169,8 +216,23 @@ def test_too_few_videos_are_counted():
     metric = FrechetVideoDistance(PixelDetector())
     metric.update(clips(3, 0), real=True)
     metric.update(clips(1, 0), real=False)
-    with pytest.raises(ValueError, match="got 3 real and 1 generated"):
+    with pytest.raises(ValueError, match=r"at least 2 .* got 3 real and 1 generated .* full rank from 9 videos on"):
         metric.compute()
+    strict = FrechetVideoDistance(PixelDetector(), min_videos=10)
+    strict.update(GaussianStatistics.of(random(9, 8)), real=True)
+    strict.update(GaussianStatistics.of(random(50, 8)), real=False)
+    with pytest.raises(ValueError, match="at least 10 real and 10 generated videos, got 9 real and 50 generated"):
+        strict.compute()
+
+
+@pytest.mark.parametrize(("count", "warns"), [(8, True), (9, False)])
+def test_covariances_without_full_rank_are_warned_of(count, warns, recwarn):
+    warnings.simplefilter("always")
+    few, many = GaussianStatistics.of(random(count, 8)), GaussianStatistics.of(random(40, 8, seed=1))
+    for pair in ((few, many), (many, few)):
+        recwarn.clear()
+        assert frechet_distance_between(*pair).isfinite()
+        assert [warning.category for warning in recwarn] == [FewSamplesWarning] * warns
 
 
 def test_features_that_are_not_finite_are_refused():

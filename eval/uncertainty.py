@@ -1,0 +1,135 @@
+"""How sure a Fréchet distance is: its interval over other draws of videos, and its value without the error that
+finite sets bring.
+
+Both need the features themselves, not their statistics: 10,000 videos of 400 features are 16 MB of float32. A real
+set of which only statistics were kept counts as given, without error of its own.
+
+Letters: N samples, D features.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from statistics import NormalDist
+
+import torch
+from torch import Tensor
+
+from eval.frechet import GaussianStatistics, frechet_distance, frechet_distance_between
+
+Draw = Callable[[int], Tensor]
+"""The size of a set → numbers of the samples to take, int64."""
+
+
+@dataclass(frozen=True)
+class Interval:
+    """`low` and `high` enclose `value` with confidence `level`; `standard_error` is that of the value."""
+
+    value: float
+    low: float
+    high: float
+    standard_error: float
+    level: float
+    resamples: int
+
+
+def bootstrap_interval(
+    real: Tensor | GaussianStatistics,
+    generated: Tensor,
+    paired: bool = False,
+    ddof: int = 0,
+    level: float = 0.95,
+    resamples: int = 100,
+    seed: int = 0,
+) -> Interval:
+    """Where the Fréchet distance of features `(N, D)` would lie had other videos of the same sources been scored,
+    N and all else being equal.
+
+    Sets are drawn again from the given ones, with replacement; the deviation of their distances is the standard
+    error, and the interval is the normal one around the value. Their quantiles would not do: videos that are drawn
+    twice make a set seem smaller, and the distance of smaller sets is larger. For the same reason the interval does
+    not enclose the distance of infinitely many videos, see `extrapolated_distance`.
+
+    paired: generated video i belongs to real video i (a reconstruction), and both are drawn together.
+    A resample takes the time of one set of statistics and one distance. Raises ValueError for paired sets of unequal
+    size, for `level` outside (0, 1), and with fewer than 2 samples or resamples."""
+    value = _checked_value(real, generated, paired, ddof)
+    if not 0 < level < 1 or resamples < 2:
+        raise ValueError(f"level={level}, resamples={resamples}: need 0 < level < 1 and at least 2 resamples")
+    generator = torch.Generator().manual_seed(seed)
+
+    def draw(count: int) -> Tensor:
+        return torch.randint(count, (count,), generator=generator)
+
+    distances = torch.stack([_distance_of(real, generated, paired, ddof, draw) for _ in range(resamples)])
+    error = distances.std().item()
+    reach = NormalDist().inv_cdf((1 + level) / 2) * error
+    return Interval(value, max(0.0, value - reach), value + reach, error, level, resamples)
+
+
+@dataclass(frozen=True)
+class Extrapolation:
+    """`value` is the distance that infinitely many samples would have: where the line through `distances` over
+    1 / `fractions` meets 0. `fit` is the share of the distances' variance that the line explains (R²)."""
+
+    value: float
+    fractions: tuple[float, ...]
+    distances: tuple[float, ...]
+    fit: float
+
+
+def extrapolated_distance(
+    real: Tensor | GaussianStatistics,
+    generated: Tensor,
+    paired: bool = False,
+    ddof: int = 0,
+    points: int = 15,
+    seed: int = 0,
+) -> Extrapolation:
+    """The Fréchet distance of features `(N, D)` extrapolated to infinite N (Chong and Forsyth 2020, arXiv 1911.07023,
+    §3): the error of a finite set is linear in 1/N, so distances of random subsets of `points` sizes, evenly spaced
+    up to the full one, are fitted by a line.
+
+    The same fraction is taken of both sides, which removes the error of both; of a real side that is given as
+    statistics nothing is taken, as in the paper, and its error stays. It may be negative where the true distance is
+    near 0. Raises ValueError with fewer than 4 D samples, where the error is not yet linear."""
+    counts = [len(side) for side in (real, generated) if isinstance(side, Tensor)]
+    needed = 4 * generated.shape[1]
+    if min(counts) < needed or points < 2:
+        raise ValueError(
+            f"extrapolation needs at least {needed} videos (4 times the features) and 2 points, "
+            f"got {min(counts)} videos and {points} points"
+        )
+    _checked_value(real, generated, paired, ddof)
+    generator = torch.Generator().manual_seed(seed)
+    smallest = max(0.1, needed / 2 / min(counts))
+    fractions = torch.linspace(smallest, 1, points, dtype=torch.float64)
+    distances = []
+    for fraction in fractions.tolist():
+
+        def draw(count: int, fraction: float = fraction) -> Tensor:
+            return torch.randperm(count, generator=generator)[: round(fraction * count)]
+
+        distances.append(_distance_of(real, generated, paired, ddof, draw))
+    y, x = torch.stack(distances).cpu(), 1 / fractions
+    slope = ((x - x.mean()) * (y - y.mean())).sum() / (x - x.mean()).square().sum()
+    value = y.mean() - slope * x.mean()
+    spread, rest = (y - y.mean()).square().sum(), (y - value - slope * x).square().sum()
+    fit = 1 - (rest / spread).item() if spread > 0 else 1.0
+    return Extrapolation(value.item(), tuple(fractions.tolist()), tuple(y.tolist()), fit)
+
+
+def _distance_of(real: Tensor | GaussianStatistics, generated: Tensor, paired: bool, ddof: int, draw: Draw) -> Tensor:
+    """Distance of the samples that `draw` takes of each side, or of both together."""
+    rows = draw(len(generated))
+    fake = GaussianStatistics.of(generated[rows.to(generated.device)])
+    if isinstance(real, Tensor):
+        rows = rows if paired else draw(len(real))
+        real = GaussianStatistics.of(real[rows.to(real.device)])
+    return frechet_distance(real.mean, real.covariance(ddof), fake.mean, fake.covariance(ddof))
+
+
+def _checked_value(real: Tensor | GaussianStatistics, generated: Tensor, paired: bool, ddof: int) -> float:
+    if paired and not (isinstance(real, Tensor) and len(real) == len(generated)):
+        raise ValueError("paired sets are both given as features, equally many; real statistics have no pairs")
+    statistics = real if isinstance(real, GaussianStatistics) else GaussianStatistics.of(real)
+    return frechet_distance_between(statistics, GaussianStatistics.of(generated), ddof).item()
