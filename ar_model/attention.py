@@ -11,19 +11,16 @@ Legend: N packed tokens, h heads, d head width, G neighbouring sequences of equa
 """
 
 import functools
-import logging
 from collections.abc import Sequence
 from itertools import groupby
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-AttentionBackend = Literal["auto", "torch", "varlen", "xformers"]
-HALF = (torch.bfloat16, torch.float16)
-logger = logging.getLogger(__name__)
+from attention_backends import AttentionBackend, backend_for
 
 
 class Run(NamedTuple):
@@ -77,11 +74,10 @@ def packed_causal_attention(
 
     Three of (N, h, d) → (N, h, d). Raises ValueError for a backend that does not work here.
     """
-    if backend == "auto":
-        backend = "xformers" if query.is_cuda and xformers_works(query.device) else "torch"
-    if backend == "xformers":
+    kernel = backend_for(query, backend)
+    if kernel == "xformers":
         return _xformers_attention(query, key, value, sequences)
-    if backend == "varlen" or (query.is_cuda and query.dtype in HALF and varlen_works(query.device)):
+    if kernel == "varlen":
         return _varlen_attention(query, key, value, sequences)
     if query.device.type == "cpu":
         return _RunAttention.apply(query, key, value, sequences.runs)
@@ -142,72 +138,19 @@ def _dense_attention(query: Tensor, key: Tensor, value: Tensor, sequences: Packe
 
 
 def _varlen_attention(query: Tensor, key: Tensor, value: Tensor, sequences: PackedSequences) -> Tensor:
-    if query.dtype not in HALF or not varlen_works(query.device):
-        raise ValueError(
-            "attention backend 'varlen' needs CUDA, half precision and a torch whose varlen_attn works there, "
-            f"not {query.dtype} on {query.device.type}; use 'auto'"
-        )
-    return _call_varlen(query, key, value.contiguous(), sequences.bounds, max(sequences.lengths))
-
-
-def _call_varlen(query: Tensor, key: Tensor, value: Tensor, bounds: Tensor, longest: int) -> Tensor:
     from torch.nn.attention.varlen import varlen_attn
 
     causal = (-1, 0)  # any distance back, none ahead
-    attended = varlen_attn(query, key, value, bounds, bounds, longest, longest, window_size=causal)
+    bounds, longest = sequences.bounds, max(sequences.lengths)
+    attended = varlen_attn(query, key, value.contiguous(), bounds, bounds, longest, longest, window_size=causal)
     assert isinstance(attended, Tensor)  # a tuple only where more than the output is asked for
     return attended
 
 
 def _xformers_attention(query: Tensor, key: Tensor, value: Tensor, sequences: PackedSequences) -> Tensor:
-    if not xformers_works(query.device):
-        raise ValueError(
-            f"attention backend 'xformers' does not work on {query.device}: it needs CUDA and an xformers built for "
-            f"torch {torch.__version__} (pip install -U xformers); use 'auto'"
-        )
     from xformers.ops import memory_efficient_attention
 
     return memory_efficient_attention(query[None], key[None], value[None], attn_bias=sequences.xformers_bias)[0]
-
-
-@functools.cache
-@torch.inference_mode(False)
-@torch.enable_grad()  # the first caller may be computing without gradients
-def xformers_works(device: torch.device) -> bool:
-    """Whether xformers is installed and its kernels, forward and backward, run on a device: its wheels load only
-    beside the torch they were built for, which shows only when they are called."""
-    try:
-        from xformers.ops import memory_efficient_attention
-
-        x = torch.zeros(1, 8, 1, 32, device=device, requires_grad=True)
-        bias = PackedSequences([4, 4], device).xformers_bias
-        memory_efficient_attention(x, x, x, attn_bias=bias).sum().backward()
-    except ImportError:
-        return False
-    except torch.OutOfMemoryError:
-        raise
-    except (NotImplementedError, RuntimeError, TypeError, ValueError) as error:
-        logger.warning("%s does not work on %s and is not used: %s", "xformers", device, error)
-        return False
-    return True
-
-
-@functools.cache
-@torch.inference_mode(False)
-@torch.enable_grad()  # the first caller may be computing without gradients
-def varlen_works(device: torch.device) -> bool:
-    """Whether this torch has a kernel for sequences of unequal lengths that runs on a device."""
-    try:
-        x = torch.zeros(8, 1, 64, device=device, dtype=torch.bfloat16, requires_grad=True)
-        _call_varlen(x, x, x, PackedSequences([4, 4], device).bounds, 4).sum().backward()
-    except ImportError:
-        return False
-    except torch.OutOfMemoryError:
-        raise
-    except (NotImplementedError, RuntimeError, TypeError, ValueError) as error:
-        logger.warning("%s does not work on %s and is not used: %s", "varlen_attn", device, error)
-        return False
-    return True
 
 
 class PackedAttention(nn.Module):

@@ -2,26 +2,43 @@
 
     [class] [length of block 0] content … [length of block 1] content … … [end]
 
+For frame prediction the blocks of the given frames stand in front, closed by a separator:
+
+    [class] [length] content … … [separator] [length of block 0] content … … [end]
+
 The one place that knows the vocabulary: content codes first, then a length token for each level, a class
 token for each class, and the null class, separator and end tokens.
 
-Legend: N content tokens in a batch, B clips, T blocks, K codes, V vocabulary, S sampling slots.
+Legend: N content tokens in a batch, B clips, T blocks, G blocks of given frames, K codes, L levels, V vocabulary,
+S sampling slots.
 """
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 
+class ClipTokens(NamedTuple):
+    """Some blocks of one clip. codes: int64 (n,); lengths: int64 (blocks,), which add up to n."""
+
+    codes: Tensor
+    lengths: Tensor
+
+
 @dataclass(frozen=True)
 class GrammarState:
-    """Where each slot stands in its sequence. begun: blocks whose length token is written, int64 (S,);
-    remaining: content tokens still due in the current block, int64 (S,)."""
+    """Where each slot stands in its clip, all int64 (S,). begun: blocks whose length token is written; remaining:
+    content tokens still due in the current block; length: of the current block, 0 before the first; total: of all
+    blocks begun."""
 
     begun: Tensor
     remaining: Tensor
+    length: Tensor
+    total: Tensor
 
 
 class SequenceGrammar:
@@ -32,20 +49,26 @@ class SequenceGrammar:
         levels: its candidate lengths.
         num_blocks: T.
         num_classes: class tokens; 0 for a generator without classes.
+        num_given_blocks: G for frame prediction; 0 for none.
     """
 
-    def __init__(self, codebook_size: int, levels: Sequence[int], num_blocks: int, num_classes: int):
+    def __init__(
+        self, codebook_size: int, levels: Sequence[int], num_blocks: int, num_classes: int, num_given_blocks: int = 0
+    ):
         self.codebook_size = codebook_size
         self.levels = tuple(levels)
         self.num_blocks = num_blocks
         self.num_classes = num_classes
+        self.num_given_blocks = num_given_blocks
         self.first_length = codebook_size
         self.first_class = self.first_length + len(self.levels)
         self.null_class = self.first_class + num_classes
         self.separator = self.null_class + 1
         self.end = self.null_class + 2
         self.vocabulary_size = self.null_class + 3
-        self.max_sequence_length = 1 + num_blocks * (1 + max(self.levels)) + 1
+        longest_block = 1 + max(self.levels)
+        given = num_given_blocks * longest_block + 1 if num_given_blocks else 0
+        self.max_sequence_length = 1 + given + num_blocks * longest_block + 1
 
     def class_token(self, labels: Tensor) -> Tensor:
         """Labels int64 (B,), -1 for no class → class tokens (B,). Raises ValueError for a label out of range."""
@@ -55,30 +78,60 @@ class SequenceGrammar:
             )
         return torch.where(labels < 0, self.null_class, self.first_class + labels)
 
-    def pack(self, codes: Tensor, lengths: Tensor, labels: Tensor) -> tuple[Tensor, list[int]]:
-        """Clips to token sequences, end to end.
+    def block_tokens(self, clip: ClipTokens) -> Tensor:
+        """Blocks as [length] content … [length] content …, int64 (n + blocks,). Raises ValueError for a length that
+        is no level or does not match the codes."""
+        unknown = sorted(set(clip.lengths.tolist()) - set(self.levels))
+        if unknown or int(clip.lengths.sum()) != len(clip.codes):
+            raise ValueError(
+                f"blocks of lengths {clip.lengths.tolist()} for {len(clip.codes)} codes: "
+                f"the lengths should be of {list(self.levels)} and add up to the number of codes"
+            )
+        parts = []
+        for length, content in zip(clip.lengths.tolist(), clip.codes.split(clip.lengths.tolist())):
+            parts += [content.new_tensor([self.first_length + self.levels.index(length)]), content]
+        return torch.cat(parts) if parts else clip.codes
 
-        codes int64 (N,), lengths (B, T) in tokens, labels (B,) → tokens (N + B·(T + 2),) and the length of
-        each clip's sequence."""
-        level_of_length = {length: i for i, length in enumerate(self.levels)}
-        contents = iter(codes.split(lengths.flatten().tolist()))
-        class_tokens = self.class_token(labels)
-        end = codes.new_tensor([self.end])
+    def prompt(self, label: int, given: ClipTokens | None = None) -> Tensor:
+        """What is given of a clip: its class token, with its given blocks if any, int64 (n,).
+
+        With `num_given_blocks` (frame prediction) the given blocks are just so many, and a separator closes them;
+        otherwise (continuation) they are the clip's own first blocks. Raises ValueError for another number."""
+        device = given.codes.device if given is not None else None
+        start = self.class_token(torch.tensor([label])).to(device)
+        num_given = 0 if given is None else len(given.lengths)
+        if self.num_given_blocks and num_given != self.num_given_blocks:
+            raise ValueError(f"frame prediction starts from {self.num_given_blocks} given blocks, got {num_given}")
+        if num_given >= self.num_blocks and not self.num_given_blocks:
+            raise ValueError(f"clips have {self.num_blocks} blocks; at most {self.num_blocks - 1} of them can be given")
+        if given is None:
+            return start
+        closing = start.new_full((1 if self.num_given_blocks else 0,), self.separator)
+        return torch.cat([start, self.block_tokens(given), closing])
+
+    def pack(
+        self, clips: Sequence[ClipTokens], labels: Tensor, given: Sequence[ClipTokens] | None = None
+    ) -> tuple[Tensor, list[int]]:
+        """Whole clips to token sequences, end to end, for training: tokens int64 (N + …,) and the length of each
+        clip's sequence. labels: int64 (B,); given: each clip's given blocks, for frame prediction."""
         parts, sequence_lengths = [], []
-        for row, class_token in zip(lengths.tolist(), class_tokens):
-            parts.append(class_token[None].to(codes))
-            for length in row:
-                if length not in level_of_length:
-                    raise ValueError(f"length {length} is no level; the levels are {list(self.levels)}")
-                parts += [codes.new_tensor([self.first_length + level_of_length[length]]), next(contents)]
-            parts.append(end)
-            sequence_lengths.append(sum(row) + len(row) + 2)
+        for i, (clip, label) in enumerate(zip(clips, labels.tolist(), strict=True)):
+            start = self.prompt(label, given[i] if given is not None else None).to(clip.codes)
+            sequence = torch.cat([start, self.block_tokens(clip), start.new_tensor([self.end])])
+            parts.append(sequence)
+            sequence_lengths.append(len(sequence))
         return torch.cat(parts), sequence_lengths
 
-    def unpack(self, sequence: Tensor) -> tuple[Tensor, Tensor]:
-        """One clip's tokens, from its class token on → codes (n,) and lengths (T,).
+    def unpack(self, sequence: Tensor) -> ClipTokens:
+        """One clip's tokens, from its class token on, without the given blocks of frame prediction.
         Raises ValueError where the sequence breaks the grammar, saying where."""
-        tokens, at, codes, lengths = sequence.tolist(), 1, [], []
+        tokens = sequence.tolist()
+        start = 1
+        if self.num_given_blocks:
+            if self.separator not in tokens:
+                raise ValueError("the separator behind the given blocks is missing")
+            start = tokens.index(self.separator) + 1
+        at, codes, lengths = start, [], []
         for block in range(self.num_blocks):
             if at >= len(tokens) or not self.first_length <= tokens[at] < self.first_class:
                 raise ValueError(f"position {at} should hold the length token of block {block}: {tokens[at : at + 1]}")
@@ -91,33 +144,56 @@ class SequenceGrammar:
             at += 1 + length
         if tokens[at:] not in ([], [self.end]):
             raise ValueError(f"after the last block only the end token may follow, got {tokens[at:]}")
-        return torch.tensor(codes), torch.tensor(lengths)
+        return ClipTokens(torch.tensor(codes), torch.tensor(lengths))
+
+    def levels_on(self, device: torch.device) -> Tensor:
+        """The levels as int64 (L,) on a device."""
+        return self._tables(device)[0]
 
     # The grammar as an automaton on the device, without a host round trip
 
-    def start(self, num_slots: int, device: torch.device) -> GrammarState:
-        """The state after the class token."""
-        zeros = torch.zeros(num_slots, dtype=torch.int64, device=device)
-        return GrammarState(zeros, zeros.clone())
+    def start(self, num_slots: int, device: torch.device | str = "cpu") -> GrammarState:
+        """The state before the first block."""
+        return GrammarState(*torch.zeros(4, num_slots, dtype=torch.int64, device=device))
+
+    def state_after(self, given: ClipTokens | None) -> tuple[int, int, int, int]:
+        """A slot's state behind a prompt, in the order of `GrammarState`: given blocks count as begun when they are
+        the clip's own."""
+        if given is None or self.num_given_blocks:
+            return 0, 0, 0, 0
+        lengths = given.lengths.tolist()
+        return len(lengths), 0, lengths[-1], sum(lengths)
 
     def finished(self, state: GrammarState) -> Tensor:
         """bool (S,): all blocks written."""
         return (state.begun == self.num_blocks) & (state.remaining == 0)
 
+    def progress(self, state: GrammarState) -> Tensor:
+        """How much of the clip's time is written, from 0 to 1: float32 (S,)."""
+        return (state.begun - state.remaining / state.length.clamp_min(1)) / self.num_blocks
+
     def allowed(self, state: GrammarState) -> Tensor:
         """Which tokens may come next: bool (S, V)."""
-        token = torch.arange(self.vocabulary_size, device=state.begun.device)  # (V,)
-        is_content = token < self.codebook_size
-        is_length = (token >= self.first_length) & (token < self.first_class)
-        finished = self.finished(state)[:, None]  # (S, 1)
-        within_block = torch.where(state.remaining[:, None] > 0, is_content, is_length)  # (S, V)
-        return torch.where(finished, token == self.end, within_block)
+        kind = torch.where(self.finished(state), 2, (state.remaining == 0).long())  # (S,): content, length or end
+        return self._tables(state.begun.device)[1][kind]  # (S, V)
 
     def advance(self, state: GrammarState, tokens: Tensor) -> GrammarState:
         """The state after allowed tokens int64 (S,)."""
-        lengths = torch.tensor(self.levels, device=tokens.device)
-        finished = self.finished(state)
-        opens_block = (state.remaining == 0) & ~finished
-        level = (tokens - self.first_length).clamp(0, len(self.levels) - 1)  # meaningful where a block opens
-        remaining = torch.where(opens_block, lengths[level], (state.remaining - 1).clamp_min(0))
-        return GrammarState(state.begun + opens_block, remaining)
+        opens_block = (state.remaining == 0) & ~self.finished(state)
+        levels, _ = self._tables(tokens.device)  # (L,)
+        chosen = levels[(tokens - self.first_length).clamp(0, len(self.levels) - 1)]  # meaningful where a block opens
+        length = torch.where(opens_block, chosen, state.length)
+        return GrammarState(
+            begun=state.begun + opens_block,
+            remaining=torch.where(opens_block, chosen, (state.remaining - 1).clamp_min(0)),
+            length=length,
+            total=state.total + opens_block * length,
+        )
+
+    @functools.cache  # noqa: B019  (one or two devices a process)
+    def _tables(self, device: torch.device) -> tuple[Tensor, Tensor]:
+        """The levels int64 (L,), and which tokens are content, which are lengths, which is the end: bool (3, V)."""
+        token = torch.arange(self.vocabulary_size, device=device)  # (V,)
+        is_length = (token >= self.first_length) & (token < self.first_class)
+        kinds = torch.stack([token < self.codebook_size, is_length, token == self.end])
+        return torch.tensor(self.levels, device=device), kinds

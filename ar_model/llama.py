@@ -36,6 +36,9 @@ def to_llama(generator: VideoGenerator) -> LlamaForCausalLM:
         "num_blocks": ours.num_blocks,
         "class_names": list(ours.class_names),
         "tokenizer_fingerprint": ours.tokenizer_fingerprint,
+        "class_dropout": ours.class_dropout,
+        "given_frames": ours.given_frames,
+        "num_given_blocks": ours.num_given_blocks,
     }
     special = {"bos_token_id": grammar.null_class, "eos_token_id": grammar.end, "pad_token_id": grammar.end}
     config = LlamaConfig(
@@ -61,8 +64,8 @@ def to_llama(generator: VideoGenerator) -> LlamaForCausalLM:
 def from_llama(llama: LlamaForCausalLM, layout: Mapping[str, Any] | None = None) -> VideoGenerator:
     """The generator of a Llama that `to_llama` made, trained further or not, in eval mode.
 
-    layout: codebook_size, levels, num_blocks, class_names and tokenizer_fingerprint, for a Llama made elsewhere; from
-    its config if None.
+    layout: what `VideoGenerator` takes beside the shape (codebook_size, levels, num_blocks, class_names, …), for a
+    Llama made elsewhere; from its config if None.
     Raises ValueError for a Llama without a layout, or with parts that the generator has not.
     """
     config = llama.config
@@ -100,7 +103,10 @@ def layout_of(llama: LlamaForCausalLM) -> dict[str, Any]:
 def grammar_of(llama: LlamaForCausalLM) -> SequenceGrammar:
     """The grammar of an exported Llama: class tokens for prompts, `unpack` for what it wrote."""
     layout = layout_of(llama)
-    return SequenceGrammar(layout["codebook_size"], layout["levels"], layout["num_blocks"], len(layout["class_names"]))
+    return SequenceGrammar(
+        layout["codebook_size"], layout["levels"], layout["num_blocks"], len(layout["class_names"]),
+        layout.get("num_given_blocks", 0),
+    )  # fmt: skip
 
 
 class GrammarLogits(LogitsProcessor):
@@ -116,17 +122,19 @@ class GrammarLogits(LogitsProcessor):
 
     def _state(self, tokens: Tensor) -> GrammarState:
         """Where sequences (S, n) stand, from one length token to the next."""
-        lengths = torch.tensor(self.grammar.levels, device=tokens.device)
-        begun, remaining = torch.zeros_like(tokens[:, 0]), torch.zeros_like(tokens[:, 0])  # (S,) each
+        levels = torch.tensor(self.grammar.levels, device=tokens.device)
+        begun, remaining, length, total = torch.zeros(4, len(tokens), dtype=torch.int64, device=tokens.device)
         due, num_tokens = torch.ones_like(begun), tokens.shape[1]  # where the next length token has its place
+        if self.grammar.num_given_blocks:
+            due = (tokens == self.grammar.separator).int().argmax(1) + 1  # behind the given blocks
         for _ in range(self.grammar.num_blocks):
             there = due < num_tokens  # (S,)
             token = tokens.gather(1, due.clamp_max(num_tokens - 1)[:, None])[:, 0]
-            level = (token - self.grammar.first_length).clamp(0, len(lengths) - 1)
-            due = torch.where(there, due + 1 + lengths[level], due)
+            length = torch.where(there, levels[(token - self.grammar.first_length).clamp(0, len(levels) - 1)], length)
+            due = torch.where(there, due + 1 + length, due)
             remaining = torch.where(there, (due - num_tokens).clamp_min(0), remaining)
-            begun = begun + there
-        return GrammarState(begun, remaining)
+            begun, total = begun + there, total + there * length
+        return GrammarState(begun, remaining, length, total)
 
 
 def _llama_name(name: str) -> str:

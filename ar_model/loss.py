@@ -35,7 +35,8 @@ def next_token_loss(
     logits: Tensor, tokens: Tensor, sequence_lengths: Sequence[int], grammar: SequenceGrammar
 ) -> GeneratorLoss:
     """logits (N, V) and tokens (N,) of packed sequences. The last position of a sequence predicts nothing,
-    and neither the class token nor the end token, which the grammar forces, is a target."""
+    and neither the class token, nor the given blocks of frame prediction and their separator, nor the end token, which
+    the grammar forces, is a target."""
     target, is_length, is_content = _targets(tokens, sequence_lengths, grammar)  # (N,) each
     losses = F.cross_entropy(logits.float(), target, reduction="none")  # (N,)
     return GeneratorLoss(
@@ -73,6 +74,13 @@ def _targets(
     is_length = (target >= grammar.first_length) & (target < grammar.first_class)
     is_content = target < grammar.codebook_size
     is_length[last] = is_content[last] = False
+    if grammar.num_given_blocks:  # each sequence has one separator, and what stands before it is given
+        first = F.pad(last + 1, (1, 0))[:-1]  # (B,): where each sequence begins
+        separators = (tokens == grammar.separator).cumsum(0)  # (N,): so many up to here
+        before = F.pad(separators, (1, 0))[first]  # (B,): so many in earlier sequences
+        lengths = torch.tensor(list(sequence_lengths), device=tokens.device)
+        is_given = separators == before.repeat_interleave(lengths, output_size=len(tokens))  # (N,)
+        is_length, is_content = is_length & ~is_given, is_content & ~is_given
     return target, is_length, is_content
 
 

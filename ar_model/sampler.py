@@ -1,52 +1,238 @@
-"""Sampling: from class labels and seeds to length and content tokens that always decode.
+"""Sampling: from requests to tokens that always decode.
 
-Legend: S slots sampled together, V vocabulary, T blocks, M longest sequence.
+Slots write side by side, each at its own place; a clip that is finished makes room for the next request. What a clip
+becomes follows from its request alone, not from what is written beside it (up to the rounding of matrix products
+of another size).
+
+Legend: S slots, R rows of the decoder (S, or 2·S with guidance), V vocabulary, M longest sequence.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
+from ar_model.decoding import Decoder
+from ar_model.grammar import ClipTokens, GrammarState
+from ar_model.lengths import LengthDials, LengthScores
 from ar_model.transformer import VideoGenerator
+
+STEPS_BETWEEN_LOOKS = 16
+"""On an accelerator, how often the host asks which clips are finished; it waits for the device only then."""
 
 
 @dataclass(frozen=True)
 class SamplingOptions:
-    """temperature: 1 samples the model's own distribution, 0 takes the likeliest token; top_k: only that many
-    likeliest tokens, 0 for all; top_p: only the likeliest tokens that together reach this probability, in (0, 1];
-    guidance: classifier-free guidance scale, 1 for none."""
+    """How tokens are drawn.
+
+    Args:
+        temperature: 1 samples the model's own distribution, 0 takes the likeliest token.
+        top_k: only that many likeliest tokens, 0 for all.
+        top_p: only the likeliest tokens that together reach this probability, in (0, 1] (arXiv 1904.09751).
+        min_p: only tokens at least this likely relative to the likeliest, in [0, 1] (arXiv 2407.01082).
+        guidance: classifier-free guidance scale g, 1 for none (arXiv 2207.12598): logits u + g·(c - u).
+        guidance_schedule: `constant`; `linear`, from 1 at the clip's start to g at its end; or `interval`, g within
+            `guidance_interval` and 1 outside (arXiv 2404.07724).
+        guidance_interval: from and to which part of the clip's time, within [0, 1].
+    """
 
     temperature: float = 1.0
     top_k: int = 0
     top_p: float = 1.0
+    min_p: float = 0.0
     guidance: float = 1.0
+    guidance_schedule: Literal["constant", "linear", "interval"] = "constant"
+    guidance_interval: tuple[float, float] = (0.0, 1.0)
 
     def __post_init__(self) -> None:
-        if self.temperature < 0:
-            raise ValueError(f"temperature must be at least 0, got {self.temperature}")
-        if self.top_k < 0:
-            raise ValueError(f"top_k must be at least 0 (0 keeps all tokens), got {self.top_k}")
-        if not 0 < self.top_p <= 1:
-            raise ValueError(f"top_p must lie in (0, 1] (1 keeps all tokens), got {self.top_p}")
-        if self.guidance < 0:
-            raise ValueError(f"guidance must be at least 0 (1 is none), got {self.guidance}")
+        low, high = self.guidance_interval
+        for holds, message in (
+            (self.temperature >= 0, f"temperature must be at least 0, got {self.temperature}"),
+            (self.top_k >= 0, f"top_k must be at least 0 (0 keeps all tokens), got {self.top_k}"),
+            (0 < self.top_p <= 1, f"top_p must lie in (0, 1] (1 keeps all tokens), got {self.top_p}"),
+            (0 <= self.min_p <= 1, f"min_p must lie in [0, 1] (0 keeps all tokens), got {self.min_p}"),
+            (self.guidance >= 0, f"guidance must be at least 0 (1 is none), got {self.guidance}"),
+            (0 <= low < high <= 1, f"guidance_interval must rise within [0, 1], got {self.guidance_interval}"),
+        ):
+            if not holds:
+                raise ValueError(message)
+
+    def guidance_at(self, progress: Tensor) -> Tensor:
+        """The scale of each slot, (S, 1), at its progress in [0, 1], (S,)."""
+        low, high = self.guidance_interval
+        if self.guidance_schedule == "linear":
+            scale = 1 + (self.guidance - 1) * progress
+        elif self.guidance_schedule == "interval":
+            scale = torch.where((progress >= low) & (progress < high), self.guidance, 1.0)
+        else:
+            scale = torch.full_like(progress, self.guidance)
+        return scale[:, None]
 
 
 @dataclass(frozen=True)
-class SampledTokens:
-    """One clip. codes: int64 (n,); lengths: int64 (T,), which add up to n."""
+class ClipRequest:
+    """One clip to be written. seed: a whole number; label: -1 for no class; given: for frame prediction the given
+    frames' blocks, for continuation the clip's own first blocks; dials: what is asked of its lengths."""
 
-    codes: Tensor
-    lengths: Tensor
+    seed: int
+    label: int = -1
+    given: ClipTokens | None = None
+    dials: LengthDials = field(default_factory=LengthDials)
+
+
+def sample(
+    model: VideoGenerator,
+    requests: Sequence[ClipRequest],
+    options: SamplingOptions | None = None,
+    num_slots: int = 64,
+) -> Iterator[tuple[int, ClipTokens]]:
+    """Writes a clip for each request; yields its number and its tokens, on the CPU, as clips get finished.
+
+    Continued clips come with the blocks that they were given. Raises ValueError for requests or options that the
+    model cannot follow, before anything is written.
+    """
+    options = options or SamplingOptions()
+    _check(model, requests, options)
+    if not requests:
+        return iter(())
+    return _Slots(model, requests, options, min(num_slots, len(requests))).run()
+
+
+def sample_in_order(model: VideoGenerator, requests: Sequence[ClipRequest], *rest, **options) -> list[ClipTokens]:
+    """The clips of `sample` in the order of their requests."""
+    clips = dict(sample(model, requests, *rest, **options))
+    return [clips[number] for number in range(len(requests))]
+
+
+def _check(model: VideoGenerator, requests: Sequence[ClipRequest], options: SamplingOptions) -> None:
+    for request in requests:
+        model.grammar.prompt(request.label, request.given)
+        own = request.given.lengths.tolist() if request.given and not model.grammar.num_given_blocks else []
+        request.dials.check(model.grammar, own)
+    if options.guidance != 1 and model.config["class_dropout"] == 0:
+        raise ValueError(
+            f"guidance {options.guidance} needs a model that also knows clips without a class; this one was trained "
+            "with class_dropout 0: sample with guidance 1, or train it with class_dropout 0.1"
+        )
+
+
+class _Slots:
+    """The slots of one call of `sample`, on the model's device."""
+
+    def __init__(
+        self, model: VideoGenerator, requests: Sequence[ClipRequest], options: SamplingOptions, num_slots: int
+    ):
+        self.grammar, self.options, self.device = model.grammar, options, model.device
+        self.guided = options.guidance != 1
+        self.decoder = Decoder(model, num_slots * (2 if self.guided else 1))
+        self.requests, self.next_request = requests, 0
+        self.occupants: list[int | None] = [None] * num_slots  # numbers of requests
+        self.state = model.grammar.start(num_slots, model.device)
+        longest = model.grammar.max_sequence_length
+        self.tokens = torch.zeros(num_slots, dtype=torch.int64, device=model.device)  # due next
+        self.written = torch.zeros(num_slots, longest, dtype=torch.int64, device=model.device)  # S M
+        self.noise = torch.zeros(num_slots, longest, dtype=torch.float64, device=model.device)  # S M
+        free = LengthScores.of([LengthDials()] * num_slots, model.grammar)
+        self.length_scores = LengthScores(*(table.to(model.device) for table in free))
+        self.steps_between_looks = 1 if model.device.type == "cpu" else STEPS_BETWEEN_LOOKS
+
+    @torch.no_grad()
+    def run(self) -> Iterator[tuple[int, ClipTokens]]:
+        self._occupy(list(range(len(self.occupants))))
+        while any(number is not None for number in self.occupants):
+            for _ in range(self.steps_between_looks):
+                self._step()
+            done = self.grammar.finished(self.state).tolist()
+            finished = {slot: number for slot, number in enumerate(self.occupants) if number is not None and done[slot]}
+            if not finished:
+                continue
+            sequences = self.written[list(finished)].cpu()  # (finished, M)
+            self._occupy(list(finished))
+            for number, sequence in zip(finished.values(), sequences):
+                yield number, self._unpacked(sequence)
+
+    def _step(self) -> None:
+        """One token for every slot."""
+        grammar, options = self.grammar, self.options
+        positions = self.decoder.positions[: len(self.tokens)]  # (S,)
+        if self.guided:  # the unconditional half has the null class in its cache, and the same tokens behind it
+            conditional, unconditional = self.decoder.step(self._both(self.tokens)).chunk(2)  # (S, V) each
+            scale = options.guidance_at(grammar.progress(self.state))  # (S, 1)
+            logits = unconditional + scale * (conditional - unconditional)  # (S, V)
+        else:
+            logits = self.decoder.step(self.tokens)  # (S, V)
+        scores = self.length_scores(self.state, grammar.levels_on(self.device))  # (S, L)
+        logits[:, grammar.first_length : grammar.first_class] += scores
+        logits = logits.masked_fill(~grammar.allowed(self.state), -torch.inf)
+        noise = self.noise.gather(1, positions[:, None])[:, 0]  # (S,)
+        self.tokens = draw(token_probabilities(logits, options), noise)  # (S,)
+        self.state = grammar.advance(self.state, self.tokens)
+        self.written.scatter_(1, self.decoder.positions[: len(self.tokens), None], self.tokens[:, None])
+
+    def _both(self, tokens: Tensor) -> Tensor:
+        """Tokens due (S,) for both halves (2·S,): where a clip's class token is due, the null class for the other."""
+        is_class = (tokens >= self.grammar.first_class) & (tokens < self.grammar.null_class)
+        return torch.cat([tokens, torch.where(is_class, self.grammar.null_class, tokens)])
+
+    def _occupy(self, slots: list[int]) -> None:
+        """Gives these slots to the next requests; where there are none, slots stay empty, or are dropped once half of
+        all are."""
+        for slot in slots:
+            self.occupants[slot] = self.next_request if self.next_request < len(self.requests) else None
+            self.next_request += self.occupants[slot] is not None
+        self._start({slot: number for slot in slots if (number := self.occupants[slot]) is not None})
+        busy = [slot for slot, number in enumerate(self.occupants) if number is not None]
+        if busy and 2 * len(busy) <= len(self.occupants):
+            self._keep(busy)
+
+    def _start(self, numbers: dict[int, int]) -> None:
+        """Begins these requests, by slot."""
+        if not numbers:
+            return
+        slots, requests = list(numbers), [self.requests[number] for number in numbers.values()]
+        prompts = [self.grammar.prompt(request.label, request.given) for request in requests]
+        self.decoder.prefill(slots, prompts)
+        if self.guided:
+            unconditional = [self.grammar.prompt(-1, request.given) for request in requests]
+            self.decoder.prefill([slot + len(self.occupants) for slot in slots], unconditional)
+        where = torch.tensor(slots, device=self.device)
+        longest = self.written.shape[1]
+        ended = [F.pad(prompt, (0, longest - len(prompt)), value=self.grammar.end) for prompt in prompts]
+        self.written[where] = torch.stack(ended).to(self.device)
+        self.noise[where] = torch.stack([clip_noise(request.seed, longest) for request in requests]).to(self.device)
+        self.tokens[where] = torch.stack([prompt[-1] for prompt in prompts]).to(self.device)
+        dials = LengthScores.of([request.dials for request in requests], self.grammar)
+        for table, values in zip(self.length_scores, dials):
+            table[where] = values.to(self.device)
+        fresh = torch.tensor([self.grammar.state_after(request.given) for request in requests], device=self.device).T
+        for each, values in zip(self._fields(), fresh):
+            each[where] = values
+
+    def _keep(self, slots: list[int]) -> None:
+        rows = slots + ([slot + len(self.occupants) for slot in slots] if self.guided else [])
+        self.decoder.keep(rows)
+        self.occupants = [self.occupants[slot] for slot in slots]
+        self.state = GrammarState(*(each[slots] for each in self._fields()))
+        self.length_scores = LengthScores(*(table[slots] for table in self.length_scores))
+        self.tokens, self.written, self.noise = self.tokens[slots], self.written[slots], self.noise[slots]
+
+    def _fields(self) -> tuple[Tensor, ...]:
+        return self.state.begun, self.state.remaining, self.state.length, self.state.total
+
+    def _unpacked(self, sequence: Tensor) -> ClipTokens:
+        ends = (sequence == self.grammar.end).nonzero()  # what follows the last block is the end, at least once
+        return self.grammar.unpack(sequence[: int(ends[0])])
 
 
 def token_probabilities(logits: Tensor, options: SamplingOptions) -> Tensor:
-    """Logits (S, V), -inf where a token is forbidden → float64 probabilities (S, V) after temperature, top-k, top-p."""
-    logits = logits.double()
+    """Logits (S, V), -inf where a token is forbidden → float32 probabilities (S, V) after temperature, top-k, top-p and
+    min-p, in this order. The likeliest token always stays."""
+    logits = logits.float()
     if options.temperature == 0:
-        return torch.nn.functional.one_hot(logits.argmax(-1), logits.shape[-1]).double()
+        return F.one_hot(logits.argmax(-1), logits.shape[-1]).float()
     logits = logits / options.temperature
     if 0 < options.top_k < logits.shape[-1]:
         kth = logits.topk(options.top_k, dim=-1).values[:, -1:]  # (S, 1)
@@ -54,16 +240,20 @@ def token_probabilities(logits: Tensor, options: SamplingOptions) -> Tensor:
     probabilities = logits.softmax(-1)  # (S, V)
     if options.top_p < 1:
         ordered, order = probabilities.sort(dim=-1, descending=True)
-        before = ordered.cumsum(-1) - ordered  # probability of the likelier tokens; the likeliest always stays
+        before = ordered.cumsum(-1) - ordered  # probability of the likelier tokens
         dropped = torch.zeros_like(before, dtype=torch.bool).scatter(-1, order, before >= options.top_p)
         probabilities = probabilities.masked_fill(dropped, 0.0)
-    return probabilities / probabilities.sum(-1, keepdim=True)
+    if options.min_p > 0:
+        least = options.min_p * probabilities.amax(-1, keepdim=True)  # (S, 1)
+        probabilities = probabilities.masked_fill(probabilities < least, 0.0)
+    return probabilities
 
 
 def draw(probabilities: Tensor, uniform: Tensor) -> Tensor:
-    """The token at which the cumulative distribution passes `uniform` in [0, 1): (S, V), (S,) → int64 (S,).
-    One random number a token, so that a clip's randomness is a short sequence of its own."""
-    cumulative = probabilities.cumsum(-1)  # (S, V)
+    """The token at which the cumulative distribution passes `uniform` in [0, 1): weights (S, V), which need not add up
+    to 1, and float64 (S,) → int64 (S,). One random number a token, so that a clip's randomness is a short sequence of
+    its own."""
+    cumulative = probabilities.cumsum(-1, dtype=torch.float64)  # (S, V)
     threshold = uniform[:, None] * cumulative[:, -1:]
     return torch.searchsorted(cumulative, threshold, right=True)[:, 0].clamp_max(probabilities.shape[-1] - 1)
 
@@ -71,57 +261,3 @@ def draw(probabilities: Tensor, uniform: Tensor) -> Tensor:
 def clip_noise(seed: int, length: int) -> Tensor:
     """The uniform numbers of one clip, from its own seed: float64 (length,)."""
     return torch.rand(length, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-
-
-@torch.no_grad()
-def sample(
-    model: VideoGenerator,
-    labels: Tensor,
-    seeds: Sequence[int],
-    options: SamplingOptions,
-    batch_size: int = 64,
-) -> Iterator[SampledTokens]:
-    """Writes one clip for each label and seed, in order.
-
-    labels: int64 (n,), -1 for no class; seeds: n whole numbers. A clip depends on its own label and seed only,
-    not on the batch it is sampled in.
-    """
-    if len(labels) != len(seeds):
-        raise ValueError(f"{len(labels)} labels need as many seeds, got {len(seeds)}")
-    for start in range(0, len(labels), batch_size):
-        some = slice(start, start + batch_size)
-        yield from _sample_batch(model, labels[some], seeds[some], options)
-
-
-def _sample_batch(
-    model: VideoGenerator, labels: Tensor, seeds: Sequence[int], options: SamplingOptions
-) -> list[SampledTokens]:
-    grammar, num_slots = model.grammar, len(labels)
-    guided = options.guidance != 1.0
-    tokens = grammar.class_token(labels).to(model.device)  # (S,)
-    null = torch.full_like(tokens, grammar.null_class)
-    noise = torch.stack([clip_noise(seed, grammar.max_sequence_length) for seed in seeds]).to(model.device)  # (S, M)
-    cache = model.make_cache(num_slots * (2 if guided else 1))
-    state = grammar.start(num_slots, model.device)
-    written = [tokens]
-    for position in range(grammar.max_sequence_length - 1):
-        if guided:  # the unconditional half runs beside the conditional one and differs in its class token only
-            both = torch.cat([tokens, null if position == 0 else tokens])  # (2S,)
-            conditional, unconditional = model.step(both, cache, position).chunk(2)  # (S, V) each
-            logits = unconditional + options.guidance * (conditional - unconditional)
-        else:
-            logits = model.step(tokens, cache, position)  # (S, V)
-        logits = logits.masked_fill(~grammar.allowed(state), -torch.inf)
-        tokens = draw(token_probabilities(logits, options), noise[:, position])  # (S,)
-        state = grammar.advance(state, tokens)
-        written.append(tokens)
-        if bool(grammar.finished(state).all()):
-            break
-    sequences = torch.stack(written, dim=1).cpu()  # (S, steps + 1)
-    return [_clip(sequence, grammar) for sequence in sequences]
-
-
-def _clip(sequence: Tensor, grammar) -> SampledTokens:
-    ends = (sequence == grammar.end).nonzero()
-    codes, lengths = grammar.unpack(sequence[: int(ends[0])] if len(ends) else sequence)
-    return SampledTokens(codes, lengths)

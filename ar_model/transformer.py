@@ -1,11 +1,9 @@
 """The generator: a Llama-shaped transformer over token sequences (RMSNorm, RoPE, SwiGLU).
 
-Legend: N packed tokens, S sampling slots, M cache length, D width, h heads, d = D / h, E hidden width of
-the MLP, V vocabulary.
+Legend: N packed tokens, D width, h heads, d = D / h, E hidden width of the MLP, V vocabulary.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
@@ -19,17 +17,9 @@ from ar_model.attention import PackedAttention, PackedSequences
 from ar_model.grammar import SequenceGrammar
 
 
-@dataclass
-class KeyValueCache:
-    """Static cache for sampling. keys and values: per layer (S, h, M, d)."""
-
-    keys: list[Tensor]
-    values: list[Tensor]
-
-
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotary position embedding (RoFormer, arXiv 2104.09864) in Llama's half-split layout: x (…, h, d)
-    with float32 cos and sin (…, 1, d / 2), in x's type of number."""
+    """Rotary position embedding (RoFormer, arXiv 2104.09864) in Llama's half-split layout: x (…, d) with float32 cos
+    and sin that broadcast to (…, d / 2), in x's type of number."""
     first, second = x.chunk(2, dim=-1)
     return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1).to(x.dtype)
 
@@ -54,16 +44,6 @@ class CausalSelfAttention(nn.Module):
         query, key, value = self._heads(x, cos, sin)  # (N, h, d)
         attended = self.attend(query, key, value, sequences)  # (N, h, d)
         return self.o_proj(attended.flatten(1))  # (N, D)
-
-    def step(self, x: Tensor, cos: Tensor, sin: Tensor, cache: KeyValueCache, layer: int, seen: int) -> Tensor:
-        """One token a slot, written at position seen - 1 of the cache: x (S, D) → (S, D)."""
-        query, key, value = self._heads(x, cos, sin)  # (S, h, d)
-        cache.keys[layer][:, :, seen - 1] = key
-        cache.values[layer][:, :, seen - 1] = value
-        attended = F.scaled_dot_product_attention(
-            query[:, :, None], cache.keys[layer][:, :, :seen], cache.values[layer][:, :, :seen]
-        )  # (S, h, 1, d)
-        return self.o_proj(attended.flatten(1))  # (S, D)
 
 
 class SwiGLU(nn.Module):
@@ -106,6 +86,10 @@ class VideoGenerator(ModelMixin, ConfigMixin):
         rope_theta: base of the rotary frequencies.
         norm_eps: what the norms add to the mean square.
         tokenizer_fingerprint: names the tokenizer whose codes it writes; kept with the weights.
+        class_dropout: share of the clips that it is trained on without their class, which guidance needs; None if not
+            known.
+        given_frames, num_given_blocks: for frame prediction, how many frames are given, and in how many blocks they
+            are told; 0 for none.
     """
 
     _supports_gradient_checkpointing = True
@@ -126,9 +110,12 @@ class VideoGenerator(ModelMixin, ConfigMixin):
         rope_theta: float = 10_000.0,
         norm_eps: float = 1e-6,
         tokenizer_fingerprint: str | None = None,
+        class_dropout: float | None = None,
+        given_frames: int = 0,
+        num_given_blocks: int = 0,
     ):
         super().__init__()
-        self.grammar = SequenceGrammar(codebook_size, levels, num_blocks, len(class_names))
+        self.grammar = SequenceGrammar(codebook_size, levels, num_blocks, len(class_names), num_given_blocks)
         self.embed_tokens = nn.Embedding(self.grammar.vocabulary_size, width)
         hidden_width = hidden_width or default_hidden_width(width)
         self.layers = nn.ModuleList(DecoderLayer(width, num_heads, hidden_width, norm_eps) for _ in range(depth))
@@ -137,8 +124,8 @@ class VideoGenerator(ModelMixin, ConfigMixin):
         self.gradient_checkpointing = False  # diffusers switches it on by this name
         initialise(self)
 
-    def _rotary(self, positions: Tensor) -> tuple[Tensor, Tensor]:
-        """Positions (N,) → cos and sin, float32 (N, 1, d / 2)."""
+    def rotary(self, positions: Tensor) -> tuple[Tensor, Tensor]:
+        """Positions (N,) → cos and sin of the rotary embedding, float32 (N, 1, d / 2)."""
         head_width = self.config.width // self.config.num_heads
         exponent = torch.arange(0, head_width, 2, device=positions.device, dtype=torch.float32) / head_width
         frequencies = 1.0 / self.config.rope_theta**exponent  # (d / 2,), to the bit what transformers computes
@@ -149,7 +136,7 @@ class VideoGenerator(ModelMixin, ConfigMixin):
         """Packed sequences, tokens int64 (N,) → logits (N, V) of the token that follows each. Lie sequences of equal
         length beside each other, attention takes fewer calls."""
         sequences = PackedSequences(sequence_lengths, tokens.device)
-        cos, sin = self._rotary(sequences.positions)  # (N, 1, d / 2)
+        cos, sin = self.rotary(sequences.positions)  # (N, 1, d / 2)
         x = self.embed_tokens(tokens)  # (N, D)
         for layer in self.layers:
             if self.gradient_checkpointing and torch.is_grad_enabled():
@@ -157,22 +144,6 @@ class VideoGenerator(ModelMixin, ConfigMixin):
             else:
                 x = layer(x, cos, sin, sequences)  # (N, D)
         return self.lm_head(self.norm(x))  # (N, V)
-
-    def make_cache(self, num_slots: int) -> KeyValueCache:
-        """An empty cache that holds the longest sequence of the grammar, on the model's device and dtype."""
-        heads, head_width = self.config.num_heads, self.config.width // self.config.num_heads
-        shape = (num_slots, heads, self.grammar.max_sequence_length, head_width)
-        empty = [torch.zeros(shape, device=self.device, dtype=self.dtype) for _ in range(2 * self.config.depth)]
-        return KeyValueCache(empty[::2], empty[1::2])
-
-    def step(self, tokens: Tensor, cache: KeyValueCache, position: int) -> Tensor:
-        """The next token of every slot, int64 (S,), at `position` → logits (S, V) of what follows it."""
-        cos, sin = self._rotary(torch.full_like(tokens, position))
-        x = self.embed_tokens(tokens)  # (S, D)
-        for i, layer in enumerate(self.layers):
-            x = x + layer.self_attn.step(layer.input_layernorm(x), cos, sin, cache, i, position + 1)  # (S, D)
-            x = x + layer.mlp(layer.post_attention_layernorm(x))  # (S, D)
-        return self.lm_head(self.norm(x))  # (S, V)
 
 
 @torch.no_grad()

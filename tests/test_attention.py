@@ -7,9 +7,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+import attention_backends
 from tokenizer import attention
 from tokenizer.attention import planned_attention
-from tokenizer.packing import AttentionPlan, PackedLayout, plan_attention, plan_block_causal
+from tokenizer.packing import AttentionPlan, FamilyPlan, PackedLayout, plan_attention, plan_block_causal, plan_families
 
 layouts = st.lists(st.lists(st.integers(1, 9), min_size=3, max_size=3), min_size=1, max_size=5)
 
@@ -77,6 +78,42 @@ def test_runs_of_keys_anywhere_equal_a_dense_mask(segments, seed):
     assert_equals_masked(planned_attention, AttentionPlan(lengths, key_lengths, starts), mask, seed)
 
 
+@settings(max_examples=30, deadline=None)
+@given(
+    st.lists(st.integers(1, 7), min_size=1, max_size=4) | st.sampled_from([[0], [0, 0]]),
+    st.integers(1, 3), st.integers(0, 2**31), st.data(),
+)  # fmt: skip
+def test_families_share_keys_as_if_every_member_had_them(prefix_lengths, members, seed, data):
+    """Any prefixes, or none; also far from equal weights on both sides."""
+    lengths = st.lists(st.integers(1, 5), min_size=members, max_size=members)
+    member_lengths = [n for _ in prefix_lengths for n in data.draw(lengths)]
+    plan = plan_families(prefix_lengths, member_lengths, member_lengths)
+    generator = torch.Generator().manual_seed(seed)
+    query = torch.randn(sum(member_lengths), 2, 4, generator=generator) * 5
+    key, value = torch.randn(2, sum(prefix_lengths) + sum(member_lengths), 2, 4, generator=generator)
+    own_start, rows = sum(prefix_lengths), []
+    for number, length in enumerate(member_lengths):
+        family = number // members
+        prefix = torch.arange(prefix_lengths[family]) + sum(prefix_lengths[:family])
+        rows.append(torch.cat([prefix, torch.arange(own_start, own_start + length)]))
+        own_start += length
+    listed = plan_attention(member_lengths, rows)
+    expected = planned_attention(query, key, value, listed)
+    torch.testing.assert_close(planned_attention(query, key, value, plan), expected, atol=1e-5, rtol=1e-5)
+    if isinstance(plan, FamilyPlan):
+        assert torch.equal(plan.joined().key_rows, listed.key_rows)
+        assert (plan.joined().query_lengths, plan.joined().key_lengths) == (listed.query_lengths, listed.key_lengths)
+
+
+def test_families_refuse_gradients_they_have_not():
+    query = torch.randn(4, 1, 4, requires_grad=True)
+    key = torch.randn(6, 1, 4)
+    with pytest.raises(ValueError, match="no gradients"):
+        planned_attention(query, key, key, plan_families([2], [2, 2], [2, 2]))
+    with pytest.raises(ValueError, match="all families or none"):
+        plan_families([2, 0], [2, 2], [2, 2])
+
+
 def test_equal_clips_share_one_call():
     layout = PackedLayout(torch.tensor([[4, 4, 4]] * 5))
     assert [run.number for run in plan_block_causal(layout, layout).runs] == [5, 5, 5]
@@ -119,9 +156,8 @@ def test_a_backend_that_does_not_work_here_is_explained(backend):
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
 @pytest.mark.parametrize("backend", ["xformers", "varlen"])
 def test_backends_agree_on_cuda(backend):
-    works = attention.xformers_works if backend == "xformers" else attention.varlen_works
     device = torch.device("cuda")
-    if not works(device):
+    if not getattr(attention_backends, f"{backend}_works")(device):
         pytest.skip(f"{backend} does not work with this torch")
     generator = torch.Generator().manual_seed(0)
     layout = PackedLayout(torch.randint(1, 200, (6, 4), generator=generator))
@@ -138,26 +174,3 @@ def test_backends_agree_on_cuda(backend):
     torch.testing.assert_close(values[0], values[1], atol=0.02, rtol=0.02)
     for mine, theirs in zip(*gradients):
         torch.testing.assert_close(mine, theirs, atol=0.05, rtol=0.05)
-
-
-def test_a_backend_is_found_by_a_caller_without_gradients(monkeypatch):
-    """Whether it works is tried once, forward and backward: sampling or encoding may be what asks first."""
-    ops = pytest.importorskip("xformers.ops")
-    monkeypatch.setattr(ops, "memory_efficient_attention", lambda q, k, v, attn_bias: q * k * v)
-    attention.xformers_works.cache_clear()
-    with torch.inference_mode():
-        assert attention.xformers_works(torch.device("cpu"))
-    attention.xformers_works.cache_clear()
-
-
-def test_a_backend_that_fails_says_why(monkeypatch, caplog):
-    ops = pytest.importorskip("xformers.ops")
-
-    def broken(*_, **__):
-        raise NotImplementedError("no kernel was built for this")
-
-    monkeypatch.setattr(ops, "memory_efficient_attention", broken)
-    attention.xformers_works.cache_clear()
-    assert not attention.xformers_works(torch.device("cpu"))
-    assert "no kernel was built for this" in caplog.text
-    attention.xformers_works.cache_clear()

@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from tiny_models import random_clips, tiny_router, tiny_tokenizer
 from typer.testing import CliRunner
-from video_fixtures import moving_frames, write_uneven_h264
+from video_fixtures import moving_frames, write_sound, write_uneven_h264
 
 from evagen import cli
 from evagen.checkpoints import fingerprint, load_model
@@ -259,11 +259,6 @@ def test_a_frame_of_another_size_stops_the_writing_and_leaves_no_file(tmp_path):
 
 
 def test_a_file_without_frames_says_so(tmp_path):
-    with av.open(str(tmp_path / "sound.wav"), "w") as container:
-        stream = container.add_stream("pcm_s16le", rate=8000)
-        sound = av.AudioFrame.from_ndarray(np.zeros((1, 8000), np.int16), format="s16", layout="mono")
-        sound.sample_rate, sound.pts = 8000, 0
-        container.mux(stream.encode(sound))
-        container.mux(stream.encode(None))
+    write_sound(tmp_path / "sound.wav")
     with pytest.raises(VideoError, match="holds no video stream"):
         next(iterate_frames(tmp_path / "sound.wav"))

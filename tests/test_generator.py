@@ -1,4 +1,4 @@
-"""The generator: grammar, packed = alone, cached = uncached, guidance, seeds, sizes."""
+"""The generator: grammar, packed = alone, training, sizes."""
 
 import copy
 
@@ -10,12 +10,12 @@ from torch._dynamo.utils import counters
 
 from ar_model import (
     SIZES,
+    ClipTokens,
     SamplingOptions,
     SequenceGrammar,
     VideoGenerator,
     length_shares,
     next_token_loss,
-    sample,
     shape_of,
     with_shape,
 )
@@ -34,23 +34,59 @@ def model() -> VideoGenerator:
     return model.eval()
 
 
-def random_clips(count: int, seed: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def random_clips(count: int, seed: int, blocks: int = 3) -> tuple[list[ClipTokens], torch.Tensor]:
+    """Clips and their labels."""
     generator = torch.Generator().manual_seed(seed)
-    lengths = torch.tensor(LEVELS)[torch.randint(3, (count, 3), generator=generator)]
-    codes = torch.randint(11, (int(lengths.sum()),), generator=generator)
-    return codes, lengths, torch.randint(-1, 2, (count,), generator=generator)
+    lengths = torch.tensor(LEVELS)[torch.randint(3, (count, blocks), generator=generator)]
+    clips = [ClipTokens(torch.randint(11, (int(row.sum()),), generator=generator), row) for row in lengths]
+    return clips, torch.randint(-1, 2, (count,), generator=generator)
 
 
 @given(st.integers(1, 6), st.integers(0, 2**31))
 def test_unpacking_gives_back_what_was_packed(count, seed):
     grammar = SequenceGrammar(11, LEVELS, 3, 2)
-    codes, lengths, labels = random_clips(count, seed)
-    tokens, sequence_lengths = grammar.pack(codes, lengths, labels)
+    clips, labels = random_clips(count, seed)
+    tokens, sequence_lengths = grammar.pack(clips, labels)
     assert len(tokens) == sum(sequence_lengths)
-    for sequence, clip_codes, row in zip(tokens.split(sequence_lengths), codes.split(lengths.sum(1).tolist()), lengths):
-        unpacked_codes, unpacked_lengths = grammar.unpack(sequence)
-        assert torch.equal(unpacked_codes, clip_codes)
-        assert torch.equal(unpacked_lengths, row)
+    for sequence, clip in zip(tokens.split(sequence_lengths), clips):
+        assert all(map(torch.equal, grammar.unpack(sequence), clip))
+
+
+@given(st.integers(1, 6), st.integers(0, 2**31))
+def test_given_blocks_stand_in_front_and_are_not_unpacked(count, seed):
+    grammar = SequenceGrammar(11, LEVELS, 3, 2, num_given_blocks=2)
+    clips, labels = random_clips(count, seed)
+    given_blocks, _ = random_clips(count, seed + 1, blocks=2)
+    tokens, sequence_lengths = grammar.pack(clips, labels, given_blocks)
+    assert max(sequence_lengths) <= grammar.max_sequence_length
+    for sequence, clip, before, label in zip(tokens.split(sequence_lengths), clips, given_blocks, labels.tolist()):
+        prompt = grammar.prompt(label, before)
+        assert torch.equal(sequence[: len(prompt)], prompt)
+        assert prompt[-1] == grammar.separator
+        assert all(map(torch.equal, grammar.unpack(sequence), clip))
+
+
+def test_a_sequence_by_hand():
+    """Codes 0 to 4, lengths 5 and 6 for levels 1 and 2, classes 7 and 8, null class 9, separator 10, end 11."""
+    clip = ClipTokens(torch.tensor([4, 0, 1]), torch.tensor([1, 2]))
+    before = ClipTokens(torch.tensor([3]), torch.tensor([1]))
+    tokens, lengths = SequenceGrammar(5, [1, 2], 2, 2).pack([clip], torch.tensor([1]))
+    assert (tokens.tolist(), lengths) == ([8, 5, 4, 6, 0, 1, 11], [7])
+    tokens, lengths = SequenceGrammar(5, [1, 2], 2, 2, num_given_blocks=1).pack([clip], torch.tensor([-1]), [before])
+    assert (tokens.tolist(), lengths) == ([9, 5, 3, 10, 5, 4, 6, 0, 1, 11], [10])
+
+
+def test_blocks_that_do_not_fit_are_refused():
+    grammar = SequenceGrammar(11, LEVELS, 3, 2)
+    two = ClipTokens(torch.arange(4), torch.tensor([1, 3]))
+    with pytest.raises(ValueError, match=r"lengths \[1, 2\] for 3 codes: the lengths should be of \[1, 3, 5\]"):
+        grammar.prompt(0, ClipTokens(torch.arange(3), torch.tensor([1, 2])))
+    with pytest.raises(ValueError, match="at most 2 of them can be given"):
+        grammar.prompt(0, ClipTokens(torch.arange(5), torch.tensor([1, 3, 1])))
+    with pytest.raises(ValueError, match="starts from 1 given blocks, got 2"):
+        SequenceGrammar(11, LEVELS, 3, 2, num_given_blocks=1).prompt(0, two)
+    with pytest.raises(ValueError, match="starts from 1 given blocks, got 0"):
+        SequenceGrammar(11, LEVELS, 3, 2, num_given_blocks=1).prompt(0)
 
 
 @settings(max_examples=50, deadline=None)
@@ -59,7 +95,7 @@ def test_the_grammar_holds_for_random_logits(seed, temperature, top_k, top_p):
     grammar = SequenceGrammar(11, LEVELS, 3, 2)
     options = SamplingOptions(temperature=temperature, top_k=top_k, top_p=top_p)
     generator = torch.Generator().manual_seed(seed)
-    state, written = grammar.start(4, torch.device("cpu")), [grammar.class_token(torch.tensor([-1, 0, 1, 1]))]
+    state, written = grammar.start(4), [grammar.class_token(torch.tensor([-1, 0, 1, 1]))]
     for _ in range(grammar.max_sequence_length - 1):
         logits = torch.randn(4, grammar.vocabulary_size, generator=generator) * 10
         logits = logits.masked_fill(~grammar.allowed(state), -torch.inf)
@@ -88,8 +124,7 @@ def test_a_sequence_that_breaks_the_grammar_is_explained(sequence, message):
 
 
 def test_packed_loss_equals_the_sum_over_clips(model):
-    codes, lengths, labels = random_clips(5, 0)
-    tokens, sequence_lengths = model.grammar.pack(codes, lengths, labels)
+    tokens, sequence_lengths = model.grammar.pack(*random_clips(5, 0))
     packed = next_token_loss(model(tokens, sequence_lengths), tokens, sequence_lengths, model.grammar)
     total = count = 0
     for sequence in tokens.split(sequence_lengths):
@@ -110,6 +145,18 @@ def test_loss_by_hand_counts_lengths_and_contents_only():
     torch.testing.assert_close(loss.length_loss, length_loss)
     torch.testing.assert_close(loss.content_loss, content_loss)
     torch.testing.assert_close(loss.loss, (length_loss + content_loss) / 2)
+
+
+def test_given_blocks_are_read_but_not_learnt():
+    """Frame prediction: only the tokens behind the separator are targets."""
+    grammar = SequenceGrammar(2, [1], 1, 0, num_given_blocks=1)  # codes 0 1, length 2, null class 3, separator 4, end 5
+    tokens = torch.tensor([3, 2, 0, 4, 2, 1, 5])
+    logits = torch.zeros(7, 6)
+    logits[:3] = 50 * torch.randn(3, 6, generator=torch.Generator().manual_seed(0))  # what predicts the given part
+    logits[3, 2] = 2.0
+    loss = next_token_loss(logits, tokens, [7], grammar)
+    torch.testing.assert_close(loss.length_loss, -torch.log(torch.tensor(2.0).exp() / (torch.tensor(2.0).exp() + 5)))
+    torch.testing.assert_close(loss.content_loss, torch.log(torch.tensor(6.0)))
 
 
 def test_length_shares_by_hand():
@@ -188,83 +235,13 @@ def test_a_size_and_a_shape():
         with_shape({"size": "s"})
 
 
-def test_cached_logits_equal_uncached(model):
-    codes, lengths, labels = random_clips(3, 1)
-    tokens, sequence_lengths = model.grammar.pack(codes, lengths, labels)
-    full = model(tokens, sequence_lengths).split(sequence_lengths)
-    shortest = min(sequence_lengths)
-    sequences = torch.stack([sequence[:shortest] for sequence in tokens.split(sequence_lengths)])  # (S, shortest)
-    cache = model.make_cache(3)
-    for position in range(shortest):
-        step = model.step(sequences[:, position], cache, position)
-        expected = torch.stack([logits[position] for logits in full])
-        torch.testing.assert_close(step, expected, atol=1e-4, rtol=1e-4)
-
-
 def test_the_future_changes_nothing(model):
-    codes, lengths, labels = random_clips(1, 2)
-    tokens, sequence_lengths = model.grammar.pack(codes, lengths, labels)
+    tokens, sequence_lengths = model.grammar.pack(*random_clips(1, 2))
     changed = tokens.clone()
     changed[4:] = (changed[4:] + 1) % 11
     before, after = model(tokens, sequence_lengths), model(changed, sequence_lengths)
     assert torch.equal(before[:4], after[:4])
     assert not torch.equal(before[4:], after[4:])
-
-
-def test_guidance_one_equals_no_guidance_and_two_differs(model):
-    labels, seeds = torch.tensor([0, 1, 0, 1, 0, 1]), range(6)
-
-    def codes(guidance: float) -> list[list[int]]:
-        return [c.codes.tolist() for c in sample(model, labels, seeds, SamplingOptions(guidance=guidance))]
-
-    tokens = model.grammar.class_token(labels)
-    null = torch.full_like(tokens, model.grammar.null_class)
-    conditional = model.step(tokens, model.make_cache(6), 0)
-    unconditional = model.step(null, model.make_cache(6), 0)
-    torch.testing.assert_close(unconditional + 1.0 * (conditional - unconditional), conditional)
-    assert codes(1.0) == codes(1.0 + 1e-9)  # the guided road, at a scale that changes nothing
-    assert codes(1.0) != codes(3.0)
-
-
-@pytest.mark.parametrize("batch_size", [1, 2, 5])
-def test_a_clip_depends_on_its_label_and_seed_only(model, batch_size):
-    labels, seeds = torch.tensor([0, 1, 1, -1, 0]), [7, 8, 9, 10, 7]
-    options = SamplingOptions(guidance=2.0, top_p=0.9)
-    together = list(sample(model, labels, seeds, options, batch_size=5))
-    apart = list(sample(model, labels, seeds, options, batch_size=batch_size))
-    assert all(torch.equal(a.codes, b.codes) and torch.equal(a.lengths, b.lengths) for a, b in zip(together, apart))
-    assert torch.equal(together[0].codes, together[4].codes)
-    assert not torch.equal(together[1].codes[:3], together[2].codes[:3])
-
-
-def test_draws_follow_the_probabilities():
-    probabilities = torch.tensor([[0.5, 0.0, 0.2, 0.3]], dtype=torch.float64).expand(4000, -1)
-    uniform = torch.rand(4000, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    counts = torch.bincount(draw(probabilities, uniform), minlength=4) / 4000
-    torch.testing.assert_close(counts, torch.tensor([0.5, 0.0, 0.2, 0.3]), atol=0.03, rtol=0)
-    assert draw(probabilities[:3], torch.tensor([0.0, 0.5, 1 - 1e-16], dtype=torch.float64)).tolist() == [0, 2, 3]
-
-
-def test_filters_by_hand():
-    logits = torch.tensor([[0.5, 0.3, 0.15, 0.05]]).log()
-    kept = lambda **options: token_probabilities(logits, SamplingOptions(**options))[0].tolist()  # noqa: E731
-    assert kept() == pytest.approx([0.5, 0.3, 0.15, 0.05])
-    assert kept(temperature=0) == [1, 0, 0, 0]
-    assert kept(top_k=2) == pytest.approx([0.625, 0.375, 0, 0])
-    assert kept(top_p=0.6) == pytest.approx([0.625, 0.375, 0, 0])
-    assert kept(top_p=0.01) == [1, 0, 0, 0]
-    assert kept(temperature=0.5) == pytest.approx([p * p / 0.365 for p in (0.5, 0.3, 0.15, 0.05)])
-
-
-@pytest.mark.parametrize("options", [{"top_p": 0}, {"temperature": -1}, {"top_k": -1}, {"guidance": -1}])
-def test_options_out_of_range_are_refused(options):
-    with pytest.raises(ValueError, match=next(iter(options))):
-        SamplingOptions(**options)
-
-
-def test_an_unknown_label_is_refused(model):
-    with pytest.raises(ValueError, match="labels run from 0 to 1"):
-        list(sample(model, torch.tensor([2]), [0], SamplingOptions()))
 
 
 def test_weights_survive_a_round_trip(model, tmp_path):

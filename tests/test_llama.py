@@ -10,7 +10,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, GenerationConfig, LlamaConfig, LlamaForCausalLM
 from typer.testing import CliRunner
 
-from ar_model import VideoGenerator
+from ar_model import ClipRequest, ClipTokens, SamplingOptions, VideoGenerator, sample_in_order
 from ar_model.llama import GrammarLogits, from_llama, grammar_of, to_llama
 from evagen.cli import app
 from evagen.errors import UserError
@@ -34,8 +34,8 @@ def new_generator(seed: int = 0, **changes) -> VideoGenerator:
 def random_tokens(model: VideoGenerator, num_clips: int, seed: int) -> tuple[Tensor, list[int]]:
     random = torch.Generator().manual_seed(seed)
     lengths = torch.tensor(LEVELS)[torch.randint(3, (num_clips, 3), generator=random)]
-    codes = torch.randint(11, (int(lengths.sum()),), generator=random)
-    return model.grammar.pack(codes, lengths, torch.randint(-1, 2, (num_clips,), generator=random))
+    clips = [ClipTokens(torch.randint(11, (int(row.sum()),), generator=random), row) for row in lengths]
+    return model.grammar.pack(clips, torch.randint(-1, 2, (num_clips,), generator=random))
 
 
 def assert_equal_logits(generator: VideoGenerator, llama: LlamaForCausalLM, seed: int = 0) -> None:
@@ -96,7 +96,8 @@ def test_the_export_says_how_to_read_its_tokens(tmp_path):
     layout = json.loads((tmp_path / "config.json").read_text())["evagen"]
     assert layout == {
         "codebook_size": 11, "levels": LEVELS, "num_blocks": 3, "class_names": ["ants", "bees"],
-        "tokenizer_fingerprint": "0123456789abcdef", "first_length": 11, "first_class": 14, "null_class": 16,
+        "tokenizer_fingerprint": "0123456789abcdef", "class_dropout": None, "given_frames": 0, "num_given_blocks": 0,
+        "first_length": 11, "first_class": 14, "null_class": 16,
         "separator": 17, "end": 18,
     }  # fmt: skip
     generation = GenerationConfig.from_pretrained(tmp_path)
@@ -140,6 +141,21 @@ def test_transformers_under_the_grammar_writes_the_same_clips_and_they_decode():
         end = int((sequence == grammar.end).nonzero()[0])
         codes, lengths = grammar.unpack(sequence[: end + 1])
         assert len(codes) == lengths.sum()
+
+
+@pytest.mark.filterwarnings("ignore:.*do_sample.*")
+@pytest.mark.parametrize("known", [{"given_frames": 5, "num_given_blocks": 2}, {}], ids=["prediction", "continuation"])
+def test_transformers_goes_on_from_given_blocks_as_we_do(known):
+    generator = new_generator(**known)
+    llama = to_llama(generator)
+    grammar = grammar_of(llama)
+    given = ClipTokens(torch.tensor([3, 1, 4, 1, 5, 9]), torch.tensor([5, 1]))
+    (ours,) = sample_in_order(generator, [ClipRequest(0, 1, given)], SamplingOptions(temperature=0))
+    prompt = grammar.prompt(1, given)[None]
+    (theirs,) = llama.generate(
+        prompt, attention_mask=torch.ones_like(prompt), do_sample=False, logits_processor=[GrammarLogits(grammar)]
+    )
+    assert all(map(torch.equal, grammar.unpack(theirs[: int((theirs == grammar.end).nonzero()[0])]), ours))
 
 
 def llama_config(**changes) -> LlamaConfig:

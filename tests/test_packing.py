@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+import attention_backends
 from ar_model import attention
 from ar_model.attention import PackedSequences, packed_causal_attention
 from benchmarks import packing
@@ -109,8 +110,7 @@ def test_varlen_is_told_the_same_pattern(lengths, seed):
         stand_in = types.ModuleType("varlen")
         stand_in.varlen_attn = varlen_attn
         patch.setitem(sys.modules, "torch.nn.attention.varlen", stand_in)
-        packed = PackedSequences(lengths, CPU)
-        ours = attention._call_varlen(*inputs, packed.bounds, max(lengths))
+        ours = attention._varlen_attention(*inputs, PackedSequences(lengths, CPU))
     torch.testing.assert_close(ours, masked(inputs, lengths))
 
 
@@ -125,8 +125,7 @@ def test_a_backend_that_does_not_work_here_is_explained(backend):
 @pytest.mark.parametrize("backend", ["xformers", "varlen"])
 def test_backends_agree_on_cuda(backend):
     device = torch.device("cuda")
-    works = attention.xformers_works if backend == "xformers" else attention.varlen_works
-    if not works(device):
+    if not getattr(attention_backends, f"{backend}_works")(device):
         pytest.skip(f"{backend} does not work with this torch")
     random = torch.Generator().manual_seed(0)
     lengths = torch.randint(1, 700, (12,), generator=random).tolist()
@@ -200,26 +199,3 @@ def test_class_dropout_follows_from_the_clip_and_the_seed_alone():
     assert numbers[7:9] == class_dropout_numbers([7, 8], seed=1)
     assert numbers[:9] != class_dropout_numbers(range(9), seed=2)
     assert np.mean(np.array(numbers) < 0.1) == pytest.approx(0.1, abs=0.02)
-
-
-def test_a_backend_is_found_by_a_caller_without_gradients(monkeypatch):
-    """Whether it works is tried once, forward and backward: sampling or encoding may be what asks first."""
-    ops = pytest.importorskip("xformers.ops")
-    monkeypatch.setattr(ops, "memory_efficient_attention", lambda q, k, v, attn_bias: q * k * v)
-    attention.xformers_works.cache_clear()
-    with torch.inference_mode():
-        assert attention.xformers_works(torch.device("cpu"))
-    attention.xformers_works.cache_clear()
-
-
-def test_a_backend_that_fails_says_why(monkeypatch, caplog):
-    ops = pytest.importorskip("xformers.ops")
-
-    def broken(*_, **__):
-        raise NotImplementedError("no kernel was built for this")
-
-    monkeypatch.setattr(ops, "memory_efficient_attention", broken)
-    attention.xformers_works.cache_clear()
-    assert not attention.xformers_works(torch.device("cpu"))
-    assert "no kernel was built for this" in caplog.text
-    attention.xformers_works.cache_clear()

@@ -10,43 +10,41 @@ No backend builds a mask or pads: each computes exactly the pairs of rows that m
 Legend: Nq query rows, Nk key rows, D model width, h heads, d = D / h head width, G segments of a run, S segments.
 """
 
-import functools
-import logging
-from typing import Literal
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from tokenizer.packing import AttentionPlan, Run
+from attention_backends import AttentionBackend, backend_for
+from tokenizer.packing import AttentionPlan, FamilyPlan, Run
 from tokenizer.positions import rotate
 
 KeyValue = tuple[Tensor, Tensor]  # keys and values, each (Nk, h, d)
-AttentionBackend = Literal["auto", "torch", "varlen", "xformers"]
-HALF = (torch.bfloat16, torch.float16)
-logger = logging.getLogger(__name__)
 
 
 @torch.compiler.disable  # its many shapes are what the kernels are for; the layers around it compile once
 def planned_attention(
-    query: Tensor, key: Tensor, value: Tensor, plan: AttentionPlan, backend: AttentionBackend = "auto"
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    plan: AttentionPlan | FamilyPlan,
+    backend: AttentionBackend = "auto",
 ) -> Tensor:
     """Softmax attention in which each query row sees exactly the key rows that the plan gives it.
 
     query (Nq, h, d), key and value (Nk, h, d) → (Nq, h, d). Raises ValueError for a backend that does not work here.
     """
-    if backend == "auto":
-        backend = "xformers" if query.is_cuda and xformers_works(query.device) else "torch"
-    if backend == "xformers":
+    kernel = backend_for(query, backend)
+    if isinstance(plan, FamilyPlan):
+        return _family_attention(*map(_dense_heads, (query, key, value)), plan)
+    if kernel == "xformers":
         return _xformers_attention(query, key, value, plan)
-    if backend == "varlen" or (query.is_cuda and query.dtype in HALF and varlen_works(query.device)):
+    if kernel == "varlen":
         return _varlen_attention(query, key, value, plan)
     if plan.key_rows is not None:
         key, value = _take(torch.stack([key, value], dim=1), plan.key_rows.to(key.device)).unbind(1)
     if query.device.type == "cpu":
-        query, key, value = (x if x.stride(-1) == 1 else x.contiguous() for x in (query, key, value))
-        return _RunAttention.apply(query, key, value, plan.runs)
+        return _RunAttention.apply(*map(_dense_heads, (query, key, value)), plan.runs)
     return _segment_attention(query, key, value, plan)
 
 
@@ -59,13 +57,7 @@ class _RunAttention(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, query: Tensor, key: Tensor, value: Tensor, runs: tuple[Run, ...]) -> Tensor:
-        attend = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
-        output = torch.empty_like(query, memory_format=torch.contiguous_format)  # (Nq, h, d)
-        normalisers = []
-        for run in runs:
-            attended, normaliser = attend(_queries(query, run), _keys(key, run), _keys(value, run))  # (G, h, length, d)
-            _queries(output, run).copy_(attended)
-            normalisers.append(normaliser)
+        output, normalisers = _attend_runs(query, key, value, runs)
         ctx.runs = runs
         ctx.save_for_backward(query, key, value, output, *normalisers)
         return output
@@ -86,6 +78,37 @@ class _RunAttention(torch.autograd.Function):
             _keys(of_key, run).add_(parts[1])
             _keys(of_value, run).add_(parts[2])
         return of_query, of_key, of_value, None
+
+
+def _attend_runs(query: Tensor, key: Tensor, value: Tensor, runs: tuple[Run, ...]) -> tuple[Tensor, list[Tensor]]:
+    """What every query attends to, (Nq, h, d), and for each run the logarithms of its sums of weights, (G, h,
+    length)."""
+    attend = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+    output = torch.empty_like(query, memory_format=torch.contiguous_format)  # (Nq, h, d)
+    normalisers = []
+    for run in runs:
+        attended, normaliser = attend(_queries(query, run), _keys(key, run), _keys(value, run))  # (G, h, length, d)
+        _queries(output, run).copy_(attended)
+        normalisers.append(normaliser)
+    return output, normalisers
+
+
+def _family_attention(query: Tensor, key: Tensor, value: Tensor, plan: FamilyPlan) -> Tensor:
+    """Attention to shared and to own keys, added up by the sums of their weights."""
+    if torch.is_grad_enabled() and any(x.requires_grad for x in (query, key, value)):
+        raise ValueError("a FamilyPlan has no gradients; use its joined() plan, or torch.no_grad()")
+    outputs, sums = [], []
+    for runs in (plan.shared.runs, plan.own.runs):
+        output, normalisers = _attend_runs(query, key, value, runs)
+        outputs.append(output)
+        sums.append(query.new_empty(*query.shape[:2], 1))  # (Nq, h, 1), logarithms
+        for run, normaliser in zip(runs, normalisers):
+            _queries(sums[-1], run).copy_(normaliser[..., None])
+    return torch.lerp(*outputs, torch.sigmoid(sums[1] - sums[0]))
+
+
+def _dense_heads(x: Tensor) -> Tensor:
+    return x if x.stride(-1) == 1 else x.contiguous()
 
 
 def _queries(x: Tensor, run: Run) -> Tensor:
@@ -113,11 +136,6 @@ def _segment_attention(query: Tensor, key: Tensor, value: Tensor, plan: Attentio
 
 
 def _varlen_attention(query: Tensor, key: Tensor, value: Tensor, plan: AttentionPlan) -> Tensor:
-    if query.dtype not in HALF or not varlen_works(query.device):
-        raise ValueError(
-            "attention backend 'varlen' needs CUDA, half precision and a torch whose varlen_attn works there, "
-            f"not {query.dtype} on {query.device.type}; use 'auto'"
-        )
     from torch.nn.attention.varlen import varlen_attn
 
     packed = plan.to(query.device).packed
@@ -127,11 +145,6 @@ def _varlen_attention(query: Tensor, key: Tensor, value: Tensor, plan: Attention
 
 
 def _xformers_attention(query: Tensor, key: Tensor, value: Tensor, plan: AttentionPlan) -> Tensor:
-    if not xformers_works(query.device):
-        raise ValueError(
-            f"attention backend 'xformers' does not work on {query.device}: it needs CUDA and an xformers built for "
-            f"torch {torch.__version__} (pip install -U xformers); use 'auto'"
-        )
     from xformers.ops import memory_efficient_attention
 
     packed = plan.to(query.device).packed
@@ -146,49 +159,6 @@ def block_diagonal_bias(plan: AttentionPlan):
     if "_xformers_bias" not in plan.__dict__:
         plan.__dict__["_xformers_bias"] = BlockDiagonalMask.from_seqlens(plan.query_lengths, plan.key_lengths)
     return plan.__dict__["_xformers_bias"]
-
-
-@functools.cache
-@torch.inference_mode(False)
-@torch.enable_grad()  # the first caller may be computing without gradients
-def xformers_works(device: torch.device) -> bool:
-    """Whether xformers is installed and its kernels, forward and backward, run on a device: its wheels load only
-    beside the torch they were built for, which shows only when they are called."""
-    try:
-        from xformers.ops import memory_efficient_attention
-        from xformers.ops.fmha.attn_bias import BlockDiagonalMask
-
-        x = torch.zeros(1, 8, 1, 32, device=device, requires_grad=True)
-        memory_efficient_attention(x, x, x, attn_bias=BlockDiagonalMask.from_seqlens([4, 4])).sum().backward()
-    except ImportError:
-        return False
-    except torch.OutOfMemoryError:
-        raise
-    except (NotImplementedError, RuntimeError, TypeError, ValueError) as error:
-        logger.warning("%s does not work on %s and is not used: %s", "xformers", device, error)
-        return False
-    return True
-
-
-@functools.cache
-@torch.inference_mode(False)
-@torch.enable_grad()  # the first caller may be computing without gradients
-def varlen_works(device: torch.device) -> bool:
-    """Whether this torch has a kernel for sequences of unequal lengths that runs on a device."""
-    try:
-        from torch.nn.attention.varlen import varlen_attn
-
-        x = torch.zeros(8, 1, 64, device=device, dtype=torch.bfloat16, requires_grad=True)
-        bounds = torch.tensor([0, 8], dtype=torch.int32, device=device)
-        varlen_attn(x, x, x, bounds, bounds, 8, 8).sum().backward()
-    except ImportError:
-        return False
-    except torch.OutOfMemoryError:
-        raise
-    except (NotImplementedError, RuntimeError, TypeError, ValueError) as error:
-        logger.warning("%s does not work on %s and is not used: %s", "varlen_attn", device, error)
-        return False
-    return True
 
 
 def choose_attention(model: nn.Module, backend: AttentionBackend) -> None:
@@ -228,7 +198,7 @@ class Attention(nn.Module):
         key, value = self.to_key_value(context).unflatten(-1, (2, self.num_heads, -1)).unbind(-3)  # (Nk, h, d) each
         return rotate(key, rotation), value
 
-    def forward(self, x: Tensor, rotation: Tensor, key_value: KeyValue, plan: AttentionPlan) -> Tensor:
+    def forward(self, x: Tensor, rotation: Tensor, key_value: KeyValue, plan: AttentionPlan | FamilyPlan) -> Tensor:
         """x (Nq, D) and the rotation of its places, keys and values as `key_value` gives them → (Nq, D)."""
         query = rotate(self.to_query(x).unflatten(-1, (self.num_heads, -1)), rotation)  # (Nq, h, d)
         attended = planned_attention(query, *key_value, plan, self.backend)  # (Nq, h, d)

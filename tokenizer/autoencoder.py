@@ -133,7 +133,7 @@ class VideoTokenizer(ModelMixin, ConfigMixin):
         return video.clamp(-1, 1)
 
     def _encode(self, video: Tensor, lengths: Tensor) -> Tensor:
-        lengths = lengths.cpu()
+        lengths = lengths.cpu().contiguous()
         patches = self.embed_video(video)  # (B, T, Hp, Wp, De)
         num_clips, num_blocks = patches.shape[:2]
         if lengths.shape != (num_clips, num_blocks):
@@ -150,7 +150,7 @@ class VideoTokenizer(ModelMixin, ConfigMixin):
         return self.to_code(encoded)  # (N, c)
 
     def _decode(self, vectors: Tensor, lengths: Tensor, resolution: tuple[int, int]) -> tuple[Tensor, list[Tensor]]:
-        lengths = lengths.cpu()
+        lengths = lengths.cpu().contiguous()
         num_clips, num_blocks = lengths.shape
         grid = self.patch_grid(resolution)
         blocks = torch.arange(num_blocks).repeat(num_clips)  # (B*T,)

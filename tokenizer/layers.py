@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from tokenizer.attention import Attention, KeyValue
-from tokenizer.packing import AttentionPlan
+from tokenizer.packing import AttentionPlan, FamilyPlan
 from tokenizer.positions import Rotary
 
 
@@ -26,8 +26,8 @@ class Rows:
 class Plans:
     """Which query rows see which query rows (within) and which context rows (cross)."""
 
-    within: AttentionPlan
-    cross: AttentionPlan
+    within: AttentionPlan | FamilyPlan
+    cross: AttentionPlan | FamilyPlan
 
     def to(self, device: torch.device) -> "Plans":
         return Plans(self.within.to(device), self.cross.to(device))
@@ -50,7 +50,9 @@ class LayerCache:
 
 
 def _append(past: KeyValue | None, new: KeyValue) -> KeyValue:
-    return new if past is None else (torch.cat([past[0], new[0]]), torch.cat([past[1], new[1]]))
+    if past is None or not len(new[0]):
+        return past or new
+    return torch.cat([past[0], new[0]]), torch.cat([past[1], new[1]])
 
 
 class QFormerLayer(nn.Module):

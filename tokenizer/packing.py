@@ -105,6 +105,51 @@ class AttentionPlan:
         return replace(self, packed=PackedKeys(*moved))
 
 
+@dataclass(frozen=True)
+class FamilyPlan:
+    """Which rows attend to which, where members of a family (say, blocks after one and the same prefix) share keys:
+    every query attends to its family's keys and to its own segment's, as to one set. For inference on a CPU, where
+    it spares the members' copies of what they share.
+
+    shared: a segment for each family, with all queries of its members; own: a segment for each member.
+    """
+
+    shared: AttentionPlan
+    own: AttentionPlan
+
+    def to(self, device: torch.device) -> "FamilyPlan | AttentionPlan":
+        """Elsewhere than on a CPU: the same pairs of rows as a plan that every kernel knows."""
+        return self if torch.device(device).type == "cpu" else self.joined().to(device)
+
+    def joined(self) -> AttentionPlan:
+        """The same pairs of rows, with every member's keys listed."""
+        shared_of_row = [keys for keys, n in zip(_key_ranges(self.shared), self.shared.query_lengths) for _ in range(n)]
+        first_rows = itertools.accumulate((0, *self.own.query_lengths[:-1]))
+        rows = [torch.cat([shared_of_row[row], own]) for row, own in zip(first_rows, _key_ranges(self.own))]
+        return plan_attention(self.own.query_lengths, rows)
+
+
+def _key_ranges(plan: AttentionPlan) -> list[Tensor]:
+    return [torch.arange(start, start + n) for start, n in zip(plan.key_starts, plan.key_lengths)]
+
+
+def plan_families(
+    prefix_lengths: Sequence[int], query_lengths: Sequence[int], key_lengths: Sequence[int]
+) -> FamilyPlan | AttentionPlan:
+    """The plan for families of equally many members each, whose keys stand in this order: every family's prefix, then
+    every member's own. prefix_lengths: of families, all positive or all 0; query_lengths, key_lengths: of members,
+    family by family. Raises ValueError where only some families have a prefix."""
+    if any(prefix_lengths) and not all(prefix_lengths):
+        raise ValueError(f"all families or none should have a prefix, got lengths {list(prefix_lengths)}")
+    members = len(query_lengths) // len(prefix_lengths)
+    starts = tuple(itertools.accumulate((0, *prefix_lengths, *key_lengths[:-1])))
+    own = AttentionPlan(tuple(query_lengths), tuple(key_lengths), starts[len(prefix_lengths) :])
+    if not any(prefix_lengths):
+        return own
+    of_family = tuple(sum(query_lengths[i : i + members]) for i in range(0, len(query_lengths), members))
+    return FamilyPlan(AttentionPlan(of_family, tuple(prefix_lengths), starts[: len(prefix_lengths)]), own)
+
+
 def plan_attention(query_lengths: Sequence[int], key_rows: Sequence[Tensor]) -> AttentionPlan:
     """The plan for segments of consecutive query rows, each seeing the given key rows (any, in any order)."""
     key_lengths = tuple(map(len, key_rows))

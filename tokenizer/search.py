@@ -19,7 +19,7 @@ from tokenizer.assignments import AssignmentSpace
 from tokenizer.attention import KeyValue
 from tokenizer.autoencoder import VideoTokenizer
 from tokenizer.layers import LayerCache, Plans
-from tokenizer.packing import AttentionPlan, plan_attention
+from tokenizer.packing import AttentionPlan, plan_families
 from tokenizer.reward import QualityScale
 
 BlockDistance = Callable[[Tensor, Tensor, int], dict[str, Tensor]]
@@ -51,7 +51,8 @@ class _Batch:
 @dataclass(frozen=True)
 class _Nodes:
     """Prefixes of assignments, one a row. clips: (S,) numbers in the batch; lengths: (S, t), the prefixes, in tokens;
-    sums: distances added up over the prefix; rows_1d, rows_3d: where its tokens and patches stand in the caches."""
+    sums: distances added up over the prefix; rows_1d, rows_3d: where its tokens and patches stand in the caches. After
+    `_keep` they stand there prefix by prefix."""
 
     clips: Tensor
     lengths: Tensor
@@ -62,12 +63,10 @@ class _Nodes:
 
 @dataclass(frozen=True)
 class _Caches:
-    """What has been computed along the path, and how many cached rows it holds."""
+    """What has been computed along the path."""
 
     encoder: list[LayerCache] | None = None
     decoder: list[LayerCache] | None = None
-    num_1d: int = 0
-    num_3d: int = 0
 
 
 class CandidateSearch:
@@ -138,8 +137,10 @@ class CandidateSearch:
         space = AssignmentSpace(self.tokenizer.assignments.levels, batch.num_blocks)
         at_once = max(1, self.max_segments // len(space.levels))
         at_once -= at_once % len(batch.numbers)  # so that the same prefixes of all clips stay together
-        for chunk in torch.arange(len(nodes.clips)).split(max(1, at_once)):
-            children, below = self._evaluate(block, *_keep(nodes, caches, chunk), batch)
+        same_shape_together = nodes.lengths.sum(1).argsort(stable=True)
+        for chunk in same_shape_together.split(max(1, at_once)):
+            by_clip = chunk[nodes.clips[chunk].argsort(stable=True)]
+            children, below = self._evaluate(block, *_keep(nodes, caches, by_clip), batch)
             if block + 1 < batch.num_blocks:
                 self._expand(block + 1, children, below, batch, results)
                 continue
@@ -150,19 +151,18 @@ class CandidateSearch:
 
     def _evaluate(self, block: int, parents: _Nodes, caches: _Caches, batch: _Batch) -> tuple[_Nodes, _Caches]:
         """Encodes, quantises, decodes and measures one block of every child of the parents."""
-        model = self.tokenizer
-        parent, lengths = _families(parents, torch.tensor(model.assignments.levels))  # (S,) each
-        clips = parents.clips[parent]
+        model, device = self.tokenizer, batch.patches.device
+        levels = torch.tensor(model.assignments.levels)
+        parent = torch.arange(len(parents.clips)).repeat_interleave(len(levels))  # (S,)
+        lengths, clips = levels.repeat(len(parents.clips)), parents.clips[parent]  # (S,) each
         blocks = torch.full_like(clips, block)
-        rows_1d = _with_new_rows(parents.rows_1d, parent, lengths.tolist(), caches.num_1d)
-        sizes = [batch.patches_per_block] * len(parent)
-        rows_3d = _with_new_rows(parents.rows_3d, parent, sizes, caches.num_3d)
-        device = batch.patches.device
+        counts, sizes = lengths.tolist(), [batch.patches_per_block] * len(parent)  # of new rows, 1D and 3D
+        past_1d, past_3d = (list(map(len, rows)) for rows in (parents.rows_1d, parents.rows_3d))
 
         # Encoder: the patches of all blocks are its context from the first call on; the plan hides later blocks.
         queries = model.make_queries(batch.patches[clips.to(device), block], blocks, lengths)  # n rows
         context = model.patch_rows(batch.patches if caches.encoder is None else batch.patches[:0])
-        plans = Plans(plan_attention(lengths.tolist(), rows_1d), _plan_patches(lengths, clips, block, batch))
+        plans = Plans(plan_families(past_1d, counts, counts), _plan_patches(lengths, clips, block, batch))
         encoded, encoder_caches = model.encoder.extend(queries, context, plans.to(device), caches.encoder)  # (n, De)
         vectors = model.quantizer(model.to_code(encoded), with_losses=False).vectors  # (n, c)
 
@@ -170,16 +170,17 @@ class CandidateSearch:
         tokens = model.embed_codes(vectors, blocks, lengths, batch.grid)  # n rows
         first = tokens.values[(lengths.cumsum(0) - lengths).to(device)]  # (S, Dd)
         queries = model.decoder_queries(first, blocks, batch.grid)  # S*P rows
-        plans = Plans(plan_attention(sizes, rows_3d), plan_attention(sizes, rows_1d))
+        plans = Plans(plan_families(past_3d, sizes, sizes), plan_families(past_1d, sizes, counts))
         decoded, decoder_caches = model.decoder.extend(queries, tokens, plans.to(device), caches.decoder)  # (S*P, Dd)
         pixels = model.pixels(decoded, batch.grid).clamp_(-1, 1)  # (S, C, f, H, W)
 
         self.block_evaluations += len(parent)
         new = {name: d.double().cpu() for name, d in self.distance(pixels, batch.numbers[clips], block).items()}
         sums = {name: value + (parents.sums[name][parent] if block else 0.0) for name, value in new.items()}
+        rows_1d = _with_new_rows(parents.rows_1d, parent, counts)
+        rows_3d = _with_new_rows(parents.rows_3d, parent, sizes)
         children = _Nodes(clips, torch.cat([parents.lengths[parent], lengths[:, None]], dim=1), sums, rows_1d, rows_3d)
-        num_1d, num_3d = caches.num_1d + int(lengths.sum()), caches.num_3d + sum(sizes)
-        return children, _Caches(encoder_caches, decoder_caches, num_1d, num_3d)
+        return children, _Caches(encoder_caches, decoder_caches)
 
 
 def _roots(batch: _Batch) -> _Nodes:
@@ -187,15 +188,6 @@ def _roots(batch: _Batch) -> _Nodes:
     clips = torch.arange(len(batch.numbers))
     nothing = torch.empty(0, dtype=torch.int64)
     return _Nodes(clips, nothing.expand(len(clips), 0), {}, [nothing] * len(clips), [nothing] * len(clips))
-
-
-def _families(parents: _Nodes, levels: Tensor) -> tuple[Tensor, Tensor]:
-    """Every child's parent and length, (S,) each: by token count, length and clip, so that segments whose attention has
-    the same shape are neighbours and few calls serve them."""
-    tokens = parents.lengths.sum(1)[:, None] + levels  # (parents, n)
-    lengths, clips = levels.expand_as(tokens), parents.clips[:, None].expand_as(tokens)
-    order = ((tokens * (levels[-1] + 1) + lengths) * (clips.max() + 1) + clips).flatten().argsort(stable=True)  # (S,)
-    return order // len(levels), lengths.flatten()[order]
 
 
 def _plan_patches(lengths: Tensor, clips: Tensor, block: int, batch: _Batch) -> AttentionPlan:
@@ -207,25 +199,25 @@ def _plan_patches(lengths: Tensor, clips: Tensor, block: int, batch: _Batch) -> 
 
 
 def _keep(nodes: _Nodes, caches: _Caches, kept: Tensor) -> tuple[_Nodes, _Caches]:
-    """Some of the nodes, and of the caches only the rows that these still need."""
+    """Some of the nodes, in this order, and caches that hold their prefixes, one after the other."""
     some = kept.tolist()
-    rows_1d, new_1d = _renumbered([nodes.rows_1d[i] for i in some])
-    rows_3d, new_3d = _renumbered([nodes.rows_3d[i] for i in some])
+    rows_1d, rows_3d = ([rows[i] for i in some] for rows in (nodes.rows_1d, nodes.rows_3d))
     sums = {name: values[kept] for name, values in nodes.sums.items()}
-    chosen = _Nodes(nodes.clips[kept], nodes.lengths[kept], sums, new_1d, new_3d)
+    chosen = _Nodes(nodes.clips[kept], nodes.lengths[kept], sums, _in_order(rows_1d), _in_order(rows_3d))
     if caches.encoder is None or caches.decoder is None:
         return chosen, caches
-    encoder = [LayerCache(_rows_of(c.self_key_value, rows_1d), c.cross_key_value) for c in caches.encoder]
+    all_1d, all_3d = torch.cat(rows_1d), torch.cat(rows_3d)
+    encoder = [LayerCache(_rows_of(c.self_key_value, all_1d), c.cross_key_value) for c in caches.encoder]
     decoder = [
-        LayerCache(_rows_of(c.self_key_value, rows_3d), _rows_of(c.cross_key_value, rows_1d)) for c in caches.decoder
+        LayerCache(_rows_of(c.self_key_value, all_3d), _rows_of(c.cross_key_value, all_1d)) for c in caches.decoder
     ]
-    return chosen, _Caches(encoder, decoder, len(rows_1d), len(rows_3d))
+    return chosen, _Caches(encoder, decoder)
 
 
-def _renumbered(rows: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
-    """The rows that occur, and the lists with each row's number among them."""
-    occurring = torch.cat(rows).unique()
-    return occurring, [torch.searchsorted(occurring, each) for each in rows]
+def _in_order(rows: list[Tensor]) -> list[Tensor]:
+    """As many rows each, counted through."""
+    counts = list(map(len, rows))
+    return list(torch.arange(sum(counts)).split(counts))
 
 
 def _rows_of(key_value: KeyValue, rows: Tensor) -> KeyValue:
@@ -233,9 +225,10 @@ def _rows_of(key_value: KeyValue, rows: Tensor) -> KeyValue:
     return key_value[0][rows], key_value[1][rows]
 
 
-def _with_new_rows(past: list[Tensor], parent: Tensor, counts: list[int], first_new: int) -> list[Tensor]:
-    """Each child's rows: its parent's, then `count` new ones; the new rows of all children stand in order."""
-    rows = []
+def _with_new_rows(past: list[Tensor], parent: Tensor, counts: list[int]) -> list[Tensor]:
+    """Each child's rows: its parent's, then `count` new ones; the new rows of all children stand behind all parents'
+    rows, in order."""
+    rows, first_new = [], sum(map(len, past))
     for p, count in zip(parent.tolist(), counts):
         rows.append(torch.cat([past[p], torch.arange(first_new, first_new + count)]))
         first_new += count

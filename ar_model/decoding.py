@@ -1,0 +1,163 @@
+"""Writing a token at a time: a generator's weights and cache arranged so that a step takes about as long as reading
+the weights from memory.
+
+Projections that read the same input are one matrix product. Rows are sequences; each stands at its own position, so
+one that has ended can make room for another. On a CPU, a step of few rows is compiled code (compiled_step.py) where
+that is possible; everything else is torch's operations.
+
+Legend: R rows, N packed tokens, M cache length, D width, h heads, d = D / h, E hidden width of the MLP, V vocabulary.
+"""
+
+from collections.abc import Callable, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ar_model.attention import PackedSequences, packed_causal_attention
+from ar_model.compiled_step import CompiledStep, can_compile
+from ar_model.transformer import DecoderLayer, VideoGenerator
+from packed_linear import pack_linears
+
+Attend = Callable[[Tensor, Tensor, Tensor, int], Tensor]
+
+
+class FusedLayer(nn.Module):
+    """One layer's weights for inference: q, k and v in one product, gate and up in another."""
+
+    def __init__(self, layer: DecoderLayer):
+        super().__init__()
+        attention, mlp = layer.self_attn, layer.mlp
+        self.norm1, self.norm2 = layer.input_layernorm, layer.post_attention_layernorm
+        self.qkv = _joined(attention.q_proj, attention.k_proj, attention.v_proj)
+        self.qkv.weight = nn.Parameter(_pairs_side_by_side(self.qkv.weight, attention.num_heads), requires_grad=False)
+        self.out = _joined(attention.o_proj)
+        self.gate_up = _joined(mlp.gate_proj, mlp.up_proj)
+        self.down = _joined(mlp.down_proj)
+
+
+class Decoder:
+    """Rows of sequences that grow by a token a step.
+
+    Args:
+        model: in eval mode; its weights must not change while this is used.
+        num_rows: R.
+
+    Attributes: `positions`, where each row's next token will stand, int64 (R,).
+    """
+
+    def __init__(self, model: VideoGenerator, num_rows: int):
+        config = model.config
+        self.num_heads, self.length = config.num_heads, model.grammar.max_sequence_length
+        self.device, self.dtype = model.device, model.dtype
+        self.embed_tokens, self.norm = model.embed_tokens, model.norm
+        self.layers = pack_linears(nn.ModuleList(FusedLayer(layer) for layer in model.layers))
+        self.lm_head = pack_linears(nn.ModuleList([_joined(model.lm_head)]))[0]
+        self.rotation = torch.complex(*model.rotary(torch.arange(self.length, device=self.device)))  # (M, 1, d / 2)
+        shape = (2, num_rows, self.num_heads, self.length, config.width // self.num_heads)
+        self.cache = [torch.zeros(shape, device=self.device, dtype=self.dtype) for _ in model.layers]  # 2 R h M d
+        self.norm_eps = config.norm_eps
+        self._compiled = self._compiled_step()
+        self.positions = torch.zeros(num_rows, dtype=torch.int64, device=self.device)
+        self.all_rows = torch.arange(num_rows, device=self.device)
+        self._seen = [0] * num_rows  # the positions, known to the host without asking the device
+
+    def prefill(self, rows: Sequence[int], prompts: Sequence[Tensor]) -> None:
+        """Starts these rows anew with prompts, int64 (n,) each, all but whose last tokens are read in one pass; the
+        last ones are due in the next `step`."""
+        lengths = [len(prompt) - 1 for prompt in prompts]
+        self.positions[torch.tensor(rows, device=self.device)] = torch.tensor(lengths, device=self.device)
+        for row, length in zip(rows, lengths):
+            self._seen[row] = length
+        order = sorted((i for i, n in enumerate(lengths) if n), key=lambda i: lengths[i])  # equal lengths side by side
+        if not order:
+            return
+        sequences = PackedSequences([lengths[i] for i in order], self.device)
+        tokens = torch.cat([prompts[i][:-1] for i in order]).to(self.device)  # (N,)
+        row_of_token = torch.tensor([rows[i] for i in order for _ in range(lengths[i])], device=self.device)  # (N,)
+        self._layers(
+            tokens, row_of_token, sequences.positions,
+            lambda query, key, value, _: packed_causal_attention(query, key, value, sequences),
+        )  # fmt: skip
+
+    def step(self, tokens: Tensor) -> Tensor:
+        """The next token of every row, int64 (R,) → logits (R, V) of what follows it."""
+        logits = self._step_in_torch(tokens) if self._compiled is None else self._compiled(tokens, self.positions)
+        self.positions = (self.positions + 1).clamp_max(self.length - 1)  # rows that have ended write over their end
+        self._seen = [min(n + 1, self.length - 1) for n in self._seen]
+        return logits
+
+    def _step_in_torch(self, tokens: Tensor) -> Tensor:
+        seen = max(self._seen) + 1
+        mask = None  # (R, 1, 1, seen): what each row has written so far
+        if min(self._seen) + 1 < seen:
+            mask = (torch.arange(seen, device=self.device) <= self.positions[:, None])[:, None, None]
+
+        def attend(query: Tensor, key: Tensor, value: Tensor, layer: int) -> Tensor:
+            keys, values = self.cache[layer][:, :, :, :seen]  # (R, h, seen, d) each
+            attended = F.scaled_dot_product_attention(query[:, :, None], keys, values, attn_mask=mask)
+            return attended[:, :, 0]  # (R, h, d)
+
+        x = self._layers(tokens, self.all_rows, self.positions, attend)  # (R, D)
+        return self.lm_head(self.norm(x))  # (R, V)
+
+    def keep(self, rows: Sequence[int]) -> None:
+        """Goes on with these rows alone."""
+        chosen = torch.tensor(rows, device=self.device)
+        self.cache = [layer[:, chosen] for layer in self.cache]
+        self.positions, self.all_rows = self.positions[chosen], self.all_rows[: len(rows)]
+        self._seen = [self._seen[row] for row in rows]
+        self._compiled = self._compiled_step()
+
+    def _compiled_step(self) -> CompiledStep | None:
+        """The step as compiled code, over these weights and this cache; None where there is none."""
+        _, num_rows, num_heads, _, head_width = self.cache[0].shape
+        width, hidden = self.layers[0].down.weight.shape
+        if self.device.type != "cpu" or self.dtype != torch.float32:
+            return None
+        if not can_compile(num_rows, width, hidden, head_width):
+            return None
+        weights = {
+            "embedding": self.embed_tokens.weight, "norm": self.norm.weight, "head": self.lm_head.weight,
+            "rotation": torch.view_as_real(self.rotation[:, 0]).contiguous(),
+        }  # fmt: skip
+        layers = [
+            {name: getattr(layer, name).weight for name in ("norm1", "qkv", "out", "norm2", "gate_up", "down")}
+            | {"keys": cache[0], "values": cache[1]}
+            for layer, cache in zip(self.layers, self.cache)
+        ]
+        return CompiledStep(weights, layers, num_heads, self.norm_eps)
+
+    def _layers(self, tokens: Tensor, rows: Tensor, positions: Tensor, attend: Attend) -> Tensor:
+        """Tokens (N,) of these rows at these positions → the last layer's output (N, D); keys and values are kept."""
+        rotation = self.rotation[positions][:, None]  # (N, 1, 1, d / 2)
+        x = self.embed_tokens(tokens)  # (N, D)
+        for i, layer in enumerate(self.layers):
+            qkv = layer.qkv(layer.norm1(x)).unflatten(1, (3, self.num_heads, -1))  # (N, 3, h, d)
+            pairs = torch.view_as_complex(qkv[:, :2].float().unflatten(-1, (-1, 2)))  # (N, 2, h, d / 2)
+            query, key = torch.view_as_real(pairs * rotation).flatten(-2).to(qkv.dtype).unbind(1)  # (N, h, d) each
+            value = qkv[:, 2]  # (N, h, d)
+            self.cache[i][0, rows, :, positions], self.cache[i][1, rows, :, positions] = key, value
+            x = x + layer.out(attend(query, key, value, i).flatten(1))  # (N, D)
+            gate_up = layer.gate_up(layer.norm2(x))  # (N, 2·E)
+            half = gate_up.shape[1] // 2
+            x = x + layer.down(F.silu(gate_up[:, :half]) * gate_up[:, half:])  # (N, D)
+        return x
+
+
+def _pairs_side_by_side(weight: Tensor, num_heads: int) -> Tensor:
+    """The rows (3·D, D) of q and k in another order within each head, so that the two numbers that RoPE rotates as a
+    pair, half a head apart, come out side by side, as a complex number. Products of queries with keys stay the same."""
+    query_key, value = weight.split([2 * weight.shape[1], weight.shape[1]])
+    halves = query_key.unflatten(0, (2 * num_heads, 2, -1))  # (2·h, 2, d / 2, D)
+    return torch.cat([halves.transpose(1, 2).flatten(0, 2), value])  # (3·D, D)
+
+
+def _joined(*linears: nn.Linear) -> nn.Linear:
+    """One layer without bias whose outputs are those of these, one behind another; shares the weights of a single
+    one."""
+    weight = linears[0].weight if len(linears) == 1 else torch.cat([linear.weight for linear in linears])
+    with torch.device("meta"):
+        joined = nn.Linear(weight.shape[1], weight.shape[0], bias=False)
+    joined.weight = nn.Parameter(weight.detach(), requires_grad=False)
+    return joined

@@ -1,0 +1,87 @@
+"""What a user says of the lengths while sampling; what is left open, the model decides.
+
+Legend: S sampling slots, T blocks, L levels.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ar_model.grammar import GrammarState, SequenceGrammar
+
+
+@dataclass(frozen=True)
+class LengthDials:
+    """forced: a length for each block, None where it is free; max_length: no block gets more; max_tokens: no clip gets
+    more in all; bias: added to the log-odds of a level for each doubling of its length, so positive for more
+    tokens. Blocks that are given keep their lengths."""
+
+    forced: Sequence[int | None] | None = None
+    max_length: int | None = None
+    max_tokens: int | None = None
+    bias: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not math.isfinite(self.bias):
+            raise ValueError(f"a bias on lengths is a finite number, got {self.bias}")
+
+    def least(self, grammar: SequenceGrammar) -> list[int]:
+        """The fewest tokens that each block can have, (T,)."""
+        return [length or min(grammar.levels) for length in self.forced or [None] * grammar.num_blocks]
+
+    def check(self, grammar: SequenceGrammar, own_lengths: Sequence[int] = ()) -> None:
+        """Raises ValueError where a clip of this grammar, whose first blocks have `own_lengths`, cannot obey."""
+        levels, num_blocks = list(grammar.levels), grammar.num_blocks
+        forced = list(self.forced or [])
+        if self.forced is not None and (len(forced) != num_blocks or not set(forced) <= {None, *levels}):
+            raise ValueError(f"lengths {forced}: {num_blocks} are needed, one for each block, each one of {levels}")
+        if self.max_length is not None and self.max_length < max(self.least(grammar)):
+            raise ValueError(
+                f"no block is to have more than {self.max_length} tokens, but one needs {max(self.least(grammar))}: "
+                f"the levels are {levels}"
+            )
+        needed = sum(own_lengths) + sum(self.least(grammar)[len(own_lengths) :])
+        if self.max_tokens is not None and self.max_tokens < needed:
+            raise ValueError(f"a clip cannot do with {self.max_tokens} tokens: it needs at least {needed}")
+
+
+UNBOUNDED = 2**62
+
+
+class LengthScores(NamedTuple):
+    """The dials of S slots as tensors. by_block: float32 (S, T, L), added to the logits of the length tokens, -inf
+    where a level is ruled out; most: int64 (S, T), how many tokens a clip may have up to the end of each block."""
+
+    by_block: Tensor
+    most: Tensor
+
+    @staticmethod
+    def of(dials: Sequence[LengthDials], grammar: SequenceGrammar) -> "LengthScores":
+        tables = [_tables(each, grammar) for each in dials]
+        return LengthScores(torch.stack([t[0] for t in tables]), torch.stack([t[1] for t in tables]))
+
+    def __call__(self, state: GrammarState, levels: Tensor) -> Tensor:
+        """float32 (S, L), meaningful for slots whose next token is a length. levels: int64 (L,)."""
+        block = state.begun.clamp_max(self.most.shape[1] - 1)  # (S,)
+        slot = torch.arange(len(block), device=block.device)
+        left = self.most[slot, block] - state.total  # (S,)
+        return self.by_block[slot, block].masked_fill(levels > left[:, None], -torch.inf)
+
+
+def _tables(dials: LengthDials, grammar: SequenceGrammar) -> tuple[Tensor, Tensor]:
+    levels = torch.tensor(grammar.levels)  # (L,)
+    allowed = torch.ones(grammar.num_blocks, len(levels), dtype=torch.bool)  # (T, L)
+    for block, length in enumerate(dials.forced or []):
+        if length is not None:
+            allowed[block] = levels == length
+    if dials.max_length is not None:
+        allowed &= levels <= dials.max_length
+    bias = dials.bias * (levels / levels.min()).log2()  # (L,)
+    least = dials.least(grammar)
+    due_later = torch.tensor([sum(least[block + 1 :]) for block in range(len(least))])  # (T,)
+    most = (UNBOUNDED if dials.max_tokens is None else dials.max_tokens) - due_later  # (T,)
+    return torch.where(allowed, bias, -torch.inf), most

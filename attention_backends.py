@@ -1,0 +1,85 @@
+"""Which attention kernels work on a device: what `tokenizer.attention` and `ar_model.attention` have in common.
+
+torch      torch's dense kernels, called for segments of one shape
+varlen     torch's kernel for sequences of unequal lengths (CUDA, half precision)
+xformers   xformers' memory-efficient attention under block-diagonal biases (CUDA)
+auto       `xformers` on CUDA if it works, otherwise `torch`, which means `varlen` where that works
+"""
+
+import functools
+import logging
+from collections.abc import Callable
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+AttentionBackend = Literal["auto", "torch", "varlen", "xformers"]
+HALF = (torch.bfloat16, torch.float16)
+logger = logging.getLogger(__name__)
+
+
+def backend_for(query: Tensor, asked: AttentionBackend) -> Literal["torch", "varlen", "xformers"]:
+    """What computes the attention of these queries. Raises ValueError for a backend that does not work for them."""
+    device = query.device
+    varlen_fits = query.is_cuda and query.dtype in HALF
+    if asked == "auto":
+        asked = "xformers" if query.is_cuda and xformers_works(device) else "torch"
+    if asked == "torch":
+        return "varlen" if varlen_fits and varlen_works(device) else "torch"
+    if asked == "xformers" and not xformers_works(device):
+        raise ValueError(
+            f"attention backend 'xformers' does not work on {device}: it needs CUDA and an xformers built for "
+            f"torch {torch.__version__} (pip install -U xformers); use 'auto'"
+        )
+    if asked == "varlen" and not (varlen_fits and varlen_works(device)):
+        raise ValueError(
+            "attention backend 'varlen' needs CUDA, half precision and a torch whose varlen_attn works there, "
+            f"not {query.dtype} on {device.type}; use 'auto'"
+        )
+    return asked
+
+
+@functools.cache
+def xformers_works(device: torch.device) -> bool:
+    """Whether xformers is installed and its kernels, forward and backward, run on a device: its wheels load only
+    beside the torch they were built for, which shows only when they are called."""
+    return _works("xformers", device, _try_xformers)
+
+
+@functools.cache
+def varlen_works(device: torch.device) -> bool:
+    """Whether this torch has a kernel for sequences of unequal lengths that runs on a device."""
+    return _works("varlen_attn", device, _try_varlen)
+
+
+def _try_xformers(device: torch.device) -> None:
+    from xformers.ops import memory_efficient_attention
+    from xformers.ops.fmha.attn_bias import BlockDiagonalCausalMask, BlockDiagonalMask
+
+    x = torch.zeros(1, 8, 1, 32, device=device, requires_grad=True)
+    for bias in (BlockDiagonalMask, BlockDiagonalCausalMask):
+        memory_efficient_attention(x, x, x, attn_bias=bias.from_seqlens([4, 4])).sum().backward()
+
+
+def _try_varlen(device: torch.device) -> None:
+    from torch.nn.attention.varlen import varlen_attn
+
+    x = torch.zeros(8, 1, 64, device=device, dtype=torch.bfloat16, requires_grad=True)
+    bounds = torch.tensor([0, 4, 8], dtype=torch.int32, device=device)
+    for window in ((-1, -1), (-1, 0)):  # everything, and nothing ahead
+        varlen_attn(x, x, x, bounds, bounds, 4, 4, window_size=window).sum().backward()  # type: ignore[union-attr]
+
+
+def _works(name: str, device: torch.device, attempt: Callable[[torch.device], None]) -> bool:
+    try:
+        with torch.inference_mode(False), torch.enable_grad():  # the first caller may be computing without gradients
+            attempt(device)
+    except ImportError:
+        return False
+    except torch.OutOfMemoryError:
+        raise
+    except (NotImplementedError, RuntimeError, TypeError, ValueError) as error:
+        logger.warning("%s does not work on %s and is not used: %s", name, device, error)
+        return False
+    return True

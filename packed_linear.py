@@ -1,0 +1,99 @@
+"""Linear layers for inference on a CPU, whose weights are laid out anew once so that few rows are not slow.
+
+A generator that writes a token at a time, and a router that looks at one clip, multiply a few rows with all their
+weights and should be bound by reading these from memory. The library behind `torch.nn.functional.linear` reads them at
+a third of that rate or less (figures in docs/log.md). Two other ways reach it, and this module takes
+
+    one or two rows    the product the other way round, (W xᵀ)ᵀ, which needs no other layout
+    more rows          oneDNN's own layout, which inductor's freezing uses too
+
+The packed weights are a second copy, made when first needed. They serve while gradients are off and are dropped when
+the weights are moved, converted, loaded or trained; `pack_linears` allows them again. Where oneDNN is missing, nothing
+is packed and everything works.
+"""
+
+import functools
+from typing import TypeVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+Model = TypeVar("Model", bound=nn.Module)
+ROWS_TOLD = 16
+"""What oneDNN is told to expect; the layout for so many rows was the best or near it for 3 to 4,096."""
+
+
+@functools.cache
+def packing_works() -> bool:
+    """Whether this torch can lay weights out for oneDNN; tried once."""
+    try:
+        weight, x = torch.eye(3), torch.ones(3, 3)
+        return bool(torch.equal(_packed_product(x, _pack(weight), None), x))
+    except (AttributeError, RuntimeError, NotImplementedError):
+        return False
+
+
+def _pack(weight: Tensor) -> Tensor:
+    return torch.ops.mkldnn._reorder_linear_weight(weight, ROWS_TOLD)
+
+
+def _packed_product(x: Tensor, packed: Tensor, bias: Tensor | None) -> Tensor:
+    return torch.ops.mkldnn._linear_pointwise(x, packed, bias, "none", [], "")
+
+
+class PackedLinear(nn.Linear):
+    """`torch.nn.Linear` with a second, packed copy of its weights; the same parameters and state dict."""
+
+    may_pack = False
+    packed: Tensor | None = None
+
+    def allow_packing(self) -> None:
+        """From now on the weights stay as they are: fp32 weights on a CPU are packed when that helps. Weights changed
+        afterwards by their `.data`, past everything that could notice it, need another call."""
+        self.packed = None
+        self.may_pack = self.weight.device.type == "cpu" and self.weight.dtype == torch.float32 and packing_works()
+
+    def forbid_packing(self) -> None:
+        self.may_pack, self.packed = False, None
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.may_pack or torch.is_grad_enabled() or x.dtype != torch.float32 or not x.numel():
+            return F.linear(x, self.weight, self.bias)  # (…, out)
+        rows = x.numel() // self.in_features
+        if rows > 2:
+            if self.packed is None:
+                self.packed = _pack(self.weight)
+            return _packed_product(x, self.packed, self.bias)  # (…, out)
+        two = x.reshape(rows, -1)
+        two = torch.cat([two, two]) if rows == 1 else two  # one row alone would be slow again
+        product = (self.weight @ two.t()).t()[:rows].contiguous().view(*x.shape[:-1], -1)  # (…, out)
+        return product if self.bias is None else product + self.bias
+
+    def train(self, mode: bool = True) -> "PackedLinear":
+        if mode:
+            self.forbid_packing()  # these weights are about to change
+        return super().train(mode)
+
+    def _apply(self, *arguments, **options) -> "PackedLinear":  # every move and conversion goes through here
+        self.forbid_packing()
+        return super()._apply(*arguments, **options)
+
+    def _load_from_state_dict(self, *arguments, **options) -> None:
+        self.forbid_packing()
+        super()._load_from_state_dict(*arguments, **options)
+
+    def __getstate__(self) -> dict:
+        return {name: value for name, value in self.__dict__.items() if name not in ("may_pack", "packed")}
+
+
+def pack_linears(model: Model) -> Model:
+    """Lets every plain linear layer pack its weights, in a model that only infers from now on; returns the model.
+
+    On another device than a CPU, or in another precision than fp32, nothing changes."""
+    for module in model.modules():
+        if type(module) is nn.Linear:
+            module.__class__ = PackedLinear  # the same parameters under the same names
+        if isinstance(module, PackedLinear):
+            module.allow_packing()
+    return model
