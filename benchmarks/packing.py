@@ -13,7 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ar_model import SequenceGrammar, VideoGenerator, next_token_loss, shape_of
+from ar_model import ClipTokens, SequenceGrammar, VideoGenerator, next_token_loss, shape_of
 from benchmarks.attention import LEVELS, NUM_BLOCKS, router_like_lengths
 from benchmarks.memory import peak_mb
 from evagen.training import OptimizerConfig, make_optimizers
@@ -90,8 +90,8 @@ def batches(lengths: Tensor, seed: int) -> tuple[Batch, Batch]:
     random = torch.Generator().manual_seed(seed)
     grammar = SequenceGrammar(CODEBOOK_SIZE, LEVELS, NUM_BLOCKS, CLASSES)
     lengths = lengths[lengths.sum(1).argsort()]
-    codes = torch.randint(CODEBOOK_SIZE, (int(lengths.sum()),), generator=random)
-    tokens, sequence_lengths = grammar.pack(codes, lengths, torch.randint(CLASSES, (len(lengths),), generator=random))
+    clips = [ClipTokens(torch.randint(CODEBOOK_SIZE, (int(row.sum()),), generator=random), row) for row in lengths]
+    tokens, sequence_lengths = grammar.pack(clips, torch.randint(CLASSES, (len(lengths),), generator=random))
     padded = tokens.new_full((len(lengths), max(sequence_lengths)), grammar.end)  # B longest
     for row, sequence in zip(padded, tokens.split(sequence_lengths)):
         row[: len(sequence)] = sequence

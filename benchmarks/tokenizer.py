@@ -17,6 +17,7 @@ from evagen.config import load_config
 from evagen.train_router import RouterTraining
 from evagen.train_tokenizer import TokenizerTraining
 from eval import PerceptualDistance
+from packed_linear import pack_linears
 from tokenizer import LossWeights, Router, VideoTokenizer, tokenizer_loss
 
 WEIGHTS = LossWeights(l1=1.0, l2=1.0, perceptual=0.1)
@@ -78,7 +79,7 @@ def run() -> dict:
 def measure(preset: Preset, device: torch.device) -> dict:
     """One row. On CUDA under bf16 autocast, on a CPU in fp32."""
     torch.manual_seed(0)
-    tokenizer, router = (model.to(device).eval() for model in preset.make())
+    tokenizer, router = (pack_linears(model.to(device).eval()) for model in preset.make())
     clips, repeats = preset.clips[device.type], preset.repeats[device.type]
     shape = (3, tokenizer.config.num_frames, tokenizer.config.resolution, tokenizer.config.resolution)
     video = torch.rand(clips, *shape, device=device) * 2 - 1  # B C F H W

@@ -8,12 +8,14 @@ import torch
 from diffusers.models.modeling_utils import ModelMixin
 
 from evagen.errors import UserError
+from packed_linear import pack_linears
 
 Model = TypeVar("Model", bound=ModelMixin)
 
 
 def load_model(kind: type[Model], source: str | Path, device: torch.device | str = "cpu") -> Model:
-    """A model in eval mode, its weights frozen. Raises UserError when the folder holds no such model."""
+    """A model for inference: in eval mode, its weights frozen and, on a CPU, packed when needed. Raises UserError when
+    the folder holds no such model."""
     folder = Path(source)
     if folder.is_dir() and not (folder / "config.json").exists():
         raise UserError(
@@ -32,7 +34,7 @@ def load_model(kind: type[Model], source: str | Path, device: torch.device | str
         if folder.is_dir():
             raise UserError(f"the weights in {folder} are missing or damaged: copy or train them again") from error
         raise UserError(f"no {kind.__name__} at {source}: neither a local folder nor a hub id within reach") from error
-    return model.to(device).eval().requires_grad_(False)
+    return pack_linears(model.to(device).eval().requires_grad_(False))
 
 
 def new_model(kind: type[Model], **arguments: Any) -> Model:

@@ -121,6 +121,31 @@ def arcade(
     )
 
 
+@data_app.command("scan")
+def data_scan(
+    root: Annotated[Path, typer.Argument(help="The folder of a data set, or its name on the hub")],
+    layout: Annotated[str | None, typer.Option(help="ucf101, kinetics, folder or huggingface; guessed if none")] = None,
+    csv: Annotated[Path | None, typer.Option(help="Kinetics' lists, where they are not in ROOT")] = None,
+    video_column: Annotated[str | None, typer.Option(help="huggingface: the column of videos")] = None,
+    workers: Annotated[int | None, typer.Option(min=1, help="Processes; one on each core if not given")] = None,
+    seconds_per_file: Annotated[float, typer.Option(min=0.001, help="A file that takes longer is bad")] = 60,
+    out: Annotated[Path | None, typer.Option(help="Where the list goes; ROOT/evagen_scan.json if not given")] = None,
+    json_output: Annotated[bool, typer.Option("--json", help="The list and the summary on standard output")] = False,
+) -> None:
+    """Decode every video, list the bad ones for the loaders to leave out, and say what the others are."""
+    from evagen.config import check_config
+    from evagen.data.clips import VideoSource
+    from evagen.data.scan import describe, guess_layout, scan
+
+    values = {"root": root, "layout": layout or guess_layout(root), "csv": csv, "video_column": video_column}
+    record, written = scan(check_config(VideoSource, values, "evagen data scan"), workers, seconds_per_file, out)
+    if json_output:
+        print(record.model_dump_json())
+        return
+    print(describe(record))
+    print(written)
+
+
 @study_app.command("quality-cost")
 def quality_cost(config: ConfigPath, overrides: Overrides = None) -> None:
     """What quality costs in tokens: uniform, threshold, max reward and router; proxy against final tokenizer."""
@@ -209,6 +234,82 @@ def configs(
 
 
 @app.command()
+def benchmark(
+    protocol: Annotated[str, typer.Argument(help="A name that `evagen protocols` lists, or a YAML file")],
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="key=value…", help="data.root=… tokenizer=… router=… generator=… run.out=…"),
+    ] = None,
+) -> None:
+    """Score a tokenizer, a generator or a folder of videos by a named protocol."""
+    from evagen.benchmark import load_benchmark, main
+
+    print(main(load_benchmark(protocol, overrides or [])))
+
+
+@app.command()
+def protocols(
+    name: Annotated[str | None, typer.Argument(help="Explain this one")] = None,
+    json_output: Annotated[bool, typer.Option("--json", help="One JSON object on standard output")] = False,
+) -> None:
+    """List the protocols that scores can be measured by, or explain one."""
+    from evagen.scoring.explain import explain, list_protocols
+    from eval import PROTOCOLS, get_protocol
+
+    try:
+        chosen = [get_protocol(name)] if name else list(PROTOCOLS.values())
+    except ValueError as error:
+        raise UserError(str(error)) from error
+    if json_output:
+        print(json.dumps({protocol.name: protocol.as_dict() for protocol in chosen}, ensure_ascii=False))
+    else:
+        print(explain(chosen[0]) if name else list_protocols(chosen))
+
+
+@app.command()
+def fvd(
+    real: Annotated[Path, typer.Argument(help="A folder of real videos, of any depth")],
+    fake: Annotated[Path, typer.Argument(help="A folder of generated videos")],
+    protocol: Annotated[
+        str, typer.Option(help="By whose rules frames are resized, rounded and put into the network")
+    ] = "larp-ucf101-class2video",
+    size: Annotated[int | None, typer.Option(min=1, help="Pixels to resize to; the protocol's if none")] = None,
+    detector: Annotated[str, typer.Option(help="protocol (I3D), offline or videomae")] = "protocol",
+    detector_weights: Annotated[str | None, typer.Option(help="File of I3D, or folder of VideoMAE")] = None,
+    detector_sha256: Annotated[str | None, typer.Option(help="Checksum of an I3D-like file of your own")] = None,
+    download: Annotated[bool, typer.Option(help="Whether I3D may be downloaded")] = True,
+    extrapolate: Annotated[bool, typer.Option(help="Also the value for infinitely many videos")] = False,
+    resamples: Annotated[int, typer.Option(min=2, help="Bootstrap draws behind the interval")] = 100,
+    batch_size: Annotated[int, typer.Option(min=1, help="Clips in memory together")] = 16,
+    workers: Annotated[int, typer.Option(min=0, help="Processes that decode beside this one")] = 0,
+    json_output: Annotated[bool, typer.Option("--json", help="The record on standard output")] = False,
+) -> None:
+    """Fréchet distance of two folders of videos: the first clip of each is scored."""
+    from evagen.config import check_config
+    from evagen.scoring.folders import FolderScoring, describe, score_folders
+
+    values = {
+        "real": real, "fake": fake, "protocol": protocol, "size": size, "detector": detector,
+        "detector_weights": detector_weights, "detector_sha256": detector_sha256, "download": download,
+        "certainty": {"resamples": resamples, "extrapolate": extrapolate}, "batch_size": batch_size,
+        "workers": workers,
+    }  # fmt: skip
+    record = score_folders(check_config(FolderScoring, values, "evagen fvd"))
+    print(record.model_dump_json() if json_output else describe(record))
+
+
+@app.command("compare")
+def compare_records(
+    records: Annotated[list[Path], typer.Argument(help="Run folders of `evagen benchmark`, or record files")],
+    published: Annotated[bool, typer.Option(help="Beside them the figures that papers report")] = False,
+) -> None:
+    """Draw a markdown table of scores, a column for each protocol and detector."""
+    from evagen.scoring.table import compare
+
+    print(compare(records, published))
+
+
+@app.command()
 def quickstart(
     out: Annotated[Path, typer.Option(help="Folder for everything it makes")] = Path("runs/quickstart"),
 ) -> None:
@@ -220,7 +321,7 @@ def quickstart(
 
 @app.command()
 def bench(
-    name: Annotated[str, typer.Argument(help="attention, packing, search or tokenizer")],
+    name: Annotated[str, typer.Argument(help="attention, fvd, loader, packing, sampling, search or tokenizer")],
     json_output: Annotated[bool, typer.Option("--json", help="One JSON object on standard output")] = False,
 ) -> None:
     """Measure speed and memory as ratios, in one run on this machine."""

@@ -52,9 +52,16 @@ def load_config(schema: type[ConfigType], path: str | Path, overrides: Sequence[
         raise UserError(f"{source} is not valid YAML: {error}") from error
     if not isinstance(values, dict):
         raise UserError(f"{source} should hold `key: value` lines, not a {type(values).__name__}")
+    return with_overrides(schema, values, overrides, str(source))
+
+
+def with_overrides(
+    schema: type[ConfigType], values: dict[str, Any], overrides: Sequence[str], source: str
+) -> ConfigType:
+    """Plain values with `dotted.key=value` overrides, checked as `load_config` does; `source` is what errors name."""
     for override in overrides:
         _apply_override(values, override)
-    return check_config(schema, values, str(source))
+    return check_config(schema, values, source)
 
 
 def check_config(schema: type[ConfigType], values: dict[str, Any], source: str) -> ConfigType:

@@ -1,16 +1,15 @@
 """Scores over data sets of clips: reconstruction by a tokenizer, and generated against real clips."""
 
-from collections.abc import Callable, Iterable
+import warnings
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from eval import FrechetVideoDistance, PerceptualDistance, reconstruction_metrics
+from evagen.assigner import Assign
+from eval import FewSamplesWarning, FrechetVideoDistance, PerceptualDistance, reconstruction_metrics
 from tokenizer import CodebookUsage, VideoTokenizer
-
-Assign = Callable[[Tensor], Tensor]
-"""Video B C F H W in [-1, 1] → lengths B T."""
 
 
 @dataclass(frozen=True)
@@ -57,9 +56,12 @@ def score_reconstruction(
 
 
 def frechet_between(real: Iterable[Tensor], fake: Iterable[Tensor], detector: torch.nn.Module) -> float:
-    """Fréchet distance of two sets of clips, given in batches (B, C, F, H, W)."""
+    """Fréchet distance of two sets of clips, given in batches (B, C, F, H, W). For comparisons at equal counts: that
+    few clips make it large is not warned of."""
     metric = FrechetVideoDistance(detector)
     for is_real, batches in ((True, real), (False, fake)):
         for batch in batches:
             metric.update(batch, real=is_real)
-    return metric.compute().item()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FewSamplesWarning)
+        return metric.compute().item()

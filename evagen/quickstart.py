@@ -17,6 +17,7 @@ from types import ModuleType
 import torch
 from torch import Tensor
 
+from ar_model import ClipRequest, ClipTokens, sample_in_order
 from evagen import curate, sample, tokenize, train_generator, train_router, train_tokenizer
 from evagen.checkpoints import load_model
 from evagen.config import Section, find_config, load_config
@@ -25,7 +26,8 @@ from evagen.data.clips import ClipDataset, DataConfig, collate_clips
 from evagen.data.video import video_to_frames
 from evagen.evaluate import ReconstructionScores, frechet_between, score_reconstruction
 from evagen.report.page import ClipPair, CurvePoint, GeneratedClip, LossCurve, RealClip, Report, write_report
-from evagen.sample import SampledTokens, decode_clips
+from evagen.sample import decode_clips
+from evagen.sample_rows import read_rows
 from evagen.stopwatch import StageClock
 from evagen.training import read_metrics
 from eval import ImageNetworkDetector, PerceptualDistance
@@ -159,9 +161,9 @@ class HeldOut:
 
 def _score_generation(out: Path, tokenizer: VideoTokenizer, held_out: HeldOut) -> tuple[dict, list[GeneratedClip]]:
     """Fréchet distances of the samples, of an untrained generator's samples, and of real from real clips."""
-    rows = [json.loads(line) for line in (out / "samples" / "tokens.jsonl").read_text().splitlines()]
+    rows = read_rows(out / "samples")
     valid = [row for row in rows if is_valid(row["lengths"], row["codes"], tokenizer.assignments, tokenizer)]
-    sampled = [SampledTokens(torch.tensor(row["codes"]), torch.tensor(row["lengths"])) for row in valid]
+    sampled = [ClipTokens(torch.tensor(row["codes"]), torch.tensor(row["lengths"])) for row in valid]
     untrained = _untrained_samples(out, len(rows))
     detector = ImageNetworkDetector()
     half_a, half_b = held_out.video[0::2], held_out.video[1::2]
@@ -198,15 +200,15 @@ def is_valid(lengths: list[int], codes: list[int], space: AssignmentSpace, token
     )
 
 
-def _untrained_samples(out: Path, count: int) -> list[SampledTokens]:
+def _untrained_samples(out: Path, count: int) -> list[ClipTokens]:
     """Clips of the same generator before its first training step."""
     config = load_config(train_generator.GeneratorTraining, out / "configs" / "generator.yaml")
     sampling = load_config(sample.Sampling, out / "configs" / "sample.yaml")
     torch.manual_seed(config.run.seed)
     generator = train_generator.new_generator(tokenize.read_corpus(config.corpus), config).eval()
-    labels = torch.arange(len(generator.config.class_names)).repeat_interleave(sampling.clips_per_class)
     options = sample.SamplingOptions(**sampling.options.model_dump())
-    return list(sample.sample(generator, labels[:count], range(count), options))
+    requests = [ClipRequest(seed, seed // sampling.clips_per_class) for seed in range(count)]
+    return sample_in_order(generator, requests, options)
 
 
 def _pairs(tokenizer: VideoTokenizer, router: Router, held_out: HeldOut, preference: float) -> list[ClipPair]:

@@ -21,7 +21,7 @@ from dataclasses import asdict
 from datetime import timedelta
 from itertools import accumulate
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import pyarrow as pa
 from accelerate import Accelerator
@@ -29,11 +29,28 @@ from datasets import Dataset, load_from_disk
 from tqdm.auto import tqdm
 
 from evagen.config import Section
-from evagen.data.clips import ClipBatch, ClipDataset, SkippedClip, clip_loader, report_skipped
+from evagen.data.clips import Clip, ClipBatch, SkippedClip, clip_loader, report_skipped
 from evagen.errors import UserError
 
 RowsOf = Callable[[ClipBatch], list[dict[str, Any]]]
 """The rows of a batch's clips, in the clips' order: numbers, strings and 1D arrays by column name."""
+
+
+class NumberedClips(Protocol):
+    """What rows are computed of: clips by number, such as a `ClipDataset`. `fingerprint` changes where a number no
+    longer means the same clip; `skipped` and `num_files` are for the report in the end."""
+
+    skipped: list[SkippedClip]
+
+    @property
+    def num_files(self) -> int: ...
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, key: int) -> Clip | SkippedClip: ...
+
+    def fingerprint(self) -> str: ...
+
 
 COPIED_TOGETHER = 256
 """Batches whose rows are copied at once from the parts into the table, which bounds memory."""
@@ -44,7 +61,7 @@ PATIENCE = timedelta(days=1)
 
 def fill_table(
     table: Path,
-    dataset: ClipDataset,
+    dataset: NumberedClips,
     rows_of: RowsOf,
     about: dict[str, Any],
     accelerator: Accelerator,

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from ar_model import (
     SIZES,
+    ClipTokens,
     GeneratorLoss,
     SequenceGrammar,
     VideoGenerator,
@@ -34,7 +35,10 @@ from evagen.tokenize import Corpus, Tokenization, read_corpus
 from evagen.training import OptimizerConfig, RunConfig, TrainingRun, is_finished
 from tokenizer import VideoTokenizer
 
-FROM_CORPUS = ("codebook_size", "levels", "num_blocks", "class_names", "tokenizer_fingerprint")
+FROM_CORPUS = (
+    "codebook_size", "levels", "num_blocks", "class_names", "tokenizer_fingerprint", "class_dropout", "given_frames",
+    "num_given_blocks",
+)  # fmt: skip
 
 
 class ModelConfig(section_of(VideoGenerator, leave_out=FROM_CORPUS)):  # type: ignore[misc]
@@ -69,6 +73,8 @@ class GeneratorTraining(Section):
     optimizer: GeneratorOptimizer
     class_dropout: float = Field(0.1, ge=0, le=1)
     """Share of clips trained without their class, which guidance needs."""
+    use_classes: bool = True
+    """Whether the generator is told classes at all."""
 
 
 def main(config: GeneratorTraining) -> Path:
@@ -80,8 +86,9 @@ def main(config: GeneratorTraining) -> Path:
     set_seed(config.run.seed)
     model = new_generator(corpus, config)
     run = TrainingRun(config, config.run, config.optimizer, model)
+    targets_of_row, tokens_of_row = tokens_per_clip(corpus)
     batches = ClipBatches(
-        tokens_per_clip(corpus), config.run.seed, run.accelerator.num_processes,
+        tokens_of_row, config.run.seed, run.accelerator.num_processes,
         config.optimizer.batch_size, config.optimizer.tokens_per_batch,
     )  # fmt: skip
     run.resume(keep=[batches])
@@ -93,7 +100,7 @@ def main(config: GeneratorTraining) -> Path:
         logits = run.model(tokens, sequence_lengths)  # N V
         losses = next_token_loss(logits, tokens, sequence_lengths, model.grammar)
         # Processes' gradients are averaged; weighted by what each predicts, they are those of one large batch.
-        targets = [sum(batches.tokens_of(key) - 2 for key in share) for share in shares]
+        targets = [sum(int(targets_of_row[key % len(targets_of_row)]) for key in share) for share in shares]
         weight = targets[run.accelerator.process_index] * len(targets) / sum(targets)
         length_logits = logits[:, model.grammar.first_length : model.grammar.first_class].detach().clone()  # N L
         metrics = log_values(run, losses, length_logits, tokens, sequence_lengths, model.grammar)
@@ -106,8 +113,9 @@ def new_generator(corpus: Corpus, config: GeneratorTraining) -> VideoGenerator:
     """An untrained generator whose vocabulary is the corpus's."""
     return VideoGenerator(
         codebook_size=corpus.codebook_size, levels=corpus.levels, num_blocks=corpus.num_blocks,
-        class_names=corpus.class_names, tokenizer_fingerprint=corpus.tokenizer_fingerprint,
-        **config.model.model_dump(exclude={"size"}),
+        class_names=corpus.class_names if config.use_classes else [], class_dropout=config.class_dropout,
+        tokenizer_fingerprint=corpus.tokenizer_fingerprint, given_frames=corpus.given_frames,
+        num_given_blocks=corpus.num_given_blocks, **config.model.model_dump(exclude={"size"}),
     )  # fmt: skip
 
 
@@ -126,12 +134,20 @@ def check_tokenizer_of(corpus: Corpus, folder: Path) -> None:
             )
 
 
-def tokens_per_clip(corpus: Corpus) -> np.ndarray:
-    """The length of each clip's sequence, int64 (rows,), from the corpus' smallest column."""
-    column = corpus.table.select_columns("lengths").with_format("arrow")
-    parts = [rows["lengths"].combine_chunks().flatten().to_numpy() for rows in column.iter(batch_size=10_000)]
-    lengths = np.concatenate(parts).reshape(-1, corpus.num_blocks)  # rows T
-    return lengths.sum(1, dtype=np.int64) + corpus.num_blocks + 2
+def tokens_per_clip(corpus: Corpus) -> tuple[np.ndarray, np.ndarray]:
+    """How many tokens of each clip's sequence are learnt, and its length; int64 (rows,) each, from the corpus' smallest
+    columns."""
+    targets = _tokens_of_blocks(corpus, "lengths", corpus.num_blocks)
+    tokens = targets + 2
+    if corpus.num_given_blocks:
+        tokens = tokens + _tokens_of_blocks(corpus, "given_lengths", corpus.num_given_blocks) + 1
+    return targets, tokens
+
+
+def _tokens_of_blocks(corpus: Corpus, name: str, num_blocks: int) -> np.ndarray:
+    column = corpus.table.select_columns(name).with_format("arrow")
+    parts = [rows[name].combine_chunks().flatten().to_numpy() for rows in column.iter(batch_size=10_000)]
+    return np.concatenate(parts).reshape(-1, num_blocks).sum(1, dtype=np.int64) + num_blocks  # rows
 
 
 def pack_clips(
@@ -140,9 +156,13 @@ def pack_clips(
     """The clips of some keys as one run of tokens int64 (N,), and the length of each sequence."""
     rows = corpus.table[[key % len(corpus.table) for key in keys]]
     uniform = torch.tensor(class_dropout_numbers(keys, config.run.seed))
-    labels = drop_classes(torch.as_tensor(rows["label"]), config.class_dropout, uniform)  # B
-    lengths = torch.stack(list(rows["lengths"]))  # B T
-    return grammar.pack(torch.cat(list(rows["codes"])), lengths, labels)
+    dropped = config.class_dropout if config.use_classes else 1.0
+    labels = drop_classes(torch.as_tensor(rows["label"]), dropped, uniform)  # B
+    clips = [ClipTokens(*clip) for clip in zip(rows["codes"], rows["lengths"])]
+    if not grammar.num_given_blocks:
+        return grammar.pack(clips, labels)
+    given = [ClipTokens(*clip) for clip in zip(rows["given_codes"], rows["given_lengths"])]
+    return grammar.pack(clips, labels, given)
 
 
 def log_values(

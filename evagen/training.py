@@ -301,11 +301,11 @@ SHOWN = ("loss", "codes_used", "clips_per_second", "accuracy", "content_loss")
 
 
 def start_accelerator(
-    config: Section, run: RunConfig, accumulation: int = 1, patience: timedelta | None = None
+    config: Section, run: RunConfig, accumulation: int = 1, patience: timedelta | None = None, claim: bool = True
 ) -> Accelerator:
     """Makes the run folder, writes the resolved config, starts the tracker. `patience`: how long processes wait for
-    each other before they take the others for dead, torch's 10 to 30 minutes if None.
-    Raises UserError when the folder holds a run with another config."""
+    each other before they take the others for dead, torch's 10 to 30 minutes if None. `claim`: raise UserError when
+    the folder holds a run with another config."""
     log_with = None if run.tracker == "none" else run.tracker
     several = int(os.environ.get("WORLD_SIZE", "1")) > 1
     accelerator = Accelerator(
@@ -319,7 +319,7 @@ def start_accelerator(
         dataloader_config=DataLoaderConfiguration(dispatch_batches=False),
     )
     if accelerator.is_main_process:
-        claim_folder(config, run.out)
+        (claim_folder if claim else save_config)(config, run.out)
     accelerator.wait_for_everyone()
     if log_with:
         accelerator.init_trackers("tracker")

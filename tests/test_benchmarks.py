@@ -9,6 +9,7 @@ import pytest
 import torch
 from tiny_models import tiny_router, tiny_tokenizer
 
+import benchmarks.loader
 import benchmarks.search
 import benchmarks.tokenizer
 from benchmarks import BENCHMARKS, print_table
@@ -88,6 +89,18 @@ def test_tokenizer_benchmark_on_a_tiny_model():
     assert row["tokens_per_clip"] == (8 + 2 + 4 + 4) / 2
     assert all(row[f"{what}_clips_per_second"] > 0 for what in ("encode", "decode", "train"))
     assert 0 < row["router_share"] < 1
+
+
+def test_loader_benchmark_on_a_few_short_files(monkeypatch):
+    for name, value in {"FILES": 2, "FRAMES_PER_FILE": 40, "BATCH_SIZE": 2, "BATCHES": 1, "TURNS": 1}.items():
+        monkeypatch.setattr(benchmarks.loader, name, value)
+    cores = os.sched_getaffinity(0)
+    found = json.loads(json.dumps(benchmarks.loader.run()))
+    assert set(found["rivals"]) | set(found["rivals_absent"]) == {"imageio", "decord", "torchcodec"}
+    assert found["rivals"]["imageio"] > 0  # which is always installed
+    assert found["speedup"] == pytest.approx(found["clips_per_second"] / max(found["rivals"].values()))
+    assert 0 < found["mean_difference"] < 5  # all of them read the same frames
+    assert os.sched_getaffinity(0) == cores
 
 
 @pytest.mark.parametrize(("name", "tokens"), [("quickstart", 67), ("s-b", 774)])

@@ -19,7 +19,6 @@ from evagen.checkpoints import load_model
 from evagen.config import check_config
 from evagen.data.arcade import build_arcade
 from evagen.data.clips import ClipDataset, collate_clips
-from evagen.data.video import read_frames, video_to_frames
 from evagen.errors import UserError
 from evagen.studies import quality_cost
 from evagen.training import TrainingRun, claim_folder, read_metrics
@@ -75,7 +74,7 @@ def sampling_config(root: Path, out: Path, **changes) -> sample.Sampling:
         "generator": str(root / "generator"),
         "tokenizer": str(root / "final"),
         "clips_per_class": 3,
-        "batch_size": 2,
+        "slots": 2,
         **changes,
     }
     return check_config(sample.Sampling, values, "test")
@@ -105,29 +104,6 @@ def test_the_corpus_holds_the_routers_lengths_and_decodes(road):
     stored = TokenizedClips(torch.cat([row["codes"] for row in rows]), lengths)
     direct = tokenizer(clips.video, lengths).reconstruction.clamp(-1, 1)
     torch.testing.assert_close(tokenizer.decode(stored), direct, atol=1e-5, rtol=0)
-
-
-def test_samples_are_real_files_of_the_tokens_beside_them(road):
-    rows = [json.loads(line) for line in (road / "samples" / "tokens.jsonl").read_text().splitlines()]
-    assert [row["class"] for row in rows] == ["Boxing"] * 3 + ["Skiing"] * 3
-    tokenizer = load_model(VideoTokenizer, road / "final")
-    for row in rows:
-        tokens = TokenizedClips(torch.tensor(row["codes"]), torch.tensor([row["lengths"]]))
-        expected = video_to_frames(tokenizer.decode(tokens)[0]).astype(float)
-        frames = read_frames(road / "samples" / row["path"]).astype(float)
-        assert frames.shape == (16, 32, 32, 3)
-        assert abs(frames - expected).mean() < 16  # H.264 in between
-    assert json.loads((road / "samples" / "manifest.json").read_text())["clips"] == 6
-
-
-def test_interrupted_sampling_goes_on_with_the_same_clips(road, tmp_path):
-    whole = (road / "samples" / "tokens.jsonl").read_text().splitlines()
-    config = sampling_config(road, tmp_path / "again", batch_size=4)
-    (tmp_path / "again").mkdir()
-    (tmp_path / "again" / "tokens.jsonl").write_text("\n".join(whole[:3]) + "\n" + whole[3][:20])
-    sample.main(config)
-    again = (tmp_path / "again" / "tokens.jsonl").read_text().splitlines()
-    assert [json.loads(a) for a in again] == [json.loads(b) for b in whole]
 
 
 def test_resumed_training_equals_uninterrupted_bit_for_bit(road, tmp_path, monkeypatch):
@@ -169,21 +145,6 @@ def test_a_folder_of_another_run_is_refused(road, tmp_path):
     claim_folder(other, tmp_path / "run")
     with pytest.raises(UserError, match="holds a run with another config"):
         train_tokenizer.main(config)
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"classes": ["Boxin"]}, "knows no class 'Boxin'; the nearest are Boxing"),
-        ({"tokenizer": "proxy"}, "the generator was trained on the tokens of tokenizer"),
-        ({"generator": "curation"}, "holds no trained VideoGenerator"),
-        ({"generator": "router"}, "holds a Router, a VideoGenerator is needed"),
-    ],
-)
-def test_bad_input_to_sampling_is_explained(road, tmp_path, changes, message):
-    changes = {key: str(road / value) if isinstance(value, str) else value for key, value in changes.items()}
-    with pytest.raises(UserError, match=message):
-        sample.main(sampling_config(road, tmp_path / "bad", **changes))
 
 
 def test_a_half_written_record_is_explained(road, tmp_path):

@@ -1,0 +1,86 @@
+"""`evagen protocols`: the protocols in words."""
+
+import textwrap
+from collections.abc import Sequence
+
+from eval import Protocol
+
+WIDTH = 100
+
+
+def list_protocols(protocols: Sequence[Protocol]) -> str:
+    """A line for each: name, task, real clips, where they are from, what papers report."""
+    rows = [
+        (protocol.name, protocol.task, f"{_count(protocol)} of {_videos(protocol)}", _published(protocol))
+        for protocol in protocols
+    ]
+    widths = [max(len(row[i]) for row in rows) for i in range(3)]
+    lines = ["  ".join([*(cell.ljust(w) for cell, w in zip(row, widths)), row[3]]).rstrip() for row in rows]
+    return "\n".join([*lines, "", "`evagen protocols NAME` explains one in full."])
+
+
+def explain(protocol: Protocol) -> str:
+    """Everything that a protocol decides, for a terminal."""
+    frames, road = protocol.frames, protocol.network_input
+    facts = {
+        "task": protocol.task,
+        "real clips": f"{_count(protocol)} of {_videos(protocol)}; place {protocol.clips.place}, "
+        f"short videos are {'padded' if protocol.clips.short == 'pad' else 'left out'}, seed {protocol.clips.seed}",
+        "scored clips": _other_side(protocol),
+        "frames": f"{protocol.num_frames}, every {_ordinal(protocol.stride)} of the file",
+        "pixels": f"short side to {frames.size} ({frames.filter}; long side: {frames.long_side}), centre crop "
+        f"({frames.crop})",
+        "into the network": ", ".join(
+            [
+                *([f"resized to {road.size}"] if road.size else []),
+                {"none": "floats", "nearest": "rounded to 8 bits", "truncate": "cut off to 8 bits"}[road.rounding],
+                *([f"resized to {road.network_size} without antialiasing"] if road.network_size else []),
+            ]
+        ),
+        "network": f"{protocol.network}, covariance over N{f' - {protocol.ddof}' if protocol.ddof else ''}",
+        "sampling": _sampling(protocol),
+        "published": _published(protocol) or "nothing",
+    }
+    lines = [protocol.name, "", *textwrap.wrap(protocol.explanation, WIDTH), ""]
+    for name, text in facts.items():
+        lines += textwrap.wrap(f"{name:<18}{text}", WIDTH, subsequent_indent=" " * 18)
+    for title, texts in (("known differences from the original", protocol.differences), ("sources", protocol.sources)):
+        if texts:
+            lines += ["", f"{title}:"]
+            for text in texts:
+                lines += textwrap.wrap(text, WIDTH, initial_indent="  - ", subsequent_indent="    ")
+    return "\n".join(lines)
+
+
+def _count(protocol: Protocol) -> str:
+    return "all clips" if protocol.num_real is None else f"{protocol.num_real:,} clips"
+
+
+def _videos(protocol: Protocol) -> str:
+    index = f" list {protocol.split_index}" if protocol.split_index else ""
+    return f"{protocol.dataset} {protocol.split}{index}"
+
+
+def _other_side(protocol: Protocol) -> str:
+    if protocol.task == "reconstruction":
+        return "the real clips, encoded and decoded"
+    count = "one for each real clip" if protocol.num_generated is None else f"{protocol.num_generated:,}"
+    if protocol.task == "frame-prediction":
+        return f"{count}, continuing its first {protocol.given_frames} frames; {protocol.scored_frames}"
+    return f"{count}, generated for the real clips' labels"
+
+
+def _sampling(protocol: Protocol) -> str:
+    names = ("guidance", "temperature", "top_k", "top_p")
+    prescribed = [f"{name} {getattr(protocol, name)}" for name in names if getattr(protocol, name) is not None]
+    if protocol.task == "reconstruction":
+        return "none"
+    return ", ".join(prescribed) if prescribed else "as the model's authors like"
+
+
+def _published(protocol: Protocol) -> str:
+    return ", ".join(f"{who}: {value:g}" for who, value in protocol.published)
+
+
+def _ordinal(number: int) -> str:
+    return "one" if number == 1 else f"{number}th"

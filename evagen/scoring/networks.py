@@ -1,0 +1,68 @@
+"""The networks that scores are measured with, by what the user asks for."""
+
+import os
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torchvision.models import VGG16_Weights
+
+from evagen.errors import UserError
+from evagen.objective import PerceptualNetwork
+from eval import (
+    I3D_FILE,
+    ImageNetworkDetector,
+    LPIPSDistance,
+    PerceptualDistance,
+    PreparedDetector,
+    Protocol,
+    VideoMAEDetector,
+    load_detector,
+)
+from eval.lpips import VGG16_VARIABLE
+from eval.videomae import VIDEOMAE
+
+DetectorName = Literal["protocol", "offline", "videomae"]
+"""`protocol`: I3D, the only one whose distance is FVD. `offline`: EfficientNet-Lite0, frame by frame, from a package.
+`videomae`: a VideoMAE, folder or hub id."""
+
+
+class ComparisonNetwork(PerceptualNetwork):
+    """The network that compares reconstructed frames with real ones."""
+
+    network: Literal["auto", "offline", "lpips"] = "auto"  # type: ignore[assignment]
+    """`auto`: LPIPS-VGG16 where its weights are on this machine, otherwise the offline network, under its own name."""
+
+    def load(self) -> PerceptualDistance | LPIPSDistance:
+        """Raises UserError as `PerceptualNetwork.load` does."""
+        cached = Path(torch.hub.get_dir(), "checkpoints", VGG16_Weights.IMAGENET1K_V1.url.rpartition("/")[2])
+        is_here = self.vgg16 is not None or VGG16_VARIABLE in os.environ or cached.is_file()
+        network = ("lpips" if is_here else "offline") if self.network == "auto" else self.network
+        return PerceptualNetwork(network=network, vgg16=self.vgg16).load()
+
+
+def choose_detector(
+    protocol: Protocol, name: DetectorName, weights: str | None, sha256: str | None, download: bool
+) -> PreparedDetector:
+    """A detector behind the protocol's road into the network. weights: I3D's file, or VideoMAE's folder or hub id;
+    sha256: of an I3D file of the user's own. Raises UserError where the network is not within reach, or its file is
+    another one than expected."""
+    if name == "offline" and weights is not None:
+        raise UserError(f"the offline network carries its own weights; {weights} is not for it")
+    if name != "protocol" and sha256 is not None:
+        raise UserError(f"a checksum is checked of I3D's file only, not of the network {name}")
+    try:
+        if name == "protocol":
+            return load_detector(protocol, weights, sha256, download)
+        network = ImageNetworkDetector() if name == "offline" else VideoMAEDetector(weights or VIDEOMAE)
+        return PreparedDetector(network, protocol.network_input)
+    except FileNotFoundError as error:
+        hint = ". Or measure with a network that comes as a package, which does not give FVD: the detector `offline`"
+        raise UserError(f"{error}{hint if name != 'offline' else ''}") from error
+    except (ImportError, ValueError) as error:
+        raise UserError(str(error)) from error
+
+
+def gives_fvd(fingerprint: str) -> bool:
+    """Whether distances in this detector's features may be called FVD."""
+    return fingerprint == I3D_FILE.sha256

@@ -1,0 +1,133 @@
+"""Features of a protocol's real clips, computed once and kept for every model that is scored against them.
+
+A cache entry is a safetensors file: `features` float32 (N, D), and `count`, `mean` and `scatter` of them as
+`eval.GaussianStatistics` has them. Its header says what it is made from, and its name is a checksum of that: the clips,
+their files' sizes and times of change, how frames are prepared, the detector, and what computes (versions, device).
+"""
+
+import json
+import logging
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+import torch
+from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from evagen.data.clips import ClipBatch, SkippedClip
+from evagen.errors import UserError
+from evagen.row_store import fill_table, open_table
+from evagen.scoring.clips import FileClips, digest
+from eval import GaussianStatistics, PreparedDetector, Protocol, features_of
+
+
+@dataclass(frozen=True)
+class RealSide:
+    """features: float32 (N, D), of the clips that could be decoded; numbers: which these are; unreadable: the others;
+    key: what all of it follows from."""
+
+    features: Tensor
+    numbers: list[int]
+    unreadable: list[SkippedClip]
+    key: str
+
+
+def default_cache() -> Path:
+    """`statistics` in the folder that EVAGEN_CACHE names, `~/.cache/evagen` if unset."""
+    return Path(os.environ.get("EVAGEN_CACHE") or Path.home() / ".cache" / "evagen", "statistics")
+
+
+def made_from(clips: FileClips, detector: PreparedDetector, batch_size: int, device: torch.device) -> dict[str, Any]:
+    """All that the features of real clips follow from, as JSON values."""
+    protocol = clips.protocol
+    only_predicted = protocol.scored_frames == "predicted-only"
+    return {
+        "clips": clips.fingerprint(),
+        "frames": asdict(protocol.frames),
+        "num_frames": protocol.num_frames,
+        "left_out_frames": protocol.given_frames if only_predicted else 0,
+        "network_input": asdict(protocol.network_input),
+        "detector": f"{detector.name} {detector.fingerprint}",
+        "batch_size": batch_size,
+        "computed_by": f"torch {torch.__version__} {device.type}, av {av.__version__}",
+    }
+
+
+def real_side(
+    clips: FileClips,
+    detector: PreparedDetector,
+    accelerator: Accelerator,
+    out: Path,
+    cache: Path,
+    batch_size: int,
+    num_workers: int = 0,
+    save_seconds: float = 60,
+) -> RealSide:
+    """Reads the features from the cache or computes them, in any number of processes; to be called by all alike. What
+    is unfinished lies in `out`. A set with clips that cannot be decoded is not cached."""
+    about = made_from(clips, detector, batch_size, accelerator.device)
+    key = digest(about)
+    entry, table = cache / f"{key}.safetensors", out / f"real-{key}"
+    found = [None if table.exists() or not accelerator.is_main_process else _read(entry)]
+    broadcast_object_list(found)  # processes that look for themselves may look at different times
+    if found[0] is not None:
+        return RealSide(found[0], list(range(len(clips))), [], key)
+    fill_table(
+        table, clips, lambda batch: _rows(batch, clips.protocol, detector, accelerator.device), about,
+        accelerator, batch_size, num_workers, save_seconds,
+    )  # fmt: skip
+    rows, _ = open_table(table, "features of real clips", "benchmark")
+    skipped = [SkippedClip(**clip) for clip in json.loads((table / "about.json").read_text())["skipped"]]
+    columns = rows.with_format("numpy")
+    features = torch.from_numpy(np.stack(list(columns["features"][:])).astype(np.float32))
+    if accelerator.is_main_process and not skipped:
+        _write(entry, features, about)
+    return RealSide(features, columns["number"][:].tolist(), skipped, key)
+
+
+def _rows(batch: ClipBatch, protocol: Protocol, detector: PreparedDetector, device: torch.device) -> list[dict]:
+    video = batch.video.to(device)  # B C F S S
+    features = scored_features(detector, protocol.scored(video, video)[1])
+    return [{"number": int(number), "features": row} for number, row in zip(batch.index, features)]
+
+
+def scored_features(detector: PreparedDetector, videos: Tensor) -> np.ndarray:
+    """Clips as they are scored, B C F S S in [-1, 1] → float32 (B, D). Raises UserError for clips that the detector
+    cannot take, or makes nothing finite of."""
+    try:
+        with torch.no_grad():
+            return features_of(detector, videos).float().cpu().numpy()
+    except ValueError as error:
+        raise UserError(f"these clips cannot be scored: {error}") from error
+
+
+def _read(entry: Path) -> Tensor | None:
+    """The features of a cache entry; None where there is none, or a damaged one."""
+    try:
+        tensors = load_file(entry)
+        statistics = GaussianStatistics.from_tensors(tensors)
+        features = tensors["features"]
+    except (OSError, SafetensorError, KeyError, ValueError):
+        return None
+    return features if int(statistics.count) == len(features) else None
+
+
+def _write(entry: Path, features: Tensor, about: dict[str, Any]) -> None:
+    """The file appears under its name only when it is complete; without a place to write there is none."""
+    tensors = {"features": features, **GaussianStatistics.of(features).as_tensors()}
+    unfinished = entry.with_name(f".{entry.name}.{os.getpid()}.part")
+    try:
+        entry.parent.mkdir(parents=True, exist_ok=True)
+        save_file(tensors, unfinished, {"evagen": json.dumps(about)})
+        unfinished.replace(entry)
+    except (OSError, SafetensorError) as error:
+        logging.getLogger(__name__).warning("features of real clips are not kept in %s: %s", entry.parent, error)
+    finally:
+        unfinished.unlink(missing_ok=True)

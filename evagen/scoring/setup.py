@@ -1,0 +1,174 @@
+"""From the config of `evagen benchmark` to what is scored and how; everything that does not fit is refused here."""
+
+from dataclasses import dataclass, replace
+
+import torch
+
+from ar_model import SamplingOptions, VideoGenerator
+from evagen.assigner import RoutedLengths, UniformLengths, load_assigner
+from evagen.checkpoints import fingerprint, load_model
+from evagen.errors import UserError
+from evagen.sample import check_tokenizer, label_of
+from evagen.scoring.clips import FileClips, LabelClips
+from evagen.scoring.config import Benchmark
+from evagen.scoring.networks import choose_detector
+from evagen.scoring.record import Model
+from evagen.scoring.subjects import FolderOfClips, Generation, Reconstruction, Subject, first_clips
+from evagen.scoring.videos import RealVideos, chosen_count, relabelled
+from eval import PreparedDetector, Protocol, SourceClip, get_protocol
+from tokenizer import VideoTokenizer
+
+
+@dataclass(frozen=True)
+class Models:
+    """What is scored, and what it needs."""
+
+    tokenizer: VideoTokenizer | None
+    assign: RoutedLengths | UniformLengths | None
+    generator: VideoGenerator | None
+
+    @staticmethod
+    def load(config: Benchmark, protocol: Protocol, device: torch.device) -> "Models":
+        """Raises UserError for models that are not there, or do not fit each other or the protocol's clips."""
+        tokenizer = load_model(VideoTokenizer, config.tokenizer, device) if config.tokenizer else None
+        generator = load_model(VideoGenerator, config.generator, device) if config.generator else None
+        if tokenizer:
+            check_clips(tokenizer, protocol)
+        assign = None
+        if tokenizer and (config.router or config.uniform_length):
+            assign = load_assigner(tokenizer, config.router, config.preference, config.uniform_length)
+        if generator and tokenizer:
+            check_tokenizer(generator, tokenizer)
+            if generator.config.given_frames != protocol.given_frames:
+                raise UserError(
+                    f"{protocol.name} gives {protocol.given_frames} frames of each clip; the generator at "
+                    f"{config.generator} was trained to be given {generator.config.given_frames}"
+                )
+        return Models(tokenizer, assign, generator)
+
+    def as_record(self, config: Benchmark, subject: Subject) -> dict[str, Model]:
+        """Where each is, and the checksum of its weights."""
+        router = self.assign.router if isinstance(self.assign, RoutedLengths) else None
+        models = {"tokenizer": self.tokenizer, "router": router, "generator": self.generator}
+        found = {
+            name: Model(source=str(getattr(config, name)), fingerprint=fingerprint(model))
+            for name, model in models.items()
+            if model
+        }
+        if isinstance(subject, FolderOfClips):
+            found["samples"] = Model(source=str(config.samples), fingerprint=subject.clips.fingerprint())
+        return found
+
+
+def protocol_of(config: Benchmark) -> tuple[Protocol, SamplingOptions]:
+    """The protocol with what is changed about it in its name, and how clips are sampled under it. Raises UserError for
+    an unknown protocol, and for sampling options that exclude each other."""
+    changes = config.changes.model_dump(exclude_none=True)
+    given = config.options.model_dump(exclude_none=True)
+    try:
+        protocol = get_protocol(config.protocol)
+        protocol = protocol.changed(**changes) if changes else protocol
+        if {"dataset", "split", "split_index"} & set(changes):  # another number of videos
+            protocol = replace(protocol, num_real=chosen_count(protocol))
+        prescribed = {
+            name: value
+            for name in ("guidance", "temperature", "top_k", "top_p")
+            if (value := getattr(protocol, name)) is not None
+        }
+        usual = SamplingOptions(**prescribed)
+        options = replace(usual, **given)
+    except ValueError as error:
+        raise UserError(str(error)) from error
+    if given and protocol.task == "reconstruction":
+        raise UserError(f"options.{next(iter(given))} is given, but {protocol.name} samples nothing")
+    others = {name: value for name, value in given.items() if value != getattr(usual, name)}
+    if others and protocol.task != "generation":  # which leaves them open
+        label = ", ".join(f"{name}={value}" for name, value in sorted(others.items()))
+        own = {name: others[name] for name in others if hasattr(protocol, name)}
+        protocol = relabelled(protocol, label, **own)
+    if protocol.name != config.protocol:
+        about = f"{config.protocol} with the changes that stand in its name. {protocol.explanation}"
+        protocol = replace(protocol, explanation=about)
+    return protocol, options
+
+
+def check_inputs(config: Benchmark, protocol: Protocol) -> None:
+    """Raises UserError unless just the models are named that the protocol's task needs."""
+    named = {
+        name for name in ("tokenizer", "router", "uniform_length", "generator", "samples") if getattr(config, name)
+    }
+    possible = {
+        "reconstruction": [{"tokenizer", "router"}, {"tokenizer", "uniform_length"}],
+        "frame-prediction": [{"generator", "tokenizer", "router"}, {"generator", "tokenizer", "uniform_length"}],
+    }.get(protocol.task, [{"generator", "tokenizer"}, {"samples"}])
+    if named not in possible:
+        ways = " or ".join(", ".join(f"{name}=…" for name in sorted(names)) for names in possible)
+        raise UserError(f"{protocol.name} ({protocol.task}) needs {ways}; got {', '.join(sorted(named)) or 'none'}")
+    if config.changes.num_generated and protocol.task in ("reconstruction", "frame-prediction"):
+        raise UserError(f"changes.num_generated: {protocol.name} scores one clip for each real one; change those")
+    if config.changes.scored_frames and protocol.task != "frame-prediction":
+        raise UserError(f"changes.scored_frames is for frame prediction; {protocol.name} is {protocol.task}")
+
+
+def check_clips(tokenizer: VideoTokenizer, protocol: Protocol) -> None:
+    """Raises UserError unless the protocol's clips have the frames and size the tokenizer was trained on."""
+    frames, size = tokenizer.config.num_frames, tokenizer.config.resolution
+    if (frames, size) != (protocol.num_frames, protocol.frames.size):
+        raise UserError(
+            f"{protocol.name} scores clips of {protocol.num_frames} frames at {protocol.frames.size} pixels, the "
+            f"tokenizer works on {frames} at {size}; changes.size={size} scores at its size, under another name"
+        )
+
+
+def real_clips(protocol: Protocol, videos: RealVideos) -> list[SourceClip]:
+    """Raises UserError where these videos do not give as many clips as the protocol scores."""
+    try:
+        return protocol.real_clips(videos.videos)
+    except ValueError as error:
+        hint = "" if chosen_count(protocol) is None else ". changes.drawn or changes.first_videos take fewer"
+        raise UserError(f"{error}{hint}") from error
+
+
+def detector_of(config: Benchmark, protocol: Protocol) -> PreparedDetector:
+    """The detector that is asked for, behind the protocol's input."""
+    return choose_detector(protocol, config.detector, config.detector_weights, config.detector_sha256, config.download)
+
+
+def subject_of(
+    config: Benchmark,
+    models: Models,
+    clips: FileClips,
+    videos: RealVideos,
+    options: SamplingOptions,
+    detector: PreparedDetector,
+    device: torch.device,
+) -> Subject:
+    """What is scored against the real clips. Raises UserError where it does not have as many clips as they."""
+    protocol, tokenizer, generator = clips.protocol, models.tokenizer, models.generator
+    if protocol.task == "reconstruction":
+        assert tokenizer is not None
+        assert models.assign is not None
+        perceptual = config.compare.load().to(device)
+        return Reconstruction(clips, tokenizer, models.assign, detector, perceptual)
+    count = protocol.num_generated or len(clips)
+    if config.samples:
+        found = first_clips(config.samples, protocol)
+        if len(found) != count:
+            raise UserError(
+                f"{protocol.name} scores {count:,} clips, and {config.samples} holds {len(found):,} videos; "
+                f"changes.num_generated={len(found)} scores them, under another name"
+            )
+        return FolderOfClips(found, detector, device)
+    assert tokenizer is not None
+    assert generator is not None
+    shared = (generator, tokenizer, options, config.run.seed, protocol, detector)
+    if protocol.task == "frame-prediction":
+        return Generation(clips, *shared, models.assign)
+    labels = protocol.labels_to_generate(clips.clips)[:count]
+    if len(labels) < count:
+        raise UserError(f"{protocol.name}: {count:,} clips for {len(labels):,} labels; the real clips are too few")
+    known = list(generator.config.class_names)
+    if protocol.task == "class-to-video" and not known:
+        raise UserError(f"{protocol.name} asks for classes, and the generator at {config.generator} knows none")
+    wanted = {label: label_of(videos.class_names[label], known) if known else -1 for label in set(labels)}
+    return Generation(LabelClips([wanted[label] for label in labels]), *shared)

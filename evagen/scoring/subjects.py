@@ -1,0 +1,176 @@
+"""What is scored: a tokenizer that reconstructs real clips, a generator that writes new ones, or a folder of videos.
+
+Each gives `clips`, by number, and `rows` of them: the clip's `number` and `features`; where it has tokens `lengths` and
+`codes`; of a reconstruction also `psnr`, `ssim` and `perceptual`.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from typing import Protocol as Interface
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ar_model import ClipRequest, ClipTokens, SamplingOptions, VideoGenerator, sample_in_order
+from evagen.assigner import RoutedLengths, UniformLengths
+from evagen.checkpoints import fingerprint
+from evagen.data.clips import ClipBatch
+from evagen.data.frame_counts import count_all_frames
+from evagen.data.layouts import looked_for, videos_below
+from evagen.data.video import VideoError
+from evagen.errors import UserError
+from evagen.given import encode_given
+from evagen.row_store import NumberedClips
+from evagen.sample import clip_seed, decode_clips
+from evagen.scoring.clips import FileClips, LabelClips
+from evagen.scoring.real_side import scored_features
+from eval import LPIPSDistance, PerceptualDistance, PreparedDetector, Protocol, SourceClip, psnr, ssim
+from tokenizer import VideoTokenizer
+
+
+class Subject(Interface):
+    """Something that can be scored. about: what its rows follow from, besides protocol and detector."""
+
+    @property
+    def clips(self) -> NumberedClips: ...
+
+    @property
+    def about(self) -> dict[str, Any]: ...
+
+    def rows(self, batch: ClipBatch) -> list[dict[str, Any]]: ...
+
+
+@dataclass(frozen=True)
+class Reconstruction:
+    """The real clips, encoded and decoded."""
+
+    clips: FileClips
+    tokenizer: VideoTokenizer
+    assign: RoutedLengths | UniformLengths
+    detector: PreparedDetector
+    perceptual: PerceptualDistance | LPIPSDistance
+
+    @property
+    def about(self) -> dict[str, Any]:
+        return {
+            "tokenizer": fingerprint(self.tokenizer),
+            "lengths": str(self.assign),
+            "perceptual": f"{self.perceptual.name} {self.perceptual.fingerprint}",
+        }
+
+    def rows(self, batch: ClipBatch) -> list[dict[str, Any]]:
+        video = batch.video.to(self.tokenizer.device)  # B C F S S
+        tokens = self.tokenizer.encode(video, self.assign(video))
+        again = self.tokenizer.decode(tokens, (video.shape[-2], video.shape[-1]))  # B C F S S
+        features = scored_features(self.detector, again)
+        measures: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+            "psnr": psnr,
+            "ssim": ssim,
+            "perceptual": lambda x, y: self.perceptual.video_distance(x, y).mean(1),
+        }
+        with torch.no_grad():
+            values = {name: measure(again, video).tolist() for name, measure in measures.items()}
+        return [
+            row | _token_columns(clip.codes, clip.lengths[0]) | {name: values[name][i] for name in measures}
+            for i, (row, clip) in enumerate(zip(_rows(batch, features), tokens.split()))
+        ]
+
+
+@dataclass(frozen=True)
+class Generation:
+    """One new clip for each label; or for each real clip, of which the first frames are given."""
+
+    clips: LabelClips | FileClips
+    generator: VideoGenerator
+    tokenizer: VideoTokenizer
+    options: SamplingOptions
+    seed: int
+    protocol: Protocol
+    detector: PreparedDetector
+    assign: RoutedLengths | UniformLengths | None = None
+    """Of given frames; None where none are given."""
+
+    @property
+    def about(self) -> dict[str, Any]:
+        return {
+            "generator": fingerprint(self.generator),
+            "tokenizer": fingerprint(self.tokenizer),
+            "lengths": str(self.assign) if self.assign else None,
+            "options": {name: list(v) if isinstance(v, tuple) else v for name, v in vars(self.options).items()},
+            "seed": self.seed,
+        }
+
+    def rows(self, batch: ClipBatch) -> list[dict[str, Any]]:
+        real = batch.video.to(self.tokenizer.device)  # B C F S S, or empty
+        given: Sequence[ClipTokens | None] = [None] * len(batch)
+        if self.assign:
+            frames = real[:, :, : self.protocol.given_frames]  # B C n S S
+            given = encode_given(frames, self.tokenizer, self.assign)
+        labels = batch.label.tolist() if isinstance(self.clips, LabelClips) else [-1] * len(batch)
+        requests = [
+            ClipRequest(clip_seed(self.seed, number), label, blocks)
+            for number, label, blocks in zip(batch.index.tolist(), labels, given)
+        ]
+        try:
+            written = sample_in_order(self.generator, requests, self.options, num_slots=len(requests))
+        except ValueError as error:
+            raise UserError(f"the generator cannot write these clips: {error}") from error
+        video = decode_clips(self.tokenizer, written)  # B C F S S
+        if self.assign:
+            video, _ = self.protocol.scored(video, real)  # B C F S S
+        return [
+            row | _token_columns(clip.codes, clip.lengths)
+            for row, clip in zip(_rows(batch, scored_features(self.detector, video)), written)
+        ]
+
+
+@dataclass(frozen=True)
+class FolderOfClips:
+    """Video files that some program has written."""
+
+    clips: FileClips
+    detector: PreparedDetector
+    device: torch.device
+
+    @property
+    def about(self) -> dict[str, Any]:
+        return {"samples": self.clips.fingerprint()}
+
+    def rows(self, batch: ClipBatch) -> list[dict[str, Any]]:
+        return _rows(batch, scored_features(self.detector, batch.video.to(self.device)))
+
+
+def first_clips(folder: Path, protocol: Protocol) -> FileClips:
+    """The first clip of every video below a folder, in the order of their paths. Raises UserError where there are no
+    videos, and for such as are shorter than a clip or cannot be opened."""
+    if not folder.is_dir():
+        raise UserError(f"no folder at {folder}: a folder of videos is needed")
+    found = videos_below(folder)
+    if not found:
+        raise UserError(f"no videos in {folder} {looked_for()}")
+    span = (protocol.num_frames - 1) * protocol.stride + 1
+    bad = []
+    for video, count in zip(found, count_all_frames([video.path for video in found])):
+        if isinstance(count, VideoError):
+            bad.append(f"{video.path}: {count.reason}")
+        elif count < span:
+            bad.append(f"{video.path}: {count} frames")
+    if bad:
+        raise UserError(
+            f"{len(bad)} of {len(found)} videos in {folder} cannot be scored; a clip of {protocol.name} needs {span} "
+            "frames:\n  " + "\n  ".join(bad[:5]) + (f"\n  and {len(bad) - 5} more" if len(bad) > 5 else "")
+        )
+    files = {Path(video.path).relative_to(folder).as_posix(): video.path for video in found}
+    clips = [SourceClip(name, 0, protocol.num_frames, protocol.stride, -1) for name in sorted(files)]
+    return FileClips(protocol, clips, files)
+
+
+def _rows(batch: ClipBatch, features: np.ndarray) -> list[dict[str, Any]]:
+    return [{"number": int(number), "features": row} for number, row in zip(batch.index, features)]
+
+
+def _token_columns(codes: Tensor, lengths: Tensor) -> dict[str, np.ndarray]:
+    return {"lengths": lengths.cpu().numpy().astype(np.int32), "codes": codes.cpu().numpy().astype(np.int32)}
