@@ -103,9 +103,12 @@ def test_folder_split(tmp_path):
 
 def test_classes_and_limit(folder):
     assert ClipDataset(config(folder, classes=["cats"])).labels == [2, 2, 2]
+    assert ClipDataset(config(folder, without_classes=["ants", "bees"])).labels == [2, 2, 2]
     assert ClipDataset(config(folder, limit=6)).labels == [0, 0, 0, 1, 2, 2]
     with pytest.raises(UserError, match="no class 'cat'; the nearest of 3 is 'cats'"):
         ClipDataset(config(folder, classes=["cat"]))
+    with pytest.raises(UserError, match="no class 'cat'; the nearest of 3 is 'cats'"):
+        ClipDataset(config(folder, without_classes=["cat"]))
 
 
 def test_folders_with_nothing(tmp_path):

@@ -30,6 +30,7 @@ from evagen.data.layouts import (
     Split,
     VideoFile,
     join,
+    leave_out_classes,
     list_folder,
     list_ucf101,
     select_classes,
@@ -93,6 +94,8 @@ class DataConfig(VideoSource):
     """Seed of all that is random in a clip."""
     classes: list[str] | None = None
     """Use these classes only; labels stay those of the full set."""
+    without_classes: list[str] = Field(default_factory=list)
+    """Leave these classes out, to see later how a model does on what it has never seen."""
     limit: int | None = Field(None, ge=1)
     """Use the first N videos only, taken in turn from every class."""
 
@@ -356,6 +359,8 @@ def _list_files(config: DataConfig) -> Listing:
         logging.getLogger(__name__).warning(remark)
     if config.classes is not None:
         listing = select_classes(listing, config.classes)
+    if config.without_classes:
+        listing = leave_out_classes(listing, config.without_classes)
     if config.limit is not None:
         listing = replace(listing, files=spread_over_classes(listing.files, config.limit))
     return listing

@@ -123,16 +123,28 @@ def join(listings: Sequence[Listing]) -> Listing:
 
 def select_classes(listing: Listing, wanted: Sequence[str]) -> Listing:
     """The videos of the wanted classes; labels stay as they are. Raises UserError for an unknown class."""
+    return _with_labels(listing, _labels_of(listing, wanted))
+
+
+def leave_out_classes(listing: Listing, unwanted: Sequence[str]) -> Listing:
+    """The videos of all other classes; labels stay as they are. Raises UserError for an unknown class."""
+    return _with_labels(listing, set(range(len(listing.class_names))) - _labels_of(listing, unwanted))
+
+
+def _labels_of(listing: Listing, names: Sequence[str]) -> set[int]:
     class_names = listing.class_names
-    for name in wanted:
+    for name in names:
         if name not in class_names:
             near = difflib.get_close_matches(name, class_names, n=1, cutoff=0.0)
             raise UserError(
                 f"there is no class {name!r}; the nearest of {len(class_names)} is {near[0]!r}"
                 if near
-                else f"classes={list(wanted)} was asked for, but these videos have no classes"
+                else f"the classes {list(names)} were named, but these videos have no classes"
             )
-    labels = {class_names.index(name) for name in wanted}
+    return {class_names.index(name) for name in names}
+
+
+def _with_labels(listing: Listing, labels: set[int]) -> Listing:
     return replace(
         listing,
         files=[file for file in listing.files if file.label in labels],
