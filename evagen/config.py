@@ -25,6 +25,10 @@ class Section(pydantic.BaseModel):
 
 ConfigType = TypeVar("ConfigType", bound=Section)
 
+ONLY_HOW = "only how"
+"""In a field's `Annotated`: the setting says how a run is carried out, not what comes of it, so that a run that was
+stopped may go on with another."""
+
 
 def section_of(component: Callable, *, leave_out: Sequence[str] = ()) -> type[Section]:
     """The config section whose keys are the arguments of a component's `__init__`, with its types and
@@ -79,6 +83,20 @@ def save_config(config: Section, folder: str | Path) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
     return path
+
+
+def differences(config: Section, other: Section) -> dict[str, tuple[Any, Any]]:
+    """Dotted keys whose values differ, with both; without those of `ONLY_HOW`. The two are of one class."""
+    found: dict[str, tuple[Any, Any]] = {}
+    for name, field in type(config).model_fields.items():
+        ours, theirs = getattr(config, name), getattr(other, name)
+        if ours == theirs or ONLY_HOW in field.metadata:
+            continue
+        if isinstance(ours, Section) and type(ours) is type(theirs):
+            found |= {f"{name}.{key}": values for key, values in differences(ours, theirs).items()}
+        else:
+            found[name] = (ours, theirs)
+    return found
 
 
 def shipped_configs() -> dict[str, Path]:

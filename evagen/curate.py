@@ -11,6 +11,7 @@ half-way, the same command goes on where it was.
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Annotated
 
 import torch
 from datasets import Dataset
@@ -18,7 +19,7 @@ from pydantic import Field
 from torch import Tensor
 
 from evagen.checkpoints import fingerprint, load_model
-from evagen.config import Section, load_config
+from evagen.config import ONLY_HOW, Section, load_config
 from evagen.data.clips import ClipBatch, ClipDataset, DataConfig
 from evagen.errors import UserError
 from evagen.objective import PerceptualNetwork
@@ -35,13 +36,13 @@ class Curation(Section):
     """The proxy tokenizer, folder or hub id."""
     batch_size: int = Field(4, ge=1)
     """Clips searched together."""
-    max_segments: int = Field(128, ge=1)
+    max_segments: Annotated[int, ONLY_HOW] = Field(128, ge=1)
     """Blocks evaluated at once, which bounds memory."""
     compare: PerceptualNetwork = PerceptualNetwork()
     """The network whose distance is the reward's quality."""
     distance_frames: int = Field(4, ge=1)
     """Frames of each block, evenly spread, that the perceptual distance looks at."""
-    save_seconds: float = Field(60, ge=0)
+    save_seconds: Annotated[float, ONLY_HOW] = Field(60, ge=0)
     """Seconds between saves, which is what a killed process loses at most."""
 
 

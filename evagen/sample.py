@@ -14,7 +14,7 @@ import itertools
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import pydantic
@@ -26,7 +26,7 @@ from tqdm.auto import tqdm
 
 from ar_model import ClipRequest, ClipTokens, LengthDials, SamplingOptions, VideoGenerator, sample
 from evagen.checkpoints import fingerprint, load_model
-from evagen.config import Section, section_of
+from evagen.config import ONLY_HOW, Section, section_of
 from evagen.data.video import video_to_frames, write_video
 from evagen.errors import UserError
 from evagen.given import Given, GivenClips
@@ -72,7 +72,7 @@ class Sampling(Section):
     """Temporal blocks of each video; as trained if None. Longer ones are written in windows that move on."""
     overlap: int | None = Field(None, ge=1)
     """Blocks that a window shares with the one before; half of it if None."""
-    slots: int = Field(64, ge=1)
+    slots: Annotated[int, ONLY_HOW] = Field(64, ge=1)
     """Clips written side by side in each process."""
     formats: list[Literal["mp4", "gif", "avi", "mkv", "png"]] = Field(["mp4"], min_length=1)
     """`mkv` is lossless, for scoring; `png` is one picture of all frames, a row for each block."""

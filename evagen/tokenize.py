@@ -11,6 +11,7 @@ of processes gives the same corpus; stopped half-way, the same command goes on w
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 from datasets import Dataset
@@ -19,7 +20,7 @@ from pydantic import Field
 from ar_model import ClipTokens
 from evagen.assigner import Assign, load_assigner
 from evagen.checkpoints import fingerprint, load_model
-from evagen.config import Section
+from evagen.config import ONLY_HOW, Section
 from evagen.curate import check_clips_fit
 from evagen.data.clips import ClipBatch, ClipDataset, DataConfig
 from evagen.errors import UserError
@@ -45,7 +46,7 @@ class Tokenization(Section):
     given_frames: int = Field(0, ge=0)
     """For frame prediction: the tokens of each clip's first frames, by themselves, are stored too; 5 on K600."""
     batch_size: int = Field(16, ge=1)
-    save_seconds: float = Field(60, ge=0)
+    save_seconds: Annotated[float, ONLY_HOW] = Field(60, ge=0)
     """Seconds between saves, which is what a killed process loses at most."""
 
 

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from ar_model.attention import choose_attention as choose_generator_attention
-from evagen.config import Section, load_config, save_config
+from evagen.config import ONLY_HOW, Section, differences, load_config, save_config
 from evagen.errors import UserError
 from evagen.sharding import WholeAverage, whole, whole_model
 from tokenizer.attention import AttentionBackend, choose_attention
@@ -37,25 +37,25 @@ def _no_is_a_word(value: Any) -> Any:
 class RunConfig(Section):
     """Where a run leaves its results and how it is carried out."""
 
-    out: Path
+    out: Annotated[Path, ONLY_HOW]
     """The run folder. Running the same command again resumes what is unfinished there."""
     seed: int = Field(0, ge=0)
     """Seed of weights, data order and all other draws."""
-    log_every: int = Field(10, ge=1)
+    log_every: Annotated[int, ONLY_HOW] = Field(10, ge=1)
     """Steps between log lines."""
-    save_every: int = Field(1000, ge=1)
+    save_every: Annotated[int, ONLY_HOW] = Field(1000, ge=1)
     """Steps between checkpoints."""
     mixed_precision: Annotated[Literal["no", "bf16", "fp16"] | None, BeforeValidator(_no_is_a_word)] = None
     """Accelerate's setting if None."""
-    tracker: Literal["tensorboard", "wandb", "none"] = "tensorboard"
-    num_workers: int = Field(0, ge=0)
+    tracker: Annotated[Literal["tensorboard", "wandb", "none"], ONLY_HOW] = "tensorboard"
+    num_workers: Annotated[int, ONLY_HOW] = Field(0, ge=0)
     """Processes that decode video beside the training process."""
-    gradient_checkpointing: bool = False
+    gradient_checkpointing: Annotated[bool, ONLY_HOW] = False
     """Compute the layers' activations again in the backward pass instead of keeping them: a third more time for a
     fraction of the memory."""
-    compile: bool = False
+    compile: Annotated[bool, ONLY_HOW] = False
     """Compile the model's layers with torch.compile, for any number of tokens at once."""
-    attention: AttentionBackend = "auto"
+    attention: Annotated[AttentionBackend, ONLY_HOW] = "auto"
     """Which kernels compute attention over packed sequences; `auto` takes the fastest that the device has."""
 
 
@@ -327,12 +327,15 @@ def start_accelerator(
 
 
 def claim_folder(config: Section, out: Path) -> None:
-    """Writes `config.yaml` into a run folder. Raises UserError if it already holds the config of another run."""
+    """Writes `config.yaml` into a run folder. Raises UserError if it already holds the config of another run, one that
+    differs in more than how it is carried out."""
     existing = out / "config.yaml"
-    if existing.exists() and load_config(type(config), existing) != config:
+    if existing.exists() and (differing := differences(config, load_config(type(config), existing))):
+        listed = [f"{key} is {theirs} there and {ours} here" for key, (ours, theirs) in differing.items()]
+        more = f" and {len(listed) - 4} more" if len(listed) > 4 else ""
         raise UserError(
-            f"{out} holds a run with another config ({existing}); choose another run.out, or delete the folder "
-            "to start afresh"
+            f"{out} holds a run with another config: {', '.join(listed[:4])}{more}; choose another run.out, or delete "
+            "the folder to start afresh"
         )
     save_config(config, out)
 

@@ -198,7 +198,17 @@ def test_an_unfinished_record_says_how_far_it_is(root, tmp_path):
     curate.main(config)
     assert rows(tmp_path / "record") == rows(root / "curated" / "record")
     with pytest.raises(UserError, match="holds a run with another config"):  # finished or not
-        curate.main(curation(root, tmp_path, save_seconds=0, max_segments=5))
+        curate.main(curation(root, tmp_path, distance_frames=2))
+
+
+def test_how_a_stopped_curation_is_carried_out_may_change(root, tmp_path):
+    interrupt(lambda: curate.main(curation(root, tmp_path, save_seconds=0)), parts=3)
+    changed = curation(root, tmp_path, max_segments=5)
+    changed.run.num_workers, changed.run.tracker = 1, "tensorboard"
+    curate.main(changed)
+    straight, gone_on = curate.read_record(root / "curated"), curate.read_record(tmp_path)
+    assert torch.equal(gone_on.keys, straight.keys)
+    torch.testing.assert_close(gone_on.perceptual, straight.perceptual, atol=1e-5, rtol=0)
 
 
 def test_an_unfinished_corpus_says_how_far_it_is(root, tmp_path):

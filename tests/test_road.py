@@ -143,7 +143,9 @@ def test_a_folder_of_another_run_is_refused(road, tmp_path):
     (tmp_path / "run").mkdir()
     other = tokenizer_config(road, tmp_path / "run", revive_after=3)
     claim_folder(other, tmp_path / "run")
-    with pytest.raises(UserError, match="holds a run with another config"):
+    with pytest.raises(
+        UserError, match=r"holds a run with another config: revive_after is 3 there and .* here; choose"
+    ):
         train_tokenizer.main(config)
 
 

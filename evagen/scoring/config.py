@@ -2,11 +2,12 @@
 
 from dataclasses import fields
 from pathlib import Path
+from typing import Annotated
 
 from pydantic import Field, create_model
 
 from ar_model import SamplingOptions
-from evagen.config import Section
+from evagen.config import ONLY_HOW, Section
 from evagen.data.layouts import Split
 from evagen.scoring.distances import Certainty
 from evagen.scoring.networks import ComparisonNetwork, DetectorName
@@ -82,5 +83,5 @@ class Benchmark(Section):
     """Folder for the features of real clips; `~/.cache/evagen/statistics` if None."""
     batch_size: int = Field(32, ge=1)
     """Clips computed together."""
-    save_seconds: float = Field(60, ge=0)
+    save_seconds: Annotated[float, ONLY_HOW] = Field(60, ge=0)
     """Seconds between saves, which is what a killed process loses at most."""
