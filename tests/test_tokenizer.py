@@ -45,6 +45,17 @@ def test_changing_a_blocks_tokens_changes_no_earlier_frame(model, block):
     assert bool((changed[4 * block :] > 0).all())
 
 
+@pytest.mark.parametrize("block", [1, 2, 3])
+def test_a_blocks_tokens_do_not_depend_on_other_blocks_lengths(model, block):
+    """Which is why search encodes each block once for each length."""
+    video = clips(2)
+    one, other = torch.tensor([[4, 4, 4, 4], [2, 8, 32, 2]]), torch.tensor([[32, 2, 8, 2], [8, 2, 2, 32]])
+    other[:, block] = one[:, block]
+    for before, after in zip(model.encode(video, one).split(), model.encode(video, other).split()):
+        codes = [c.codes.split(c.lengths[0].tolist())[block] for c in (before, after)]
+        assert torch.equal(*codes)
+
+
 def test_mixed_batch_equals_each_clip_alone(model):
     video = clips(5)
     lengths = model.assignments.random(5, torch.Generator().manual_seed(3))

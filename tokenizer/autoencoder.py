@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from tokenizer.assignments import AssignmentSpace
 from tokenizer.attention import Attention
 from tokenizer.layers import Plans, QFormer, Rows
-from tokenizer.packing import PackedLayout, concatenated_ranges, plan_block_causal
+from tokenizer.packing import PackedLayout, concatenated_ranges, plan_block_causal, plan_within_blocks
 from tokenizer.positions import FourierPosition, cell_centres, grid_shape
 from tokenizer.quantizer import VectorQuantizer
 
@@ -145,7 +145,7 @@ class VideoTokenizer(ModelMixin, ConfigMixin):
         queries = self.make_queries(patches.flatten(0, 1), blocks, lengths.flatten())  # N rows of width De
         rows_1d = PackedLayout(lengths)
         rows_3d = PackedLayout(torch.full_like(lengths, patches.shape[2] * patches.shape[3]))
-        plans = Plans(plan_block_causal(rows_1d, rows_1d), plan_block_causal(rows_1d, rows_3d)).to(video.device)
+        plans = Plans(plan_within_blocks(rows_1d), plan_block_causal(rows_1d, rows_3d)).to(video.device)
         encoded, _ = self.encoder(queries, self.patch_rows(patches), plans)  # (N, De)
         return self.to_code(encoded)  # (N, c)
 

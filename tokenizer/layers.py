@@ -41,18 +41,9 @@ class Places:
     context: Tensor
 
 
-@dataclass(frozen=True)
-class LayerCache:
-    """Keys and values that one layer has computed so far. Later rows are appended; plans index into the whole."""
-
-    self_key_value: KeyValue
-    cross_key_value: KeyValue
-
-
-def _append(past: KeyValue | None, new: KeyValue) -> KeyValue:
-    if past is None or not len(new[0]):
-        return past or new
-    return torch.cat([past[0], new[0]]), torch.cat([past[1], new[1]])
+def append(past: KeyValue | None, new: KeyValue) -> KeyValue:
+    """Keys and values of new rows behind those of earlier ones."""
+    return new if past is None else (torch.cat([past[0], new[0]]), torch.cat([past[1], new[1]]))
 
 
 class QFormerLayer(nn.Module):
@@ -67,16 +58,22 @@ class QFormerLayer(nn.Module):
         self.norm_mlp = nn.LayerNorm(width)
         self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
 
-    def forward(
-        self, x: Tensor, context: Tensor, places: Places, plans: Plans, past: LayerCache | None
-    ) -> tuple[Tensor, LayerCache]:
+    def forward(self, x: Tensor, context: Tensor, places: Places, plans: Plans) -> Tensor:
+        """Rows (Nq, D) of whole clips and their context (Nc, Dc) → (Nq, D)."""
+        context_kv = self.cross_attention.key_value(context, places.context)  # (Nc, h, d) each
+        return self.extend(x, context_kv, places.queries, plans, None)[0]
+
+    def extend(
+        self, x: Tensor, context_kv: KeyValue, rotation: Tensor, plans: Plans, past: KeyValue | None
+    ) -> tuple[Tensor, KeyValue]:
+        """The same for rows behind those whose keys and values `past` holds, and for a context whose keys and values
+        are known: (Nq, D), and the past with the new rows' keys and values behind it."""
         normed = self.norm_self(x)  # (Nq, D)
-        self_kv = _append(past and past.self_key_value, self.self_attention.key_value(normed, places.queries))
-        x = x + self.self_attention(normed, places.queries, self_kv, plans.within)  # (Nq, D)
-        cross_kv = _append(past and past.cross_key_value, self.cross_attention.key_value(context, places.context))
-        x = x + self.cross_attention(self.norm_cross(x), places.queries, cross_kv, plans.cross)  # (Nq, D)
+        self_kv = append(past, self.self_attention.key_value(normed, rotation))  # (past + Nq, h, d) each
+        x = x + self.self_attention(normed, rotation, self_kv, plans.within)  # (Nq, D)
+        x = x + self.cross_attention(self.norm_cross(x), rotation, context_kv, plans.cross)  # (Nq, D)
         x = x + self.mlp(self.norm_mlp(x))  # (Nq, D)
-        return x, LayerCache(self_kv, cross_kv)
+        return x, self_kv
 
 
 class QFormer(nn.Module):
@@ -102,28 +99,24 @@ class QFormer(nn.Module):
         outputs = []
         for layer in self.layers:
             if self.gradient_checkpointing and torch.is_grad_enabled():
-                rows = checkpoint(
-                    _only_rows, layer, rows, normed_context, places, plans, use_reentrant=False
-                )  # (Nq, D)
+                rows = checkpoint(layer, rows, normed_context, places, plans, use_reentrant=False)  # (Nq, D)
             else:
-                rows = _only_rows(layer, rows, normed_context, places, plans)  # (Nq, D)
+                rows = layer(rows, normed_context, places, plans)  # (Nq, D)
             outputs.append(rows)
         return self.norm_out(rows), outputs  # (Nq, D)
 
+    def context_key_values(self, context: Rows) -> list[KeyValue]:
+        """Each layer's keys and values of context rows, which depend on nothing else: (Nc, h, d) each."""
+        normed, rotation = self.norm_context(context.values), self.rotary(context.coordinates)
+        return [layer.cross_attention.key_value(normed, rotation) for layer in self.layers]
+
     def extend(
-        self, x: Rows, context: Rows, plans: Plans, past: list[LayerCache] | None
-    ) -> tuple[Tensor, list[LayerCache]]:
-        """The same for new query and context rows behind those that `past` remembers: (Nq, D), and the caches with
-        the new rows appended."""
-        places = Places(self.rotary(x.coordinates), self.rotary(context.coordinates))
-        rows, normed_context = x.values, self.norm_context(context.values)  # (Nq, D), (Nc, Dc)
-        caches = []
+        self, x: Rows, context: list[KeyValue], plans: Plans, past: list[KeyValue] | None
+    ) -> tuple[Tensor, list[KeyValue]]:
+        """`forward` for rows behind those whose keys and values `past` holds, one pair a layer, and for a context as
+        `context_key_values` gives it: (Nq, D), and the past with the new rows' keys and values behind it."""
+        rotation, rows, known = self.rotary(x.coordinates), x.values, []
         for i, layer in enumerate(self.layers):
-            rows, cache = layer(rows, normed_context, places, plans, past[i] if past else None)  # (Nq, D)
-            caches.append(cache)
-        return self.norm_out(rows), caches  # (Nq, D)
-
-
-def _only_rows(layer: QFormerLayer, rows: Tensor, context: Tensor, places: Places, plans: Plans) -> Tensor:
-    """A layer's output without its keys and values, which a whole clip's pass need not keep."""
-    return layer(rows, context, places, plans, None)[0]
+            rows, key_value = layer.extend(rows, context[i], rotation, plans, past[i] if past else None)  # (Nq, D)
+            known.append(key_value)
+        return self.norm_out(rows), known  # (Nq, D)

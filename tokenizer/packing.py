@@ -165,6 +165,12 @@ def plan_block_causal(queries: PackedLayout, keys: PackedLayout) -> AttentionPla
     return AttentionPlan(tuple(lengths), tuple(prefixes), tuple(starts))
 
 
+def plan_within_blocks(rows: PackedLayout) -> AttentionPlan:
+    """The plan by which the rows of each block see each other and nothing else."""
+    lengths, starts = (tuple(x.flatten().tolist()) for x in (rows.lengths, rows.starts))
+    return AttentionPlan(lengths, lengths, starts)
+
+
 def _runs(segments: list[tuple[int, int, int, int]]) -> Iterator[Run]:
     """Segments (query start, query length, key start, key length) as few runs. Keys of a run do not overlap, so that
     their gradients can be added up in place."""

@@ -1,16 +1,16 @@
 """Every candidate assignment of a clip, reconstructed and measured (EVATok stage 2).
 
-Block t of a reconstruction depends on the lengths of blocks ≤ t only, so the n**T assignments are the
-leaves of a tree and share their prefixes: with 5 levels and 4 blocks 5 + 25 + 125 + 625 = 780 blocks are
-encoded and decoded instead of 2,500. The prefixes' keys and values are kept along the path.
+Block t of a reconstruction depends on the lengths of blocks ≤ t only, so the n**T assignments are the leaves of a
+tree and share their prefixes: with 5 levels and 4 blocks 5 + 25 + 125 + 625 = 780 blocks are decoded and measured
+instead of 2,500. The keys and values of the prefixes' patches are kept along the path. A block's tokens depend on its
+own length alone, so these 20 are encoded once each.
 
-Legend: B clips, T blocks, n levels, A = n**T assignments, S segments (children in the tree), P patches.
+Legend: B clips, T blocks, n levels, A = n**T assignments, b clips searched together, S segments (children in the
+tree), P patches of a block, h heads, d head width, De/Dd encoder/decoder width.
 """
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from itertools import groupby
-from operator import itemgetter
 
 import torch
 from torch import Tensor
@@ -18,8 +18,8 @@ from torch import Tensor
 from tokenizer.assignments import AssignmentSpace
 from tokenizer.attention import KeyValue
 from tokenizer.autoencoder import VideoTokenizer
-from tokenizer.layers import LayerCache, Plans
-from tokenizer.packing import AttentionPlan, plan_families
+from tokenizer.layers import Plans, append
+from tokenizer.packing import AttentionPlan, PackedLayout, concatenated_ranges, plan_families, plan_within_blocks
 from tokenizer.reward import QualityScale
 
 BlockDistance = Callable[[Tensor, Tensor, int], dict[str, Tensor]]
@@ -27,46 +27,80 @@ BlockDistance = Callable[[Tensor, Tensor, int], dict[str, Tensor]]
 (S,) to the original blocks. A clip's distance is the mean over its blocks."""
 
 
-@dataclass(frozen=True)
 class _Batch:
-    """Clips that are searched together. numbers: int64 (b,), which of the caller's clips they are;
-    patches: (b, T, Hp, Wp, De), embedded once for the whole tree."""
+    """Clips that are searched together, and the 1D tokens of their blocks at every length.
 
-    numbers: Tensor
-    patches: Tensor
+    numbers: int64 (b,), which of the caller's clips they are; num_blocks: T; grid: (Hp, Wp).
+    """
 
-    @property
-    def num_blocks(self) -> int:
-        return self.patches.shape[1]
-
-    @property
-    def grid(self) -> tuple[int, int]:
-        return self.patches.shape[2], self.patches.shape[3]
+    def __init__(self, model: VideoTokenizer, numbers: Tensor, clips: Tensor):
+        self.numbers, self._model = numbers, model
+        self._patches = model.embed_video(clips)  # (b, T, Hp, Wp, De)
+        self._seen = model.encoder.context_key_values(model.patch_rows(self._patches))  # b·T·P rows
+        self.num_blocks, *self.grid = self._patches.shape[1:4]
+        self._starts: list[Tensor] = []  # of each block (b, n): the rows at which its tokens begin
+        self._first: list[Tensor] = []  # of each block (b, n, Dd)
+        self._key_values: list[KeyValue] = []  # of each decoder layer, of all tokens so far: (rows, h, d)
 
     @property
     def patches_per_block(self) -> int:
         return self.grid[0] * self.grid[1]
 
+    def first_tokens(self, block: int, clips: Tensor, level_numbers: Tensor) -> Tensor:
+        """The first token of each of S blocks, (S, Dd), from which its 3D queries start."""
+        while len(self._first) <= block:
+            self._encode(len(self._first))
+        return self._first[block][clips, level_numbers]
+
+    def key_values(self, rows: Tensor) -> list[KeyValue]:
+        """Keys and values of some tokens, one pair a decoder layer."""
+        return [_rows_of(key_value, rows) for key_value in self._key_values]
+
+    def rows(self, clips: Tensor, level_numbers: Tensor, first_block: int = 0) -> Tensor:
+        """Where the tokens of S prefixes stand, or of the blocks from `first_block` on: level numbers (S, t) → int64,
+        prefix by prefix."""
+        blocks = range(first_block, first_block + level_numbers.shape[1])
+        starts = [self._starts[t][clips, numbers] for t, numbers in zip(blocks, level_numbers.T)]  # t times (S,)
+        if not starts:
+            return torch.empty(0, dtype=torch.int64)
+        lengths = torch.tensor(self._model.assignments.levels)[level_numbers]  # (S, t)
+        return concatenated_ranges(torch.stack(starts, dim=1).flatten(), lengths.flatten())
+
+    def _encode(self, block: int) -> None:
+        """Encodes and quantises the block at every length."""
+        model, patches = self._model, self.patches_per_block
+        levels = torch.tensor(model.assignments.levels)
+        num_clips, device = len(self.numbers), self._patches.device
+        layout = PackedLayout(levels.expand(num_clips, -1))  # a "block" of this layout is a length
+        lengths, blocks = layout.lengths.flatten(), torch.full((num_clips * len(levels),), block)
+        of_block = self._patches[:, block].repeat_interleave(len(levels), dim=0)  # (b·n, Hp, Wp, De)
+        queries = model.make_queries(of_block, blocks, lengths)
+        starts = tuple(clip * self.num_blocks * patches for clip in range(num_clips))
+        visible = AttentionPlan(
+            (layout.num_rows // num_clips,) * num_clips, (patches * (block + 1),) * num_clips, starts
+        )
+        plans = Plans(plan_within_blocks(layout), visible).to(device)
+        encoded, _ = model.encoder.extend(queries, self._seen, plans, None)  # (rows, De)
+        vectors = model.quantizer(model.to_code(encoded), with_losses=False).vectors  # (rows, c)
+        tokens = model.embed_codes(vectors, blocks, lengths, tuple(self.grid))
+        self._first.append(tokens.values[layout.starts.to(device)])
+        new = model.decoder.context_key_values(tokens)
+        before = self._key_values or [None] * len(new)
+        self._starts.append(layout.starts + (len(before[0][0]) if before[0] else 0))
+        self._key_values = [append(*pair) for pair in zip(before, new)]
+
 
 @dataclass(frozen=True)
 class _Nodes:
-    """Prefixes of assignments, one a row. clips: (S,) numbers in the batch; lengths: (S, t), the prefixes, in tokens;
-    sums: distances added up over the prefix; rows_1d, rows_3d: where its tokens and patches stand in the caches. After
-    `_keep` they stand there prefix by prefix."""
+    """Prefixes of assignments, one a row. clips: (S,) numbers in the batch; levels: (S, t), the prefixes, as numbers
+    of levels; sums: distances added up over the prefix; rows: (S, t·P), where its patches stand in `past`: the keys
+    and values of each decoder layer."""
 
     clips: Tensor
-    lengths: Tensor
+    levels: Tensor
     sums: dict[str, Tensor]
-    rows_1d: list[Tensor]
-    rows_3d: list[Tensor]
-
-
-@dataclass(frozen=True)
-class _Caches:
-    """What has been computed along the path."""
-
-    encoder: list[LayerCache] | None = None
-    decoder: list[LayerCache] | None = None
+    rows: Tensor
+    past: list[KeyValue] | None
 
 
 class CandidateSearch:
@@ -94,7 +128,7 @@ class CandidateSearch:
         parts: list[dict[str, Tensor]] = []
         for batch in self._batches(video, self.max_segments // len(self.tokenizer.assignments.levels)):
             parts.append({})
-            self._expand(0, _roots(batch), _Caches(), batch, parts[-1])
+            self._expand(0, _roots(batch), batch, parts[-1])
         return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
     @torch.no_grad()
@@ -116,123 +150,87 @@ class CandidateSearch:
     def _batches(self, video: Tensor, clips_at_once: int) -> Iterator[_Batch]:
         at_once = max(1, clips_at_once)
         for numbers, clips in zip(torch.arange(len(video)).split(at_once), video.split(at_once)):
-            yield _Batch(numbers, self.tokenizer.embed_video(clips))
+            yield _Batch(self.tokenizer, numbers, clips)
 
     def _choose(self, batch: _Batch, preference: float, scale: QualityScale, name: str, beam: int) -> Tensor:
-        levels = self.tokenizer.assignments.levels
-        token_range = (levels[-1] - levels[0]) * batch.num_blocks or 1
-        nodes, caches = _roots(batch), _Caches()
+        levels = torch.tensor(self.tokenizer.assignments.levels)
+        token_range = int(levels[-1] - levels[0]) * batch.num_blocks or 1
+        nodes = _roots(batch)
         for block in range(batch.num_blocks):
-            children, caches = self._evaluate(block, nodes, caches, batch)
+            children = self._evaluate(block, nodes, batch)
             quality = -children.sums[name] / batch.num_blocks / (scale.d_max - scale.d_min)  # (S,)
-            length = children.lengths.sum(1) / token_range  # (S,)
+            length = levels[children.levels].sum(1) / token_range  # (S,)
             order = (preference * quality - (2 - preference) * length).argsort(descending=True)  # best reward first
             kept = torch.cat([order[children.clips[order] == clip][:beam] for clip in range(len(batch.numbers))])
-            nodes, caches = _keep(children, caches, kept)
+            nodes = _keep(children, kept)
         best = [nodes.clips.tolist().index(clip) for clip in range(len(batch.numbers))]  # each clip's first
-        return nodes.lengths[best]
+        return levels[nodes.levels[best]]
 
-    def _expand(self, block: int, nodes: _Nodes, caches: _Caches, batch: _Batch, results: dict[str, Tensor]) -> None:
+    def _expand(self, block: int, nodes: _Nodes, batch: _Batch, results: dict[str, Tensor]) -> None:
         """Evaluates every child of the nodes, in batches, and whatever lies below each batch."""
         space = AssignmentSpace(self.tokenizer.assignments.levels, batch.num_blocks)
         at_once = max(1, self.max_segments // len(space.levels))
         at_once -= at_once % len(batch.numbers)  # so that the same prefixes of all clips stay together
-        same_shape_together = nodes.lengths.sum(1).argsort(stable=True)
+        levels = torch.tensor(space.levels)
+        same_shape_together = levels[nodes.levels].sum(1).argsort(stable=True)
         for chunk in same_shape_together.split(max(1, at_once)):
             by_clip = chunk[nodes.clips[chunk].argsort(stable=True)]
-            children, below = self._evaluate(block, *_keep(nodes, caches, by_clip), batch)
+            children = self._evaluate(block, _keep(nodes, by_clip), batch)
             if block + 1 < batch.num_blocks:
-                self._expand(block + 1, children, below, batch, results)
+                self._expand(block + 1, children, batch, results)
                 continue
             for name, sums in children.sums.items():
                 nothing = torch.full((len(batch.numbers), len(space)), torch.nan, dtype=torch.float64)
                 table = results.setdefault(name, nothing)
-                table[children.clips, space.index_of(children.lengths)] = sums / batch.num_blocks
+                table[children.clips, space.index_of(levels[children.levels])] = sums / batch.num_blocks
 
-    def _evaluate(self, block: int, parents: _Nodes, caches: _Caches, batch: _Batch) -> tuple[_Nodes, _Caches]:
-        """Encodes, quantises, decodes and measures one block of every child of the parents."""
-        model, device = self.tokenizer, batch.patches.device
+    def _evaluate(self, block: int, parents: _Nodes, batch: _Batch) -> _Nodes:
+        """Decodes and measures one block of every child of the parents."""
+        model, patches = self.tokenizer, batch.patches_per_block
         levels = torch.tensor(model.assignments.levels)
-        parent = torch.arange(len(parents.clips)).repeat_interleave(len(levels))  # (S,)
-        lengths, clips = levels.repeat(len(parents.clips)), parents.clips[parent]  # (S,) each
-        blocks = torch.full_like(clips, block)
-        counts, sizes = lengths.tolist(), [batch.patches_per_block] * len(parent)  # of new rows, 1D and 3D
-        past_1d, past_3d = (list(map(len, rows)) for rows in (parents.rows_1d, parents.rows_3d))
+        num_parents, num_children = len(parents.clips), len(parents.clips) * len(levels)
+        parent = torch.arange(num_parents).repeat_interleave(len(levels))  # (S,)
+        clips, new_level = parents.clips[parent], torch.arange(len(levels)).repeat(num_parents)  # (S,) each
 
-        # Encoder: the patches of all blocks are its context from the first call on; the plan hides later blocks.
-        queries = model.make_queries(batch.patches[clips.to(device), block], blocks, lengths)  # n rows
-        context = model.patch_rows(batch.patches if caches.encoder is None else batch.patches[:0])
-        plans = Plans(plan_families(past_1d, counts, counts), _plan_patches(lengths, clips, block, batch))
-        encoded, encoder_caches = model.encoder.extend(queries, context, plans.to(device), caches.encoder)  # (n, De)
-        vectors = model.quantizer(model.to_code(encoded), with_losses=False).vectors  # (n, c)
+        first = batch.first_tokens(block, clips, new_level)  # (S, Dd)
+        queries = model.decoder_queries(first, torch.full_like(clips, block), tuple(batch.grid))  # S·P rows
+        sizes, counts = [patches] * num_children, levels[new_level].tolist()
+        shared_tokens = levels[parents.levels].sum(1).tolist()
+        plans = Plans(
+            plan_families([parents.rows.shape[1]] * num_parents, sizes, sizes),
+            plan_families(shared_tokens, sizes, counts),
+        ).to(first.device)
+        shared, own = batch.rows(parents.clips, parents.levels), batch.rows(clips, new_level[:, None], block)
+        tokens = batch.key_values(torch.cat([shared, own]))
+        decoded, past = model.decoder.extend(queries, tokens, plans, parents.past)  # (S·P, Dd)
+        pixels = model.pixels(decoded, tuple(batch.grid)).clamp_(-1, 1)  # (S, C, f, H, W)
 
-        # Decoder: the same for its 3D queries, with the 1D tokens as the growing context.
-        tokens = model.embed_codes(vectors, blocks, lengths, batch.grid)  # n rows
-        first = tokens.values[(lengths.cumsum(0) - lengths).to(device)]  # (S, Dd)
-        queries = model.decoder_queries(first, blocks, batch.grid)  # S*P rows
-        plans = Plans(plan_families(past_3d, sizes, sizes), plan_families(past_1d, sizes, counts))
-        decoded, decoder_caches = model.decoder.extend(queries, tokens, plans.to(device), caches.decoder)  # (S*P, Dd)
-        pixels = model.pixels(decoded, batch.grid).clamp_(-1, 1)  # (S, C, f, H, W)
-
-        self.block_evaluations += len(parent)
+        self.block_evaluations += num_children
         new = {name: d.double().cpu() for name, d in self.distance(pixels, batch.numbers[clips], block).items()}
         sums = {name: value + (parents.sums[name][parent] if block else 0.0) for name, value in new.items()}
-        rows_1d = _with_new_rows(parents.rows_1d, parent, counts)
-        rows_3d = _with_new_rows(parents.rows_3d, parent, sizes)
-        children = _Nodes(clips, torch.cat([parents.lengths[parent], lengths[:, None]], dim=1), sums, rows_1d, rows_3d)
-        return children, _Caches(encoder_caches, decoder_caches)
+        new_rows = torch.arange(parents.rows.numel(), parents.rows.numel() + num_children * patches)
+        rows = torch.cat([parents.rows[parent], new_rows.view(num_children, patches)], dim=1)  # (S, (t + 1)·P)
+        return _Nodes(clips, torch.cat([parents.levels[parent], new_level[:, None]], dim=1), sums, rows, past)
 
 
 def _roots(batch: _Batch) -> _Nodes:
     """The empty prefix of each clip."""
     clips = torch.arange(len(batch.numbers))
-    nothing = torch.empty(0, dtype=torch.int64)
-    return _Nodes(clips, nothing.expand(len(clips), 0), {}, [nothing] * len(clips), [nothing] * len(clips))
+    nothing = torch.empty(len(clips), 0, dtype=torch.int64)
+    return _Nodes(clips, nothing, {}, nothing, None)
 
 
-def _plan_patches(lengths: Tensor, clips: Tensor, block: int, batch: _Batch) -> AttentionPlan:
-    """1D queries see their clip's patches up to the block. Neighbours of one clip see the same, as one segment."""
-    runs = [(clip, [n for _, n in run]) for clip, run in groupby(zip(clips.tolist(), lengths.tolist()), itemgetter(0))]
-    patches = batch.patches_per_block
-    starts = tuple(clip * patches * batch.num_blocks for clip, _ in runs)
-    return AttentionPlan(tuple(sum(run) for _, run in runs), (patches * (block + 1),) * len(runs), starts)
-
-
-def _keep(nodes: _Nodes, caches: _Caches, kept: Tensor) -> tuple[_Nodes, _Caches]:
-    """Some of the nodes, in this order, and caches that hold their prefixes, one after the other."""
-    some = kept.tolist()
-    rows_1d, rows_3d = ([rows[i] for i in some] for rows in (nodes.rows_1d, nodes.rows_3d))
+def _keep(nodes: _Nodes, kept: Tensor) -> _Nodes:
+    """Some of the nodes, in this order, with a past that holds their prefixes, one after the other."""
+    rows = nodes.rows[kept]  # (kept, t·P)
+    past = nodes.past and [_rows_of(key_value, rows.flatten()) for key_value in nodes.past]
     sums = {name: values[kept] for name, values in nodes.sums.items()}
-    chosen = _Nodes(nodes.clips[kept], nodes.lengths[kept], sums, _in_order(rows_1d), _in_order(rows_3d))
-    if caches.encoder is None or caches.decoder is None:
-        return chosen, caches
-    all_1d, all_3d = torch.cat(rows_1d), torch.cat(rows_3d)
-    encoder = [LayerCache(_rows_of(c.self_key_value, all_1d), c.cross_key_value) for c in caches.encoder]
-    decoder = [
-        LayerCache(_rows_of(c.self_key_value, all_3d), _rows_of(c.cross_key_value, all_1d)) for c in caches.decoder
-    ]
-    return chosen, _Caches(encoder, decoder)
-
-
-def _in_order(rows: list[Tensor]) -> list[Tensor]:
-    """As many rows each, counted through."""
-    counts = list(map(len, rows))
-    return list(torch.arange(sum(counts)).split(counts))
+    return _Nodes(nodes.clips[kept], nodes.levels[kept], sums, torch.arange(rows.numel()).view_as(rows), past)
 
 
 def _rows_of(key_value: KeyValue, rows: Tensor) -> KeyValue:
     rows = rows.to(key_value[0].device)
     return key_value[0][rows], key_value[1][rows]
-
-
-def _with_new_rows(past: list[Tensor], parent: Tensor, counts: list[int]) -> list[Tensor]:
-    """Each child's rows: its parent's, then `count` new ones; the new rows of all children stand behind all parents'
-    rows, in order."""
-    rows, first_new = [], sum(map(len, past))
-    for p, count in zip(parent.tolist(), counts):
-        rows.append(torch.cat([past[p], torch.arange(first_new, first_new + count)]))
-        first_new += count
-    return rows
 
 
 @torch.no_grad()
