@@ -43,7 +43,7 @@ class RewardRouter(Router):
 
 @pytest.fixture(scope="module")
 def perfect() -> Router:
-    return RewardRouter([2, 4, 8], num_frames=8, resolution=32, patch=16, width=32, depth=1, num_heads=2).eval()
+    return RewardRouter([2, 4, 8], num_frames=8, resolution=32, patch=8, width=32, depth=1, num_heads=2).eval()
 
 
 @few
@@ -167,6 +167,16 @@ def test_the_patch_embedding_is_timms_convolution():
     theirs.load_state_dict(ours.state_dict())
     picture = torch.randn(2, 13, 16, 32)
     torch.testing.assert_close(ours(picture), theirs(picture), atol=1e-5, rtol=1e-5)
+
+
+def test_what_moves_is_seen_where_averages_stay_the_same():
+    """A chequerboard that stands still and one that changes its colours with every frame, grey from afar."""
+    board = (torch.arange(32)[:, None] + torch.arange(32)) % 2 * 2.0 - 1  # (H, W)
+    still = board.expand(1, 3, 8, 32, 32)
+    blinking = still * torch.tensor([1.0, -1.0]).repeat(4).view(1, 1, 8, 1, 1)
+    router = tiny_router(downscale=4, patch=8)
+    assert not torch.allclose(logits_of(router, still, LOW), logits_of(router, blinking, LOW), atol=1e-2)
+    assert torch.equal(logits_of(router, still, LOW), logits_of(router, -still, LOW))
 
 
 def test_a_router_whose_patches_do_not_fit_is_explained():

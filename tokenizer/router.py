@@ -20,6 +20,8 @@ from tokenizer.reward import PREFERENCE_RANGE
 
 READINGS = 3
 """How often `assign_video` reads the video to find the preference for a budget."""
+MOTION_SCALE = 10.0
+"""Brings the mean change from frame to frame, some hundredths, to the spread of the pixels."""
 TRIED_AT_ONCE = 5
 """Preferences from low to high between which each reading narrows the range down."""
 
@@ -45,23 +47,25 @@ class LinearPatchEmbed(PatchEmbed):
 
     def forward(self, x: Tensor) -> Tensor:
         p, q = self.patch_size
-        patches = rearrange(x, "b c (y p) (x q) -> b (y x) (c p q)", p=p, q=q)  # (B, n, (3·f + 1)·p·q)
+        patches = rearrange(x, "b c (y p) (x q) -> b (y x) (c p q)", p=p, q=q)  # (B, n, (4·f + 1)·p·q)
         return F.linear(patches, self.proj.weight.flatten(1), self.proj.bias)  # (B, n, D)
 
 
 class Router(ModelMixin, ConfigMixin):
     """A ViT classifier over all candidate assignments, conditioned on the preference w_q.
 
-    The T blocks of a clip are laid side by side as one picture of H × (T·W) whose channels are a block's
-    frames, so that timm's patch embedding is a tubelet embedding and its position embedding spans time
-    and space. The preference is one more constant channel.
+    It sees the frames averaged over small squares, and how much they change: |x_f - x_(f-1)|, taken at full resolution
+    and averaged likewise. A linear patch embedding cannot compute this, and a block that only moves little deserves few
+    tokens wherever it is. The T blocks of a clip are laid side by side as one picture of H × (T·W) whose channels are a
+    block's frames and changes, so that timm's patch embedding is a tubelet embedding and its position embedding spans
+    time and space. The preference is one more constant channel.
 
     Args:
         levels: candidate lengths of a block, those of the tokenizer it serves.
         num_frames, resolution, temporal_patch: shape of the clips, as in `VideoTokenizer`.
-        downscale: the ViT looks at the frames averaged over squares of so many pixels a side: lengths are decided by
-            how much happens, not by detail, and looking should cost little beside encoding (EVATok §3.3).
-        patch: height and width of the ViT's patches in pixels of these smaller frames.
+        downscale: side of the squares in pixels: lengths are decided by how much happens, not by detail, and looking
+            should cost little beside encoding (EVATok §3.3).
+        patch: height and width of the ViT's patches in pixels of the averaged frames.
         width, depth, num_heads: of the ViT.
         drop_rate: dropout before the head and on token embeddings, in training.
     """
@@ -73,10 +77,10 @@ class Router(ModelMixin, ConfigMixin):
         num_frames: int = 16,
         resolution: int = 128,
         temporal_patch: int = 4,
-        downscale: int = 2,
-        patch: int = 32,
+        downscale: int = 4,
+        patch: int = 16,
         width: int = 384,
-        depth: int = 8,
+        depth: int = 10,
         num_heads: int = 6,
         drop_rate: float = 0.0,
     ):
@@ -89,7 +93,7 @@ class Router(ModelMixin, ConfigMixin):
         self.vit = VisionTransformer(
             img_size=(resolution // downscale, self.assignments.num_blocks * resolution // downscale),
             patch_size=patch,
-            in_chans=3 * temporal_patch + 1,
+            in_chans=4 * temporal_patch + 1,
             num_classes=len(self.assignments),
             embed_dim=width,
             depth=depth,
@@ -107,8 +111,13 @@ class Router(ModelMixin, ConfigMixin):
                 f"this router looks at clips of shape (3, {config.num_frames}, {config.resolution}, "
                 f"{config.resolution}) as (C, F, H, W); got {tuple(video.shape[1:])}"
             )
-        picture = rearrange(video, "b c (t f) h w -> b (c f) h (t w)", f=config.temporal_patch)  # (B, C·f, H, T·W)
-        picture = F.avg_pool2d(picture, config.downscale)  # (B, C·f, H/s, T·W/s)
+        frames = F.avg_pool2d(video.flatten(1, 2), config.downscale)  # (B, C·F, H/s, W/s)
+        change = (video[:, :, 1:] - video[:, :, :-1]).abs().mean(1)  # (B, F - 1, H, W)
+        motion = F.pad(F.avg_pool2d(change, config.downscale), (0, 0, 0, 0, 1, 0))  # (B, F, H/s, W/s)
+        picture = rearrange(
+            torch.cat([frames, MOTION_SCALE * motion], dim=1),
+            "b (c t f) h w -> b (c f) h (t w)", t=self.assignments.num_blocks, f=config.temporal_patch,
+        )  # (B, (C + 1)·f, H/s, T·W/s)  # fmt: skip
         low, high = PREFERENCE_RANGE
         scaled = (preference.to(picture) - low) / (high - low) * 2 - 1  # (B,)
         plane = scaled.view(-1, 1, 1, 1).expand(-1, 1, *picture.shape[2:])  # (B, 1, H/s, T·W/s)
