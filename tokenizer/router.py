@@ -111,17 +111,22 @@ class Router(ModelMixin, ConfigMixin):
                 f"this router looks at clips of shape (3, {config.num_frames}, {config.resolution}, "
                 f"{config.resolution}) as (C, F, H, W); got {tuple(video.shape[1:])}"
             )
-        frames = F.avg_pool2d(video.flatten(1, 2), config.downscale)  # (B, C·F, H/s, W/s)
-        change = (video[:, :, 1:] - video[:, :, :-1]).abs().mean(1)  # (B, F - 1, H, W)
-        motion = F.pad(F.avg_pool2d(change, config.downscale), (0, 0, 0, 0, 1, 0))  # (B, F, H/s, W/s)
-        picture = rearrange(
-            torch.cat([frames, MOTION_SCALE * motion], dim=1),
-            "b (c t f) h w -> b (c f) h (t w)", t=self.assignments.num_blocks, f=config.temporal_patch,
-        )  # (B, (C + 1)·f, H/s, T·W/s)  # fmt: skip
+        picture = self._look(video)  # (B, (C + 1)·f, H/s, T·W/s)
         low, high = PREFERENCE_RANGE
         scaled = (preference.to(picture) - low) / (high - low) * 2 - 1  # (B,)
         plane = scaled.view(-1, 1, 1, 1).expand(-1, 1, *picture.shape[2:])  # (B, 1, H/s, T·W/s)
         return self.vit(torch.cat([picture, plane], dim=1))  # (B, A)
+
+    def _look(self, video: Tensor) -> Tensor:
+        """What the ViT sees of clips beside the preference: (B, C, F, H, W) → (B, (C + 1)·f, H/s, T·W/s)."""
+        config = self.config
+        frames = F.avg_pool2d(video.flatten(1, 2), config.downscale)  # (B, C·F, H/s, W/s)
+        change = (video[:, :, 1:] - video[:, :, :-1]).abs().mean(1)  # (B, F - 1, H, W)
+        motion = F.pad(F.avg_pool2d(change, config.downscale), (0, 0, 0, 0, 1, 0))  # (B, F, H/s, W/s)
+        return rearrange(
+            torch.cat([frames, MOTION_SCALE * motion], dim=1),
+            "b (c t f) h w -> b (c f) h (t w)", t=self.assignments.num_blocks, f=config.temporal_patch,
+        )  # fmt: skip
 
     @torch.no_grad()
     def assign(self, video: Tensor, preference: float = 1.2, max_tokens: int | None = None) -> Tensor:
