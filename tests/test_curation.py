@@ -292,7 +292,7 @@ def routing(record: Path, out: Path, **changes) -> train_router.RouterTraining:
     values = {
         "run": {"out": str(out), "tracker": "none", "log_every": 1, "save_every": 2},
         "record": str(record),
-        "model": {"patch": 16, "width": 32, "depth": 1, "num_heads": 2, "drop_rate": 0.5},
+        "model": {"patch": 8, "width": 32, "depth": 1, "num_heads": 2, "drop_rate": 0.5},
         "optimizer": {"steps": 5, "batch_size": 4, "learning_rate": 0.001},
         "held_out": 0.25,
         **changes,

@@ -56,7 +56,7 @@ def road(tmp_path_factory) -> Path:
 
     optimizer = {"steps": 3, "batch_size": 4, "learning_rate": 0.001}
     run(curate, curate.Curation, "curation", data=data, tokenizer=str(root / "proxy"), max_segments=5)
-    small = {"patch": 16, "width": 32, "depth": 1, "num_heads": 2}
+    small = {"patch": 8, "width": 32, "depth": 1, "num_heads": 2}
     run(train_router, train_router.RouterTraining, "router", record=str(root / "curation"), model=small,
         optimizer=optimizer, held_out=0.25)  # fmt: skip
     train_tokenizer.main(tokenizer_config(root, root / "final", router=str(root / "router")))

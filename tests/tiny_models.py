@@ -24,7 +24,7 @@ def tiny_router(seed: int = 0, **changes) -> Router:
     """For the tiny tokenizer. Its head is drawn wide, so that clips and preferences get different assignments."""
     torch.manual_seed(seed)
     sizes = {
-        "levels": LEVELS, "num_frames": FRAMES, "resolution": RESOLUTION, "downscale": 1, "patch": 16, "width": 32,
+        "levels": LEVELS, "num_frames": FRAMES, "resolution": RESOLUTION, "downscale": 4, "patch": 4, "width": 32,
         "depth": 1, "num_heads": 2,
     }  # fmt: skip
     router = Router(**(sizes | changes)).eval()
