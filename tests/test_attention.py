@@ -99,17 +99,22 @@ def test_families_share_keys_as_if_every_member_had_them(prefix_lengths, members
         own_start += length
     listed = plan_attention(member_lengths, rows)
     expected = planned_attention(query, key, value, listed)
-    torch.testing.assert_close(planned_attention(query, key, value, plan), expected, atol=1e-5, rtol=1e-5)
+    (shared_key, key), (shared_value, value) = (x.tensor_split([sum(prefix_lengths)]) for x in (key, value))
+    shared = (shared_key, shared_value) if len(shared_key) else None
+    ours = planned_attention(query, key, value, plan, shared=shared)
+    torch.testing.assert_close(ours, expected, atol=1e-5, rtol=1e-5)
     if isinstance(plan, FamilyPlan):
+        again = planned_attention(query, key, value, plan.joined(), shared=shared)  # as other devices take it
+        torch.testing.assert_close(again, expected, atol=1e-5, rtol=1e-5)
         assert torch.equal(plan.joined().key_rows, listed.key_rows)
         assert (plan.joined().query_lengths, plan.joined().key_lengths) == (listed.query_lengths, listed.key_lengths)
 
 
 def test_families_refuse_gradients_they_have_not():
     query = torch.randn(4, 1, 4, requires_grad=True)
-    key = torch.randn(6, 1, 4)
+    key = torch.randn(4, 1, 4)
     with pytest.raises(ValueError, match="no gradients"):
-        planned_attention(query, key, key, plan_families([2], [2, 2], [2, 2]))
+        planned_attention(query, key, key, plan_families([2], [2, 2], [2, 2]), shared=(key[:2], key[:2]))
     with pytest.raises(ValueError, match="all families or none"):
         plan_families([2, 0], [2, 2], [2, 2])
 

@@ -53,7 +53,7 @@ def test_batches_and_what_they_remember_stay_within_the_bound(model, monkeypatch
 
     def watched(x, context, plans, past):
         most["new"] = max(most["new"], len(x.values))
-        most["kept"] = max(most["kept"], len(past[0][0]) if past else 0)
+        most["kept"] = max(most["kept"], len(past.rows[0][0]) if past else 0)
         return extend(x, context, plans, past)
 
     monkeypatch.setattr(model.decoder, "extend", watched)

@@ -29,14 +29,19 @@ def planned_attention(
     value: Tensor,
     plan: AttentionPlan | FamilyPlan,
     backend: AttentionBackend = "auto",
+    shared: KeyValue | None = None,
 ) -> Tensor:
     """Softmax attention in which each query row sees exactly the key rows that the plan gives it.
 
-    query (Nq, h, d), key and value (Nk, h, d) → (Nq, h, d). Raises ValueError for a backend that does not work here.
+    query (Nq, h, d), key and value (Nk, h, d) → (Nq, h, d). shared: what the families of a `FamilyPlan` share; another
+    plan counts its rows before those of key and value. Raises ValueError for a backend that does not work here.
     """
     kernel = backend_for(query, backend)
     if isinstance(plan, FamilyPlan):
-        return _family_attention(*map(_dense_heads, (query, key, value)), plan)
+        assert shared is not None
+        return _family_attention(_dense_heads(query), shared, (key, value), plan)
+    if shared is not None:
+        key, value = (torch.cat(pair) for pair in zip(shared, (key, value)))
     if kernel == "xformers":
         return _xformers_attention(query, key, value, plan)
     if kernel == "varlen":
@@ -84,6 +89,10 @@ def _attend_runs(query: Tensor, key: Tensor, value: Tensor, runs: tuple[Run, ...
     """What every query attends to, (Nq, h, d), and for each run the logarithms of its sums of weights, (G, h,
     length)."""
     attend = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+    if len(runs) == 1 and runs[0].number * runs[0].query_length == len(query):
+        q, k, v = _queries(query, runs[0]), _keys(key, runs[0]), _keys(value, runs[0])  # (G, h, length, d)
+        attended, normaliser = attend(q, k, v)
+        return attended.transpose(1, 2).flatten(0, 1), [normaliser]  # a view: its rows are in our order already
     output = torch.empty_like(query, memory_format=torch.contiguous_format)  # (Nq, h, d)
     normalisers = []
     for run in runs:
@@ -93,13 +102,13 @@ def _attend_runs(query: Tensor, key: Tensor, value: Tensor, runs: tuple[Run, ...
     return output, normalisers
 
 
-def _family_attention(query: Tensor, key: Tensor, value: Tensor, plan: FamilyPlan) -> Tensor:
+def _family_attention(query: Tensor, shared: KeyValue, own: KeyValue, plan: FamilyPlan) -> Tensor:
     """Attention to shared and to own keys, added up by the sums of their weights."""
-    if torch.is_grad_enabled() and any(x.requires_grad for x in (query, key, value)):
+    if torch.is_grad_enabled() and any(x.requires_grad for x in (query, *shared, *own)):
         raise ValueError("a FamilyPlan has no gradients; use its joined() plan, or torch.no_grad()")
     outputs, sums = [], []
-    for runs in (plan.shared.runs, plan.own.runs):
-        output, normalisers = _attend_runs(query, key, value, runs)
+    for key_value, runs in ((shared, plan.shared.runs), (own, plan.own.runs)):
+        output, normalisers = _attend_runs(query, *map(_dense_heads, key_value), runs)
         outputs.append(output)
         sums.append(query.new_empty(*query.shape[:2], 1))  # (Nq, h, 1), logarithms
         for run, normaliser in zip(runs, normalisers):
@@ -198,8 +207,16 @@ class Attention(nn.Module):
         key, value = self.to_key_value(context).unflatten(-1, (2, self.num_heads, -1)).unbind(-3)  # (Nk, h, d) each
         return rotate(key, rotation), value
 
-    def forward(self, x: Tensor, rotation: Tensor, key_value: KeyValue, plan: AttentionPlan | FamilyPlan) -> Tensor:
-        """x (Nq, D) and the rotation of its places, keys and values as `key_value` gives them → (Nq, D)."""
+    def forward(
+        self,
+        x: Tensor,
+        rotation: Tensor,
+        key_value: KeyValue,
+        plan: AttentionPlan | FamilyPlan,
+        shared: KeyValue | None = None,
+    ) -> Tensor:
+        """x (Nq, D) and the rotation of its places, keys and values as `key_value` gives them, and such as families
+        share → (Nq, D)."""
         query = rotate(self.to_query(x).unflatten(-1, (self.num_heads, -1)), rotation)  # (Nq, h, d)
-        attended = planned_attention(query, *key_value, plan, self.backend)  # (Nq, h, d)
+        attended = planned_attention(query, *key_value, plan, self.backend, shared)  # (Nq, h, d)
         return self.to_out(attended.flatten(1))  # (Nq, D)

@@ -41,9 +41,13 @@ class Places:
     context: Tensor
 
 
-def append(past: KeyValue | None, new: KeyValue) -> KeyValue:
-    """Keys and values of new rows behind those of earlier ones."""
-    return new if past is None else (torch.cat([past[0], new[0]]), torch.cat([past[1], new[1]]))
+@dataclass(frozen=True)
+class Past:
+    """What families of new rows share: keys and values of the rows before them and of these rows' context, one pair a
+    layer, (…, h, d) each."""
+
+    rows: list[KeyValue]
+    context: list[KeyValue]
 
 
 class QFormerLayer(nn.Module):
@@ -61,17 +65,23 @@ class QFormerLayer(nn.Module):
     def forward(self, x: Tensor, context: Tensor, places: Places, plans: Plans) -> Tensor:
         """Rows (Nq, D) of whole clips and their context (Nc, Dc) → (Nq, D)."""
         context_kv = self.cross_attention.key_value(context, places.context)  # (Nc, h, d) each
-        return self.extend(x, context_kv, places.queries, plans, None)[0]
+        return self.extend(x, context_kv, places.queries, plans)[0]
 
     def extend(
-        self, x: Tensor, context_kv: KeyValue, rotation: Tensor, plans: Plans, past: KeyValue | None
+        self,
+        x: Tensor,
+        context_kv: KeyValue,
+        rotation: Tensor,
+        plans: Plans,
+        past_rows: KeyValue | None = None,
+        past_context: KeyValue | None = None,
     ) -> tuple[Tensor, KeyValue]:
-        """The same for rows behind those whose keys and values `past` holds, and for a context whose keys and values
-        are known: (Nq, D), and the past with the new rows' keys and values behind it."""
+        """The same for a context whose keys and values are known, and for rows that share a past: (Nq, D), and the new
+        rows' keys and values."""
         normed = self.norm_self(x)  # (Nq, D)
-        self_kv = append(past, self.self_attention.key_value(normed, rotation))  # (past + Nq, h, d) each
-        x = x + self.self_attention(normed, rotation, self_kv, plans.within)  # (Nq, D)
-        x = x + self.cross_attention(self.norm_cross(x), rotation, context_kv, plans.cross)  # (Nq, D)
+        self_kv = self.self_attention.key_value(normed, rotation)  # (Nq, h, d) each
+        x = x + self.self_attention(normed, rotation, self_kv, plans.within, past_rows)  # (Nq, D)
+        x = x + self.cross_attention(self.norm_cross(x), rotation, context_kv, plans.cross, past_context)  # (Nq, D)
         x = x + self.mlp(self.norm_mlp(x))  # (Nq, D)
         return x, self_kv
 
@@ -111,12 +121,13 @@ class QFormer(nn.Module):
         return [layer.cross_attention.key_value(normed, rotation) for layer in self.layers]
 
     def extend(
-        self, x: Rows, context: list[KeyValue], plans: Plans, past: list[KeyValue] | None
+        self, x: Rows, context: list[KeyValue], plans: Plans, past: Past | None = None
     ) -> tuple[Tensor, list[KeyValue]]:
-        """`forward` for rows behind those whose keys and values `past` holds, one pair a layer, and for a context as
-        `context_key_values` gives it: (Nq, D), and the past with the new rows' keys and values behind it."""
+        """`forward` for a context as `context_key_values` gives it, and for rows that share a past: (Nq, D), and the
+        new rows' keys and values, one pair a layer."""
         rotation, rows, known = self.rotary(x.coordinates), x.values, []
         for i, layer in enumerate(self.layers):
-            rows, key_value = layer.extend(rows, context[i], rotation, plans, past[i] if past else None)  # (Nq, D)
+            shared = (past.rows[i], past.context[i]) if past else (None, None)
+            rows, key_value = layer.extend(rows, context[i], rotation, plans, *shared)  # (Nq, D)
             known.append(key_value)
         return self.norm_out(rows), known  # (Nq, D)

@@ -111,7 +111,8 @@ class FamilyPlan:
     every query attends to its family's keys and to its own segment's, as to one set. For inference on a CPU, where
     it spares the members' copies of what they share.
 
-    shared: a segment for each family, with all queries of its members; own: a segment for each member.
+    shared: a segment for each family, with all queries of its members, and rows of the shared keys; own: a segment for
+    each member, and rows of the members' keys. The two sets of keys are tensors of their own.
     """
 
     shared: AttentionPlan
@@ -122,10 +123,11 @@ class FamilyPlan:
         return self if torch.device(device).type == "cpu" else self.joined().to(device)
 
     def joined(self) -> AttentionPlan:
-        """The same pairs of rows, with every member's keys listed."""
+        """The same pairs of rows, with every member's keys listed, as rows of the shared keys with the own behind."""
         shared_of_row = [keys for keys, n in zip(_key_ranges(self.shared), self.shared.query_lengths) for _ in range(n)]
         first_rows = itertools.accumulate((0, *self.own.query_lengths[:-1]))
-        rows = [torch.cat([shared_of_row[row], own]) for row, own in zip(first_rows, _key_ranges(self.own))]
+        behind = sum(self.shared.key_lengths)
+        rows = [torch.cat([shared_of_row[row], behind + own]) for row, own in zip(first_rows, _key_ranges(self.own))]
         return plan_attention(self.own.query_lengths, rows)
 
 
@@ -136,18 +138,19 @@ def _key_ranges(plan: AttentionPlan) -> list[Tensor]:
 def plan_families(
     prefix_lengths: Sequence[int], query_lengths: Sequence[int], key_lengths: Sequence[int]
 ) -> FamilyPlan | AttentionPlan:
-    """The plan for families of equally many members each, whose keys stand in this order: every family's prefix, then
-    every member's own. prefix_lengths: of families, all positive or all 0; query_lengths, key_lengths: of members,
-    family by family. Raises ValueError where only some families have a prefix."""
+    """The plan for families of equally many members each, whose prefixes stand one after the other in the shared keys,
+    as the members' own keys do in theirs. prefix_lengths: of families, all positive or all 0; query_lengths,
+    key_lengths: of members, family by family. Raises ValueError where only some families have a prefix."""
     if any(prefix_lengths) and not all(prefix_lengths):
         raise ValueError(f"all families or none should have a prefix, got lengths {list(prefix_lengths)}")
     members = len(query_lengths) // len(prefix_lengths)
-    starts = tuple(itertools.accumulate((0, *prefix_lengths, *key_lengths[:-1])))
-    own = AttentionPlan(tuple(query_lengths), tuple(key_lengths), starts[len(prefix_lengths) :])
+    own_starts = tuple(itertools.accumulate((0, *key_lengths[:-1])))
+    own = AttentionPlan(tuple(query_lengths), tuple(key_lengths), own_starts)
     if not any(prefix_lengths):
         return own
     of_family = tuple(sum(query_lengths[i : i + members]) for i in range(0, len(query_lengths), members))
-    return FamilyPlan(AttentionPlan(of_family, tuple(prefix_lengths), starts[: len(prefix_lengths)]), own)
+    starts = tuple(itertools.accumulate((0, *prefix_lengths[:-1])))
+    return FamilyPlan(AttentionPlan(of_family, tuple(prefix_lengths), starts), own)
 
 
 def plan_attention(query_lengths: Sequence[int], key_rows: Sequence[Tensor]) -> AttentionPlan:

@@ -18,7 +18,7 @@ from torch import Tensor
 from tokenizer.assignments import AssignmentSpace
 from tokenizer.attention import KeyValue
 from tokenizer.autoencoder import VideoTokenizer
-from tokenizer.layers import Plans, append
+from tokenizer.layers import Past, Plans
 from tokenizer.packing import AttentionPlan, PackedLayout, concatenated_ranges, plan_families, plan_within_blocks
 from tokenizer.reward import QualityScale
 
@@ -80,27 +80,28 @@ class _Batch:
             (layout.num_rows // num_clips,) * num_clips, (patches * (block + 1),) * num_clips, starts
         )
         plans = Plans(plan_within_blocks(layout), visible).to(device)
-        encoded, _ = model.encoder.extend(queries, self._seen, plans, None)  # (rows, De)
+        encoded, _ = model.encoder.extend(queries, self._seen, plans)  # (rows, De)
         vectors = model.quantizer(model.to_code(encoded), with_losses=False).vectors  # (rows, c)
         tokens = model.embed_codes(vectors, blocks, lengths, tuple(self.grid))
         self._first.append(tokens.values[layout.starts.to(device)])
         new = model.decoder.context_key_values(tokens)
-        before = self._key_values or [None] * len(new)
-        self._starts.append(layout.starts + (len(before[0][0]) if before[0] else 0))
-        self._key_values = [append(*pair) for pair in zip(before, new)]
+        self._starts.append(layout.starts + (len(self._key_values[0][0]) if self._key_values else 0))
+        self._key_values = [_joined(*pair) for pair in zip(self._key_values, new)] if self._key_values else new
 
 
 @dataclass(frozen=True)
 class _Nodes:
-    """Prefixes of assignments, one a row. clips: (S,) numbers in the batch; levels: (S, t), the prefixes, as numbers
-    of levels; sums: distances added up over the prefix; rows: (S, t·P), where its patches stand in `past`: the keys
-    and values of each decoder layer."""
+    """Prefixes of assignments, one a row. clips: (S,) numbers in the batch; levels: (S, t), the prefixes, as numbers of
+    levels; sums: distances added up over the prefix; past: keys and values of the patches of the blocks before the
+    last, one pair a decoder layer, (families · (t - 1)·P, h, d) each; family: (S,), whose past it is; new: of the last
+    block, (S·P, h, d) each."""
 
     clips: Tensor
     levels: Tensor
     sums: dict[str, Tensor]
-    rows: Tensor
-    past: list[KeyValue] | None
+    family: Tensor
+    past: list[KeyValue]
+    new: list[KeyValue]
 
 
 class CandidateSearch:
@@ -197,40 +198,47 @@ class CandidateSearch:
         sizes, counts = [patches] * num_children, levels[new_level].tolist()
         shared_tokens = levels[parents.levels].sum(1).tolist()
         plans = Plans(
-            plan_families([parents.rows.shape[1]] * num_parents, sizes, sizes),
-            plan_families(shared_tokens, sizes, counts),
+            plan_families([block * patches] * num_parents, sizes, sizes), plan_families(shared_tokens, sizes, counts)
         ).to(first.device)
-        shared, own = batch.rows(parents.clips, parents.levels), batch.rows(clips, new_level[:, None], block)
-        tokens = batch.key_values(torch.cat([shared, own]))
-        decoded, past = model.decoder.extend(queries, tokens, plans, parents.past)  # (S·P, Dd)
+        past = Past(parents.new, batch.key_values(batch.rows(parents.clips, parents.levels))) if block else None
+        tokens = batch.key_values(batch.rows(clips, new_level[:, None], block))
+        decoded, new = model.decoder.extend(queries, tokens, plans, past)  # (S·P, Dd)
         pixels = model.pixels(decoded, tuple(batch.grid)).clamp_(-1, 1)  # (S, C, f, H, W)
 
         self.block_evaluations += num_children
-        new = {name: d.double().cpu() for name, d in self.distance(pixels, batch.numbers[clips], block).items()}
-        sums = {name: value + (parents.sums[name][parent] if block else 0.0) for name, value in new.items()}
-        new_rows = torch.arange(parents.rows.numel(), parents.rows.numel() + num_children * patches)
-        rows = torch.cat([parents.rows[parent], new_rows.view(num_children, patches)], dim=1)  # (S, (t + 1)·P)
-        return _Nodes(clips, torch.cat([parents.levels[parent], new_level[:, None]], dim=1), sums, rows, past)
+        measured = {name: d.double().cpu() for name, d in self.distance(pixels, batch.numbers[clips], block).items()}
+        sums = {name: value + (parents.sums[name][parent] if block else 0.0) for name, value in measured.items()}
+        children = torch.cat([parents.levels[parent], new_level[:, None]], dim=1)  # (S, t + 1)
+        return _Nodes(clips, children, sums, parent, parents.new, new)
 
 
 def _roots(batch: _Batch) -> _Nodes:
     """The empty prefix of each clip."""
     clips = torch.arange(len(batch.numbers))
-    nothing = torch.empty(len(clips), 0, dtype=torch.int64)
-    return _Nodes(clips, nothing, {}, nothing, None)
+    return _Nodes(clips, torch.empty(len(clips), 0, dtype=torch.int64), {}, clips, [], [])
 
 
 def _keep(nodes: _Nodes, kept: Tensor) -> _Nodes:
-    """Some of the nodes, in this order, with a past that holds their prefixes, one after the other."""
-    rows = nodes.rows[kept]  # (kept, t·P)
-    past = nodes.past and [_rows_of(key_value, rows.flatten()) for key_value in nodes.past]
+    """Some of the nodes, in this order, each a family by itself: `new` holds all of their blocks, prefix by prefix."""
     sums = {name: values[kept] for name, values in nodes.sums.items()}
-    return _Nodes(nodes.clips[kept], nodes.levels[kept], sums, torch.arange(rows.numel()).view_as(rows), past)
+    whole = nodes.new and [_rows_of(key_value, kept, len(nodes.clips)) for key_value in nodes.new]  # (kept, P, h, d)
+    if nodes.past:
+        num_families = int(nodes.family.max()) + 1
+        before = [_rows_of(key_value, nodes.family[kept], num_families) for key_value in nodes.past]
+        whole = [_joined(*pair, dim=1) for pair in zip(before, whole)]  # (kept, t·P, h, d)
+    flat = [(key.flatten(0, 1), value.flatten(0, 1)) for key, value in whole]
+    return _Nodes(nodes.clips[kept], nodes.levels[kept], sums, torch.arange(len(kept)), [], flat)
 
 
-def _rows_of(key_value: KeyValue, rows: Tensor) -> KeyValue:
+def _rows_of(key_value: KeyValue, rows: Tensor, groups: int | None = None) -> KeyValue:
+    """Some rows of keys and values, or some of so many equal groups of rows."""
     rows = rows.to(key_value[0].device)
-    return key_value[0][rows], key_value[1][rows]
+    key, value = key_value if groups is None else (x.unflatten(0, (groups, -1)) for x in key_value)
+    return key[rows], value[rows]
+
+
+def _joined(before: KeyValue, behind: KeyValue, dim: int = 0) -> KeyValue:
+    return torch.cat([before[0], behind[0]], dim), torch.cat([before[1], behind[1]], dim)
 
 
 @torch.no_grad()
