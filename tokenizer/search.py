@@ -61,8 +61,6 @@ class _Batch:
         prefix by prefix."""
         blocks = range(first_block, first_block + level_numbers.shape[1])
         starts = [self._starts[t][clips, numbers] for t, numbers in zip(blocks, level_numbers.T)]  # t times (S,)
-        if not starts:
-            return torch.empty(0, dtype=torch.int64)
         lengths = torch.tensor(self._model.assignments.levels)[level_numbers]  # (S, t)
         return concatenated_ranges(torch.stack(starts, dim=1).flatten(), lengths.flatten())
 
@@ -109,7 +107,8 @@ class CandidateSearch:
 
     Memory: the tree is walked to its leaves in batches of at most `max_segments` blocks, and each takes along the keys
     and values of its own prefixes only. So at most T batches are alive on the way down, each with the keys and values
-    of at most max_segments + (T - 1) · max_segments / n blocks a layer, however many candidates there are.
+    of at most max_segments + (T - 1) · max_segments / n blocks a layer, however many candidates there are. Beside them
+    stand those of each clip's patches in the encoder, and of its blocks' tokens at every length in the decoder.
 
     Args:
         tokenizer: the proxy tokenizer, in eval mode.
