@@ -79,9 +79,9 @@ class Router(ModelMixin, ConfigMixin):
         temporal_patch: int = 4,
         downscale: int = 4,
         patch: int = 16,
-        width: int = 384,
-        depth: int = 10,
-        num_heads: int = 6,
+        width: int = 448,
+        depth: int = 7,
+        num_heads: int = 7,
         drop_rate: float = 0.0,
     ):
         super().__init__()
