@@ -3,7 +3,8 @@
 accelerate launch -m evagen.train_router configs/quickstart/router.yaml [key=value …]
 """
 
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import count, tee
 from pathlib import Path
 
@@ -17,15 +18,16 @@ from torch.utils.data import Dataset
 from evagen.checkpoints import new_model
 from evagen.config import Section, section_of
 from evagen.curate import CurationRecord, read_record
-from evagen.data.clips import Clip, ClipBatch, ClipDataset, SkippedClip, clip_loader, collate_clips
+from evagen.data.clips import ClipDataset, SkippedClip, clip_loader
 from evagen.errors import UserError
 from evagen.training import OptimizerConfig, RunConfig, TrainingRun, batch_generator, is_finished
 from tokenizer import PREFERENCE_RANGE, QualityScale, Router, proxy_reward
+from tokenizer.router import look, mirrored
 
 ModelConfig = section_of(Router, leave_out=["levels", "num_frames", "resolution", "temporal_patch"])
 
 CACHE_BYTES = 2**30
-"""Memory for decoded clips in each process: room for all of a small record, or for some of a large one."""
+"""Memory for what the router sees of clips, in each process: room for all of a small record, or some of a large one."""
 MOST_HELD_OUT = 256
 """Clips that tell how the router does on what it has not seen; more would only take longer."""
 
@@ -71,19 +73,20 @@ def main(config: RouterTraining) -> Path:
     run = TrainingRun(config, config.run, config.optimizer, model)
     run.resume()
     train, held_out = _split(record, config.held_out)
-    shown = _readable(collate_clips([_as_uint8(dataset[int(key)]) for key in record.keys[held_out]]))
+    num_workers = config.run.num_workers
+    look_at = partial(look, temporal_patch=model.config.temporal_patch, downscale=model.config.downscale)
+    pictures = CachedPictures(dataset, look_at, CACHE_BYTES // max(num_workers, 1))
+    shown = [_readable(pictures[int(key)])[None] for key in record.keys[held_out]]
     to_load, to_train = tee(
         _draw(config, train, number, run.accelerator.process_index) for number in count(run.first_batch)
     )
-    num_workers = config.run.num_workers
-    clips = CachedClips(dataset, CACHE_BYTES // max(num_workers, 1))
-    loader = clip_loader(clips, (record.keys[rows].tolist() for rows, _, _ in to_load), num_workers)
-    for _, (rows, preference, mirrored), batch in zip(run.batches(), to_train, loader):
-        video = _to_float(_readable(batch).to(run.device))  # B C F H W
-        video = video.flip(-1) if mirrored else video
+    loader = clip_loader(pictures, (record.keys[rows].tolist() for rows, _, _ in to_load), num_workers, stacked)
+    for _, (rows, preference, is_mirrored), picture in zip(run.batches(), to_train, loader):
+        picture = _readable(picture).to(run.device)  # B c h T·w
+        picture = mirrored(picture, record.space.num_blocks) if is_mirrored else picture
         reward = proxy_reward(record.perceptual[rows], preference, record.space, scale)  # B A
         target = _target(reward, config.target_temperature).to(run.device)
-        logits = run.model(video, preference.to(run.device))  # B A
+        logits = run.model(picture, preference.to(run.device))  # B A
         loss = F.cross_entropy(logits, target)
         metrics = {"accuracy": (logits.argmax(-1) == target.argmax(-1)).float().mean()}
         if len(held_out):
@@ -93,40 +96,38 @@ def main(config: RouterTraining) -> Path:
     return config.run.out
 
 
-class CachedClips(Dataset):
-    """A data set's clips as uint8. Those decoded first stay in memory, up to `max_bytes`: where clips are drawn
-    evenly, no other choice would be met more often."""
+class CachedPictures(Dataset):
+    """What a router sees of a data set's clips, (c, H/s, T·W/s) each. Those looked at first stay in memory, up to
+    `max_bytes`: where clips are drawn evenly, no other choice would be met more often."""
 
-    def __init__(self, dataset: ClipDataset, max_bytes: int):
-        self.dataset, self.bytes_left = dataset, max_bytes
-        self.kept: dict[int, Clip] = {}
+    def __init__(self, dataset: ClipDataset, look_at: Callable[[Tensor], Tensor], max_bytes: int):
+        self.dataset, self.look_at, self.bytes_left = dataset, look_at, max_bytes
+        self.kept: dict[int, Tensor] = {}
 
-    def __getitem__(self, key: int) -> Clip | SkippedClip:
+    def __getitem__(self, key: int) -> Tensor | SkippedClip:
         if key in self.kept:
             return self.kept[key]
-        clip = _as_uint8(self.dataset[key])
-        if isinstance(clip, Clip) and clip.video.nbytes <= self.bytes_left:
-            self.kept[key] = clip
-            self.bytes_left -= clip.video.nbytes
-        return clip
+        clip = self.dataset[key]
+        if isinstance(clip, SkippedClip):
+            return clip
+        picture = self.look_at(clip.video[None])[0]
+        if picture.nbytes <= self.bytes_left:
+            self.kept[key] = picture
+            self.bytes_left -= picture.nbytes
+        return picture
 
 
-def _as_uint8(clip: Clip | SkippedClip) -> Clip | SkippedClip:
-    if isinstance(clip, SkippedClip):
-        return clip
-    return replace(clip, video=((clip.video + 1) * 127.5).round().to(torch.uint8))
+def stacked(pictures: Sequence[Tensor | SkippedClip]) -> Tensor | SkippedClip:
+    """Pictures of a batch as one, or the first clip that could not be read."""
+    lost = next((picture for picture in pictures if isinstance(picture, SkippedClip)), None)
+    return lost or torch.stack(pictures)
 
 
-def _to_float(video: Tensor) -> Tensor:
-    return video.float() / 127.5 - 1
-
-
-def _readable(batch: ClipBatch) -> Tensor:
-    """The video of a batch. Raises UserError if one of its clips could not be read."""
-    if batch.skipped:
-        lost = batch.skipped[0]
-        raise UserError(f"{lost.path} was measured in the record but cannot be read now: {lost.reason}")
-    return batch.video
+def _readable(pictures: Tensor | SkippedClip) -> Tensor:
+    """Raises UserError for a clip that could not be read."""
+    if isinstance(pictures, SkippedClip):
+        raise UserError(f"{pictures.path} was measured in the record but cannot be read now: {pictures.reason}")
+    return pictures
 
 
 def _split(record: CurationRecord, share: float) -> tuple[Tensor, Tensor]:
@@ -156,10 +157,10 @@ def _target(reward: Tensor, temperature: float) -> Tensor:
 
 @torch.no_grad()
 def _reward_reached(
-    model, video: Tensor, rows: Tensor, record: CurationRecord, scale: QualityScale, config: RouterTraining
+    model, pictures: list[Tensor], rows: Tensor, record: CurationRecord, scale: QualityScale, config: RouterTraining
 ) -> float:
-    """The router's reward on held-out clips (n, C, F, H, W) relative to the best, 1, and to an average assignment, 0;
-    mean over the lowest, the middle and the highest preference."""
+    """The router's reward on held-out clips, n pictures (1, c, H/s, T·W/s), relative to the best, 1, and to an average
+    assignment, 0; mean over the lowest, the middle and the highest preference."""
     shares = []
     model.eval()
     device = next(model.parameters()).device
@@ -167,9 +168,9 @@ def _reward_reached(
     for preference in sorted({low, (low + high) / 2, high}):
         reward = proxy_reward(record.perceptual[rows], preference, record.space, scale)  # n A
         chosen = []
-        for clips in video.split(config.optimizer.batch_size):
-            clips = _to_float(clips.to(device))  # B C F H W
-            chosen.append(model(clips, torch.full((len(clips),), preference, device=device)).argmax(-1).cpu())  # B
+        for seen in torch.cat(pictures).split(config.optimizer.batch_size):
+            logits = model(seen.to(device), torch.full((len(seen),), preference, device=device))  # B A
+            chosen.append(logits.argmax(-1).cpu())
         reached = reward.gather(1, torch.cat(chosen)[:, None])[:, 0]  # n
         best, average = reward.max(1).values, reward.mean(1)  # n each
         shares.append(((reached - average).mean() / (best - average).mean()).item())

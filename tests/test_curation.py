@@ -23,6 +23,7 @@ from evagen.errors import UserError
 from evagen.training import TrainingRun, read_metrics
 from eval import LPIPSDistance
 from tokenizer import Router, VideoTokenizer
+from tokenizer.router import look
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 
@@ -331,11 +332,12 @@ def test_each_process_and_batch_draws_rows_of_its_own(record, tmp_path):
     assert train_router._draw(config, train, 1, 0)[0].tolist() == drawn[1, 0]
 
 
-def test_kept_clips_are_those_of_the_data_set_and_within_bounds(record):
+def test_kept_pictures_are_those_of_the_data_sets_clips_and_within_bounds(record):
     dataset = curate.read_record(record).open_clips()
-    cached = train_router.CachedClips(dataset, max_bytes=3 * 3 * 8 * 32 * 32 + 5)
+    one = look(dataset[0].video[None], 4, 4)[0]
+    cached = train_router.CachedPictures(dataset, lambda video: look(video, 4, 4), max_bytes=3 * one.nbytes + 5)
     for key in (7, 2, 7, 0, 5, 2, 9):
-        torch.testing.assert_close(cached[key].video / 127.5 - 1, dataset[key].video, atol=1 / 255 + 1e-6, rtol=0)
+        assert torch.equal(cached[key], look(dataset[key].video[None], 4, 4)[0])
     assert list(cached.kept) == [7, 2, 0]
 
 

@@ -20,8 +20,8 @@ from tokenizer.reward import PREFERENCE_RANGE
 
 READINGS = 3
 """How often `assign_video` reads the video to find the preference for a budget."""
-MOTION_SCALE = 10.0
-"""Brings the mean change from frame to frame, some hundredths, to the spread of the pixels."""
+CHANGE_SCALE = 10.0
+"""Brings mean changes, some hundredths, to the spread of the pixels."""
 TRIED_AT_ONCE = 5
 """Preferences from low to high between which each reading narrows the range down."""
 
@@ -51,14 +51,42 @@ class LinearPatchEmbed(PatchEmbed):
         return F.linear(patches, self.proj.weight.flatten(1), self.proj.bias)  # (B, n, D)
 
 
+def look(video: Tensor, temporal_patch: int, downscale: int) -> Tensor:
+    """What the router sees of clips, (B, C, F, H, W) in [-1, 1] → pictures (B, (C + 1)·f + T - 1, H/s, T·W/s).
+
+    The T blocks of a clip lie side by side. The channels are a block's f frames; how much each differs from the one
+    before it, |x_f - x_(f-1)|; and how much the block's mean differs from that of the block before it, of the one
+    before that, and so on, with zeros where there is none. All are averaged over squares of s pixels, differences after
+    the absolute value, which a linear patch embedding cannot compute: what earlier blocks have shown already, the
+    decoder can copy, and it costs a block few tokens.
+
+    Args:
+        temporal_patch: f, frames of a block.
+        downscale: s, side of the squares."""
+    num_blocks = video.shape[2] // temporal_patch
+    frames = F.avg_pool2d(video.flatten(1, 2), downscale)  # (B, C·F, H/s, W/s)
+    parts = [rearrange(frames, "b (c t f) h w -> b (c f) h (t w)", t=num_blocks, f=temporal_patch)]
+    means = rearrange(video, "b c (t f) h w -> b t c f h w", t=num_blocks).mean(3)  # (B, T, C, H, W)
+    differences = [(1, video[:, :, 1:] - video[:, :, :-1])]
+    differences += [(back, (means[:, back:] - means[:, :-back]).transpose(1, 2)) for back in range(1, num_blocks)]
+    for missing, difference in differences:  # (B, C, F or T - missing, H, W)
+        change = CHANGE_SCALE * F.avg_pool2d(difference.abs().mean(1), downscale)
+        change = F.pad(change, (0, 0, 0, 0, missing, 0))  # (B, F or T, H/s, W/s)
+        parts.append(rearrange(change, "b (t n) h w -> b n h (t w)", t=num_blocks))
+    return torch.cat(parts, dim=1)
+
+
+def mirrored(picture: Tensor, num_blocks: int) -> Tensor:
+    """Pictures (B, c, h, T·w) of the clips' mirror images, left to right."""
+    blocks = rearrange(picture, "b c h (t w) -> b c h t w", t=num_blocks)
+    return rearrange(blocks.flip(-1), "b c h t w -> b c h (t w)")
+
+
 class Router(ModelMixin, ConfigMixin):
     """A ViT classifier over all candidate assignments, conditioned on the preference w_q.
 
-    It sees the frames averaged over small squares, and how much they change: |x_f - x_(f-1)|, taken at full resolution
-    and averaged likewise. A linear patch embedding cannot compute this, and a block that only moves little deserves few
-    tokens wherever it is. The T blocks of a clip are laid side by side as one picture of H × (T·W) whose channels are a
-    block's frames and changes, so that timm's patch embedding is a tubelet embedding and its position embedding spans
-    time and space. The preference is one more constant channel.
+    It classifies pictures that `look` makes of clips, whose blocks lie side by side, so that timm's patch embedding is
+    a tubelet embedding and its position embedding spans time and space. The preference is one more constant channel.
 
     Args:
         levels: candidate lengths of a block, those of the tokenizer it serves.
@@ -93,7 +121,7 @@ class Router(ModelMixin, ConfigMixin):
         self.vit = VisionTransformer(
             img_size=(resolution // downscale, self.assignments.num_blocks * resolution // downscale),
             patch_size=patch,
-            in_chans=4 * temporal_patch + 1,
+            in_chans=4 * temporal_patch + self.assignments.num_blocks,
             num_classes=len(self.assignments),
             embed_dim=width,
             depth=depth,
@@ -103,30 +131,22 @@ class Router(ModelMixin, ConfigMixin):
             embed_layer=LinearPatchEmbed,
         )
 
-    def forward(self, video: Tensor, preference: Tensor) -> Tensor:
-        """video (B, C, F, H, W) in [-1, 1], preference w_q (B,) → logits (B, A)."""
+    def forward(self, picture: Tensor, preference: Tensor) -> Tensor:
+        """What `look` makes of clips (B, c, H/s, T·W/s), preference w_q (B,) → logits (B, A)."""
+        low, high = PREFERENCE_RANGE
+        scaled = (preference.to(picture) - low) / (high - low) * 2 - 1  # (B,)
+        plane = scaled.view(-1, 1, 1, 1).expand(-1, 1, *picture.shape[2:])  # (B, 1, H/s, T·W/s)
+        return self.vit(torch.cat([picture, plane], dim=1))  # (B, A)
+
+    def look(self, video: Tensor) -> Tensor:
+        """What the ViT sees of clips beside the preference: (B, C, F, H, W) in [-1, 1] → (B, c, H/s, T·W/s)."""
         config = self.config
         if tuple(video.shape[1:]) != (3, config.num_frames, config.resolution, config.resolution):
             raise ValueError(
                 f"this router looks at clips of shape (3, {config.num_frames}, {config.resolution}, "
                 f"{config.resolution}) as (C, F, H, W); got {tuple(video.shape[1:])}"
             )
-        picture = self._look(video)  # (B, (C + 1)·f, H/s, T·W/s)
-        low, high = PREFERENCE_RANGE
-        scaled = (preference.to(picture) - low) / (high - low) * 2 - 1  # (B,)
-        plane = scaled.view(-1, 1, 1, 1).expand(-1, 1, *picture.shape[2:])  # (B, 1, H/s, T·W/s)
-        return self.vit(torch.cat([picture, plane], dim=1))  # (B, A)
-
-    def _look(self, video: Tensor) -> Tensor:
-        """What the ViT sees of clips beside the preference: (B, C, F, H, W) → (B, (C + 1)·f, H/s, T·W/s)."""
-        config = self.config
-        frames = F.avg_pool2d(video.flatten(1, 2), config.downscale)  # (B, C·F, H/s, W/s)
-        change = (video[:, :, 1:] - video[:, :, :-1]).abs().mean(1)  # (B, F - 1, H, W)
-        motion = F.pad(F.avg_pool2d(change, config.downscale), (0, 0, 0, 0, 1, 0))  # (B, F, H/s, W/s)
-        return rearrange(
-            torch.cat([frames, MOTION_SCALE * motion], dim=1),
-            "b (c t f) h w -> b (c f) h (t w)", t=self.assignments.num_blocks, f=config.temporal_patch,
-        )  # fmt: skip
+        return look(video, config.temporal_patch, config.downscale)
 
     @torch.no_grad()
     def assign(self, video: Tensor, preference: float = 1.2, max_tokens: int | None = None) -> Tensor:
@@ -140,7 +160,7 @@ class Router(ModelMixin, ConfigMixin):
 
         Raises ValueError when no assignment is as short as `max_tokens`."""
         self._check_budget("max_tokens", max_tokens)
-        return self._most_probable(self._logits(video, preference), max_tokens)
+        return self._most_probable(self._logits(self.look(video), preference), max_tokens)
 
     @torch.no_grad()
     def assign_video(
@@ -155,7 +175,7 @@ class Router(ModelMixin, ConfigMixin):
 
         The search is a bisection that tries several preferences in each reading of the video, because decoding a
         file again can cost more than looking again. It takes 3 readings and 11 looks of the ViT at each clip,
-        which share nothing, since the preference enters with the picture; 2 readings and 6 looks for a bound.
+        which share nothing but the picture, since the preference enters with it; 2 readings and 6 looks for a bound.
 
         Args:
             clips: the video in batches (B, C, F, H, W), gone through up to three times.
@@ -190,15 +210,16 @@ class Router(ModelMixin, ConfigMixin):
         """The video's assignments with each (preference, max_tokens), from one reading."""
         rows: list[list[Tensor]] = [[] for _ in dials]
         for video in clips:
-            logits = {preference: self._logits(video, preference) for preference in {p for p, _ in dials}}
+            picture = self.look(video)
+            logits = {preference: self._logits(picture, preference) for preference in {p for p, _ in dials}}
             for found, (preference, max_tokens) in zip(rows, dials):
                 found.append(self._most_probable(logits[preference], max_tokens))
         if not rows[0]:
             raise ValueError("no clips to assign; if they come from an iterator, put them into a list to be read again")
         return [VideoAssignment(torch.cat(found), *dial) for found, dial in zip(rows, dials)]
 
-    def _logits(self, video: Tensor, preference: float) -> Tensor:
-        return self(video, torch.full((len(video),), preference))  # (B, A)
+    def _logits(self, picture: Tensor, preference: float) -> Tensor:
+        return self(picture, torch.full((len(picture),), preference))  # (B, A)
 
     def _most_probable(self, logits: Tensor, max_tokens: int | None) -> Tensor:
         """Logits (B, A) → lengths (B, T) on the CPU."""

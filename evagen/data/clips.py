@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -309,13 +309,18 @@ def ordered_loader(
     return clip_loader(dataset, batches, num_workers)
 
 
-def clip_loader(dataset: Dataset, batches: Iterable[Sequence[int]], num_workers: int = 0) -> DataLoader:
-    """A ClipBatch for each of the given lists of keys, in their order."""
+def clip_loader(
+    dataset: Dataset,
+    batches: Iterable[Sequence[int]],
+    num_workers: int = 0,
+    collate: Callable[[list], Any] = collate_clips,
+) -> DataLoader:
+    """A ClipBatch, or what else `collate` makes, for each of the given lists of keys, in their order."""
     return DataLoader(
         dataset,
         batch_sampler=batches,  # type: ignore[arg-type]
         num_workers=num_workers,
-        collate_fn=collate_clips,
+        collate_fn=collate,
         pin_memory=torch.cuda.is_available(),
         generator=torch.Generator(),  # else it draws from the global one, whose numbers are dropout's
     )
