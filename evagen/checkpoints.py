@@ -45,6 +45,23 @@ def new_model(kind: type[Model], **arguments: Any) -> Model:
         raise UserError(f"no {kind.__name__} can be made with these settings: {error}") from error
 
 
+def start_from(model: ModelMixin, source: str | Path) -> ModelMixin:
+    """Gives a new model the weights of a trained one, to train it further; returns the trained one. Raises UserError
+    unless both have weights of the same names and shapes."""
+    trained = load_model(type(model), source)
+    theirs, ours = trained.state_dict(), model.state_dict()
+    if {name: tensor.shape for name, tensor in theirs.items()} != {name: tensor.shape for name, tensor in ours.items()}:
+        settings = {name: value for name, value in model.config.items() if not name.startswith("_")}
+        differing = [
+            f"{name} is {trained.config.get(name)} there and {value} here"
+            for name, value in settings.items()
+            if trained.config.get(name) != value
+        ]
+        raise UserError(f"the weights at {source} do not fit this model: {', '.join(differing)}; use its settings")
+    model.load_state_dict(theirs)
+    return trained
+
+
 def fingerprint(model: torch.nn.Module) -> str:
     """16 hexadecimal digits that change with any weight."""
     digest = hashlib.sha256()

@@ -27,7 +27,7 @@ from ar_model import (
     next_token_loss,
     with_shape,
 )
-from evagen.checkpoints import fingerprint, load_model
+from evagen.checkpoints import fingerprint, load_model, start_from
 from evagen.config import Section, load_config, section_of
 from evagen.data.batches import ClipBatches, class_dropout_numbers
 from evagen.errors import UserError
@@ -70,6 +70,9 @@ class GeneratorTraining(Section):
     corpus: Path
     """The run folder of `evagen tokenize`."""
     model: ModelConfig
+    start_from: str | None = None
+    """A trained generator, folder or hub id, to train further (fine-tuning): one of the same tokenizer, with as many
+    classes."""
     optimizer: GeneratorOptimizer
     class_dropout: float = Field(0.1, ge=0, le=1)
     """Share of clips trained without their class, which guidance needs."""
@@ -110,13 +113,21 @@ def main(config: GeneratorTraining) -> Path:
 
 
 def new_generator(corpus: Corpus, config: GeneratorTraining) -> VideoGenerator:
-    """An untrained generator whose vocabulary is the corpus's."""
-    return VideoGenerator(
+    """A generator whose vocabulary is the corpus's, untrained or with the weights of `start_from`."""
+    model = VideoGenerator(
         codebook_size=corpus.codebook_size, levels=corpus.levels, num_blocks=corpus.num_blocks,
         class_names=corpus.class_names if config.use_classes else [], class_dropout=config.class_dropout,
         tokenizer_fingerprint=corpus.tokenizer_fingerprint, given_frames=corpus.given_frames,
         num_given_blocks=corpus.num_given_blocks, **config.model.model_dump(exclude={"size"}),
     )  # fmt: skip
+    if config.start_from:
+        wrote = start_from(model, config.start_from).config.tokenizer_fingerprint
+        if wrote != corpus.tokenizer_fingerprint:
+            raise UserError(
+                f"the generator at {config.start_from} writes tokens of tokenizer {wrote}, the corpus holds those of "
+                f"{corpus.tokenizer_fingerprint}: give one of the same tokenizer, or train without start_from"
+            )
+    return model
 
 
 def check_tokenizer_of(corpus: Corpus, folder: Path) -> None:

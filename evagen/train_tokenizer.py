@@ -9,7 +9,7 @@ import torch
 from accelerate.utils import broadcast, set_seed
 from pydantic import Field
 
-from evagen.checkpoints import load_model, new_model
+from evagen.checkpoints import load_model, new_model, start_from
 from evagen.config import Section, section_of
 from evagen.data.clips import ClipDataset, DataConfig, report_skipped, train_loader
 from evagen.errors import UserError
@@ -28,6 +28,8 @@ class TokenizerTraining(Section):
     run: RunConfig
     data: DataConfig
     model: ModelConfig  # type: ignore[valid-type]
+    start_from: str | None = None
+    """A trained tokenizer, folder or hub id, to train further (fine-tuning). Its model settings are needed."""
     loss: ObjectiveConfig = ObjectiveConfig()
     optimizer: OptimizerConfig
     revive_after: int = Field(100, ge=1)
@@ -46,6 +48,8 @@ def main(config: TokenizerTraining) -> Path:
     set_seed(config.run.seed)
     shape = {"num_frames": config.data.frames, "resolution": config.data.size}
     model = new_model(VideoTokenizer, **config.model.model_dump(), **shape)
+    if config.start_from:
+        start_from(model, config.start_from)
     reviver = CodeReviver(model.quantizer, config.revive_after)
     run = TrainingRun(config, config.run, config.optimizer, model)
     objective = Objective(config.loss, model, run.accelerator)

@@ -198,6 +198,28 @@ def test_a_named_size_is_written_out(corpus, tmp_path):
     assert (len(generator.layers), generator.config.width, generator.config.rope_theta) == (30, 1280, 500.0)
 
 
+def test_fine_tuning_starts_from_the_trained_weights(corpus, tmp_path):
+    train_generator.main(training(corpus, tmp_path / "first", batch_size=5))
+    config = training(corpus, tmp_path / "second", batch_size=5, steps=1, learning_rate=1e-12)
+    train_generator.main(config.model_copy(update={"start_from": str(tmp_path / "first")}))
+    first, second = weights(tmp_path / "first"), weights(tmp_path / "second")
+    assert all(torch.allclose(first[name], second[name], atol=1e-6) for name in first)
+
+
+def test_a_generator_of_another_tokenizer_is_not_trained_further(corpus, tmp_path):
+    train_generator.main(training(corpus, tmp_path / "first", batch_size=5))
+    about = (corpus / "corpus.json").read_text().replace("0123456789abcdef", "fedcba9876543210")
+    shutil.copytree(corpus, tmp_path / "other")
+    (tmp_path / "other" / "corpus.json").write_text(about)
+    config = training(tmp_path / "other", tmp_path / "second", batch_size=5).model_copy(
+        update={"start_from": str(tmp_path / "first")}
+    )
+    with pytest.raises(
+        UserError, match="writes tokens of tokenizer 0123456789abcdef, the corpus holds those of fedcba"
+    ):
+        train_generator.main(config)
+
+
 @pytest.mark.parametrize(
     ("model", "optimizer", "message"),
     [

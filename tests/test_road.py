@@ -138,6 +138,22 @@ def test_a_finished_stage_is_not_run_again(road):
     assert weights.stat().st_mtime_ns == before
 
 
+def test_fine_tuning_starts_from_the_trained_weights(road, tmp_path):
+    gently = {"steps": 1, "batch_size": 4, "learning_rate": 1e-9, "weight_decay": 0.0}
+    config = tokenizer_config(road, tmp_path, start_from=str(road / "final"), optimizer=gently, revive_after=99)
+    train_tokenizer.main(config)
+    tuned = VideoTokenizer.from_pretrained(tmp_path).state_dict()
+    trained = VideoTokenizer.from_pretrained(road / "final").state_dict()
+    assert all(torch.allclose(tuned[name], trained[name], atol=1e-6) for name in trained)
+
+
+def test_fine_tuning_a_model_of_other_sizes_is_explained(road, tmp_path):
+    config = tokenizer_config(road, tmp_path, start_from=str(road / "final"))
+    config.model.encoder_width = 64
+    with pytest.raises(UserError, match="do not fit this model: encoder_width is 32 there and 64 here"):
+        train_tokenizer.main(config)
+
+
 def test_a_folder_of_another_run_is_refused(road, tmp_path):
     config = tokenizer_config(road, tmp_path / "run")
     (tmp_path / "run").mkdir()
