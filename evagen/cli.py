@@ -320,6 +320,17 @@ def quickstart(
 
 
 @app.command()
+def doctor() -> None:
+    """Say what this machine has of what evagen can use, and what to type for the rest."""
+    from evagen.doctor import describe, examine
+
+    findings = examine()
+    print(describe(findings))
+    if any(finding.state == "missing" for finding in findings):
+        raise typer.Exit(1)
+
+
+@app.command()
 def bench(
     name: Annotated[str, typer.Argument(help="attention, fvd, loader, packing, sampling, search or tokenizer")],
     json_output: Annotated[bool, typer.Option("--json", help="One JSON object on standard output")] = False,

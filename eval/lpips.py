@@ -146,15 +146,20 @@ def _vgg16_weights(path: str | Path | None) -> dict[str, Tensor]:
     return _of_used_layers(weights, str(given))
 
 
+def vgg16_cached_at() -> Path:
+    """Where torchvision keeps its download."""
+    name = models.VGG16_Weights.IMAGENET1K_V1.url.rsplit("/", 1)[-1]
+    return Path(torch.hub.get_dir(), "checkpoints", name)
+
+
 def _downloaded() -> Mapping[str, Tensor]:
     source = models.VGG16_Weights.IMAGENET1K_V1
     try:
         return source.get_state_dict(check_hash=True, map_location="cpu", weights_only=True)
     except (OSError, RuntimeError) as error:  # RuntimeError: not the file that the hash promises
-        name = source.url.rsplit("/", 1)[-1]
         raise FileNotFoundError(
             f"LPIPS needs the VGG16 weights, and their download failed ({error}). Fetch {source.url} (528 MB) on a "
-            f"machine with network access and put it at {Path(torch.hub.get_dir(), 'checkpoints', name)}, or "
+            f"machine with network access and put it at {vgg16_cached_at()}, or "
             f"anywhere and set {VGG16_VARIABLE} to its path"
         ) from error
 

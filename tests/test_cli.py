@@ -15,6 +15,33 @@ def evagen(*arguments: str) -> subprocess.CompletedProcess:
     )
 
 
+def test_the_doctor_says_what_is_missing_and_what_to_type(tmp_path, monkeypatch):
+    weights = tmp_path / "i3d.pt"
+    weights.touch()
+    monkeypatch.setenv("EVAGEN_I3D", str(weights))
+    monkeypatch.setenv("EVAGEN_VGG16", str(tmp_path / "nowhere.pth"))
+    healthy = evagen("doctor")
+    assert healthy.returncode == 0, healthy.stderr
+    lines = healthy.stdout.splitlines()
+    assert any(line.startswith("ok") and "I3D" in line and str(weights) in line for line in lines)
+    assert any(
+        line.startswith("optional") and "VGG16" in line and "nowhere.pth (EVAGEN_VGG16)" in line for line in lines
+    )
+
+    (tmp_path / "torchvision.py").write_text("raise ImportError('operator torchvision::nms does not exist')")
+    monkeypatch.setenv("CC", "no-such-compiler")
+    result = subprocess.run(  # the doctor's own imports find torchvision before the broken one
+        [sys.executable, "-c", "import torchvision_ops, torchvision, os; os.environ['PYTHONPATH'] = os.environ['BROKEN']; "
+         "from evagen.cli import main; main()", "doctor"],
+        capture_output=True, text=True, env={**os.environ, "BROKEN": str(tmp_path)},
+    )  # fmt: skip
+    assert result.returncode == 1, result.stderr
+    assert "missing   torchvision" in result.stdout
+    assert "nms does not exist" in result.stdout
+    assert "→ python -m torchvision_ops" in result.stdout
+    assert "optional  C compiler" in result.stdout
+
+
 def test_help_lists_every_command():
     done = evagen("--help")
     assert done.returncode == 0
