@@ -30,11 +30,10 @@ def test_the_doctor_says_what_is_missing_and_what_to_type(tmp_path, monkeypatch)
 
     (tmp_path / "torchvision.py").write_text("raise ImportError('operator torchvision::nms does not exist')")
     monkeypatch.setenv("CC", "no-such-compiler")
-    result = subprocess.run(  # the doctor's own imports find torchvision before the broken one
-        [sys.executable, "-c", "import torchvision_ops, torchvision, os; os.environ['PYTHONPATH'] = os.environ['BROKEN']; "
-         "from evagen.cli import main; main()", "doctor"],
-        capture_output=True, text=True, env={**os.environ, "BROKEN": str(tmp_path)},
-    )  # fmt: skip
+    code = "import torchvision_ops, torchvision, os; os.environ['PYTHONPATH'] = os.environ['BROKEN']\n"
+    code += "from evagen.cli import main; main()"  # whose own imports have found torchvision before the broken one
+    command = [sys.executable, "-c", code, "doctor"]
+    result = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "BROKEN": str(tmp_path)})
     assert result.returncode == 1, result.stderr
     assert "missing   torchvision" in result.stdout
     assert "nms does not exist" in result.stdout

@@ -13,7 +13,8 @@ from diffusers.models.modeling_utils import ModelMixin
 from einops import rearrange
 from timm.layers import PatchEmbed
 from timm.models.vision_transformer import VisionTransformer
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.utils import skip_init
 
 from tokenizer.assignments import AssignmentSpace
 from tokenizer.reward import PREFERENCE_RANGE
@@ -41,14 +42,20 @@ class VideoAssignment:
         return self.lengths.sum().item() / len(self.lengths)
 
 
-class LinearPatchEmbed(PatchEmbed):
-    """timm's patch embedding as one matrix product, with the same weights: convolutions that do not overlap, over more
-    than three channels, are slow on a CPU."""
+class LinearPatchEmbed(nn.Module):
+    """timm's patch embedding as a linear layer, with the same weights: convolutions that do not overlap, over more than
+    three channels, are slow on a CPU, and a linear layer can be packed (`packed_linear`)."""
+
+    def __init__(self, embed: PatchEmbed):
+        super().__init__()
+        self.patch_size = embed.patch_size
+        weight = embed.proj.weight.flatten(1)  # (D, c·p·q)
+        self.proj = skip_init(nn.Linear, weight.shape[1], weight.shape[0])
+        self.proj.load_state_dict({"weight": weight, "bias": embed.proj.bias})
 
     def forward(self, x: Tensor) -> Tensor:
         p, q = self.patch_size
-        patches = rearrange(x, "b c (y p) (x q) -> b (y x) (c p q)", p=p, q=q)  # (B, n, (4·f + 1)·p·q)
-        return F.linear(patches, self.proj.weight.flatten(1), self.proj.bias)  # (B, n, D)
+        return self.proj(rearrange(x, "b c (y p) (x q) -> b (y x) (c p q)", p=p, q=q))  # (B, n, D)
 
 
 def look(video: Tensor, temporal_patch: int, downscale: int) -> Tensor:
@@ -66,12 +73,11 @@ def look(video: Tensor, temporal_patch: int, downscale: int) -> Tensor:
     num_blocks = video.shape[2] // temporal_patch
     frames = F.avg_pool2d(video.flatten(1, 2), downscale)  # (B, C·F, H/s, W/s)
     parts = [rearrange(frames, "b (c t f) h w -> b (c f) h (t w)", t=num_blocks, f=temporal_patch)]
-    means = rearrange(video, "b c (t f) h w -> b t c f h w", t=num_blocks).mean(3)  # (B, T, C, H, W)
-    differences = [(1, video[:, :, 1:] - video[:, :, :-1])]
-    differences += [(back, (means[:, back:] - means[:, :-back]).transpose(1, 2)) for back in range(1, num_blocks)]
-    for missing, difference in differences:  # (B, C, F or T - missing, H, W)
-        change = CHANGE_SCALE * F.avg_pool2d(difference.abs().mean(1), downscale)
-        change = F.pad(change, (0, 0, 0, 0, missing, 0))  # (B, F or T, H/s, W/s)
+    means = rearrange(video, "b c (t f) h w -> b c t f h w", t=num_blocks).mean(3)  # (B, C, T, H, W)
+    for series, back in [(video, 1), *((means, back) for back in range(1, num_blocks))]:
+        change = F.l1_loss(series[:, :, back:], series[:, :, :-back], reduction="none")  # one pass, without a copy
+        change = CHANGE_SCALE * F.avg_pool2d(change.mean(1), downscale)  # (B, F or T - back, H/s, W/s)
+        change = F.pad(change, (0, 0, 0, 0, back, 0))  # (B, F or T, H/s, W/s)
         parts.append(rearrange(change, "b (t n) h w -> b n h (t w)", t=num_blocks))
     return torch.cat(parts, dim=1)
 
@@ -128,8 +134,8 @@ class Router(ModelMixin, ConfigMixin):
             num_heads=num_heads,
             drop_rate=drop_rate,
             proj_drop_rate=drop_rate,
-            embed_layer=LinearPatchEmbed,
         )
+        self.vit.patch_embed = LinearPatchEmbed(self.vit.patch_embed)
 
     def forward(self, picture: Tensor, preference: Tensor) -> Tensor:
         """What `look` makes of clips (B, c, H/s, T·W/s), preference w_q (B,) → logits (B, A)."""
