@@ -14,7 +14,6 @@ from einops import rearrange
 from timm.layers import PatchEmbed
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
-from torch.nn.utils import skip_init
 
 from tokenizer.assignments import AssignmentSpace
 from tokenizer.reward import PREFERENCE_RANGE
@@ -49,9 +48,9 @@ class LinearPatchEmbed(nn.Module):
     def __init__(self, embed: PatchEmbed):
         super().__init__()
         self.patch_size = embed.patch_size
-        weight = embed.proj.weight.flatten(1)  # (D, c·p·q)
-        self.proj = skip_init(nn.Linear, weight.shape[1], weight.shape[0])
-        self.proj.load_state_dict({"weight": weight, "bias": embed.proj.bias})
+        weight = embed.proj.weight.detach().flatten(1)  # (D, c·p·q)
+        self.proj = nn.Linear(weight.shape[1], weight.shape[0], device="meta")  # without drawing weights
+        self.proj.weight, self.proj.bias = nn.Parameter(weight), embed.proj.bias
 
     def forward(self, x: Tensor) -> Tensor:
         p, q = self.patch_size
