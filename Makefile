@@ -7,10 +7,9 @@ RUN ?= runs/quickstart
 .PHONY: install test lint quickstart clean
 install: $(VENV)/.installed
 
-$(VENV)/.installed: pyproject.toml constraints.txt
+$(VENV)/.installed: pyproject.toml setup.py constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install -qq -c constraints.txt -e '.[dev]'
-	$(BIN)/python -m torchvision_ops
 	touch $@
 
 lint: install

@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from attention_backends import AttentionBackend, backend_for
+from evagen.kernels.attention_backends import AttentionBackend, backend_for
 
 
 class Run(NamedTuple):

@@ -14,10 +14,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ar_model.attention import PackedSequences, packed_causal_attention
-from ar_model.compiled_step import CompiledStep, can_compile
-from ar_model.transformer import DecoderLayer, VideoGenerator
-from packed_linear import pack_linears
+from evagen.ar_model.attention import PackedSequences, packed_causal_attention
+from evagen.ar_model.transformer import DecoderLayer, VideoGenerator
+from evagen.kernels.compiled_step import CompiledStep, can_compile
+from evagen.kernels.packed_linear import pack_linears
 
 Attend = Callable[[Tensor, Tensor, Tensor, int], Tensor]
 

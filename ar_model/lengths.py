@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ar_model.grammar import GrammarState, SequenceGrammar
+from evagen.ar_model.grammar import GrammarState, SequenceGrammar
 
 
 @dataclass(frozen=True)

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, LogitsProcessor
 
-from ar_model.grammar import GrammarState, SequenceGrammar
-from ar_model.transformer import VideoGenerator
+from evagen.ar_model.grammar import GrammarState, SequenceGrammar
+from evagen.ar_model.transformer import VideoGenerator
 
 FIRST_TOKENS = ("first_length", "first_class", "null_class", "separator", "end")
 """Numbers that follow from the layout; they stand in the config for those who read it without this code."""

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ar_model.grammar import SequenceGrammar
+from evagen.ar_model.grammar import SequenceGrammar
 
 
 @dataclass(frozen=True)

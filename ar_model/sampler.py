@@ -15,10 +15,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ar_model.decoding import Decoder
-from ar_model.grammar import ClipTokens, GrammarState
-from ar_model.lengths import LengthDials, LengthScores
-from ar_model.transformer import VideoGenerator
+from evagen.ar_model.decoding import Decoder
+from evagen.ar_model.grammar import ClipTokens, GrammarState
+from evagen.ar_model.lengths import LengthDials, LengthScores
+from evagen.ar_model.transformer import VideoGenerator
 
 STEPS_BETWEEN_LOOKS = 16
 """On an accelerator, how often the host asks which clips are finished; it waits for the device only then."""

@@ -13,8 +13,8 @@ from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from ar_model.attention import PackedAttention, PackedSequences
-from ar_model.grammar import SequenceGrammar
+from evagen.ar_model.attention import PackedAttention, PackedSequences
+from evagen.ar_model.grammar import SequenceGrammar
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:

@@ -14,9 +14,8 @@ if not sys.stderr.isatty():
     os.environ.setdefault("TQDM_MININTERVAL", "10")
 
 # Where xformers has no kernels for this torch it says so in five lines at every start, through whatever imports it
-# first; evagen finds out by itself whether they work (tokenizer/attention.py).
+# first; evagen finds out by itself whether they work (kernels/attention_backends.py).
 logging.getLogger("xformers").setLevel(logging.ERROR)
 
-import torchvision_ops  # noqa: E402, F401  (before anything that imports torchvision)
 
 __version__ = "0.1.0"

@@ -1,13 +1,15 @@
-"""The command line: `evagen COMMAND …`. Each training command is also a module for `accelerate launch -m`."""
+"""The command line: what `evagen COMMAND …` takes. The work is done in `evagen.commands` and the rooms below it."""
 
-import importlib
 import json
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
+from evagen.commands import COMMANDS, Command
 from evagen.errors import UserError
 
 app = typer.Typer(
@@ -28,72 +30,29 @@ app.add_typer(import_app, name="import")
 ConfigPath = Annotated[str, typer.Argument(help="A YAML file, or the name of a shipped config: quickstart/proxy")]
 Overrides = Annotated[list[str] | None, typer.Argument(metavar="key=value…", help="optimizer.steps=500 run.seed=1")]
 
-# command, module, its config class, help. Modules are imported only when called: some take seconds.
-STAGES = [
-    (
-        "train-tokenizer",
-        "evagen.train_tokenizer",
-        "TokenizerTraining",
-        "Train a video tokenizer (stages 1 and 4).",
-    ),
-    ("curate", "evagen.curate", "Curation", "Measure every candidate assignment of every clip (stage 2)."),
-    (
-        "train-router",
-        "evagen.train_router",
-        "RouterTraining",
-        "Train the router on a curation record (stage 3).",
-    ),
-    ("tokenize", "evagen.tokenize", "Tokenization", "Turn videos into a token corpus."),
-    (
-        "train-generator",
-        "evagen.train_generator",
-        "GeneratorTraining",
-        "Train the generator on a token corpus.",
-    ),
-    ("sample", "evagen.sample", "Sampling", "Write new clips with a trained generator."),
-]
 
-
-def run_stage(module: str, schema: str, config: str, overrides: list[str]) -> Any:
-    """Loads a config and runs the stage; the last line printed is where its results are."""
-    from evagen.config import load_config
-
-    stage = importlib.import_module(module)
-    result = stage.main(load_config(getattr(stage, schema), config, overrides))
-    print(result)
-    return result
-
-
-def stage_main(module: str) -> None:
-    """What `accelerate launch -m evagen.<stage> CONFIG [key=value …]` runs."""
-    name, _, schema, _ = next(stage for stage in STAGES if stage[1] == module)
-    if len(sys.argv) < 2 or sys.argv[1] in ("-h", "--help"):
-        sys.exit(f"usage: accelerate launch -m {module} CONFIG [key=value …]     (or: evagen {name} CONFIG …)")
-    with explained_errors():
-        run_stage(module, schema, sys.argv[1], sys.argv[2:])
-
-
-class explained_errors:
+@contextmanager
+def explained_errors() -> Iterator[None]:
     """Prints a UserError as one message without a traceback, and exits with status 2."""
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
-        if isinstance(error, UserError):
-            print(f"error: {error}", file=sys.stderr)
-            sys.exit(2)
+    try:
+        yield
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
 
 
-def _add_stage(name: str, module: str, schema: str, description: str) -> None:
-    def command(config: ConfigPath, overrides: Overrides = None) -> None:
-        run_stage(module, schema, config, overrides or [])
+def _add(command: Command) -> None:
+    """A command of `evagen.commands.COMMANDS`; the last line that it prints is where its results are."""
+    group, _, name = command.name.rpartition(" ")
 
-    app.command(name, help=description)(command)
+    def run(config: ConfigPath, overrides: Overrides = None) -> None:
+        print(command.run(command.load(config, overrides or [])))
+
+    {"": app, "study": study_app}[group].command(name, help=command.help)(run)
 
 
-for _stage in STAGES:
-    _add_stage(*_stage)
+for _command in COMMANDS.values():
+    _add(_command)
 
 
 @data_app.command()
@@ -146,12 +105,6 @@ def data_scan(
     print(written)
 
 
-@study_app.command("quality-cost")
-def quality_cost(config: ConfigPath, overrides: Overrides = None) -> None:
-    """What quality costs in tokens: uniform, threshold, max reward and router; proxy against final tokenizer."""
-    run_stage("evagen.studies.quality_cost", "QualityCost", config, overrides or [])
-
-
 @app.command()
 def encode(
     video: Annotated[Path, typer.Argument(help="A video file of any length and size")],
@@ -165,7 +118,7 @@ def encode(
     clips_per_chunk: Annotated[int, typer.Option(min=1, help="Clips in memory at once")] = 4,
 ) -> None:
     """Turn one video file into tokens, as good as asked for or within a budget."""
-    from evagen.codec import encode_file
+    from evagen.commands.codec import encode_file
 
     written = encode_file(
         video,
@@ -190,7 +143,7 @@ def decode(
     clips_per_chunk: Annotated[int, typer.Option(min=1, help="Clips in memory at once")] = 4,
 ) -> None:
     """Turn a file of tokens back into a video of the same length, size and frame rate."""
-    from evagen.codec import decode_file
+    from evagen.commands.codec import decode_file
 
     decode_file(tokens, out, tokenizer, clips_per_chunk)
     print(out)
@@ -202,7 +155,7 @@ def export_llama(
     out: Annotated[Path, typer.Argument(help="Folder for the Llama: safetensors and JSON")],
 ) -> None:
     """The generator as a Llama with equal logits, for transformers or any Llama server."""
-    from evagen.export import export_llama
+    from evagen.commands.llama import export_llama
 
     print(export_llama(checkpoint, out))
 
@@ -213,7 +166,7 @@ def import_llama(
     out: Annotated[Path, typer.Argument(help="Folder for the generator")],
 ) -> None:
     """An exported Llama as a generator that `evagen sample` takes."""
-    from evagen.export import import_llama
+    from evagen.commands.llama import import_llama
 
     print(import_llama(folder, out))
 
@@ -228,7 +181,7 @@ def configs(
     if name:
         print(find_config(name).read_text(), end="")
         return
-    from evagen.shipped_configs import format_table, list_configs
+    from evagen.commands.configs import format_table, list_configs
 
     print(format_table(list_configs()))
 
@@ -242,7 +195,7 @@ def benchmark(
     ] = None,
 ) -> None:
     """Score a tokenizer, a generator or a folder of videos by a named protocol."""
-    from evagen.benchmark import load_benchmark, main
+    from evagen.commands.benchmark import load_benchmark, main
 
     print(main(load_benchmark(protocol, overrides or [])))
 
@@ -253,8 +206,8 @@ def protocols(
     json_output: Annotated[bool, typer.Option("--json", help="One JSON object on standard output")] = False,
 ) -> None:
     """List the protocols that scores can be measured by, or explain one."""
+    from evagen.eval import PROTOCOLS, get_protocol
     from evagen.scoring.explain import explain, list_protocols
-    from eval import PROTOCOLS, get_protocol
 
     try:
         chosen = [get_protocol(name)] if name else list(PROTOCOLS.values())
@@ -314,7 +267,7 @@ def quickstart(
     out: Annotated[Path, typer.Option(help="Folder for everything it makes")] = Path("runs/quickstart"),
 ) -> None:
     """The whole road on real video, small: data, tokenizer, router, generator, samples, scores, report."""
-    from evagen.quickstart import main
+    from evagen.commands.quickstart import main
 
     main(out)
 
@@ -322,7 +275,7 @@ def quickstart(
 @app.command()
 def doctor() -> None:
     """Say what this machine has of what evagen can use, and what to type for the rest."""
-    from evagen.doctor import describe, examine
+    from evagen.commands.doctor import describe, examine
 
     findings = examine()
     print(describe(findings))
@@ -336,7 +289,7 @@ def bench(
     json_output: Annotated[bool, typer.Option("--json", help="One JSON object on standard output")] = False,
 ) -> None:
     """Measure speed and memory as ratios, in one run on this machine."""
-    from benchmarks import BENCHMARKS, print_table, run_benchmark
+    from evagen.bench import BENCHMARKS, print_table, run_benchmark
 
     if name not in BENCHMARKS:
         raise UserError(f"no benchmark {name!r}; there are: {', '.join(BENCHMARKS)}")

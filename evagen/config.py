@@ -7,6 +7,7 @@ save_config(config, "runs/proxy")          # writes runs/proxy/config.yaml, comp
 import difflib
 import inspect
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from typing import Any, TypeVar
@@ -50,13 +51,56 @@ def load_config(schema: type[ConfigType], path: str | Path, overrides: Sequence[
     Raises UserError for a missing file, broken YAML, an unknown key (naming the nearest known one)
     or a value of the wrong type."""
     source = find_config(path)
+    return with_overrides(schema, read_values(source), overrides, str(source))
+
+
+def read_values(path: Path, above: Sequence[Path] = ()) -> dict[str, Any]:
+    """The plain values of a YAML file. With `base: NAME` they are laid over those of another one, a file of that name
+    beside it or else a shipped config: groups of settings are merged, all other values replaced.
+
+    `above`: the files whose bases led here. Raises UserError for broken YAML, and for a base that is missing or that
+    comes back to itself."""
     try:
-        values = yaml.safe_load(source.read_text()) or {}
+        values = yaml.safe_load(path.read_text()) or {}
     except yaml.YAMLError as error:
-        raise UserError(f"{source} is not valid YAML: {error}") from error
+        raise UserError(f"{path} is not valid YAML: {error}") from error
     if not isinstance(values, dict):
-        raise UserError(f"{source} should hold `key: value` lines, not a {type(values).__name__}")
-    return with_overrides(schema, values, overrides, str(source))
+        raise UserError(f"{path} should hold `key: value` lines, not a {type(values).__name__}")
+    name = values.pop("base", None)
+    if name is None:
+        return values
+    beside = path.with_name(f"{name}.yaml")
+    base = beside if beside.is_file() else find_config(name)
+    if base in (path, *above):
+        raise UserError(f"{path}: base: {name} comes back to the file itself")
+    return _merged(read_values(base, (path, *above)), values)
+
+
+def _merged(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
+    both = {key for key, value in above.items() if isinstance(value, dict) and isinstance(below.get(key), dict)}
+    return below | above | {key: _merged(below[key], above[key]) for key in both}
+
+
+@dataclass(frozen=True)
+class Header:
+    """What the comment lines of a config say. about: the first line; command, target (the figure it should reach),
+    hardware: what follows `# command:` and so on, empty where there is none."""
+
+    about: str = ""
+    command: str = ""
+    target: str = ""
+    hardware: str = ""
+
+
+def read_header(path: Path) -> Header:
+    """The header of a YAML file."""
+    lines = [line.removeprefix("#").strip() for line in path.read_text().splitlines() if line.startswith("#")]
+    found = {"about": lines[0] if lines else ""}
+    for line in lines:
+        key, separator, value = line.partition(":")
+        if separator and key in ("command", "target", "hardware"):
+            found[key] = value.strip()
+    return Header(**found)
 
 
 def with_overrides(
@@ -101,7 +145,7 @@ def differences(config: Section, other: Section) -> dict[str, tuple[Any, Any]]:
 
 def shipped_configs() -> dict[str, Path]:
     """The configs that come with the toolkit, by name (`quickstart/proxy`)."""
-    root = Path(str(resources.files("configs").joinpath("")))
+    root = Path(str(resources.files("evagen.configs").joinpath("")))
     paths = (path for path in sorted(root.rglob("*.yaml")) if path.parent.name != "accelerate")  # those are not ours
     return {path.relative_to(root).with_suffix("").as_posix(): path for path in paths}
 

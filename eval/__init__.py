@@ -1,8 +1,7 @@
-import torchvision_ops  # noqa: F401  (before anything that imports torchvision)
-from eval.clip_choice import ClipChoice, SourceClip, SourceVideo
-from eval.detectors import ImageNetworkDetector, load_detector
-from eval.frames import FramePreparation
-from eval.frechet import (
+from evagen.eval.clip_choice import ClipChoice, SourceClip, SourceVideo
+from evagen.eval.detectors import ImageNetworkDetector, load_detector
+from evagen.eval.frames import FramePreparation
+from evagen.eval.frechet import (
     FewSamplesWarning,
     FrechetVideoDistance,
     GaussianStatistics,
@@ -11,15 +10,15 @@ from eval.frechet import (
     frechet_distance,
     frechet_distance_between,
 )
-from eval.i3d import I3D_FILE, I3DDetector
-from eval.kernel import KernelVideoDistance, kernel_distance
-from eval.lpips import LPIPSDistance
-from eval.network_input import NetworkInput, PreparedDetector
-from eval.perceptual import PerceptualDistance
-from eval.protocols import PROTOCOLS, Protocol, get_protocol
-from eval.reconstruction import psnr, reconstruction_metrics, ssim
-from eval.uncertainty import Extrapolation, Interval, bootstrap_interval, extrapolated_distance
-from eval.videomae import VideoMAEDetector
+from evagen.eval.i3d import I3D_FILE, I3DDetector
+from evagen.eval.kernel import KernelVideoDistance, kernel_distance
+from evagen.eval.lpips import LPIPSDistance
+from evagen.eval.network_input import NetworkInput, PreparedDetector
+from evagen.eval.perceptual import PerceptualDistance
+from evagen.eval.protocols import PROTOCOLS, Protocol, get_protocol
+from evagen.eval.reconstruction import psnr, reconstruction_metrics, ssim
+from evagen.eval.uncertainty import Extrapolation, Interval, bootstrap_interval, extrapolated_distance
+from evagen.eval.videomae import VideoMAEDetector
 
 __all__ = [
     "I3D_FILE",

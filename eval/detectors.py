@@ -10,10 +10,10 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from eval.i3d import I3DDetector
-from eval.network_input import PreparedDetector, as_floats, check_videos
-from eval.offline_network import FrozenFeatures, load_offline_network, weights_fingerprint
-from eval.protocols import Protocol
+from evagen.eval.i3d import I3DDetector
+from evagen.eval.network_input import PreparedDetector, as_floats, check_videos
+from evagen.eval.offline_network import FrozenFeatures, load_offline_network, weights_fingerprint
+from evagen.eval.protocols import Protocol
 
 
 class ImageNetworkDetector(nn.Module):

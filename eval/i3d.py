@@ -12,8 +12,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from eval.network_input import check_videos
-from eval.weight_files import WeightFile
+from evagen.eval.network_input import check_videos
+from evagen.eval.weight_files import WeightFile
 
 I3D_FILE = WeightFile(
     name="i3d_torchscript.pt",

@@ -12,7 +12,7 @@ from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
-from eval.frechet import VideoDetector, features_of
+from evagen.eval.frechet import VideoDetector, features_of
 
 ROWS_AT_ONCE = 1024
 """Rows of the kernel matrix that are in memory together."""

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torchvision import models
 
-from eval.offline_network import weights_fingerprint
+from evagen.eval.offline_network import weights_fingerprint
 
 VGG16_VARIABLE = "EVAGEN_VGG16"
 """Environment variable that may hold the path of the VGG16 weights."""

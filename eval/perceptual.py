@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from eval.offline_network import FrozenFeatures, load_offline_network, weights_fingerprint
+from evagen.eval.offline_network import FrozenFeatures, load_offline_network, weights_fingerprint
 
 
 class PerceptualDistance(nn.Module):

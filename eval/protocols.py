@@ -21,9 +21,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from eval.clip_choice import ClipChoice, SourceClip, SourceVideo
-from eval.frames import FramePreparation
-from eval.network_input import NetworkInput
+from evagen.eval.clip_choice import ClipChoice, SourceClip, SourceVideo
+from evagen.eval.frames import FramePreparation
+from evagen.eval.network_input import NetworkInput
 
 Task = Literal["reconstruction", "class-to-video", "frame-prediction", "generation"]
 ScoredFrames = Literal["generated", "paste-given", "predicted-only"]

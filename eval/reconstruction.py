@@ -15,7 +15,7 @@ from torch import Tensor
 from torchmetrics import Metric, MetricCollection
 from torchmetrics.functional.image import structural_similarity_index_measure
 
-from eval.perceptual import PerceptualDistance
+from evagen.eval.perceptual import PerceptualDistance
 
 # A video reconstructed without any error would have an infinite PSNR and so would the mean over all
 # videos. The cap is out of the way of real scores: rounding to 8 bits alone limits PSNR to 59 dB.

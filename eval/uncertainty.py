@@ -14,7 +14,7 @@ from statistics import NormalDist
 import torch
 from torch import Tensor
 
-from eval.frechet import GaussianStatistics, frechet_distance, frechet_distance_between
+from evagen.eval.frechet import GaussianStatistics, frechet_distance, frechet_distance_between
 
 Draw = Callable[[int], Tensor]
 """The size of a set → numbers of the samples to take, int64."""

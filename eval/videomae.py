@@ -12,8 +12,8 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import AutoConfig, VideoMAEForVideoClassification, VideoMAEModel
 
-from eval.network_input import as_floats, check_videos, resized
-from eval.offline_network import weights_fingerprint
+from evagen.eval.network_input import as_floats, check_videos, resized
+from evagen.eval.offline_network import weights_fingerprint
 
 VIDEOMAE = "MCG-NJU/videomae-base-finetuned-ssv2"
 

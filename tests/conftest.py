@@ -3,6 +3,4 @@
 import os
 import tempfile
 
-import torchvision_ops  # noqa: F401  (before anything that imports torchvision)
-
 os.environ["EVAGEN_CACHE"] = tempfile.mkdtemp(prefix="evagen-tests-")  # nothing of these in the user's own cache

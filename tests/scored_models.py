@@ -8,10 +8,10 @@ import torch
 from stub_i3d import StubI3D
 from tiny_models import LEVELS, tiny_router, tiny_tokenizer
 
-from ar_model import VideoGenerator
-from evagen.checkpoints import fingerprint
+from evagen.ar_model import VideoGenerator
 from evagen.config import check_config
 from evagen.data.arcade import build_arcade
+from evagen.models.loading import fingerprint
 from evagen.scoring.config import Benchmark
 
 FRAMES = 16

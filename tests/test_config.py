@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
+from evagen.commands.train_generator import GeneratorTraining
+from evagen.commands.train_tokenizer import TokenizerTraining
 from evagen.config import load_config, save_config
 from evagen.errors import UserError
-from evagen.train_generator import GeneratorTraining
-from evagen.train_tokenizer import TokenizerTraining
 
 
 def test_overrides_are_typed_and_reach_nested_keys():

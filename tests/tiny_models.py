@@ -2,7 +2,7 @@
 
 import torch
 
-from tokenizer import Router, VideoTokenizer
+from evagen.tokenizer import Router, VideoTokenizer
 
 LEVELS = [2, 4, 8]
 RESOLUTION = 32

@@ -4,16 +4,14 @@ A `Router` gives each temporal block of a clip a number of tokens, a `VideoToken
 just that many and decodes them. `CandidateSearch` and the proxy reward say which lengths are worth it.
 """
 
-import torchvision_ops  # noqa: F401, I001  (before anything that imports torchvision)
-
-from tokenizer.adaptive import AdaptiveTokenizer, TokenizedVideo, decode_in_chunks
-from tokenizer.assignments import AssignmentSpace
-from tokenizer.autoencoder import TokenizedClips, TokenizerOutput, VideoTokenizer
-from tokenizer.losses import LossWeights, tokenizer_loss
-from tokenizer.quantizer import CodebookUsage, CodeReviver, VectorQuantizer
-from tokenizer.reward import PREFERENCE_RANGE, QualityScale, best_assignment, proxy_reward
-from tokenizer.router import Router, VideoAssignment
-from tokenizer.search import CandidateSearch, brute_force_distances
+from evagen.tokenizer.adaptive import AdaptiveTokenizer, TokenizedVideo, decode_in_chunks
+from evagen.tokenizer.assignments import AssignmentSpace
+from evagen.tokenizer.autoencoder import TokenizedClips, TokenizerOutput, VideoTokenizer
+from evagen.tokenizer.losses import LossWeights, tokenizer_loss
+from evagen.tokenizer.quantizer import CodebookUsage, CodeReviver, VectorQuantizer
+from evagen.tokenizer.reward import PREFERENCE_RANGE, QualityScale, best_assignment, proxy_reward
+from evagen.tokenizer.router import Router, VideoAssignment
+from evagen.tokenizer.search import CandidateSearch, brute_force_distances
 
 __all__ = [
     "PREFERENCE_RANGE",

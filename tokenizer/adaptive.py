@@ -20,9 +20,9 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor
 
-from tokenizer.autoencoder import TokenizedClips, VideoTokenizer
-from tokenizer.reward import PREFERENCE_RANGE
-from tokenizer.router import Router
+from evagen.tokenizer.autoencoder import TokenizedClips, VideoTokenizer
+from evagen.tokenizer.reward import PREFERENCE_RANGE
+from evagen.tokenizer.router import Router
 
 Video = Tensor | Iterable[Tensor]
 """A video (C, F, H, W), or its frames (C, H, W) in turn, float in [-1, 1]."""

@@ -15,9 +15,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from attention_backends import AttentionBackend, backend_for
-from tokenizer.packing import AttentionPlan, FamilyPlan, Run
-from tokenizer.positions import rotate
+from evagen.kernels.attention_backends import AttentionBackend, backend_for
+from evagen.tokenizer.packing import AttentionPlan, FamilyPlan, Run
+from evagen.tokenizer.positions import rotate
 
 KeyValue = tuple[Tensor, Tensor]  # keys and values, each (Nk, h, d)
 

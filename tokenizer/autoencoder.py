@@ -15,12 +15,12 @@ from diffusers.models.modeling_utils import ModelMixin
 from einops import rearrange
 from torch import Tensor, nn
 
-from tokenizer.assignments import AssignmentSpace
-from tokenizer.attention import Attention
-from tokenizer.layers import Plans, QFormer, Rows
-from tokenizer.packing import PackedLayout, concatenated_ranges, plan_block_causal, plan_within_blocks
-from tokenizer.positions import FourierPosition, cell_centres, grid_shape
-from tokenizer.quantizer import VectorQuantizer
+from evagen.tokenizer.assignments import AssignmentSpace
+from evagen.tokenizer.attention import Attention
+from evagen.tokenizer.layers import Plans, QFormer, Rows
+from evagen.tokenizer.packing import PackedLayout, concatenated_ranges, plan_block_causal, plan_within_blocks
+from evagen.tokenizer.positions import FourierPosition, cell_centres, grid_shape
+from evagen.tokenizer.quantizer import VectorQuantizer
 
 NEARBY = 1.2
 """Constant that the biases of the sharpest head begin with."""

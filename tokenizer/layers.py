@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from tokenizer.attention import Attention, KeyValue
-from tokenizer.packing import AttentionPlan, FamilyPlan
-from tokenizer.positions import Rotary
+from evagen.tokenizer.attention import Attention, KeyValue
+from evagen.tokenizer.packing import AttentionPlan, FamilyPlan
+from evagen.tokenizer.positions import Rotary
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from tokenizer.autoencoder import TokenizerOutput
+from evagen.tokenizer.autoencoder import TokenizerOutput
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from tokenizer.assignments import AssignmentSpace
+from evagen.tokenizer.assignments import AssignmentSpace
 
 PREFERENCE_RANGE = (0.8, 1.6)
 

@@ -15,8 +15,8 @@ from timm.layers import PatchEmbed
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
-from tokenizer.assignments import AssignmentSpace
-from tokenizer.reward import PREFERENCE_RANGE
+from evagen.tokenizer.assignments import AssignmentSpace
+from evagen.tokenizer.reward import PREFERENCE_RANGE
 
 READINGS = 3
 """How often `assign_video` reads the video to find the preference for a budget."""

@@ -15,12 +15,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from tokenizer.assignments import AssignmentSpace
-from tokenizer.attention import KeyValue
-from tokenizer.autoencoder import VideoTokenizer
-from tokenizer.layers import Past, Plans
-from tokenizer.packing import AttentionPlan, PackedLayout, concatenated_ranges, plan_families, plan_within_blocks
-from tokenizer.reward import QualityScale
+from evagen.tokenizer.assignments import AssignmentSpace
+from evagen.tokenizer.attention import KeyValue
+from evagen.tokenizer.autoencoder import VideoTokenizer
+from evagen.tokenizer.layers import Past, Plans
+from evagen.tokenizer.packing import AttentionPlan, PackedLayout, concatenated_ranges, plan_families, plan_within_blocks
+from evagen.tokenizer.reward import QualityScale
 
 BlockDistance = Callable[[Tensor, Tensor, int], dict[str, Tensor]]
 """(reconstructed blocks (S, C, f, H, W) in [-1, 1], their clips int64 (S,), block number t) → named distances

@@ -37,7 +37,7 @@ from evagen.data.layouts import (
     spread_over_classes,
 )
 from evagen.data.skip_list import leave_out_bad
-from evagen.data.squares import read_square
+from evagen.data.square_clips import read_square
 from evagen.data.video import VideoError, VideoPath
 from evagen.errors import UserError
 

@@ -1,4 +1,4 @@
-"""Clips to score, by number, as `row_store` takes them: of files, and such as are yet to be written."""
+"""Clips to score, by number, as `clip_table` takes them: of files, and such as are yet to be written."""
 
 import hashlib
 import json
@@ -10,7 +10,7 @@ import torch
 from evagen.data.clips import Clip, SkippedClip
 from evagen.data.file_memory import file_state
 from evagen.data.video import VideoError, VideoPath, read_frames
-from eval import Protocol, SourceClip
+from evagen.eval import Protocol, SourceClip
 
 
 class FileClips:

@@ -6,14 +6,14 @@ from typing import Annotated
 
 from pydantic import Field, create_model
 
-from ar_model import SamplingOptions
+from evagen.ar_model import SamplingOptions
 from evagen.config import ONLY_HOW, Section
 from evagen.data.layouts import Split
+from evagen.eval.protocols import ScoredFrames
 from evagen.scoring.distances import Certainty
 from evagen.scoring.networks import ComparisonNetwork, DetectorName
 from evagen.scoring.videos import ScoredData
-from evagen.training import RunConfig
-from eval.protocols import ScoredFrames
+from evagen.training.run import RunConfig
 
 
 class Changes(Section):

@@ -8,9 +8,7 @@ from torch import Tensor
 
 from evagen.config import Section
 from evagen.errors import UserError
-from evagen.scoring.networks import gives_fvd
-from evagen.scoring.record import Score
-from eval import (
+from evagen.eval import (
     FewSamplesWarning,
     PreparedDetector,
     Protocol,
@@ -18,6 +16,8 @@ from eval import (
     extrapolated_distance,
     kernel_distance,
 )
+from evagen.scoring.networks import gives_fvd
+from evagen.scoring.record import Score
 
 
 class Certainty(Section):

@@ -3,7 +3,7 @@
 import textwrap
 from collections.abc import Sequence
 
-from eval import Protocol
+from evagen.eval import Protocol
 
 WIDTH = 100
 

@@ -17,6 +17,7 @@ from evagen.data.clips import clip_loader
 from evagen.data.frame_counts import count_all_frames
 from evagen.data.video import decoded_frames
 from evagen.errors import UserError
+from evagen.eval import PreparedDetector, Protocol, get_protocol
 from evagen.scoring.clips import FileClips, list_fingerprint
 from evagen.scoring.distances import Certainty, score_features
 from evagen.scoring.networks import DetectorName, choose_detector
@@ -24,7 +25,6 @@ from evagen.scoring.real_side import scored_features
 from evagen.scoring.record import Clips, Detector, Model, Record, code_version, environment
 from evagen.scoring.subjects import first_clips
 from evagen.scoring.videos import incomplete, relabelled
-from eval import PreparedDetector, Protocol, get_protocol
 
 LOSSLESS = frozenset(
     {"ffv1", "huffyuv", "ffvhuff", "utvideo", "magicyuv", "rawvideo", "png", "apng", "qtrle", "bmp", "v210", "y4m"}

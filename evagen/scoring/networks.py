@@ -8,8 +8,7 @@ import torch
 from torchvision.models import VGG16_Weights
 
 from evagen.errors import UserError
-from evagen.objective import PerceptualNetwork
-from eval import (
+from evagen.eval import (
     I3D_FILE,
     ImageNetworkDetector,
     LPIPSDistance,
@@ -19,8 +18,9 @@ from eval import (
     VideoMAEDetector,
     load_detector,
 )
-from eval.lpips import VGG16_VARIABLE
-from eval.videomae import VIDEOMAE
+from evagen.eval.lpips import VGG16_VARIABLE
+from evagen.eval.videomae import VIDEOMAE
+from evagen.training.objective import PerceptualNetwork
 
 DetectorName = Literal["protocol", "offline", "videomae"]
 """`protocol`: I3D, the only one whose distance is FVD. `offline`: EfficientNet-Lite0, frame by frame, from a package.

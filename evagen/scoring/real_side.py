@@ -21,11 +21,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from evagen.data.clip_table import fill_table, open_table
 from evagen.data.clips import ClipBatch, SkippedClip
 from evagen.errors import UserError
-from evagen.row_store import fill_table, open_table
+from evagen.eval import GaussianStatistics, PreparedDetector, Protocol, features_of
 from evagen.scoring.clips import FileClips, digest
-from eval import GaussianStatistics, PreparedDetector, Protocol, features_of
 
 
 @dataclass(frozen=True)

@@ -4,19 +4,19 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from ar_model import SamplingOptions, VideoGenerator
-from evagen.assigner import RoutedLengths, UniformLengths, load_assigner
-from evagen.checkpoints import fingerprint, load_model
+from evagen.ar_model import SamplingOptions, VideoGenerator
+from evagen.commands.sample import check_tokenizer, label_of
 from evagen.errors import UserError
-from evagen.sample import check_tokenizer, label_of
+from evagen.eval import PreparedDetector, Protocol, SourceClip, get_protocol
+from evagen.models.lengths import RoutedLengths, UniformLengths, load_assigner
+from evagen.models.loading import fingerprint, load_model
 from evagen.scoring.clips import FileClips, LabelClips
 from evagen.scoring.config import Benchmark
 from evagen.scoring.networks import choose_detector
 from evagen.scoring.record import Model
 from evagen.scoring.subjects import FolderOfClips, Generation, Reconstruction, Subject, first_clips
 from evagen.scoring.videos import RealVideos, chosen_count, relabelled
-from eval import PreparedDetector, Protocol, SourceClip, get_protocol
-from tokenizer import VideoTokenizer
+from evagen.tokenizer import VideoTokenizer
 
 
 @dataclass(frozen=True)

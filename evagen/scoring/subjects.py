@@ -14,21 +14,21 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ar_model import ClipRequest, ClipTokens, SamplingOptions, VideoGenerator, sample_in_order
-from evagen.assigner import RoutedLengths, UniformLengths
-from evagen.checkpoints import fingerprint
+from evagen.ar_model import ClipRequest, ClipTokens, SamplingOptions, VideoGenerator, sample_in_order
+from evagen.commands.sample import clip_seed, decode_clips
+from evagen.data.clip_table import NumberedClips
 from evagen.data.clips import ClipBatch
 from evagen.data.frame_counts import count_all_frames
 from evagen.data.layouts import looked_for, videos_below
 from evagen.data.video import VideoError
 from evagen.errors import UserError
-from evagen.given import encode_given
-from evagen.row_store import NumberedClips
-from evagen.sample import clip_seed, decode_clips
+from evagen.eval import LPIPSDistance, PerceptualDistance, PreparedDetector, Protocol, SourceClip, psnr, ssim
+from evagen.models.lengths import RoutedLengths, UniformLengths
+from evagen.models.loading import fingerprint
+from evagen.sampling.given import encode_given
 from evagen.scoring.clips import FileClips, LabelClips
 from evagen.scoring.real_side import scored_features
-from eval import LPIPSDistance, PerceptualDistance, PreparedDetector, Protocol, SourceClip, psnr, ssim
-from tokenizer import VideoTokenizer
+from evagen.tokenizer import VideoTokenizer
 
 
 class Subject(Interface):

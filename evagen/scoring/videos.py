@@ -16,7 +16,7 @@ from evagen.data.layouts import Split
 from evagen.data.skip_list import leave_out_bad, name_in
 from evagen.data.video import VideoError, VideoPath
 from evagen.errors import UserError
-from eval import Protocol, SourceVideo
+from evagen.eval import Protocol, SourceVideo
 
 LAYOUTS: dict[str, Layout] = {"ucf101": "ucf101", "kinetics600": "kinetics"}
 NUM_CLASSES = {"ucf101": 101, "kinetics600": 600}

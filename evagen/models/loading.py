@@ -1,0 +1,71 @@
+"""Models from a hub id or a local folder, with errors that say what to do."""
+
+import hashlib
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from diffusers.models.modeling_utils import ModelMixin
+
+from evagen.errors import UserError
+from evagen.kernels.packed_linear import pack_linears
+
+Model = TypeVar("Model", bound=ModelMixin)
+
+
+def load_model(kind: type[Model], source: str | Path, device: torch.device | str = "cpu") -> Model:
+    """A model for inference: in eval mode, its weights frozen and, on a CPU, packed when needed. Raises UserError when
+    the folder holds no such model."""
+    folder = Path(source)
+    if folder.is_dir() and not (folder / "config.json").exists():
+        raise UserError(
+            f"{folder} holds no trained {kind.__name__} (config.json is missing): "
+            "the run that should have left it there has not finished"
+        )
+    if folder.is_dir():
+        found = kind.load_config(folder).get("_class_name")
+        if found != kind.__name__:
+            raise UserError(f"{folder} holds a {found}, a {kind.__name__} is needed")
+    try:
+        model = kind.from_pretrained(str(source))
+    except ValueError as error:
+        raise UserError(f"the weights at {source} are not those of its config.json: {error}") from error
+    except OSError as error:
+        if folder.is_dir():
+            raise UserError(f"the weights in {folder} are missing or damaged: copy or train them again") from error
+        raise UserError(f"no {kind.__name__} at {source}: neither a local folder nor a hub id within reach") from error
+    return pack_linears(model.to(device).eval().requires_grad_(False))
+
+
+def new_model(kind: type[Model], **arguments: Any) -> Model:
+    """An untrained model. Raises UserError where its settings do not go together."""
+    try:
+        return kind(**arguments)
+    except ValueError as error:
+        raise UserError(f"no {kind.__name__} can be made with these settings: {error}") from error
+
+
+def start_from(model: ModelMixin, source: str | Path) -> ModelMixin:
+    """Gives a new model the weights of a trained one, to train it further; returns the trained one. Raises UserError
+    unless both have weights of the same names and shapes."""
+    trained = load_model(type(model), source)
+    theirs, ours = trained.state_dict(), model.state_dict()
+    if {name: tensor.shape for name, tensor in theirs.items()} != {name: tensor.shape for name, tensor in ours.items()}:
+        settings = {name: value for name, value in model.config.items() if not name.startswith("_")}
+        differing = [
+            f"{name} is {trained.config.get(name)} there and {value} here"
+            for name, value in settings.items()
+            if trained.config.get(name) != value
+        ]
+        raise UserError(f"the weights at {source} do not fit this model: {', '.join(differing)}; use its settings")
+    model.load_state_dict(theirs)
+    return trained
+
+
+def fingerprint(model: torch.nn.Module) -> str:
+    """16 hexadecimal digits that change with any weight."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[:16]

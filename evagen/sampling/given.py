@@ -1,0 +1,103 @@
+"""Given frames: what frame prediction and continuation begin from.
+
+Given frames are told to the generator as the tokens of the blocks that they reach into, the last frame repeated to the
+end of its block. The assigner sees them with the last frame repeated to a whole clip, so that lengths say nothing of
+what follows. Blocks are encoded from the past alone, so the tokens are those of any clip that begins with these frames.
+
+Legend: B clips, C = 3, F frames of a whole clip, n given frames, H × W pixels.
+"""
+
+import functools
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from evagen.ar_model import ClipTokens, VideoGenerator
+from evagen.commands.curate import check_clips_fit
+from evagen.config import Section
+from evagen.data.clips import ClipDataset, DataConfig, SkippedClip
+from evagen.errors import UserError
+from evagen.models.lengths import Assign, load_assigner
+from evagen.tokenizer import VideoTokenizer
+
+
+class Given(Section):
+    data: DataConfig
+    """Videos, of which the first frames of each clip are given."""
+    router: str | None = None
+    """Says how many tokens the given blocks get."""
+    preference: float = Field(1.2, ge=0, le=2)
+    """w_q of the router."""
+    uniform_length: int | None = Field(None, ge=1)
+    """In place of a router: so many tokens for every block."""
+    frames: int | None = Field(None, ge=1)
+    """Frames given of each clip. Frame prediction: as the generator was trained. Continuation: whole blocks, half of
+    the clip if None."""
+
+
+def encode_given(frames: Tensor, tokenizer: VideoTokenizer, assign: Assign) -> list[ClipTokens]:
+    """Given frames (B, C, n, H, W) in [-1, 1] → each clip's given blocks, on the CPU."""
+    patch, whole = tokenizer.config.temporal_patch, tokenizer.config.num_frames
+    num_blocks = -(-frames.shape[2] // patch)
+    repeated = frames[:, :, -1:].expand(-1, -1, whole - frames.shape[2], -1, -1)
+    padded = torch.cat([frames, repeated], dim=2)  # (B, C, F, H, W)
+    lengths = assign(padded)[:, :num_blocks]
+    tokens = tokenizer.encode(padded[:, :, : num_blocks * patch], lengths)
+    return [ClipTokens(clip.codes.cpu(), clip.lengths[0]) for clip in tokens.split()]
+
+
+class GivenClips:
+    """The clips of a data set as beginnings for a generator. Raises UserError where they cannot be that."""
+
+    def __init__(self, config: Given, generator: VideoGenerator, tokenizer: VideoTokenizer):
+        self.config, self.tokenizer = config, tokenizer
+        check_clips_fit(tokenizer, config.data)
+        self.assign = load_assigner(tokenizer, config.router, config.preference, config.uniform_length)
+        self.num_frames = given_frames(config.frames, generator, tokenizer)
+        self.dataset = ClipDataset(config.data)
+        self.known = list(generator.config.class_names)
+        self._sources: dict[int, str] = {}
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def class_of(self, index: int) -> str | None:
+        """The clip's class, where the generator knows classes. Raises UserError for one that it does not know."""
+        if not self.known:
+            return None
+        name = self.dataset.class_names[self.dataset.labels[index]] if self.dataset.class_names else None
+        return name if name in self.known else None
+
+    def label(self, index: int) -> int:
+        name = self.class_of(index)
+        return -1 if name is None else self.known.index(name)
+
+    def source_of(self, index: int) -> str:
+        """The file and first frame of a clip whose tokens have been asked for."""
+        return self._sources[index]
+
+    @functools.lru_cache(maxsize=1)  # noqa: B019  (several clips in turn begin from the same)
+    def tokens(self, index: int) -> ClipTokens:
+        clip = self.dataset[index]
+        if isinstance(clip, SkippedClip):
+            raise UserError(f"{clip.path} cannot be decoded ({clip.reason}): take it out and give the command again")
+        self._sources[index] = f"{clip.path}@{clip.start}"
+        frames = clip.video[None, :, : self.num_frames].to(self.tokenizer.device)  # (1, C, n, H, W)
+        return encode_given(frames, self.tokenizer, self.assign)[0]
+
+
+def given_frames(asked: int | None, generator: VideoGenerator, tokenizer: VideoTokenizer) -> int:
+    """How many frames are given. Raises UserError for a number that the generator cannot begin from."""
+    trained, patch, whole = generator.config.given_frames, tokenizer.config.temporal_patch, tokenizer.config.num_frames
+    if trained:
+        if asked not in (None, trained):
+            raise UserError(f"this generator was trained to predict what follows {trained} frames, not {asked}")
+        return trained
+    frames = asked or max(patch, whole // 2 // patch * patch)
+    if frames % patch or not patch <= frames < whole:
+        raise UserError(
+            f"{frames} given frames: continuation begins from whole blocks, so give a multiple of {patch} frames below "
+            f"{whole}"
+        )
+    return frames

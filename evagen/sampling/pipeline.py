@@ -1,0 +1,81 @@
+"""Generator and tokenizer as one `diffusers` pipeline, which is saved, loaded and published as others are.
+
+VideoPipeline.of("runs/quickstart/generator", "runs/quickstart/final").save_pretrained("pipeline")
+clips = VideoPipeline.from_pretrained("pipeline")(["Boxing", "Tennis"], seed=1, guidance=1.5).frames
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffusers import DiffusionPipeline
+from diffusers.utils import BaseOutput
+
+from evagen.ar_model import ClipRequest, ClipTokens, LengthDials, SamplingOptions, VideoGenerator, sample_in_order
+from evagen.commands.sample import check_tokenizer, clip_seed, decode_clips, label_of
+from evagen.data.video import video_to_frames
+from evagen.errors import UserError
+from evagen.models.loading import load_model
+from evagen.tokenizer import VideoTokenizer
+
+
+@dataclass
+class VideoPipelineOutput(BaseOutput):
+    """frames: uint8 (B, F, H, W, 3); tokens: of each clip."""
+
+    frames: np.ndarray
+    tokens: list[ClipTokens]
+
+
+class VideoPipeline(DiffusionPipeline):
+    """Classes → clips.
+
+    Args:
+        generator: writes the tokens.
+        tokenizer: the one whose tokens it was trained on.
+    """
+
+    def __init__(self, generator: VideoGenerator, tokenizer: VideoTokenizer):
+        super().__init__()
+        check_tokenizer(generator, tokenizer)
+        self.register_modules(generator=generator, tokenizer=tokenizer)
+
+    @staticmethod
+    def of(generator: str | Path, tokenizer: str | Path) -> "VideoPipeline":
+        """From two folders or hub ids. Raises UserError where one is missing or they do not fit each other."""
+        return VideoPipeline(load_model(VideoGenerator, generator), load_model(VideoTokenizer, tokenizer))
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        classes: Sequence[str | None],
+        seed: int = 0,
+        lengths: Sequence[int | None] | None = None,
+        num_slots: int = 64,
+        **options,
+    ) -> VideoPipelineOutput:
+        """One clip for each class, None for any.
+
+        Args:
+            classes: names that the generator knows (`pipeline.generator.config.class_names`).
+            seed: clip i is that of `evagen sample` with the same `run.seed` and number i.
+            lengths: tokens of each block, None where the generator chooses.
+            num_slots: clips written side by side.
+            options: of `SamplingOptions`: temperature, top_k, top_p, min_p, guidance, …
+
+        Raises UserError for classes, lengths or options that the generator cannot follow.
+        """
+        known = list(self.generator.config.class_names)
+        dials = LengthDials(list(lengths)) if lengths else LengthDials()
+        requests = [
+            ClipRequest(clip_seed(seed, number), label_of(name, known), dials=dials)
+            for number, name in enumerate(classes)
+        ]
+        try:
+            tokens = sample_in_order(self.generator, requests, SamplingOptions(**options), num_slots)
+        except (TypeError, ValueError) as error:
+            raise UserError(f"the generator cannot write these clips: {error}") from error
+        video = torch.cat([decode_clips(self.tokenizer, [clip]) for clip in tokens])  # B C F H W
+        return VideoPipelineOutput(np.stack([video_to_frames(clip) for clip in video]), tokens)

@@ -1,0 +1,314 @@
+"""The sampler: what it writes against a plain uncached loop, whatever is written beside it; filters, guidance, length
+dials, given blocks."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from evagen.ar_model import (
+    ClipRequest,
+    ClipTokens,
+    LengthDials,
+    SamplingOptions,
+    SequenceGrammar,
+    VideoGenerator,
+    decoding,
+    sample,
+    sample_in_order,
+)
+from evagen.ar_model.decoding import Decoder
+from evagen.ar_model.sampler import clip_noise, draw, token_probabilities
+from evagen.kernels import compiled_step
+from evagen.kernels.compiled_step import can_compile
+
+LEVELS = [1, 3, 5]
+
+
+def new_model(**changes) -> VideoGenerator:
+    torch.manual_seed(0)
+    sizes = {"width": 64, "depth": 2, "num_heads": 2, "hidden_width": 64, "class_names": ["a", "b"]}
+    model = VideoGenerator(11, LEVELS, 3, **(sizes | changes))
+    with torch.no_grad():
+        for parameter in model.parameters():  # so that what was written before matters, as to a trained model
+            parameter.add_(torch.randn_like(parameter) * 0.15)
+        model.lm_head.weight.mul_(2)
+    return model.eval()
+
+
+@pytest.fixture(scope="module")
+def model() -> VideoGenerator:
+    return new_model()
+
+
+def blocks(*lengths: int, seed: int = 0) -> ClipTokens:
+    codes = torch.randint(11, (sum(lengths),), generator=torch.Generator().manual_seed(seed))
+    return ClipTokens(codes, torch.tensor(lengths))
+
+
+REQUESTS = [ClipRequest(7, 0), ClipRequest(8, 1), ClipRequest(9, 1), ClipRequest(10), ClipRequest(7, 0)]
+REQUESTS += [ClipRequest(seed, seed % 2) for seed in range(20, 26)]
+
+
+@torch.no_grad()
+def plain_sample(model: VideoGenerator, request: ClipRequest, options: SamplingOptions) -> ClipTokens:
+    """The same clip by the shortest road: the whole sequence through the model for every token, the grammar by hand."""
+    grammar = model.grammar
+    noise = clip_noise(request.seed, grammar.max_sequence_length)
+    tokens = grammar.prompt(request.label, request.given).tolist()
+    own = 0 if request.given is None or grammar.num_given_blocks else len(request.given.lengths)
+    for block in range(own, grammar.num_blocks):
+        remaining, length = -1, 0  # the length token first
+        while remaining != 0:
+            logits = model(torch.tensor(tokens), [len(tokens)])[-1]
+            if options.guidance != 1:
+                without = torch.tensor([grammar.null_class, *tokens[1:]])
+                unconditional = model(without, [len(tokens)])[-1]
+                due = remaining / length if remaining > 0 else 1.0  # share of this block that is not written yet
+                progress = torch.tensor([(block + 1 - due) / grammar.num_blocks])
+                logits = unconditional + options.guidance_at(progress)[0] * (logits - unconditional)
+            low, high = (grammar.first_length, grammar.first_class) if remaining < 0 else (0, grammar.codebook_size)
+            allowed = torch.full_like(logits, -torch.inf)
+            allowed[low:high] = logits[low:high]
+            token = draw(token_probabilities(allowed[None], options), noise[None, len(tokens) - 1])
+            tokens.append(int(token))
+            if remaining < 0:
+                remaining = length = LEVELS[int(token) - grammar.first_length]
+            else:
+                remaining -= 1
+    return grammar.unpack(torch.tensor(tokens))
+
+
+def same(a: ClipTokens, b: ClipTokens) -> bool:
+    return torch.equal(a.codes, b.codes) and torch.equal(a.lengths, b.lengths)
+
+
+OPTIONS = [
+    SamplingOptions(),
+    SamplingOptions(temperature=0.0),
+    SamplingOptions(top_k=4, top_p=0.9, min_p=0.05),
+    SamplingOptions(guidance=2.0),
+    SamplingOptions(guidance=2.0, guidance_schedule="linear"),
+    SamplingOptions(guidance=3.0, guidance_schedule="interval", guidance_interval=(0.3, 0.7)),
+]
+
+
+@pytest.mark.parametrize("num_slots", [1, 3, 64])
+@pytest.mark.parametrize("options", OPTIONS, ids=lambda o: f"{o.guidance_schedule}{o.guidance}")
+def test_clips_are_those_of_a_plain_loop_at_any_number_of_slots(model, options, num_slots):
+    requests = [*REQUESTS, ClipRequest(5, 1, blocks(3, 1)), ClipRequest(6, 0, blocks(5))]
+    clips = sample_in_order(model, requests, options, num_slots=num_slots)
+    for request, clip in zip(requests, clips, strict=True):
+        assert same(clip, plain_sample(model, request, options))
+
+
+@pytest.mark.parametrize("guidance", [1.0, 2.5])
+def test_frame_prediction_is_that_of_a_plain_loop(guidance):
+    model = new_model(given_frames=5, num_given_blocks=2)
+    requests = [ClipRequest(i, i % 3 - 1, blocks(LEVELS[i % 3], 3, seed=i)) for i in range(5)]
+    clips = sample_in_order(model, requests, SamplingOptions(guidance=guidance), num_slots=2)
+    for request, clip in zip(requests, clips, strict=True):
+        assert same(clip, plain_sample(model, request, SamplingOptions(guidance=guidance)))
+    other = sample_in_order(model, [ClipRequest(0, -1, blocks(1, 3, seed=9))])
+    assert not same(clips[0], other[0])  # what is given matters
+
+
+def test_a_clip_depends_on_its_class_and_seed(model):
+    clips = sample_in_order(model, REQUESTS)
+    assert same(clips[0], clips[4])
+    assert not same(clips[1], clips[2])  # another seed
+    (other,) = sample_in_order(model, [ClipRequest(7, 1)])
+    assert not same(clips[0], other)
+
+
+def test_a_clip_continued_from_its_own_beginning_becomes_itself(model):
+    """Random numbers belong to places in the sequence, so a clip cut anywhere grows back."""
+    whole = sample_in_order(model, REQUESTS)
+    for number in (1, 2):
+        begun = [ClipTokens(clip.codes[: int(clip.lengths[:number].sum())], clip.lengths[:number]) for clip in whole]
+        requests = [ClipRequest(r.seed, r.label, before) for r, before in zip(REQUESTS, begun)]
+        assert all(map(same, sample_in_order(model, requests, num_slots=4), whole))
+
+
+def test_clips_come_as_they_get_finished(model):
+    numbers = [number for number, _ in sample(model, REQUESTS, num_slots=3)]
+    assert sorted(numbers) == list(range(len(REQUESTS)))
+    lengths = [len(clip.codes) for clip in sample_in_order(model, REQUESTS)]
+    assert lengths[numbers[0]] == min(lengths[:3])  # the shortest of those that start together
+
+
+@pytest.mark.parametrize("compiled", [True, False])
+def test_steps_read_from_the_cache_what_the_model_computes(model, compiled, monkeypatch):
+    """Rows at different places, started at different times, one of them in place of another."""
+    if not compiled:
+        monkeypatch.setattr(decoding, "can_compile", lambda *_: False)
+    elif not can_compile(2, 64, 64, 32):
+        pytest.skip("there is no C compiler")
+    clips = [ClipTokens(*clip) for clip in (blocks(5, 5, 3), blocks(1, 3, 3, seed=1), blocks(3, 3, 1, seed=2))]
+    tokens, lengths = model.grammar.pack(clips, torch.tensor([0, 1, -1]))
+    sequences = list(tokens.split(lengths))
+    with torch.no_grad():
+        expected = list(model(tokens, lengths).split(lengths))
+        decoder = Decoder(model, 2)
+        decoder.prefill([0, 1], [sequences[0][:6], sequences[1][:1]])
+        at, rows = [5, 0], [0, 1]
+        for step in range(8):
+            if step == 3:
+                decoder.prefill([1], [sequences[2][:4]])
+                rows[1], at[1] = 2, 3
+            due = torch.tensor([sequences[row][i] for row, i in zip(rows, at)])
+            logits = decoder.step(due)
+            wanted = torch.stack([expected[row][i] for row, i in zip(rows, at)])
+            torch.testing.assert_close(logits, wanted, atol=1e-4, rtol=1e-4)
+            at = [i + 1 for i in at]
+            if step == 5:
+                decoder.keep([1])
+                rows, at = rows[1:], at[1:]
+
+
+@pytest.mark.parametrize("num_rows", range(1, 9))
+def test_compiled_steps_equal_those_in_torch(model, num_rows):
+    if not can_compile(num_rows, 64, 64, 32):
+        pytest.skip("there is no C compiler")
+    random = torch.Generator().manual_seed(num_rows)
+    prompts = [model.grammar.prompt(0, blocks(LEVELS[i % 3], seed=i)) for i in range(num_rows)]
+    with torch.no_grad():
+        ours, plain = Decoder(model, num_rows), Decoder(model, num_rows)
+        plain._compiled = None
+        for decoder in (ours, plain):
+            decoder.prefill(list(range(num_rows)), prompts)
+        for _ in range(5):
+            tokens = torch.randint(11, (num_rows,), generator=random)
+            torch.testing.assert_close(ours.step(tokens), plain.step(tokens), atol=1e-4, rtol=1e-5)
+
+
+@pytest.mark.parametrize("compiler", ["no-such-compiler", "false"])
+def test_without_a_working_compiler_there_is_no_compiled_step(compiler, monkeypatch, tmp_path, caplog):
+    monkeypatch.setenv("CC", compiler)
+    monkeypatch.setenv("EVAGEN_CACHE", str(tmp_path))
+    with caplog.at_level("INFO", compiled_step.__name__):
+        assert compiled_step._library.__wrapped__() is None
+    assert "torch's" in caplog.text
+    assert not list(tmp_path.rglob("*.so"))
+
+
+def test_guidance_one_equals_no_guidance_and_three_differs(model):
+    clips = {g: sample_in_order(model, REQUESTS, SamplingOptions(guidance=g)) for g in (1.0, 1.0 + 1e-9, 3.0)}
+    assert all(map(same, clips[1.0], clips[1.0 + 1e-9]))  # the guided road, at a scale that changes nothing
+    assert not all(map(same, clips[1.0], clips[3.0]))
+
+
+def test_guidance_schedules_by_hand():
+    progress = torch.tensor([0.0, 0.25, 0.5, 1.0])
+    scale = lambda **options: SamplingOptions(guidance=3.0, **options).guidance_at(progress)[:, 0].tolist()  # noqa: E731
+    assert scale() == [3, 3, 3, 3]
+    assert scale(guidance_schedule="linear") == [1, 1.5, 2, 3]
+    assert scale(guidance_schedule="interval", guidance_interval=(0.25, 0.5)) == [1, 3, 1, 1]
+
+
+def test_progress_rises_through_the_clip():
+    grammar = SequenceGrammar(11, LEVELS, 3, 2)
+    state, seen = grammar.start(1), []
+    for token in (12, 0, 0, 0, 11, 0, 13, 0):  # lengths 3, 1 and 5
+        seen.append(round(grammar.progress(state).item() * 9))
+        state = grammar.advance(state, torch.tensor([token]))
+    assert seen == [0, 0, 1, 2, 3, 3, 6, 6]
+
+
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    st.lists(st.sampled_from([None, *LEVELS]), min_size=3, max_size=3),
+    st.sampled_from([None, 5, 7, 9]),
+    st.sampled_from([-8.0, 0.0, 8.0]),
+    st.integers(0, 2**31),
+)
+def test_dials_are_obeyed(model, forced, max_tokens, bias, seed):
+    dials = LengthDials(forced, max_tokens=max_tokens, bias=bias)
+    requests = [ClipRequest(seed + i, i % 2, dials=dials) for i in range(4)]
+    least = sum(length or 1 for length in forced)
+    if max_tokens is not None and max_tokens < least:
+        with pytest.raises(ValueError, match=f"it needs at least {least}"):
+            sample_in_order(model, requests)
+        return
+    for clip in sample_in_order(model, requests):
+        lengths = clip.lengths.tolist()
+        assert all(wanted in (None, length) for wanted, length in zip(forced, lengths))
+        assert max_tokens is None or sum(lengths) <= max_tokens
+
+
+def test_caps_bias_and_given_lengths(model):
+    def lengths(**dials) -> torch.Tensor:
+        requests = [replace(request, dials=LengthDials(**dials)) for request in REQUESTS]
+        return torch.stack([clip.lengths for clip in sample_in_order(model, requests, num_slots=4)])
+
+    free = lengths()
+    assert free.max() == 5  # so that the cap says something
+    assert lengths(max_length=3).max() == 3
+    assert lengths(bias=50.0).min() == 5
+    assert lengths(bias=-50.0).max() == 1
+    assert torch.equal(lengths(bias=0.0), free)
+    (clip,) = sample_in_order(model, [ClipRequest(3, 0, blocks(5), LengthDials([1, 1, 3], max_tokens=9))])
+    assert clip.lengths.tolist() == [5, 1, 3]
+    with pytest.raises(ValueError, match="a clip cannot do with 6 tokens: it needs at least 7"):
+        sample(model, [ClipRequest(3, 0, blocks(5), LengthDials(max_tokens=6))])
+
+
+def test_each_clip_has_its_own_dials(model):
+    forced = [[1, 3, 5], [5, 5, 5], None, [1, 1, 1], [3, None, 1], [5, 1, 1]]
+    requests = [replace(request, dials=LengthDials(lengths)) for request, lengths in zip(REQUESTS, forced)]
+    for request, clip in zip(requests, sample_in_order(model, requests, num_slots=2), strict=True):
+        assert same(clip, *sample_in_order(model, [request]))
+    assert clip.lengths.tolist() == [5, 1, 1]
+
+
+def test_draws_follow_the_probabilities():
+    probabilities = torch.tensor([[0.5, 0.0, 0.2, 0.3]], dtype=torch.float64).expand(4000, -1)
+    uniform = torch.rand(4000, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    counts = torch.bincount(draw(probabilities, uniform), minlength=4) / 4000
+    torch.testing.assert_close(counts, torch.tensor([0.5, 0.0, 0.2, 0.3]), atol=0.03, rtol=0)
+    assert draw(probabilities[:3], torch.tensor([0.0, 0.5, 1 - 1e-16], dtype=torch.float64)).tolist() == [0, 2, 3]
+
+
+def test_filters_by_hand():
+    logits = torch.tensor([[0.5, 0.3, 0.15, 0.05]]).log()
+
+    def kept(**options) -> list[float]:
+        weights = token_probabilities(logits, SamplingOptions(**options))[0]
+        return (weights / weights.sum()).tolist()
+
+    assert kept() == pytest.approx([0.5, 0.3, 0.15, 0.05])
+    assert kept(temperature=0) == [1, 0, 0, 0]
+    assert kept(top_k=2) == pytest.approx([0.625, 0.375, 0, 0])
+    assert kept(top_p=0.6) == pytest.approx([0.625, 0.375, 0, 0])
+    assert kept(top_p=0.01) == [1, 0, 0, 0]
+    assert kept(min_p=0.4) == pytest.approx([0.625, 0.375, 0, 0])
+    assert kept(min_p=1.0) == [1, 0, 0, 0]
+    assert kept(temperature=0.5) == pytest.approx([p * p / 0.365 for p in (0.5, 0.3, 0.15, 0.05)])
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"top_p": 0}, {"temperature": -1}, {"top_k": -1}, {"guidance": -1}, {"min_p": 2}, {"guidance_interval": (1, 0)}],
+)
+def test_options_out_of_range_are_refused(options):
+    with pytest.raises(ValueError, match=next(iter(options))):
+        SamplingOptions(**options)
+
+
+def test_what_the_model_cannot_follow_is_refused_before_anything_is_written(model):
+    with pytest.raises(ValueError, match="labels run from 0 to 1"):
+        sample(model, [ClipRequest(0, 2)])
+    with pytest.raises(
+        ValueError, match=r"lengths \[1, 2, 1\]: 3 are needed, one for each block, each one of \[1, 3, 5"
+    ):
+        sample(model, [ClipRequest(0, dials=LengthDials([1, 2, 1]))])
+    with pytest.raises(ValueError, match="one needs 5: the levels are"):
+        sample(model, [ClipRequest(0, dials=LengthDials([5, 1, 1], max_length=3))])
+    with pytest.raises(ValueError, match="bias on lengths is a finite number"):
+        LengthDials(bias=float("nan"))
+    always_conditional = new_model(class_dropout=0.0)
+    with pytest.raises(ValueError, match="trained with class_dropout 0: sample with guidance 1"):
+        sample(always_conditional, [ClipRequest(0, 1)], SamplingOptions(guidance=1.5))
+    assert list(sample(model, [])) == []

@@ -1,0 +1,79 @@
+"""The command line as people type it: real processes, what they print, how they fail."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+
+def evagen(*arguments: str) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-c", "from evagen.cli import main; main()", *arguments]
+    return subprocess.run(
+        command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "120"}
+    )
+
+
+def test_the_doctor_says_what_is_missing_and_what_to_type(tmp_path, monkeypatch):
+    weights = tmp_path / "i3d.pt"
+    weights.touch()
+    monkeypatch.setenv("EVAGEN_I3D", str(weights))
+    monkeypatch.setenv("EVAGEN_VGG16", str(tmp_path / "nowhere.pth"))
+    healthy = evagen("doctor")
+    assert healthy.returncode == 0, healthy.stderr
+    lines = healthy.stdout.splitlines()
+    assert any(line.startswith("ok") and "I3D" in line and str(weights) in line for line in lines)
+    assert any(
+        line.startswith("optional") and "VGG16" in line and "nowhere.pth (EVAGEN_VGG16)" in line for line in lines
+    )
+
+    (tmp_path / "torchvision.py").write_text("raise ImportError('operator torchvision::nms does not exist')")
+    monkeypatch.setenv("CC", "no-such-compiler")
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    command = [sys.executable, "-m", "evagen", "doctor"]
+    result = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert result.returncode == 1, result.stderr
+    assert "missing   torchvision" in result.stdout
+    assert "nms does not exist" in result.stdout
+    assert "→ install evagen again" in result.stdout
+    assert "optional  C compiler" in result.stdout
+
+
+def test_help_lists_every_command():
+    done = evagen("--help")
+    assert done.returncode == 0
+    for command in ("train-tokenizer", "curate", "train-router", "tokenize", "train-generator", "sample", "quickstart"):
+        assert command in done.stdout
+
+
+def test_arcade_by_name_says_what_it_wrote_and_goes_on(tmp_path):
+    arguments = ["data", "arcade", "--out", str(tmp_path / "a"), "--games", "pong,boxing", "--clips-per-game", "8"]
+    arguments += ["--size", "32", "--workers", "1"]
+    first, second = evagen(*arguments), evagen(*arguments)
+    assert "2 classes, 12 training and 4 test clips" in first.stdout
+    assert "(16 written, 0 already there)" in first.stdout
+    assert "(0 written, 16 already there)" in second.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["data", "arcade", "--out", "x", "--games", "pongg"], "pong"),
+        (["sample", "quickstart/sample", "option.top_p=1"], "the nearest known key is 'options"),
+        (["curate", "quickstart/curation", "tokenizer=nowhere", "run.out={tmp}"], "no VideoTokenizer at nowhere"),
+        (["bench", "attentio"], "no benchmark 'attentio'; there are: attention"),
+    ],
+)
+def test_bad_input_is_one_message_and_status_two(tmp_path, arguments, message):
+    done = evagen(*(argument.replace("{tmp}", str(tmp_path / "run")) for argument in arguments))
+    assert done.returncode == 2, done.stderr
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_bench_prints_one_json_object_and_nothing_else():
+    done = evagen("bench", "attention", "--json")
+    result = json.loads(done.stdout)
+    assert result["max_abs_difference"] < 1e-5
+    assert {"speedup_forward", "speedup_backward", "peak_mb_packed", "peak_mb_padded"} <= set(result)

@@ -1,0 +1,394 @@
+"""Curation, tokenization and the router's training on real files: one process or two, resumed, skipped, refused."""
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from tiny_models import tiny_router, tiny_tokenizer
+from torchmetrics.functional.image.lpips import _LPIPS
+from video_fixtures import write_class_folders
+
+from evagen.commands import curate, tokenize, train_router
+from evagen.config import check_config, save_config
+from evagen.data import clip_table as clip_table
+from evagen.data import clips as clips_module
+from evagen.data.clips import ClipDataset, collate_clips
+from evagen.data.square_clips import read_square
+from evagen.data.video import VideoError
+from evagen.errors import UserError
+from evagen.eval import LPIPSDistance
+from evagen.tokenizer import Router, VideoTokenizer
+from evagen.tokenizer.router import look
+from evagen.training.run import TrainingRun, read_metrics
+
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory) -> Path:
+    """Videos of 13 clips, a tokenizer and a router with random weights, and what one process makes of them."""
+    root = tmp_path_factory.mktemp("curation")
+    write_class_folders(root / "videos", {"ants": 5, "bees": 4, "cats": 4}, num_frames=10)
+    tiny_tokenizer().save_pretrained(root / "tokenizer")
+    tiny_router().save_pretrained(root / "router")
+    curate.main(curation(root, root / "curated"))
+    tokenize.main(tokenization(root, root / "tokens"))
+    return root
+
+
+def curation(root: Path, out: Path, **changes) -> curate.Curation:
+    return check_config(curate.Curation, {**_inputs(root, out), "distance_frames": 1, **changes}, "test")
+
+
+def tokenization(root: Path, out: Path, **changes) -> tokenize.Tokenization:
+    values = {**_inputs(root, out), "router": str(root / "router"), **changes}
+    return check_config(tokenize.Tokenization, values, "test")
+
+
+def _inputs(root: Path, out: Path) -> dict:
+    data = {"root": str(root / "videos"), "layout": "folder", "frames": 8, "size": 32}
+    run = {"out": str(out), "tracker": "none"}
+    return {"run": run, "data": data, "tokenizer": str(root / "tokenizer"), "batch_size": 2}
+
+
+def rows(table: Path) -> list[bytes]:
+    return [path.read_bytes() for path in sorted(table.glob("*.arrow"))]
+
+
+def interrupt(stage: Callable[[], object], parts: int) -> None:
+    """Runs a stage that saves every batch and is interrupted after some."""
+    save, left = clip_table._PartWriter.save, [parts]
+
+    def save_or_stop(self) -> None:
+        if not left[0]:
+            raise KeyboardInterrupt
+        left[0] -= 1
+        save(self)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(clip_table._PartWriter, "save", save_or_stop)
+        with pytest.raises(KeyboardInterrupt):
+            stage()
+
+
+TWO_PROCESSES = """
+import sys
+from pathlib import Path
+from accelerate import PartialState
+from evagen.commands import curate, tokenize, train_router
+from evagen.config import load_config
+
+stages = {
+    "curated": (curate, curate.Curation), "tokens": (tokenize, tokenize.Tokenization),
+    "router": (train_router, train_router.RouterTraining),
+}
+for path in sys.argv[1:]:
+    stage, schema = stages[Path(path).parent.name]
+    stage.main(load_config(schema, path))
+assert PartialState().num_processes == 2
+"""
+
+
+def test_two_processes_fresh_or_going_on_equal_one(root, record, tmp_path):
+    """Real processes under `accelerate launch`, which needs `--multi_gpu` to start several on CPUs too; what they go
+    on with was begun by one."""
+    begun = (
+        curation(root, tmp_path / "curated", save_seconds=0),
+        tokenization(root, tmp_path / "tokens", save_seconds=0),
+    )
+    interrupt(lambda: curate.main(begun[0]), parts=3)
+    interrupt(lambda: tokenize.main(begun[1]), parts=2)
+    assert len(list((tmp_path / "curated" / "record.parts").glob("*.arrow"))) == 3
+    fresh = curation(root, tmp_path / "fresh" / "curated"), tokenization(root, tmp_path / "fresh" / "tokens")
+    router = routing(record, tmp_path / "router")
+    configs = [str(save_config(config, config.run.out)) for config in (*begun, *fresh, router)]
+    (tmp_path / "both.py").write_text(TWO_PROCESSES)
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"]
+    launch += ["--main_process_port", "0"]
+    done = subprocess.run(
+        [*launch, str(tmp_path / "both.py"), *configs], capture_output=True, text=True,
+        env={**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads()), "PYTHONPATH": os.pathsep.join(sys.path)},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    for folder in (tmp_path, tmp_path / "fresh"):
+        assert rows(folder / "curated" / "record") == rows(root / "curated" / "record")
+        assert rows(folder / "tokens" / "table") == rows(root / "tokens" / "table")
+        assert sorted(os.listdir(folder / "curated")) == ["config.yaml", "record"]
+        assert sorted(os.listdir(folder / "tokens")) == ["config.yaml", "corpus.json", "table"]
+    assert (tmp_path / "tokens" / "corpus.json").read_text() == (root / "tokens" / "corpus.json").read_text()
+    assert [line["step"] for line in read_metrics(tmp_path / "router")] == [1, 2, 3, 4, 5]
+    assert Router.from_pretrained(tmp_path / "router").assignments.num_blocks == 2
+
+
+def test_the_corpus_has_each_clip_and_then_its_mirror_image(root):
+    corpus = tokenize.read_corpus(root / "tokens")
+    tokenizer = VideoTokenizer.from_pretrained(root / "tokenizer").eval()
+    router = Router.from_pretrained(root / "router").eval()
+    clips = collate_clips(list(ClipDataset(tokenization(root, root / "tokens").data)))
+    assert corpus.table["flipped"][:].tolist() == [False, True] * 13
+    assert corpus.table["path"][:] == [path for path in clips.paths for _ in range(2)]
+    for row, video in ((6, clips.video[3:4]), (7, clips.video[3:4].flip(-1))):
+        tokens = tokenizer.encode(video, router.assign(video, 1.2))
+        assert torch.equal(corpus.table[row]["lengths"], tokens.lengths[0])
+        assert torch.equal(corpus.table[row]["codes"], tokens.codes)
+    straight = tokenization(root, root / "straight", flips=False)
+    tokenize.main(straight)
+    assert not any(tokenize.read_corpus(root / "straight").table["flipped"])
+
+
+def test_clips_that_cannot_be_decoded_are_listed_and_left_out(root, tmp_path, monkeypatch, capsys):
+    def fails_for_some(path, *rest):
+        if path.endswith(("ants/1.avi", "cats/0.avi", "cats/1.avi")):
+            raise VideoError(path, "broken in the middle")
+        return read_square(path, *rest)
+
+    monkeypatch.setattr(clips_module, "read_square", fails_for_some)
+    curate.main(curation(root, tmp_path / "curated"))
+    printed = capsys.readouterr().out
+    assert "3 of 13 files skipped:" in printed
+    assert "ants/1.avi: broken in the middle" in printed
+    assert curate.read_record(tmp_path / "curated").keys.tolist() == [0, 2, 3, 4, 5, 6, 7, 8, 11, 12]
+
+
+def test_the_distance_can_be_lpips(root, tmp_path):
+    torch.manual_seed(0)
+    weights = _LPIPS(net="vgg", pnet_rand=True).net.state_dict()
+    weights = {f"features.{name.split('.', 1)[1]}": value for name, value in weights.items()}
+    torch.save(weights, tmp_path / "vgg16.pth")
+    config = curation(root, tmp_path / "out", compare={"network": "lpips", "vgg16": str(tmp_path / "vgg16.pth")})
+    config.data.limit = 2
+    curate.main(config)
+    record, tokenizer = curate.read_record(tmp_path / "out"), VideoTokenizer.from_pretrained(root / "tokenizer").eval()
+    video = collate_clips([record.open_clips()[1]]).video
+    lengths = record.space.lengths_of(torch.tensor([5]))
+    with torch.no_grad():
+        reconstruction = tokenizer.decode(tokenizer.encode(video, lengths))
+        first_frames = slice(None), slice(None), slice(None, None, 4)  # of each block
+        distances = LPIPSDistance(tmp_path / "vgg16.pth").video_distance(
+            reconstruction[first_frames], video[first_frames]
+        )
+    torch.testing.assert_close(record.perceptual[1, 5], distances.mean().double(), atol=1e-6, rtol=1e-4)
+
+
+def test_a_corpus_of_uniform_lengths_needs_no_router(root, tmp_path):
+    config = tokenization(root, tmp_path, router=None, uniform_length=8, flips=False)
+    table = tokenize.read_corpus(tokenize.main(config)).table
+    assert table["lengths"][:].tolist() == [[8, 8]] * 13
+    clips = ClipDataset(config.data)
+    video = collate_clips([clips[0], clips[1]]).video
+    tokens = VideoTokenizer.from_pretrained(root / "tokenizer").eval().encode(video, torch.tensor([[8, 8]] * 2))
+    assert [row["codes"].tolist() for row in table.select([0, 1])] == [clip.codes.tolist() for clip in tokens.split()]
+
+
+# Refusals
+
+
+def test_an_unfinished_record_says_how_far_it_is(root, tmp_path):
+    config = curation(root, tmp_path, save_seconds=0)
+    interrupt(lambda: curate.main(config), parts=3)
+    with pytest.raises(
+        UserError, match="no finished curation record: 6 of 13 clips done; run `evagen curate` with the"
+    ):
+        curate.read_record(tmp_path)
+    with pytest.raises(UserError, match="holds a run with another config"):
+        curate.main(curation(root, tmp_path, save_seconds=0, batch_size=3))
+    curate.main(config)
+    assert rows(tmp_path / "record") == rows(root / "curated" / "record")
+    with pytest.raises(UserError, match="holds a run with another config"):  # finished or not
+        curate.main(curation(root, tmp_path, distance_frames=2))
+
+
+def test_how_a_stopped_curation_is_carried_out_may_change(root, tmp_path):
+    interrupt(lambda: curate.main(curation(root, tmp_path, save_seconds=0)), parts=3)
+    changed = curation(root, tmp_path, max_segments=5)
+    changed.run.num_workers, changed.run.tracker = 1, "tensorboard"
+    curate.main(changed)
+    straight, gone_on = curate.read_record(root / "curated"), curate.read_record(tmp_path)
+    assert torch.equal(gone_on.keys, straight.keys)
+    torch.testing.assert_close(gone_on.perceptual, straight.perceptual, atol=1e-5, rtol=0)
+
+
+def test_an_unfinished_corpus_says_how_far_it_is(root, tmp_path):
+    interrupt(lambda: tokenize.main(tokenization(root, tmp_path, save_seconds=0)), parts=4)
+    with pytest.raises(UserError, match="no finished token corpus: 8 of 13 clips done; run `evagen tokenize` with the"):
+        tokenize.read_corpus(tmp_path)
+
+
+def test_a_tokenizer_that_changed_is_noticed(root, tmp_path):
+    shutil.copytree(root / "tokenizer", tmp_path / "tokenizer")
+    config = curation(root, tmp_path / "out", tokenizer=str(tmp_path / "tokenizer"), save_seconds=0)
+    interrupt(lambda: curate.main(config), parts=3)
+    tiny_tokenizer(seed=1).save_pretrained(tmp_path / "tokenizer")
+    with pytest.raises(UserError, match="rows that were made from other tokenizer than there are now"):
+        curate.main(config)
+    shutil.copytree(root / "tokenizer", tmp_path / "tokenizer", dirs_exist_ok=True)
+    curate.main(config)
+    tiny_tokenizer(seed=1).save_pretrained(tmp_path / "tokenizer")
+    with pytest.raises(
+        UserError, match=r"was measured with tokenizer \w{16}, but .* now holds \w{16}; run `evagen curate`"
+    ):
+        curate.read_record(tmp_path / "out")
+    shutil.rmtree(tmp_path / "tokenizer")
+    assert len(curate.read_record(tmp_path / "out").keys) == 13  # the record is enough
+
+
+def test_videos_that_changed_are_noticed(root, tmp_path):
+    shutil.copytree(root / "videos", tmp_path / "videos")
+    config = curation(root, tmp_path / "out")
+    config.data.root = tmp_path / "videos"
+    curate.main(config)
+    (tmp_path / "videos" / "bees" / "0.avi").unlink()
+    with pytest.raises(UserError, match=r"the usable videos in .* are not those that the record was made from"):
+        curate.read_record(tmp_path / "out").open_clips()
+
+
+@pytest.mark.parametrize(
+    ("stage", "changes", "message"),
+    [
+        (curate, {"data": {"size": 64}}, "clips of 8 frames at 32 pixels; data.frames is 8 and data.size 64"),
+        (curate, {"compare": {"network": "lpips", "vgg16": "/nowhere.pth"}}, "no VGG16 weights at /nowhere.pth"),
+        (tokenize, {"data": {"frames": 4}}, "data.frames is 4 and data.size 32"),
+        (tokenize, {"router": None}, "give either router, or uniform_length"),
+        (tokenize, {"uniform_length": 4}, "give either router, or uniform_length"),
+        (tokenize, {"router": None, "uniform_length": 5}, "uniform_length=5: the tokenizer's lengths are"),
+        (tokenize, {"router": "other"}, r"knows assignments of 2 blocks with levels \[4, 8\]"),
+    ],
+)
+def test_what_does_not_fit_is_refused(root, tmp_path, stage, changes, message):
+    tiny_router(levels=[4, 8]).save_pretrained(tmp_path / "other")
+    make = curation if stage is curate else tokenization
+    data = {**_inputs(root, tmp_path)["data"], **changes.get("data", {})}
+    router = {"router": str(tmp_path / "other")} if changes.get("router") else {}
+    with pytest.raises(UserError, match=message):
+        stage.main(make(root, tmp_path / "out", **{**changes, "data": data, **router}))
+
+
+# The router's training
+
+
+def curated_with(gain: Callable[[torch.Tensor], torch.Tensor], root: Path, out: Path) -> Path:
+    """A record of made-up distances that fall with the number of tokens where a clip's `gain` is positive."""
+
+    def distances(search, video):
+        tokens = search.tokenizer.assignments.table().sum(1).double()  # A
+        perceptual = 1 + gain(video).double()[:, None] / tokens  # B A
+        return {"perceptual": perceptual, "mse": perceptual}
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(curate.CandidateSearch, "all_distances", distances)
+        curate.main(curation(root, out))
+    return out
+
+
+@pytest.fixture(scope="module")
+def record(root) -> Path:
+    return curated_with(lambda video: 2 + video.mean((1, 2, 3, 4)), root, root / "record")
+
+
+def routing(record: Path, out: Path, **changes) -> train_router.RouterTraining:
+    values = {
+        "run": {"out": str(out), "tracker": "none", "log_every": 1, "save_every": 2},
+        "record": str(record),
+        "model": {"patch": 8, "width": 32, "depth": 1, "num_heads": 2, "drop_rate": 0.5},
+        "optimizer": {"steps": 5, "batch_size": 4, "learning_rate": 0.001},
+        "held_out": 0.25,
+        **changes,
+    }
+    return check_config(train_router.RouterTraining, values, "test")
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return Router.from_pretrained(folder).state_dict()
+
+
+def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+@pytest.fixture(scope="module")
+def routed(root, record) -> Path:
+    return train_router.main(routing(record, root / "routed"))
+
+
+@pytest.mark.parametrize(("cache_bytes", "num_workers"), [(0, 0), (60_000, 0), (2**30, 2)])
+def test_where_clips_come_from_does_not_change_the_router(
+    record, routed, tmp_path, monkeypatch, cache_bytes, num_workers
+):
+    monkeypatch.setattr(train_router, "CACHE_BYTES", cache_bytes)
+    config = routing(record, tmp_path)
+    config.run.num_workers = num_workers
+    train_router.main(config)
+    assert same(weights(tmp_path), weights(routed))
+
+
+def test_each_process_and_batch_draws_rows_of_its_own(record, tmp_path):
+    config, train = routing(record, tmp_path), torch.arange(1000)
+    drawn = {place: train_router._draw(config, train, *place)[0].tolist() for place in ((0, 0), (0, 1), (1, 0), (1, 1))}
+    assert len({tuple(rows) for rows in drawn.values()}) == 4
+    assert train_router._draw(config, train, 1, 0)[0].tolist() == drawn[1, 0]
+
+
+def test_kept_pictures_are_those_of_the_data_sets_clips_and_within_bounds(record):
+    dataset = curate.read_record(record).open_clips()
+    one = look(dataset[0].video[None], 4, 4)[0]
+    cached = train_router.CachedPictures(dataset, lambda video: look(video, 4, 4), max_bytes=3 * one.nbytes + 5)
+    for key in (7, 2, 7, 0, 5, 2, 9):
+        assert torch.equal(cached[key], look(dataset[key].video[None], 4, 4)[0])
+    assert list(cached.kept) == [7, 2, 0]
+
+
+def test_a_resumed_router_equals_an_uninterrupted_one(record, routed, tmp_path, monkeypatch):
+    update, calls = TrainingRun.update, []
+
+    def killed_at_the_fifth(self, *arguments):
+        calls.append(1)
+        if len(calls) == 5:
+            raise KeyboardInterrupt
+        update(self, *arguments)
+
+    monkeypatch.setattr(TrainingRun, "update", killed_at_the_fifth)
+    with pytest.raises(KeyboardInterrupt):
+        train_router.main(routing(record, tmp_path))
+    monkeypatch.undo()
+    train_router.main(routing(record, tmp_path))
+    assert same(weights(tmp_path), weights(routed))
+    rewards = [[line["held_out_reward"] for line in read_metrics(folder)] for folder in (tmp_path, routed)]
+    assert rewards[0] == rewards[1]
+
+
+def test_a_router_for_one_preference_is_trained_on_that_alone(record, tmp_path, monkeypatch):
+    seen = []
+    forward = Router.forward
+
+    def watched(self, video, preference):
+        seen.append(preference)
+        return forward(self, video, preference)
+
+    monkeypatch.setattr(Router, "forward", watched)
+    train_router.main(routing(record, tmp_path, preference_range=[1.2, 1.2]))
+    assert torch.equal(torch.cat(seen), torch.full((5 * (4 + 3),), 1.2))  # 4 trained on and 3 held out in each step
+
+
+@pytest.mark.parametrize("bounds", [[1.6, 0.8], [-0.1, 1], [1, 2.1]])
+def test_bad_preference_ranges_are_explained(record, tmp_path, bounds):
+    with pytest.raises(UserError, match=r"'preference_range' is .*: .*0 <= low <= high <= 2"):
+        routing(record, tmp_path, preference_range=bounds)
+
+
+def test_records_that_cannot_be_trained_on_are_explained(root, record, tmp_path, monkeypatch):
+    useless = curated_with(lambda video: -torch.ones(len(video)), root, tmp_path / "useless")
+    with pytest.raises(UserError, match="cannot be trained on: the mean distance at the longest assignment"):
+        train_router.main(routing(useless, tmp_path / "a"))
+
+    def fails(path, *_):
+        raise VideoError(path, "gone")
+
+    monkeypatch.setattr(clips_module, "read_square", fails)
+    for held_out in (0, 0.25):
+        with pytest.raises(UserError, match=r"avi was measured in the record but cannot be read now: gone"):
+            train_router.main(routing(record, tmp_path / f"{held_out}", held_out=held_out))

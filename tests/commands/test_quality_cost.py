@@ -1,0 +1,54 @@
+"""The quality-cost study: every way's choices against plain definitions, and the command on real files."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from evagen.commands.quality_cost import ClipSet, Point, _max_reward, _saved, _threshold
+from evagen.tokenizer import AssignmentSpace, QualityScale
+
+
+class Record:
+    """Random figures of 5 clips, cheaper where fewer tokens."""
+
+    def __init__(self, seed: int):
+        random = torch.Generator().manual_seed(seed)
+        self.space = AssignmentSpace([1, 3, 7], 2)
+        tokens = self.space.table().sum(-1).double()
+        self.perceptual = 2 / tokens + torch.rand(5, 9, generator=random, dtype=torch.float64) / 5
+        self.mse = torch.rand(5, 9, generator=random, dtype=torch.float64) + 0.1
+
+
+def clip_set(seed: int) -> ClipSet:
+    record = Record(seed)
+    return ClipSet("held out", record, torch.zeros(5, 3, 2, 4, 4), QualityScale.of(record.perceptual))
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 10**6))
+def test_threshold_takes_the_cheapest_assignment_within_the_bound(seed):
+    clips = clip_set(seed)
+    tokens = clips.space.table().sum(-1)
+    for point in _threshold(clips, 5):
+        expected = []
+        for distances in clips.record.perceptual:
+            within = [int(tokens[a]) for a in range(9) if distances[a] <= point.dial]
+            expected.append(min(within) if within else int(tokens[distances.argmin()]))
+        assert point.tokens == pytest.approx(sum(expected) / 5)
+
+
+def test_no_choice_has_a_higher_reward_than_max_reward():
+    clips = clip_set(0)
+    best = _max_reward(clips, 1.2)
+    for chosen in torch.randint(9, (50, 5), generator=torch.Generator().manual_seed(1)):
+        assert clips.point("any", 0, chosen, 1.2).reward <= best.reward + 1e-12
+
+
+def test_savings_need_both_measures():
+    uniform = Point("", "uniform", 4, tokens=100, psnr=30, perceptual=1.0)
+    blurred = Point("", "router", 1, tokens=50, psnr=31, perceptual=1.1)
+    dearer, cheaper = (Point("", "router", 1, tokens=n, psnr=30, perceptual=0.9) for n in (80, 70))
+    assert _saved(uniform, [blurred]) is None
+    assert _saved(uniform, [blurred, dearer, cheaper]) == pytest.approx(0.3)
+    assert _saved(uniform, [Point("", "router", 1, tokens=150, psnr=31, perceptual=0.5)]) == pytest.approx(-0.5)

@@ -1,0 +1,344 @@
+"""The commands on real video files, tiny: every stage from files to new files, resumed and refused."""
+
+import csv
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from accelerate.state import AcceleratorState
+from transformers import VJEPA2Config, VJEPA2Model
+
+from evagen.commands import curate, quality_cost, sample, tokenize, train_generator, train_router, train_tokenizer
+from evagen.config import check_config
+from evagen.data.arcade import build_arcade
+from evagen.data.clips import ClipDataset, collate_clips
+from evagen.errors import UserError
+from evagen.models.loading import load_model
+from evagen.tokenizer import Router, TokenizedClips, VideoTokenizer
+from evagen.training.run import TrainingRun, claim_folder, read_metrics
+
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
+
+
+def tokenizer_config(root: Path, out: Path, **changes) -> train_tokenizer.TokenizerTraining:
+    values = {
+        "run": {"out": str(out), "log_every": 2, "save_every": 2, "tracker": "none"},
+        "data": {"root": str(root / "arcade"), "layout": "ucf101", "size": 32, "flip": True, "crop": "random"},
+        "model": {
+            "levels": [1, 4], "encoder_width": 32, "encoder_depth": 1, "encoder_heads": 2, "decoder_width": 32,
+            "decoder_depth": 1, "decoder_heads": 2, "codebook_size": 32, "code_width": 4,
+        },
+        "optimizer": {"steps": 6, "batch_size": 4, "matrices": "muon", "learning_rate": 0.01, "warmup_steps": 2},
+        "revive_after": 2,
+        **changes,
+    }  # fmt: skip
+    return check_config(train_tokenizer.TokenizerTraining, values, "test")
+
+
+@pytest.fixture(scope="module")
+def road(tmp_path_factory) -> Path:
+    """A run folder in which every stage has been run."""
+    root = tmp_path_factory.mktemp("road")
+    build_arcade(root / "arcade", games=["boxing", "skiing"], clips_per_game=8, size=32, workers=1)
+    train_tokenizer.main(tokenizer_config(root, root / "proxy"))
+    data = {"root": str(root / "arcade"), "layout": "ucf101", "size": 32, "clip": "first"}
+
+    def run(module, schema, out: str, **values):
+        values = {"run": {"out": str(root / out), "tracker": "none", "log_every": 1}, **values}
+        return module.main(check_config(schema, values, out))
+
+    optimizer = {"steps": 3, "batch_size": 4, "learning_rate": 0.001}
+    run(curate, curate.Curation, "curation", data=data, tokenizer=str(root / "proxy"), max_segments=5)
+    small = {"patch": 8, "width": 32, "depth": 1, "num_heads": 2}
+    run(train_router, train_router.RouterTraining, "router", record=str(root / "curation"), model=small,
+        optimizer=optimizer, held_out=0.25)  # fmt: skip
+    train_tokenizer.main(tokenizer_config(root, root / "final", router=str(root / "router")))
+    models = {"tokenizer": str(root / "final"), "router": str(root / "router")}
+    run(tokenize, tokenize.Tokenization, "tokens", data=data, **models)
+    run(train_generator, train_generator.GeneratorTraining, "generator", corpus=str(root / "tokens"),
+        model={"width": 32, "depth": 1, "num_heads": 2}, optimizer=optimizer)  # fmt: skip
+    sample.main(sampling_config(root, root / "samples"))
+    return root
+
+
+def sampling_config(root: Path, out: Path, **changes) -> sample.Sampling:
+    values = {
+        "run": {"out": str(out), "tracker": "none"},
+        "generator": str(root / "generator"),
+        "tokenizer": str(root / "final"),
+        "clips_per_class": 3,
+        "slots": 2,
+        **changes,
+    }
+    return check_config(sample.Sampling, values, "test")
+
+
+def test_curation_stores_what_reconstructing_by_hand_gives(road):
+    record = curate.read_record(road / "curation")
+    tokenizer = load_model(VideoTokenizer, road / "proxy")
+    clip = collate_clips([ClipDataset(record.clips)[int(record.keys[2])]])
+    assert record.mse.shape == (12, 16)
+    for index in (0, 6, 15):
+        lengths = record.space.lengths_of(torch.tensor([index]))
+        reconstruction = tokenizer.decode(tokenizer.encode(clip.video, lengths))
+        by_hand = (reconstruction - clip.video).square().mean().double()
+        torch.testing.assert_close(record.mse[2, index], by_hand, atol=1e-6, rtol=1e-4)
+
+
+def test_the_corpus_holds_the_routers_lengths_and_decodes(road):
+    corpus = tokenize.read_corpus(road / "tokens")
+    tokenizer, router = load_model(VideoTokenizer, road / "final"), load_model(Router, road / "router")
+    config = check_config(tokenize.Tokenization, _yaml(road / "tokens" / "config.yaml"), "test")
+    clips = collate_clips(list(ClipDataset(config.data)))
+    assert len(corpus.table) == 2 * len(clips)  # each clip and its mirror image
+    rows = [row for row in corpus.table if not row["flipped"]]
+    lengths = torch.stack([row["lengths"] for row in rows])
+    assert torch.equal(lengths, router.assign(clips.video, 1.2))
+    stored = TokenizedClips(torch.cat([row["codes"] for row in rows]), lengths)
+    direct = tokenizer(clips.video, lengths).reconstruction.clamp(-1, 1)
+    torch.testing.assert_close(tokenizer.decode(stored), direct, atol=1e-5, rtol=0)
+
+
+def test_resumed_training_equals_uninterrupted_bit_for_bit(road, tmp_path, monkeypatch):
+    config = tokenizer_config(road, tmp_path / "resumed")
+    update = TrainingRun.update
+
+    def killed_at_five(self, *rest):
+        if self.step == 5:
+            raise KeyboardInterrupt
+        update(self, *rest)
+
+    monkeypatch.setattr(TrainingRun, "update", killed_at_five)
+    with pytest.raises(KeyboardInterrupt):
+        train_tokenizer.main(config)
+    monkeypatch.undo()
+    assert [p.name for p in (tmp_path / "resumed" / "checkpoints").iterdir()] == ["step_00000004"]
+    train_tokenizer.main(config)
+    resumed = VideoTokenizer.from_pretrained(tmp_path / "resumed").state_dict()
+    straight = VideoTokenizer.from_pretrained(road / "proxy").state_dict()
+    assert all(torch.equal(resumed[name], straight[name]) for name in straight)
+    timeless = [
+        [{k: v for k, v in line.items() if k != "clips_per_second"} for line in read_metrics(folder)]
+        for folder in (tmp_path / "resumed", road / "proxy")
+    ]
+    assert timeless[0] == timeless[1]
+
+
+def test_a_finished_stage_is_not_run_again(road):
+    weights = road / "proxy" / "diffusion_pytorch_model.safetensors"
+    before = weights.stat().st_mtime_ns
+    train_tokenizer.main(tokenizer_config(road, road / "proxy"))
+    assert weights.stat().st_mtime_ns == before
+
+
+def test_fine_tuning_starts_from_the_trained_weights(road, tmp_path):
+    gently = {"steps": 1, "batch_size": 4, "learning_rate": 1e-9, "weight_decay": 0.0}
+    config = tokenizer_config(road, tmp_path, start_from=str(road / "final"), optimizer=gently, revive_after=99)
+    train_tokenizer.main(config)
+    tuned = VideoTokenizer.from_pretrained(tmp_path).state_dict()
+    trained = VideoTokenizer.from_pretrained(road / "final").state_dict()
+    assert all(torch.allclose(tuned[name], trained[name], atol=1e-6) for name in trained)
+
+
+def test_fine_tuning_a_model_of_other_sizes_is_explained(road, tmp_path):
+    config = tokenizer_config(road, tmp_path, start_from=str(road / "final"))
+    config.model.encoder_width = 64
+    with pytest.raises(UserError, match="do not fit this model: encoder_width is 32 there and 64 here"):
+        train_tokenizer.main(config)
+
+
+def test_a_folder_of_another_run_is_refused(road, tmp_path):
+    config = tokenizer_config(road, tmp_path / "run")
+    (tmp_path / "run").mkdir()
+    other = tokenizer_config(road, tmp_path / "run", revive_after=3)
+    claim_folder(other, tmp_path / "run")
+    with pytest.raises(
+        UserError, match=r"holds a run with another config: revive_after is 3 there and .* here; choose"
+    ):
+        train_tokenizer.main(config)
+
+
+def test_a_half_written_record_is_explained(road, tmp_path):
+    (tmp_path / "record.partial").mkdir()
+    with pytest.raises(UserError, match="no finished curation record"):
+        curate.read_record(tmp_path)
+
+
+def test_a_corrupt_file_in_the_middle_does_not_stop_training(road, tmp_path, capfd):
+    folder = tmp_path / "videos"
+    folder.mkdir()
+    for i, path in enumerate(sorted((road / "arcade").rglob("*.avi"))[:5]):
+        (folder / f"{i}.avi").write_bytes(path.read_bytes())
+    (folder / "2.avi").write_bytes(b"not a video at all")
+    data = {"root": str(folder), "layout": "folder", "size": 32}
+    train_tokenizer.main(tokenizer_config(road, tmp_path / "run", data=data))
+    printed = capfd.readouterr().out
+    assert "1 of 5 files skipped" in printed
+    assert "2.avi" in printed
+
+
+def test_accelerate_launch_and_the_evagen_command_explain_errors(tmp_path):
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    launch = [
+        sys.executable,
+        "-m",
+        "accelerate.commands.launch",
+        "--num_processes",
+        "1",
+        "-m",
+        "evagen",
+        "train-tokenizer",
+    ]
+    arguments = ["quickstart/proxy", f"run.out={tmp_path / 'run'}", "data.root=nowhere"]
+    evagen = [sys.executable, "-c", "from evagen.cli import main; main()", "train-tokenizer"]
+    for command in (launch, evagen):
+        done = subprocess.run([*command, *arguments], capture_output=True, text=True, env=environment)
+        assert done.returncode != 0
+        assert "error:" in done.stderr
+        assert "nowhere" in done.stderr
+        assert "UserError" not in done.stderr
+
+
+def _yaml(path: Path) -> dict:
+    return yaml.safe_load(path.read_text())
+
+
+def test_the_whole_objective_trains_and_resumes(road, tmp_path, monkeypatch):
+    """Patch discriminator with LeCAM and adaptive weight, and alignment with a tiny random V-JEPA 2 from a folder."""
+    torch.manual_seed(0)
+    teacher = VJEPA2Config(
+        patch_size=8, crop_size=32, hidden_size=48, num_attention_heads=2, num_hidden_layers=2, pred_hidden_size=48,
+        pred_num_attention_heads=2, pred_num_hidden_layers=1, pred_num_mask_tokens=1,
+    )  # fmt: skip
+    VJEPA2Model(teacher).save_pretrained(tmp_path / "teacher")
+    loss = {
+        "adversarial": {
+            "discriminator": "patch", "start_step": 3, "ramp_steps": 2, "adaptive": True, "lecam": 0.01,
+        },
+        "alignment": {"weight": 0.7, "teacher": str(tmp_path / "teacher"), "layer": 1},
+    }  # fmt: skip
+    run = {"log_every": 1, "save_every": 2, "tracker": "none"}
+    straight = tokenizer_config(road, tmp_path / "straight", loss=loss, run={"out": str(tmp_path / "straight"), **run})
+    train_tokenizer.main(straight)
+    log = read_metrics(tmp_path / "straight")
+    assert ["adversarial" in line for line in log] == [False] * 3 + [True] * 3
+    assert all("alignment" in line for line in log)
+    assert all("discriminator" in line and "lecam" in line for line in log[1:])
+
+    update = TrainingRun.update
+
+    def killed_at_five(self, *rest):
+        if self.step == 5:
+            raise KeyboardInterrupt
+        update(self, *rest)
+
+    resumed = tokenizer_config(road, tmp_path / "resumed", loss=loss, run={"out": str(tmp_path / "resumed"), **run})
+    monkeypatch.setattr(TrainingRun, "update", killed_at_five)
+    with pytest.raises(KeyboardInterrupt):
+        train_tokenizer.main(resumed)
+    monkeypatch.undo()
+    train_tokenizer.main(resumed)
+    weights = [VideoTokenizer.from_pretrained(tmp_path / name).state_dict() for name in ("straight", "resumed")]
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+
+
+@pytest.fixture
+def fresh_accelerator():
+    """Accelerate fixes the precision of a process by its first Accelerator; this test has its own."""
+    AcceleratorState._reset_state()
+    yield
+    AcceleratorState._reset_state()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"data": {"frames": 15}}, "multiple of the temporal patch 4; got 15, the nearest that fit are 12 and 16"),
+        ({"data": {"size": 60}}, r"multiples of the spatial patch 8; got \(60, 60\), the nearest size that fits is"),
+        ({"model": {"levels": [16, 4]}}, "levels must be positive and strictly increasing"),
+        ({"model": {"encoder_heads": 5}}, "not divisible by 5 heads|heads must be of even width"),
+    ],
+)
+def test_settings_that_make_no_model_are_explained(road, tmp_path, changes, message):
+    config = tokenizer_config(road, tmp_path / "run").model_dump()
+    for section, values in changes.items():
+        config[section] |= values
+    with pytest.raises(UserError, match=message):
+        train_tokenizer.main(check_config(train_tokenizer.TokenizerTraining, config, "test"))
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [("config", "are not those of its config.json"), ("weights", "missing or damaged"), ("nothing there", "missing")],
+)
+def test_a_checkpoint_that_does_not_fit_is_explained(road, tmp_path, damage, message):
+    folder = Path(shutil.copytree(road / "proxy", tmp_path / "proxy"))
+    weights = folder / "diffusion_pytorch_model.safetensors"
+    if damage == "config":
+        config = (folder / "config.json").read_text()
+        (folder / "config.json").write_text(config.replace('"encoder_width": 32', '"encoder_width": 64'))
+    elif damage == "weights":
+        weights.write_bytes(weights.read_bytes()[:1000])
+    else:
+        weights.unlink()
+    with pytest.raises(UserError, match=message):
+        load_model(VideoTokenizer, folder)
+
+
+def test_training_in_bf16_with_accumulation_checkpointing_and_averaged_weights(road, tmp_path, fresh_accelerator):
+    run = {"mixed_precision": "bf16", "gradient_checkpointing": True, "log_every": 1, "tracker": "none"}
+    optimizer = {"steps": 4, "batch_size": 2, "accumulation": 2, "learning_rate": 0.01, "ema_decay": 0.9}
+    loss = {"adversarial": {"discriminator": "patch", "ramp_steps": 0}}
+    changes = {"run": {"out": str(tmp_path), **run}, "optimizer": optimizer, "loss": loss}
+    train_tokenizer.main(tokenizer_config(road, tmp_path, **changes))
+    log = read_metrics(tmp_path)
+    assert [line["step"] for line in log] == [1, 2, 3, 4]
+    assert log[-1]["loss"] == log[-1]["loss"]
+    model = load_model(VideoTokenizer, tmp_path)
+    assert model.dtype == torch.float32  # the weights and the quantiser stay exact
+
+
+@pytest.mark.parametrize(
+    ("loss", "message"),
+    [
+        ({"alignment": {"weight": 0.7, "layer": 9}}, "loss.alignment.layer is 9, but the decoder has 1 layers"),
+        ({"alignment": {"weight": 0.7, "layer": 1, "teacher": "/nowhere"}}, "nowhere"),
+        ({"compare": {"network": "lpips", "vgg16": "/nowhere.pth"}}, "nowhere"),
+    ],
+)
+def test_a_network_out_of_reach_is_explained(road, tmp_path, loss, message, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(UserError, match=message):
+        train_tokenizer.main(tokenizer_config(road, tmp_path / "run", loss=loss))
+
+
+def test_the_quality_cost_study_on_real_files(road, tmp_path):
+    data = {"root": str(road / "arcade"), "layout": "ucf101", "split": "test", "size": 32, "clip": "first"}
+    held_out = {"run": {"out": str(tmp_path / "held"), "tracker": "none"}, "data": data, "max_segments": 8}
+    curate.main(check_config(curate.Curation, {**held_out, "tokenizer": str(road / "proxy")}, "test"))
+    config = {
+        "run": {"out": str(tmp_path / "study"), "tracker": "none"}, "record": str(road / "curation"),
+        "held_out": {"held out": str(tmp_path / "held")}, "proxy": str(road / "proxy"), "final": str(road / "final"),
+        "router": str(road / "router"), "single_routers": {1.0: str(road / "router")}, "num_preferences": 3,
+    }  # fmt: skip
+    out = quality_cost.main(check_config(quality_cost.QualityCost, config, "test"))
+    rows = list(csv.DictReader((out / "points.csv").open()))
+    assert {row["way"] for row in rows} == {
+        "uniform", "threshold", "max reward", "router", "single router", "proxy tokenizer", "final tokenizer"
+    }  # fmt: skip
+    uniform = [float(row["tokens"]) for row in rows if row["way"] == "uniform"]
+    assert uniform == [4.0, 16.0]
+    summary = json.loads((out / "summary.json").read_text())["held out"]
+    assert summary["conditioned_over_single_router_reward"]["1"] == 1.0  # the same router
+    # What is read off the record is what reconstructing gives (all frames are compared in both).
+    proxy = next(row for row in rows if row["way"] == "proxy tokenizer")
+    routed = next(row for row in rows if row["way"] == "router" and float(row["dial"]) == float(proxy["dial"]))
+    assert float(proxy["psnr"]) == pytest.approx(float(routed["psnr"]), abs=1e-3)
+    assert float(proxy["perceptual"]) == pytest.approx(float(routed["perceptual"]), abs=1e-4)
+    assert (out / "quality_cost.png").stat().st_size > 10_000

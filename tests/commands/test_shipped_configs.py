@@ -1,0 +1,100 @@
+"""Every shipped config is complete, fits the others of its folder, and has the size it claims."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from evagen.commands import COMMANDS
+from evagen.commands.configs import build_model, describe, format_table, list_configs
+from evagen.config import Header, read_header, shipped_configs
+
+NAMES = sorted(shipped_configs())
+
+
+def load(name: str):
+    return COMMANDS[describe(name).header.command].load(name)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_it_loads_with_the_schema_of_its_command_and_its_model_builds(name):
+    config, described = load(name), describe(name)
+    model = build_model(name)
+    assert (model is None) == (described.parameters is None)
+    if model is not None:
+        assert all(parameter.is_meta for parameter in model.parameters())
+    if hasattr(config, "data"):
+        assert described.clip == (config.data.frames, config.data.size, config.data.size)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_what_it_reads_is_what_another_config_of_its_folder_writes(name):
+    folder = name.rpartition("/")[0]
+    written = {str(load(other).run.out) for other in NAMES if other.startswith(f"{folder}/")}
+    config = load(name)
+    read = {getattr(config, key, None) for key in ("tokenizer", "router", "record", "corpus", "generator", "proxy")}
+    assert {str(path) for path in read if path} <= written
+    assert len(written) == len([other for other in NAMES if other.startswith(f"{folder}/")])
+
+
+@pytest.mark.parametrize("folder", ["ucf101_k600", "webvid"])
+def test_sizes_are_the_published_ones(folder):
+    millions = {name.rpartition("/")[2]: (describe(name).parameters or 0) / 1e6 for name in NAMES if folder in name}
+    assert millions["proxy"] == millions["final"] == pytest.approx(145, rel=0.03)
+    assert millions["router"] == pytest.approx(19.9, rel=0.05)
+    assert millions.get("generator", 633) == pytest.approx(633, rel=0.01)
+
+
+@pytest.mark.parametrize("folder", ["ucf101_k600", "webvid"])
+def test_the_papers_recipe(folder):
+    proxy, curation, router, final = (load(f"{folder}/{stage}") for stage in ("proxy", "curation", "router", "final"))
+    assert (proxy.optimizer.steps, router.optimizer.steps, final.optimizer.steps) == (400_000, 50_000, 1_000_000)
+    assert curation.data.limit == 100_000
+    assert (final.loss.alignment.weight, final.loss.entropy, final.preference) == (0.7, 0.02, 1.2)
+    assert (proxy.loss.adversarial.discriminator, final.loss.adversarial.discriminator) == ("patch", "videomae")
+    assert proxy.loss.compare.network == final.loss.compare.network == curation.compare.network == "lpips"
+    assert proxy.model.levels == [32, 64, 128, 256, 512]
+
+
+@pytest.mark.parametrize("folder", sorted({name.rpartition("/")[0] for name in NAMES}))
+def test_proxy_and_final_tokenizer_are_the_same_model_on_the_same_clips(folder):
+    proxy, final = load(f"{folder}/proxy"), load(f"{folder}/final")
+    assert proxy.model == final.model
+    assert proxy.data == final.data
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if not name.startswith(("quickstart", "arcade_nano"))])
+def test_it_says_what_it_is_and_what_it_should_reach(name):
+    header = describe(name).header
+    assert header.about
+    assert header.target
+    assert header.hardware
+
+
+def test_header(tmp_path):
+    path = tmp_path / "config.yaml"
+    path.write_text("# What it is.\n# hardware: one GPU: any\n# target:  FVD 9\n# Else.\nrun: {out: x}  # target: no\n")
+    assert read_header(path) == Header("What it is.", target="FVD 9", hardware="one GPU: any")
+    path.write_text("run: {out: x}\n")
+    assert read_header(path) == Header()
+
+
+def test_the_table_has_a_line_for_each():
+    lines = [line for line in format_table(list_configs()).splitlines() if line]
+    assert sorted(line.split()[0] for line in lines[1:]) == NAMES
+    assert next(line for line in lines if line.startswith("ucf101_k600/final")).split()[1:4] == [
+        "train-tokenizer", "143.5M", "16×128×128",
+    ]  # fmt: skip
+    stages = [line.split()[0].partition("/")[2] for line in lines if line.startswith("quickstart")]
+    assert stages == ["proxy", "curation", "router", "final", "tokens", "generator", "sample"]
+
+
+def test_the_command_prints_one_config_or_says_which_are_near():
+    def configs(name):
+        command = [sys.executable, "-c", "from evagen.cli import main; main()", "configs", name]
+        return subprocess.run(command, capture_output=True, text=True, env={**os.environ, "COLUMNS": "120"})
+
+    assert configs("webvid/proxy").stdout == shipped_configs()["webvid/proxy"].read_text()
+    wrong = configs("webvid/prox")
+    assert (wrong.returncode, "webvid/proxy" in wrong.stderr) == (2, True)

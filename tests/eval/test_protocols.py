@@ -1,0 +1,295 @@
+"""The protocols' facts against hand-made expectations: which clips, drawn how, resized, cropped and rounded how."""
+
+# isort: split
+import json
+import random
+
+import numpy as np
+import pytest
+import torch
+import torchvision.transforms.functional as TVF
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from torch import Tensor
+
+from evagen.eval.clip_choice import ClipChoice, SourceClip, SourceVideo
+from evagen.eval.frames import FramePreparation, pillow_lanczos
+from evagen.eval.protocols import PROTOCOLS, get_protocol
+
+NAMES = [
+    "larp-ucf101-recon",
+    "larp-ucf101-class2video",
+    "adaptok-ucf101-recon",
+    "larp-k600-frame-prediction",
+    "larp-k600-frame-prediction:paste-given",
+    "larp-k600-frame-prediction:predicted-only",
+    "styleganv-fvd2048-16f",
+    "cdfvd",
+    "evagen-ucf101-heldout",
+]
+
+
+def frames(count: int, height: int, width: int, seed: int = 0) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(0, 256, (count, height, width, 3), dtype=torch.uint8, generator=generator)
+
+
+def videos(**num_frames: int) -> list[SourceVideo]:
+    return [SourceVideo(path, count, label) for label, (path, count) in enumerate(num_frames.items())]
+
+
+def places(clips: list[SourceClip]) -> list[tuple[str, int, int]]:
+    return [(clip.path, clip.start, clip.num_frames) for clip in clips]
+
+
+# Which clips.
+
+
+def test_all_clips_do_not_overlap_and_come_in_the_order_of_paths():
+    clips = ClipChoice("all")(videos(b=47, a=16, c=15, d=48), 16)
+    assert places(clips) == [("a", 0, 16), ("b", 0, 16), ("b", 16, 16), ("d", 0, 16), ("d", 16, 16), ("d", 32, 16)]
+    assert [clip.label for clip in clips] == [1, 0, 0, 3, 3, 3]
+    strided = ClipChoice("all")(videos(a=14), 4, stride=2)  # a clip spans 7 frames
+    assert [(clip.start, clip.stride) for clip in strided] == [(0, 2), (7, 2)]
+
+
+def test_seed_42_draws_what_python_draws():
+    # The first numbers of random.Random(42).sample(range(100), 10), as the documentation of many projects has them.
+    clips = ClipChoice("all", drawn=10, seed=42)([SourceVideo("a", 1600)], 16)
+    assert [clip.start // 16 for clip in clips] == [81, 14, 3, 94, 35, 31, 28, 17, 13, 86]
+
+
+def test_class2video_draws_ten_thousand_as_larp_does():
+    # 25 classes of 40 videos with 161 to 180 frames: 10 or 11 clips each.
+    listed = [SourceVideo(f"c{n % 25:02}/v{n // 25:02}.avi", 161 + n % 20, n % 25) for n in range(1000)]
+    protocol = get_protocol("larp-ucf101-class2video")
+    clips = protocol.real_clips(listed)
+    index = []  # LARP's index map
+    for path, count in sorted((video.path, video.num_frames) for video in listed):
+        index += [(path, 16 * number, 16) for number in range(count // 16)]
+    order = random.Random(42).sample(range(len(index)), 10_000)
+    assert places(clips) == [index[number] for number in order]
+    assert protocol.labels_to_generate(clips) == [int(path[1:3]) for path, _, _ in places(clips)]
+    assert places(protocol.real_clips(listed[::-1])) == places(clips)
+
+
+def test_short_videos_are_padded_or_dropped():
+    listed = videos(short=5, one=1, long=20, none=0)
+    assert places(ClipChoice("first", short="pad")(listed, 16)) == [("long", 0, 16), ("one", 0, 1), ("short", 0, 5)]
+    assert places(ClipChoice("first", short="drop")(listed, 16)) == [("long", 0, 16)]
+    padded = ClipChoice("random", short="pad")(listed, 16)
+    assert places(padded)[1:] == [("one", 0, 1), ("short", 0, 5)]
+
+
+def test_the_first_videos_are_counted_after_short_ones_are_dropped():
+    clips = ClipChoice("first", first_videos=2)(videos(a=20, b=15, c=16, d=30), 16)
+    assert [clip.path for clip in clips] == ["a", "c"]
+
+
+@given(st.integers(16, 60), st.integers(0, 50))
+@settings(max_examples=30, deadline=None)
+def test_random_places_stay_inside_and_depend_on_their_own_video_only(count, seed):
+    choice = ClipChoice("random", seed=seed)
+    (alone,) = choice([SourceVideo("x/a.avi", count)], 16)
+    among = choice([*videos(b=30, c=40), SourceVideo("x/a.avi", count)], 16)
+    assert 0 <= alone.start <= count - 16
+    assert alone in among
+
+
+def test_random_places_are_evenly_spread():
+    starts = [clip.start for clip in ClipChoice("random")([SourceVideo(str(n), 19) for n in range(2000)], 16)]
+    assert set(starts) == {0, 1, 2, 3}
+    assert all(abs(starts.count(start) - 500) < 5 * 500**0.5 for start in range(4))
+
+
+def test_too_few_videos_or_clips_are_counted():
+    with pytest.raises(ValueError, match=r"10,000 clips of 16 frames are needed, and there are 2; .*complete"):
+        get_protocol("larp-ucf101-class2video").real_clips(videos(a=32))
+    with pytest.raises(ValueError, match="2,048 videos of at least 16 frames are needed, and there are 1"):
+        get_protocol("styleganv-fvd2048-16f").real_clips(videos(a=32, b=4))
+    with pytest.raises(ValueError, match="none of 1 videos has the 16 frames"):
+        get_protocol("cdfvd").real_clips(videos(a=3))
+    recon = get_protocol("larp-ucf101-recon")
+    with pytest.raises(ValueError, match="scores 9,537 real clips, and these 2 videos give 2; is this the train split"):
+        recon.real_clips(videos(a=32, b=4))
+    assert len(recon.changed(num_real=None).real_clips(videos(a=32, b=4))) == 2
+    with pytest.raises(ValueError, match="1 videos are listed twice, a among them"):
+        ClipChoice("first")([*videos(a=32), *videos(a=40)], 16)
+
+
+# How frames become clips.
+
+
+@pytest.mark.parametrize(("height", "width"), [(240, 320), (320, 240), (240, 325), (133, 97), (64, 90)])
+def test_larp_resizes_and_crops_as_torchvision(height, width):
+    clip = frames(2, height, width)
+    pixels = clip.permute(0, 3, 1, 2).float() / 255
+    expected = TVF.center_crop(TVF.resize(pixels, [128], antialias=True), [128, 128])
+    ours = get_protocol("larp-ucf101-recon").frames(clip)
+    torch.testing.assert_close(ours, expected.permute(1, 0, 2, 3) * 2 - 1, rtol=0, atol=1e-6)
+
+
+def test_half_a_pixel_is_rounded_to_the_even_number():
+    # 240×320 → 128×170: 42 columns are cut off, 21 on the left. 130×132 at 129 would leave 1.5 → 2.
+    column = torch.arange(170, dtype=torch.uint8).expand(1, 128, 170)[..., None].expand(-1, -1, -1, 3)
+    left = get_protocol("larp-ucf101-recon").frames(column)[0, 0, 0, 0]
+    assert (left + 1) * 127.5 == pytest.approx(21, abs=1e-3)
+    wide = torch.arange(129, dtype=torch.uint8).expand(1, 128, 129)[..., None].expand(-1, -1, -1, 3)
+    assert FramePreparation(128)(wide)[0, 0, 0, 0] == -1  # half a column: 0
+    wider = torch.arange(131, dtype=torch.uint8).expand(1, 128, 131)[..., None].expand(-1, -1, -1, 3)
+    assert (FramePreparation(128)(wider)[0, 0, 0, 0] + 1) * 127.5 == pytest.approx(2, abs=1e-3)  # one and a half: 2
+    floor = FramePreparation(128, long_side="ceil", crop="floor")
+    assert (floor(wider)[0, 0, 0, 0] + 1) * 127.5 == pytest.approx(1, abs=1e-3)
+
+
+def test_sizes_before_the_crop():
+    assert FramePreparation(128).resized_shape(240, 320) == (128, 170)
+    assert FramePreparation(128).resized_shape(320, 240) == (170, 128)
+    cdfvd = get_protocol("cdfvd").frames
+    assert cdfvd.resized_shape(240, 320) == (256, 342)
+    assert cdfvd.resized_shape(256, 256) == (256, 256)
+    assert FramePreparation(128, long_side="ceil").resized_shape(360, 240)[1] == 128
+
+
+def test_cdfvd_rounds_the_long_side_up_and_the_crop_down():
+    clip = frames(2, 240, 320)
+    pixels = clip.permute(0, 3, 1, 2).float() / 255
+    resized = torch.nn.functional.interpolate(pixels, (256, 342), mode="bilinear", antialias=True)
+    expected = resized[..., 43 : 43 + 256].permute(1, 0, 2, 3) * 2 - 1
+    torch.testing.assert_close(get_protocol("cdfvd").frames(clip), expected, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize(("height", "width"), [(240, 320), (120, 161), (256, 300)])
+def test_styleganv_resizes_and_crops_as_pillow(height, width):
+    clip = frames(1, height, width)
+    image = TVF.resize(Image.fromarray(clip[0].numpy()), [256], interpolation=TVF.InterpolationMode.LANCZOS)
+    expected = torch.from_numpy(np.array(TVF.center_crop(image, [256, 256])))
+    ours = get_protocol("styleganv-fvd2048-16f").frames(clip)  # (3, 1, 256, 256)
+    levels = (ours[:, 0] + 1) * 127.5
+    assert torch.equal(levels.round().to(torch.uint8).permute(1, 2, 0), expected)
+    assert (levels - levels.round()).abs().max() < 1e-4
+
+
+@given(st.integers(3, 40), st.integers(3, 40), st.integers(1, 50), st.integers(1, 50))
+@settings(max_examples=25, deadline=None)
+def test_lanczos_is_pillows_bit_for_bit(height, width, new_height, new_width):
+    image = frames(1, height, width, seed=height)[0]
+    rows = Image.fromarray(image.numpy()).resize((new_width, height), Image.Resampling.LANCZOS)
+    pillow = np.array(rows.resize((new_width, new_height), Image.Resampling.LANCZOS))
+    ours = pillow_lanczos(image.permute(2, 0, 1), (new_height, new_width)).permute(1, 2, 0)
+    assert torch.equal(ours, torch.from_numpy(pillow))
+
+
+def test_frames_of_the_right_size_are_left_alone():
+    clip = frames(3, 128, 128)
+    exact = clip.permute(3, 0, 1, 2).float() / 255 * 2 - 1
+    for prepare in (FramePreparation(128), FramePreparation(128, "lanczos"), FramePreparation(128, long_side="ceil")):
+        assert torch.equal(prepare(clip), exact)
+
+
+def test_short_clips_repeat_their_last_frame():
+    clip = frames(5, 128, 140)
+    video = get_protocol("larp-ucf101-recon").prepare(clip)
+    assert video.shape == (3, 16, 128, 128)
+    assert torch.equal(video[:, :5], get_protocol("larp-ucf101-recon").frames(clip))
+    assert torch.equal(video[:, 5:], video[:, 4:5].expand(-1, 11, -1, -1))
+
+
+def test_frames_that_are_none_are_refused():
+    prepare = FramePreparation(16)
+    with pytest.raises(ValueError, match=r"uint8 F H W 3, not torch\.float32"):
+        prepare(torch.zeros(2, 20, 20, 3))
+    with pytest.raises(ValueError, match=r"not torch\.uint8 \(0, 20, 20, 3\)"):
+        prepare(frames(0, 20, 20))
+    with pytest.raises(ValueError, match="has 5 frames, the protocol scores 4"):
+        prepare(frames(5, 20, 20), 4)
+
+
+# Frame prediction.
+
+
+def test_the_last_given_frame_is_repeated():
+    video = torch.arange(16.0)[None, None, :, None, None].expand(2, 3, 16, 4, 4)
+    given_frames = get_protocol("larp-k600-frame-prediction").condition(video)[1, 2, :, 0, 0].tolist()
+    assert given_frames == [0, 1, 2, 3, 4] + [4] * 11
+
+
+def test_variants_score_different_frames():
+    real, generated = torch.zeros(1, 3, 16, 2, 2), torch.ones(1, 3, 16, 2, 2)
+    scored = {
+        name: [video[0, 0, :, 0, 0].tolist() for video in get_protocol(name).scored(generated, real)]
+        for name in NAMES[3:6]
+    }
+    assert scored == {
+        "larp-k600-frame-prediction": [[1] * 16, [0] * 16],
+        "larp-k600-frame-prediction:paste-given": [[0] * 5 + [1] * 11, [0] * 16],
+        "larp-k600-frame-prediction:predicted-only": [[1] * 11, [0] * 11],
+    }
+
+
+# The table.
+
+
+def test_the_table_holds_these_names():
+    assert sorted(PROTOCOLS) == sorted(NAMES)
+    assert all(name == protocol.name for name, protocol in PROTOCOLS.items())
+
+
+FACTS = {
+    "larp-ucf101-recon": ("train", 1, "random", 0, None, 128, 9537, None, "none", None, None, None),
+    "adaptok-ucf101-recon": ("train", 1, "first", 0, None, 128, 9537, None, "none", None, None, None),
+    "larp-ucf101-class2video": ("train", 1, "all", 42, 10000, 128, 10000, None, "none", None, None, 1.25),
+    "evagen-ucf101-heldout": ("test", 1, "all", 42, 10000, 128, 10000, None, "none", None, None, 1.25),
+    "larp-k600-frame-prediction": ("val", None, "all", 42, 50000, 128, 50000, None, "none", 64, None, 1.0),
+    "styleganv-fvd2048-16f": ("all", None, "random", 0, None, 256, 2048, 2048, "nearest", None, None, None),
+    "cdfvd": ("all", None, "random", 0, None, 256, 13320, 2048, "truncate", None, 224, None),
+}
+
+
+@pytest.mark.parametrize("name", FACTS)
+def test_facts(name):
+    p = get_protocol(name)
+    entry = (p.network_input.rounding, p.network_input.size, p.network_input.network_size)
+    sides = (p.num_real, p.num_generated)
+    choice = (p.clips.place, p.clips.seed, p.clips.drawn)
+    assert (p.split, p.split_index, *choice, p.frames.size, *sides, *entry, p.guidance) == FACTS[name]
+    assert (p.num_frames, p.stride, p.ddof, p.network, p.top_k, p.top_p) == (16, 1, 0, "i3d", None, None)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_protocol_explains_itself_and_goes_into_a_record(name):
+    protocol = get_protocol(name)
+    assert len(protocol.explanation) > 100
+    assert protocol.sources
+    record = json.loads(json.dumps(protocol.as_dict()))
+    assert record["clips"]["seed"] == protocol.clips.seed
+    assert record["network_input"]["rounding"] == protocol.network_input.rounding
+
+
+def test_an_unknown_name_is_met_with_the_nearest():
+    with pytest.raises(ValueError, match="no protocol 'larp-ucf-class2vid'; did you mean 'larp-ucf101-class2video'"):
+        get_protocol("larp-ucf-class2vid")
+
+
+def test_what_was_changed_stands_in_the_name():
+    original = get_protocol("larp-ucf101-class2video")
+    changed = original.changed(drawn=4, size=64)
+    assert changed.name == "larp-ucf101-class2video [drawn=4, size=64]"
+    assert (changed.clips.drawn, changed.clips.seed, changed.frames.size, changed.num_real) == (4, 42, 64, 4)
+    assert changed.published == ()
+    assert len(changed.real_clips(videos(a=100))) == 4
+    assert original.clips.drawn == 10_000
+    with pytest.raises(ValueError, match=r"a protocol has no drawing; there are .*drawn"):
+        original.changed(drawing=4)
+    with pytest.raises(ValueError, match="a protocol has no name"):
+        original.changed(name="mine")
+
+
+def test_sets_of_any_size_get_labels_of_real_clips():
+    protocol = get_protocol("cdfvd").changed(num_generated=50, num_real=None)
+    clips = protocol.real_clips(videos(a=20, b=30, c=3))
+    labels = protocol.labels_to_generate(clips)
+    assert len(labels) == 50
+    assert set(labels) == {0, 1}
+    assert labels == protocol.labels_to_generate(clips)

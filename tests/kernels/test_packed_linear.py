@@ -1,0 +1,98 @@
+"""Packed linear layers: the same values as plain ones, and never those of earlier weights."""
+
+import copy
+import pickle
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from evagen.kernels import packed_linear
+from evagen.kernels.packed_linear import PackedLinear, pack_linears
+
+
+def plain_and_packed(bias: bool = True, seed: int = 0) -> tuple[nn.Linear, PackedLinear]:
+    torch.manual_seed(seed)
+    plain = nn.Linear(24, 40, bias=bias)
+    packed = pack_linears(copy.deepcopy(plain))
+    assert type(packed) is PackedLinear
+    return plain, packed
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.integers(1, 40), st.booleans(), st.integers(0, 2**31))
+def test_any_number_of_rows_gives_what_a_plain_layer_gives(rows, bias, seed):
+    plain, packed = plain_and_packed(bias, seed)
+    x = torch.randn(rows, 24)
+    with torch.no_grad():
+        torch.testing.assert_close(packed(x), plain(x), atol=1e-6, rtol=1e-5)
+        torch.testing.assert_close(packed(x.view(rows, 1, 24)), plain(x.view(rows, 1, 24)), atol=1e-6, rtol=1e-5)
+
+
+def test_rows_that_are_not_contiguous_and_no_rows_at_all():
+    plain, packed = plain_and_packed()
+    x = torch.randn(24, 10).t()
+    with torch.no_grad():
+        torch.testing.assert_close(packed(x), plain(x), atol=1e-6, rtol=1e-5)
+        torch.testing.assert_close(packed(x[:, None, ::1][:2]), plain(x[:, None][:2]), atol=1e-6, rtol=1e-5)
+        assert packed(x[:0]).shape == (0, 40)
+
+
+def test_gradients_are_those_of_a_plain_layer():
+    plain, packed = plain_and_packed()
+    x = torch.randn(3, 24)
+    for mine, theirs in zip(*(torch.autograd.grad(m(x).square().sum(), m.parameters()) for m in (packed, plain))):
+        assert torch.equal(mine, theirs)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda layer: layer.load_state_dict({k: v + 1 for k, v in layer.state_dict().items()}),
+        lambda layer: layer.double().float(),
+        lambda layer: layer.train().eval(),
+    ],
+)
+def test_weights_that_may_have_changed_are_not_used_packed(change):
+    _, packed = plain_and_packed()
+    x = torch.randn(5, 24)
+    with torch.no_grad():
+        packed(x)
+        assert packed.packed is not None
+        change(packed)
+        assert packed.packed is None
+        torch.testing.assert_close(packed(x), x @ packed.weight.t() + packed.bias, atol=1e-6, rtol=1e-5)
+
+
+def test_copies_and_pickles_work_and_hold_no_packed_weights():
+    plain, packed = plain_and_packed()
+    x = torch.randn(5, 24)
+    with torch.no_grad():
+        packed(x)
+        assert packed.packed is not None
+        for again in (copy.deepcopy(packed), pickle.loads(pickle.dumps(packed))):
+            assert torch.equal(again(x), plain(x))
+            assert again.packed is None
+
+
+def test_half_precision_and_machines_without_onednn_take_the_plain_road(monkeypatch):
+    half = pack_linears(nn.Linear(24, 40).to(torch.bfloat16))
+    assert not half.may_pack
+    with torch.no_grad():
+        assert half(torch.randn(4, 24, dtype=torch.bfloat16)).dtype == torch.bfloat16
+    monkeypatch.setattr(packed_linear, "packing_works", lambda: False)
+    plain, packed = plain_and_packed()
+    x = torch.randn(4, 24)
+    with torch.no_grad():
+        assert torch.equal(packed(x), plain(x))
+    assert packed.packed is None
+
+
+def test_all_layers_of_a_model_are_packed_under_their_own_names():
+    model = nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Sequential(nn.Linear(8, 4)))
+    names = list(model.state_dict())
+    pack_linears(model)
+    assert list(model.state_dict()) == names
+    assert all(m.may_pack for m in model.modules() if isinstance(m, nn.Linear))

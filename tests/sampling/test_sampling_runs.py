@@ -1,0 +1,288 @@
+"""`evagen sample` on tiny models and real files: what it leaves, resumed, over processes, given videos, long videos."""
+
+import errno
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from tiny_models import LEVELS, tiny_router, tiny_tokenizer
+from video_fixtures import moving_frames
+
+from evagen.ar_model import ClipRequest, ClipTokens, SamplingOptions, VideoGenerator, sample_in_order
+from evagen.commands import sample, tokenize, train_generator
+from evagen.config import check_config, save_config
+from evagen.data.clips import ClipDataset
+from evagen.data.video import read_frames, video_to_frames, write_video
+from evagen.errors import UserError
+from evagen.models.lengths import RoutedLengths
+from evagen.models.loading import fingerprint, load_model
+from evagen.sampling.given import encode_given
+from evagen.sampling.rows import read_rows
+from evagen.tokenizer import Router, TokenizedClips, VideoTokenizer
+
+CLASSES = ["ants", "bees"]
+OPTIONS = {"guidance": 1.5, "top_p": 0.95}
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory) -> Path:
+    """Folders `tokenizer`, `router`, `generator`, `predictor` (frame prediction) and `videos`."""
+    root = tmp_path_factory.mktemp("models")
+    tokenizer = tiny_tokenizer()
+    tokenizer.save_pretrained(root / "tokenizer")
+    tiny_router().save_pretrained(root / "router")
+    shape = {"width": 32, "depth": 1, "num_heads": 2, "tokenizer_fingerprint": fingerprint(tokenizer)}
+    for name, more in (
+        ("generator", {"class_names": CLASSES, "class_dropout": 0.1}),
+        ("predictor", {"given_frames": 3, "num_given_blocks": 1}),
+    ):
+        torch.manual_seed(0)
+        generator = VideoGenerator(64, LEVELS, 2, **shape, **more)
+        with torch.no_grad():
+            for parameter in generator.parameters():
+                parameter.add_(torch.randn_like(parameter) * 0.2)
+        generator.save_pretrained(root / name)
+    for i, name in enumerate(["ants", "bees", "wasps"]):
+        (root / "videos" / name).mkdir(parents=True)
+        write_video(root / "videos" / name / "0.mkv", moving_frames(8, 32, 32, seed=i), 15)
+    return root
+
+
+def config_of(models: Path, out: Path, **changes) -> sample.Sampling:
+    values = {
+        "run": {"out": str(out), "tracker": "none"},
+        "generator": str(models / "generator"),
+        "tokenizer": str(models / "tokenizer"),
+        "clips_per_class": 3,
+        "options": OPTIONS,
+        "slots": 2,
+        "formats": ["mkv"],
+        **changes,
+    }
+    return check_config(sample.Sampling, values, "test")
+
+
+def given(models: Path, **changes) -> dict:
+    data = {
+        "root": str(models / "videos"),
+        "layout": "folder",
+        "split": "all",
+        "frames": 8,
+        "size": 32,
+        "clip": "first",
+    }
+    return {"data": data, "router": str(models / "router"), **changes}
+
+
+@pytest.fixture(scope="module")
+def samples(models) -> Path:
+    return sample.main(config_of(models, models / "samples"))
+
+
+def decoded(models: Path, row: dict) -> np.ndarray:
+    tokens = TokenizedClips(torch.tensor(row["codes"]), torch.tensor([row["lengths"]]))
+    return video_to_frames(load_model(VideoTokenizer, models / "tokenizer").decode(tokens)[0])
+
+
+def test_samples_are_real_files_of_the_tokens_beside_them(models, samples):
+    rows = read_rows(samples)
+    assert [(row["number"], row["class"]) for row in rows] == list(enumerate(["ants"] * 3 + ["bees"] * 3))
+    generator = load_model(VideoGenerator, models / "generator")
+    requests = [ClipRequest(sample.clip_seed(0, number), number // 3) for number in range(6)]
+    clips = sample_in_order(generator, requests, SamplingOptions(**OPTIONS))
+    for row, clip in zip(rows, clips, strict=True):
+        assert (row["codes"], row["lengths"]) == (clip.codes.tolist(), clip.lengths.tolist())
+        frames = read_frames(samples / row["path"])
+        assert frames.shape == (8, 32, 32, 3)
+        assert abs(frames.astype(int) - decoded(models, row)).max() <= 2  # FFV1 is lossless but for the colour space
+    manifest = json.loads((samples / "manifest.json").read_text())
+    assert (manifest["clips"], manifest["config"]["options"]["guidance"]) == (6, 1.5)
+    assert {"generator_fingerprint", "tokenizer_fingerprint", "versions", "device"} < set(manifest)
+
+
+def test_interrupted_sampling_goes_on_with_the_same_clips(models, samples, tmp_path):
+    rows = read_rows(samples)
+    out = tmp_path / "again"
+    out.mkdir()
+    lines = [json.dumps(row) + "\n" for row in rows]
+    (out / "tokens.0.jsonl").write_text(lines[0] + lines[4] + lines[1][:20])  # killed while writing the third
+    (out / "tokens.1.jsonl").write_text(lines[5])  # by another process of that run
+    sample.main(config_of(models, out, slots=64))
+    assert read_rows(out) == rows
+    assert sorted(path.name for path in out.glob("*/*.mkv")) == [f"{number:06d}.mkv" for number in (1, 2, 3)]
+
+
+def test_two_processes_write_the_same_clips(models, samples, tmp_path):
+    out = tmp_path / "both"
+    save_config(config_of(models, out), tmp_path / "config")
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"]
+    launch += ["--main_process_port", "0", "-m", "evagen", "sample", str(tmp_path / "config" / "config.yaml")]
+    done = subprocess.run(launch, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert read_rows(out) == read_rows(samples)
+    assert not list(out.glob("tokens.*.jsonl"))
+    assert len(list(out.glob("*/*.mkv"))) == 6
+
+
+def test_every_format(models, tmp_path):
+    formats = ["mp4", "gif", "avi", "png"]
+    out = sample.main(config_of(models, tmp_path / "out", formats=formats, clips_per_class=1, classes=["bees"]))
+    assert sorted(path.suffix for path in (out / "bees").iterdir()) == sorted(f".{name}" for name in formats)
+    picture = np.asarray(Image.open(out / "bees" / "000000.png"))
+    assert picture.shape == (2 * 32 + 2, 4 * 32 + 3 * 2, 3)  # a row for each block
+    assert np.array_equal(picture[-32:, :32], decoded(models, read_rows(out)[0])[4])
+
+
+def test_lengths_as_asked(models, tmp_path):
+    out = sample.main(config_of(models, tmp_path / "forced", lengths="8,free"))
+    assert {row["lengths"][0] for row in read_rows(out)} == {8}
+    out = sample.main(config_of(models, tmp_path / "capped", lengths={"max_tokens": 6}))
+    assert max(sum(row["lengths"]) for row in read_rows(out)) <= 6
+
+
+def test_continued_clips_begin_with_what_is_given(models, tmp_path):
+    out = sample.main(config_of(models, tmp_path / "out", given=given(models), clips_per_class=2))
+    rows = read_rows(out)
+    assert [row["class"] for row in rows] == ["ants"] * 2 + ["bees"] * 2 + [None] * 2  # wasps it does not know
+    tokenizer, router = load_model(VideoTokenizer, models / "tokenizer"), load_model(Router, models / "router")
+    for i, clip in enumerate(ClipDataset(check_config(sample.Given, given(models), "test").data)):
+        (before,) = encode_given(clip.video[None, :, :4], tokenizer, RoutedLengths(router, 1.2))
+        for row in rows[2 * i : 2 * i + 2]:
+            assert row["given"] == f"{clip.path}@0"
+            assert row["lengths"][0] == before.lengths[0]
+            assert row["codes"][: row["lengths"][0]] == before.codes.tolist()
+        assert rows[2 * i]["codes"] != rows[2 * i + 1]["codes"]
+
+
+def test_given_frames_are_told_as_the_blocks_of_any_clip_that_begins_with_them(models):
+    """And say nothing of what follows."""
+    tokenizer, router = load_model(VideoTokenizer, models / "tokenizer"), load_model(Router, models / "router")
+    video = torch.rand(3, 3, 8, 32, 32, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    assign = RoutedLengths(router, 1.2)
+    before = encode_given(video[:, :, :4], tokenizer, assign)
+    for clip, alone in zip(before, (encode_given(v[None, :, :4], tokenizer, assign)[0] for v in video)):
+        assert all(map(torch.equal, clip, alone))
+    lengths = torch.tensor([[int(clip.lengths[0]), 4] for clip in before])
+    whole = tokenizer.encode(video, lengths).split()
+    for clip, tokens in zip(before, whole):
+        assert torch.equal(clip.codes, tokens.codes[: len(clip.codes)])
+
+
+def test_frame_prediction_from_corpus_to_samples(models, tmp_path):
+    """A corpus with given frames, a generator trained on it, and clips sampled from given frames."""
+    data = given(models)["data"]
+    run = {"tracker": "none", "log_every": 1}
+    tokens = check_config(
+        tokenize.Tokenization,
+        {"run": run | {"out": str(tmp_path / "tokens")}, "data": data, "tokenizer": str(models / "tokenizer"),
+         "router": str(models / "router"), "given_frames": 3, "flips": False}, "test",
+    )  # fmt: skip
+    corpus = tokenize.read_corpus(tokenize.main(tokens))
+    assert (corpus.given_frames, corpus.num_given_blocks) == (3, 1)
+    tokenizer, router = load_model(VideoTokenizer, models / "tokenizer"), load_model(Router, models / "router")
+    for row, clip in zip(corpus.table, ClipDataset(tokens.data), strict=True):
+        (before,) = encode_given(clip.video[None, :, :3], tokenizer, RoutedLengths(router, 1.2))
+        assert all(map(torch.equal, before, ClipTokens(row["given_codes"], row["given_lengths"])))
+    training = check_config(
+        train_generator.GeneratorTraining,
+        {"run": run | {"out": str(tmp_path / "generator")}, "corpus": str(tmp_path / "tokens"), "use_classes": False,
+         "model": {"width": 32, "depth": 1, "num_heads": 2},
+         "optimizer": {"steps": 3, "tokens_per_batch": 40, "batch_size": None, "learning_rate": 0.001}}, "test",
+    )  # fmt: skip
+    train_generator.main(training)
+    generator = load_model(VideoGenerator, tmp_path / "generator")
+    assert (generator.config.given_frames, generator.config.num_given_blocks) == (3, 1)
+    assert list(generator.config.class_names) == []
+    changes = {"generator": str(tmp_path / "generator"), "given": given(models), "options": {}, "clips_per_class": 1}
+    rows = read_rows(sample.main(config_of(models, tmp_path / "out", **changes)))
+    assert [row["class"] for row in rows] == [None] * 3
+    assert all(len(row["lengths"]) == 2 for row in rows)
+
+
+def test_longer_videos_move_on_from_their_own_last_blocks(models, tmp_path):
+    out = sample.main(config_of(models, tmp_path / "out", blocks=4, overlap=1, clips_per_class=2))
+    rows = read_rows(out)
+    tokenizer = load_model(VideoTokenizer, models / "tokenizer")
+    for row in rows:
+        frames = read_frames(out / row["path"]).astype(int)
+        assert len(frames) == 16
+        first, second, third = row, *row["later_windows"]
+        assert abs(frames[:8] - decoded(models, first)).max() <= 2
+        assert abs(frames[8:12] - decoded(models, second)[4:]).max() <= 2
+        assert abs(frames[12:] - decoded(models, third)[4:]).max() <= 2
+        tokens = TokenizedClips(torch.tensor(first["codes"]), torch.tensor([first["lengths"]]))
+        last_block = tokenizer.decode(tokens)[:, :, 4:]
+        again = tokenizer.encode(last_block, torch.tensor([first["lengths"][1:]]))
+        assert second["lengths"][0] == first["lengths"][1]
+        assert second["codes"][: second["lengths"][0]] == again.codes.tolist()
+    same = sample.main(config_of(models, tmp_path / "same", blocks=4, overlap=1, clips_per_class=2, slots=3))
+    assert read_rows(same) == rows
+
+
+def test_a_full_disk_keeps_what_is_finished(models, samples, tmp_path, monkeypatch):
+    written = []
+
+    def until_full(path, *rest):
+        if len(written) == 2:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        written.append(path)
+        write_video(path, *rest)
+
+    monkeypatch.setattr(sample, "write_video", until_full)
+    with pytest.raises(UserError, match="is full; 2 of 6 clips are finished and stay: make room"):
+        sample.main(config_of(models, tmp_path / "out"))
+    monkeypatch.undo()
+    sample.main(config_of(models, tmp_path / "out"))
+    assert read_rows(tmp_path / "out") == read_rows(samples)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"classes": ["bee"]}, "knows no class 'bee'; the nearest are bees"),
+        ({"generator": "router"}, "holds a Router, a VideoGenerator is needed"),
+        ({"generator": "nowhere"}, "no VideoGenerator at .*nowhere"),
+        ({"generator": "predictor"}, "predicts what follows 3 given frames: give it videos"),
+        ({"lengths": "8,3"}, r"lengths \[8, 3\]: 2 are needed, one for each block, each one of \[2, 4, 8\]"),
+        ({"options": {"top_p": 0}}, r"top_p must lie in \(0, 1\]"),
+        ({"blocks": 1}, "at least the generator's 2 blocks, got blocks=1"),
+        ({"blocks": 4, "overlap": 2}, "windows of 2 blocks cannot share 2 and move on: overlap is 1 at most"),
+    ],
+)
+def test_bad_input_is_explained(models, tmp_path, changes, message):
+    changes = {key: str(models / value) if key == "generator" else value for key, value in changes.items()}
+    with pytest.raises(UserError, match=message):
+        sample.main(config_of(models, tmp_path / "bad", **changes))
+
+
+@pytest.mark.parametrize(
+    ("generator", "changes", "message"),
+    [
+        ("generator", {"frames": 3}, "3 given frames: continuation begins from whole blocks, so give a multiple of 4"),
+        ("generator", {"frames": 8}, "8 given frames: .* below 8"),
+        ("predictor", {"frames": 4}, "trained to predict what follows 3 frames, not 4"),
+    ],
+)
+def test_bad_given_frames_are_explained(models, tmp_path, generator, changes, message):
+    changes = {"generator": str(models / generator), "given": given(models, **changes), "options": {}}
+    with pytest.raises(UserError, match=message):
+        sample.main(config_of(models, tmp_path / "bad", **changes))
+
+
+def test_guidance_without_class_dropout_is_explained(models, tmp_path):
+    generator = load_model(VideoGenerator, models / "generator")
+    generator.register_to_config(class_dropout=0.0)
+    generator.save_pretrained(tmp_path / "generator")
+    with pytest.raises(UserError, match="trained with class_dropout 0: sample with guidance 1, or train it"):
+        sample.main(config_of(models, tmp_path / "bad", generator=str(tmp_path / "generator")))
+
+
+def test_another_tokenizer_is_refused(models, tmp_path):
+    tiny_tokenizer(seed=1).save_pretrained(tmp_path / "other")
+    with pytest.raises(UserError, match="the generator was trained on the tokens of tokenizer"):
+        sample.main(config_of(models, tmp_path / "bad", tokenizer=str(tmp_path / "other")))
