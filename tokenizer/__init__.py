@@ -4,7 +4,7 @@ A `Router` gives each temporal block of a clip a number of tokens, a `VideoToken
 just that many and decodes them. `CandidateSearch` and the proxy reward say which lengths are worth it.
 """
 
-from evagen.tokenizer.adaptive import AdaptiveTokenizer, TokenizedVideo, decode_in_chunks
+from evagen.tokenizer.adaptive import AdaptiveTokenizer, TokenizedVideo, check_router_fits, decode_in_chunks
 from evagen.tokenizer.assignments import AssignmentSpace
 from evagen.tokenizer.autoencoder import TokenizedClips, TokenizerOutput, VideoTokenizer
 from evagen.tokenizer.losses import LossWeights, tokenizer_loss
@@ -31,6 +31,7 @@ __all__ = [
     "VideoTokenizer",
     "best_assignment",
     "brute_force_distances",
+    "check_router_fits",
     "decode_in_chunks",
     "proxy_reward",
     "tokenizer_loss",

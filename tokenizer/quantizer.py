@@ -114,6 +114,13 @@ class CodebookUsage:
     def __init__(self, codebook_size: int):
         self.counts = torch.zeros(codebook_size, dtype=torch.int64)
 
+    @staticmethod
+    def of(counts: Tensor) -> "CodebookUsage":
+        """From counts int64 (K,), of several processes for instance."""
+        usage = CodebookUsage(len(counts))
+        usage.counts = counts.cpu()
+        return usage
+
     def update(self, codes: Tensor) -> None:
         self.counts += torch.bincount(codes.detach().cpu(), minlength=len(self.counts))
 

@@ -16,21 +16,23 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from evagen.ar_model import ClipRequest, ClipTokens, sample_in_order
-from evagen.commands import COMMANDS, Command, sample, tokenize, train_generator, train_tokenizer
-from evagen.commands.sample import decode_clips
+from evagen.ar_model import ClipRequest, ClipTokens, SamplingOptions, sample_in_order
+from evagen.commands import COMMANDS, Command, train_generator, train_tokenizer
 from evagen.config import find_config, load_config, read_header
 from evagen.data.arcade import build_arcade
 from evagen.data.clips import ClipDataset, DataConfig, collate_clips
+from evagen.data.corpus import read_corpus
 from evagen.data.video import video_to_frames
 from evagen.eval import ImageNetworkDetector, PerceptualDistance
 from evagen.models.loading import load_model
 from evagen.report.page import ClipPair, CurvePoint, GeneratedClip, LossCurve, RealClip, Report, write_report
 from evagen.report.stopwatch import StageClock
+from evagen.sampling.clips import decode_clips
+from evagen.sampling.config import Sampling
 from evagen.sampling.rows import read_rows
 from evagen.scoring.reconstruction import ReconstructionScores, frechet_between, score_reconstruction
 from evagen.tokenizer import AssignmentSpace, Router, VideoTokenizer
-from evagen.training.run import read_metrics
+from evagen.training.metrics import read_metrics
 
 ARCADE = {"games": ["boxing", "enduro", "skiing", "tennis"], "clips_per_game": 128, "size": 64, "seed": 0}
 FURTHER_PREFERENCES = (1.2, 1.6)
@@ -189,10 +191,10 @@ def is_valid(lengths: list[int], codes: list[int], space: AssignmentSpace, token
 def _untrained_samples(out: Path, count: int) -> list[ClipTokens]:
     """Clips of the same generator before its first training step."""
     config = load_config(train_generator.GeneratorTraining, out / "configs" / "generator.yaml")
-    sampling = load_config(sample.Sampling, out / "configs" / "sample.yaml")
+    sampling = load_config(Sampling, out / "configs" / "sample.yaml")
     torch.manual_seed(config.run.seed)
-    generator = train_generator.new_generator(tokenize.read_corpus(config.corpus), config).eval()
-    options = sample.SamplingOptions(**sampling.options.model_dump())
+    generator = train_generator.new_generator(read_corpus(config.corpus), config).eval()
+    options = SamplingOptions(**sampling.options.model_dump())
     requests = [ClipRequest(seed, seed // sampling.clips_per_class) for seed in range(count)]
     return sample_in_order(generator, requests, options)
 

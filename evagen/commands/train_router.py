@@ -15,14 +15,16 @@ from pydantic import Field, field_validator
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from evagen.commands.curate import CurationRecord, read_record
 from evagen.config import Section, section_of
 from evagen.data.clips import ClipDataset, SkippedClip, clip_loader
+from evagen.data.curation_record import CurationRecord, read_record
 from evagen.errors import UserError
 from evagen.models.loading import new_model
+from evagen.run import ReadsClips
 from evagen.tokenizer import PREFERENCE_RANGE, QualityScale, Router, proxy_reward
 from evagen.tokenizer.router import look, mirrored
-from evagen.training.run import OptimizerConfig, RunConfig, TrainingRun, batch_generator, is_finished
+from evagen.training.run import TrainingRun, batch_generator, is_finished
+from evagen.training.settings import OptimizerConfig, TrainingSettings
 
 ModelConfig = section_of(Router, leave_out=["levels", "num_frames", "resolution", "temporal_patch"])
 
@@ -32,8 +34,12 @@ MOST_HELD_OUT = 256
 """Clips that tell how the router does on what it has not seen; more would only take longer."""
 
 
+class RouterRun(ReadsClips, TrainingSettings):
+    pass
+
+
 class RouterTraining(Section):
-    run: RunConfig
+    run: RouterRun
     record: Path
     """The run folder of `evagen curate`."""
     model: ModelConfig = ModelConfig()  # type: ignore[valid-type]
@@ -88,10 +94,13 @@ def main(config: RouterTraining) -> Path:
         target = _target(reward, config.target_temperature).to(run.device)
         logits = run.model(picture, preference.to(run.device))  # B A
         loss = F.cross_entropy(logits, target)
-        metrics = {"accuracy": (logits.argmax(-1) == target.argmax(-1)).float().mean()}
-        if len(held_out):
-            metrics["held_out_reward"] = lambda: _reward_reached(run.model, shown, held_out, record, scale, config)
-        run.update(loss, metrics, len(rows))
+        accuracy = (logits.argmax(-1) == target.argmax(-1)).float().mean()
+        run.update(loss, {"accuracy": accuracy}, len(rows))
+        if run.log_is_due:
+            metrics = {"loss": loss, "accuracy": accuracy}
+            if len(held_out):
+                metrics["held_out_reward"] = _reward_reached(run.model, shown, held_out, record, scale, config)
+            run.log(metrics)
     run.finish(model)
     return config.run.out
 

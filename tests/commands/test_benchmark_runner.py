@@ -128,7 +128,7 @@ def test_a_reconstruction_is_scored_as_by_hand(root, tmp_path):
 
 
 def test_generated_clips_are_those_of_their_seeds(root, tmp_path):
-    record = score(gen(root, tmp_path / "run", run={"out": str(tmp_path / "run"), "tracker": "none", "seed": 3}))
+    record = score(gen(root, tmp_path / "run", run={"out": str(tmp_path / "run"), "seed": 3}))
     assert (record.real_clips, record.generated_clips, record.seed) == (8, 8, 3)
     assert record.sampling["guidance"] == 1.25
     rows, _ = open_table(tmp_path / "run" / "scored", "", "")

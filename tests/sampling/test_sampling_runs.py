@@ -17,6 +17,7 @@ from evagen.ar_model import ClipRequest, ClipTokens, SamplingOptions, VideoGener
 from evagen.commands import sample, tokenize, train_generator
 from evagen.config import check_config, save_config
 from evagen.data.clips import ClipDataset
+from evagen.data.corpus import read_corpus
 from evagen.data.video import read_frames, video_to_frames, write_video
 from evagen.errors import UserError
 from evagen.models.lengths import RoutedLengths
@@ -55,7 +56,7 @@ def models(tmp_path_factory) -> Path:
 
 def config_of(models: Path, out: Path, **changes) -> sample.Sampling:
     values = {
-        "run": {"out": str(out), "tracker": "none"},
+        "run": {"out": str(out)},
         "generator": str(models / "generator"),
         "tokenizer": str(models / "tokenizer"),
         "clips_per_class": 3,
@@ -179,10 +180,10 @@ def test_frame_prediction_from_corpus_to_samples(models, tmp_path):
     run = {"tracker": "none", "log_every": 1}
     tokens = check_config(
         tokenize.Tokenization,
-        {"run": run | {"out": str(tmp_path / "tokens")}, "data": data, "tokenizer": str(models / "tokenizer"),
+        {"run": {"out": str(tmp_path / "tokens")}, "data": data, "tokenizer": str(models / "tokenizer"),
          "router": str(models / "router"), "given_frames": 3, "flips": False}, "test",
     )  # fmt: skip
-    corpus = tokenize.read_corpus(tokenize.main(tokens))
+    corpus = read_corpus(tokenize.main(tokens))
     assert (corpus.given_frames, corpus.num_given_blocks) == (3, 1)
     tokenizer, router = load_model(VideoTokenizer, models / "tokenizer"), load_model(Router, models / "router")
     for row, clip in zip(corpus.table, ClipDataset(tokens.data), strict=True):
