@@ -8,7 +8,7 @@ from evagen.tokenizer.adaptive import AdaptiveTokenizer, TokenizedVideo, check_r
 from evagen.tokenizer.assignments import AssignmentSpace
 from evagen.tokenizer.autoencoder import TokenizedClips, TokenizerOutput, VideoTokenizer
 from evagen.tokenizer.losses import LossWeights, tokenizer_loss
-from evagen.tokenizer.quantizer import CodebookUsage, CodeReviver, VectorQuantizer
+from evagen.tokenizer.quantizer import CodebookUsage, DeadCodeRestart, VectorQuantizer
 from evagen.tokenizer.reward import PREFERENCE_RANGE, QualityScale, best_assignment, proxy_reward
 from evagen.tokenizer.router import Router, VideoAssignment
 from evagen.tokenizer.search import CandidateSearch, brute_force_distances
@@ -18,8 +18,8 @@ __all__ = [
     "AdaptiveTokenizer",
     "AssignmentSpace",
     "CandidateSearch",
-    "CodeReviver",
     "CodebookUsage",
+    "DeadCodeRestart",
     "LossWeights",
     "QualityScale",
     "Router",

@@ -74,9 +74,9 @@ class VectorQuantizer(nn.Module):
         return entropy_of_each - entropy_of_mean
 
 
-class CodeReviver:
-    """Gives codes that have not been chosen for a while a new place, that of a vector just encoded, so that
-    the codebook stays in use (restarts of Jukebox, arXiv 2005.00341, §3.1).
+class DeadCodeRestart:
+    """Dead-code restart (Jukebox, arXiv 2005.00341, §3.1): codes that have not been chosen for a while get a new place,
+    that of a vector just encoded, so that the codebook stays in use.
 
     Args:
         quantizer: whose codes to watch.

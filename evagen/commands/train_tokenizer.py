@@ -14,7 +14,7 @@ from evagen.data.clips import ClipDataset, DataConfig, report_skipped, train_loa
 from evagen.models.lengths import LengthChoice
 from evagen.models.loading import new_model, start_from
 from evagen.run import ReadsClips
-from evagen.tokenizer import CodebookUsage, CodeReviver, VideoTokenizer
+from evagen.tokenizer import CodebookUsage, DeadCodeRestart, VideoTokenizer
 from evagen.training.objective import Objective, ObjectiveConfig
 from evagen.training.run import TrainingRun, batch_generator, is_finished
 from evagen.training.settings import LayerSettings, OptimizerConfig, TrainingSettings
@@ -22,8 +22,8 @@ from evagen.training.settings import LayerSettings, OptimizerConfig, TrainingSet
 ModelConfig = section_of(VideoTokenizer, leave_out=["num_frames", "resolution"])
 
 
-REVIVE_UNTIL = 0.8
-"""Share of the training in which codes are moved; after it the codebook settles."""
+RESTART_UNTIL = 0.8
+"""Share of the training in which dead codes are restarted; after it the codebook settles."""
 
 
 class TokenizerRun(LayerSettings, ReadsClips, TrainingSettings):
@@ -40,8 +40,8 @@ class TokenizerTraining(LengthChoice):
     """A trained tokenizer, folder or hub id, to train further (fine-tuning). Its model settings are needed."""
     loss: ObjectiveConfig = ObjectiveConfig()
     optimizer: OptimizerConfig
-    revive_after: int = Field(100, ge=1)
-    """Batches after which a code that was not chosen is moved to where the encoder's vectors are."""
+    restart_codes_after: int = Field(100, ge=1)
+    """Batches after which a code that was not chosen is dead: it restarts where one of the encoder's vectors is."""
 
 
 def main(config: TokenizerTraining) -> Path:
@@ -54,10 +54,10 @@ def main(config: TokenizerTraining) -> Path:
     model = new_model(VideoTokenizer, **config.model.model_dump(), **shape)
     if config.start_from:
         start_from(model, config.start_from)
-    reviver = CodeReviver(model.quantizer, config.revive_after)
+    dead_codes = DeadCodeRestart(model.quantizer, config.restart_codes_after)
     run = TrainingRun(config, config.run, config.optimizer, model)
     objective = Objective(config.loss, model, run.accelerator)
-    run.resume(keep=[reviver, objective.lecam])
+    run.resume(keep=[dead_codes, objective.lecam])
     assign = config.load(model) if config.is_made else None
     skipped = list(dataset.skipped)
     usage = CodebookUsage(config.model.codebook_size)
@@ -87,8 +87,8 @@ def main(config: TokenizerTraining) -> Path:
             run.log({"loss": loss, **terms, **of_codes, "tokens_per_clip": lengths.sum(1).double().mean()})
             usage.reset()
         discriminator_terms = objective.after_update(output, video)
-        if run.step < REVIVE_UNTIL * config.optimizer.steps:
-            reviver.step(output.tokens.codes, output.encoded, random)
+        if run.step < RESTART_UNTIL * config.optimizer.steps:
+            dead_codes.step(output.tokens.codes, output.encoded, random)
             broadcast(model.quantizer.codebook.data)  # every process takes the first one's moves
     run.finish(model)
     report_skipped(skipped, dataset.num_files, accelerator.print)

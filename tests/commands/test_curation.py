@@ -25,7 +25,7 @@ from evagen.data.video import VideoError
 from evagen.errors import UserError
 from evagen.eval import LPIPSDistance
 from evagen.tokenizer import Router, VideoTokenizer
-from evagen.tokenizer.router import look
+from evagen.tokenizer.router import router_features
 from evagen.training.metrics import read_metrics
 from evagen.training.run import TrainingRun
 
@@ -211,7 +211,7 @@ def test_an_unfinished_record_says_how_far_it_is(root, tmp_path):
 def test_how_a_stopped_curation_is_carried_out_may_change(root, tmp_path):
     interrupt(lambda: curate.main(curation(root, tmp_path, save_seconds=0)), parts=3)
     changed = curation(root, tmp_path, max_segments=5)
-    changed.run.num_workers, changed.run.tracker = 1, "tensorboard"
+    changed.run.num_workers, changed.run.attention = 1, "torch"
     curate.main(changed)
     straight, gone_on = read_record(root / "curated"), read_record(tmp_path)
     assert torch.equal(gone_on.keys, straight.keys)
@@ -235,7 +235,7 @@ def test_a_tokenizer_that_changed_is_noticed(root, tmp_path):
     curate.main(config)
     tiny_tokenizer(seed=1).save_pretrained(tmp_path / "tokenizer")
     with pytest.raises(
-        UserError, match=r"was measured with tokenizer \w{16}, but .* now holds \w{16}; run `evagen curate`"
+        UserError, match=r"was measured with tokenizer \w{16}, but that of .* is \w{16}: run `evagen curate`"
     ):
         read_record(tmp_path / "out")
     shutil.rmtree(tmp_path / "tokenizer")
@@ -255,13 +255,25 @@ def test_videos_that_changed_are_noticed(root, tmp_path):
 @pytest.mark.parametrize(
     ("stage", "changes", "message"),
     [
-        (curate, {"data": {"size": 64}}, "clips of 8 frames at 32 pixels; data.frames is 8 and data.size 64"),
+        (
+            curate,
+            {"data": {"size": 64}},
+            "at 64 pixels, the tokenizer works on 8 frames at 32 pixels: change data",
+        ),
         (curate, {"compare": {"network": "lpips", "vgg16": "/nowhere.pth"}}, "no VGG16 weights at /nowhere.pth"),
-        (tokenize, {"data": {"frames": 4}}, "data.frames is 4 and data.size 32"),
+        (
+            tokenize,
+            {"data": {"frames": 4}},
+            "of 4 frames at 32 pixels, the tokenizer works on 8 frames at 32",
+        ),
         (tokenize, {"router": None}, "give either router, or uniform_length"),
         (tokenize, {"uniform_length": 4}, "give either router, or uniform_length"),
         (tokenize, {"router": None, "uniform_length": 5}, "uniform_length=5: the tokenizer's lengths are"),
-        (tokenize, {"router": "other"}, r"knows assignments of 2 blocks with levels \[4, 8\]"),
+        (
+            tokenize,
+            {"router": "other"},
+            r"other does not fit: the tokenizer has levels \[2, 4, 8\] .* the router \[4, 8\]",
+        ),
     ],
 )
 def test_what_does_not_fit_is_refused(root, tmp_path, stage, changes, message):
@@ -338,12 +350,14 @@ def test_each_process_and_batch_draws_rows_of_its_own(record, tmp_path):
     assert train_router._draw(config, train, 1, 0)[0].tolist() == drawn[1, 0]
 
 
-def test_kept_pictures_are_those_of_the_data_sets_clips_and_within_bounds(record):
+def test_kept_features_are_those_of_the_data_sets_clips_and_within_bounds(record):
     dataset = read_record(record).open_clips()
-    one = look(dataset[0].video[None], 4, 4)[0]
-    cached = train_router.CachedPictures(dataset, lambda video: look(video, 4, 4), max_bytes=3 * one.nbytes + 5)
+    one = router_features(dataset[0].video[None], 4, 4)[0]
+    cached = train_router.CachedFeatures(
+        dataset, lambda video: router_features(video, 4, 4), max_bytes=3 * one.nbytes + 5
+    )
     for key in (7, 2, 7, 0, 5, 2, 9):
-        assert torch.equal(cached[key], look(dataset[key].video[None], 4, 4)[0])
+        assert torch.equal(cached[key], router_features(dataset[key].video[None], 4, 4)[0])
     assert list(cached.kept) == [7, 2, 0]
 
 

@@ -39,7 +39,7 @@ def tokenizer_config(root: Path, out: Path, **changes) -> train_tokenizer.Tokeni
             "decoder_depth": 1, "decoder_heads": 2, "codebook_size": 32, "code_width": 4,
         },
         "optimizer": {"steps": 6, "batch_size": 4, "matrices": "muon", "learning_rate": 0.01, "warmup_steps": 2},
-        "revive_after": 2,
+        "restart_codes_after": 2,
         **changes,
     }  # fmt: skip
     return check_config(train_tokenizer.TokenizerTraining, values, "test")
@@ -144,7 +144,7 @@ def test_a_finished_stage_is_not_run_again(road):
 
 def test_fine_tuning_starts_from_the_trained_weights(road, tmp_path):
     gently = {"steps": 1, "batch_size": 4, "learning_rate": 1e-9, "weight_decay": 0.0}
-    config = tokenizer_config(road, tmp_path, start_from=str(road / "final"), optimizer=gently, revive_after=99)
+    config = tokenizer_config(road, tmp_path, start_from=str(road / "final"), optimizer=gently, restart_codes_after=99)
     train_tokenizer.main(config)
     tuned = VideoTokenizer.from_pretrained(tmp_path).state_dict()
     trained = VideoTokenizer.from_pretrained(road / "final").state_dict()
@@ -161,10 +161,10 @@ def test_fine_tuning_a_model_of_other_sizes_is_explained(road, tmp_path):
 def test_a_folder_of_another_run_is_refused(road, tmp_path):
     config = tokenizer_config(road, tmp_path / "run")
     (tmp_path / "run").mkdir()
-    other = tokenizer_config(road, tmp_path / "run", revive_after=3)
+    other = tokenizer_config(road, tmp_path / "run", restart_codes_after=3)
     claim_folder(other, tmp_path / "run")
     with pytest.raises(
-        UserError, match=r"holds a run with another config: revive_after is 3 there and .* here; choose"
+        UserError, match=r"holds a run with another config: restart_codes_after is 3 there and .* here; choose"
     ):
         train_tokenizer.main(config)
 
