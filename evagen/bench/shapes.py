@@ -1,13 +1,13 @@
 """Made clips of moving shapes, and a tiny tokenizer trained on them until more tokens give better pictures."""
 
 import torch
-from diffusers.optimization import get_cosine_schedule_with_warmup
 from torch import Tensor
 from tqdm.auto import tqdm
 
 from evagen.eval import PerceptualDistance
 from evagen.tokenizer import DeadCodeRestart, LossWeights, VideoTokenizer, tokenizer_loss
-from evagen.training.run import OptimizerConfig, make_optimizers
+from evagen.training.optimizers import make_optimizers, make_scheduler
+from evagen.training.settings import OptimizerConfig
 
 LEVELS = [4, 8, 16, 32, 64]
 FRAMES, SIZE = 16, 64
@@ -47,7 +47,7 @@ def train_tiny_tokenizer(perceptual: PerceptualDistance, steps: int = STEPS) -> 
         matrices="muon", steps=steps, batch_size=BATCH, learning_rate=0.005, muon_learning_rate=0.02, warmup_steps=20
     )
     optimizers = make_optimizers(model, config)
-    schedulers = [get_cosine_schedule_with_warmup(each, config.warmup_steps, steps) for each in optimizers]
+    schedulers = [make_scheduler(each, config) for each in optimizers]
     dead_codes = DeadCodeRestart(model.quantizer, RESTART_AFTER)
     for step in tqdm(range(steps), desc="training", unit="step"):
         random = torch.Generator().manual_seed(step)

@@ -27,17 +27,11 @@ from evagen.ar_model import (
 )
 from evagen.config import Section, section_of
 from evagen.data.corpus import Corpus, read_corpus
-from evagen.models.fit import check_same_tokenizer
-from evagen.models.loading import start_from
+from evagen.training.generator import FROM_CORPUS, new_generator
 from evagen.training.metrics import Mean
 from evagen.training.run import TrainingRun, is_finished
 from evagen.training.settings import LayerSettings, OptimizerConfig, TrainingSettings
 from evagen.training.token_batches import ClipBatches, class_dropout_numbers
-
-FROM_CORPUS = (
-    "codebook_size", "levels", "num_blocks", "class_names", "tokenizer_fingerprint", "class_dropout", "given_frames",
-    "num_given_blocks",
-)  # fmt: skip
 
 
 class ModelConfig(section_of(VideoGenerator, leave_out=FROM_CORPUS)):  # type: ignore[misc]
@@ -89,7 +83,9 @@ def main(config: GeneratorTraining) -> Path:
         return config.run.out
     corpus = read_corpus(config.corpus)
     set_seed(config.run.seed)
-    model = new_generator(corpus, config)
+    model = new_generator(
+        corpus, config.model.model_dump(exclude={"size"}), config.class_dropout, config.use_classes, config.start_from
+    )
     run = TrainingRun(config, config.run, config.optimizer, model)
     targets_of_row, tokens_of_row = corpus.tokens_per_clip()
     batches = ClipBatches(
@@ -113,23 +109,6 @@ def main(config: GeneratorTraining) -> Path:
             run.log(metrics_of(losses, length_logits, tokens, sequence_lengths, model.grammar))
     run.finish(model)
     return config.run.out
-
-
-def new_generator(corpus: Corpus, config: GeneratorTraining) -> VideoGenerator:
-    """A generator whose vocabulary is the corpus's, untrained or with the weights of `start_from`."""
-    model = VideoGenerator(
-        codebook_size=corpus.codebook_size, levels=corpus.levels, num_blocks=corpus.num_blocks,
-        class_names=corpus.class_names if config.use_classes else [], class_dropout=config.class_dropout,
-        tokenizer_fingerprint=corpus.tokenizer_fingerprint, given_frames=corpus.given_frames,
-        num_given_blocks=corpus.num_given_blocks, **config.model.model_dump(exclude={"size"}),
-    )  # fmt: skip
-    if config.start_from:
-        wrote = start_from(model, config.start_from).config.tokenizer_fingerprint
-        check_same_tokenizer(
-            wrote, corpus.tokenizer_fingerprint, f"the generator at {config.start_from} writes tokens of",
-            "the corpus", "give one of the same tokenizer, or train without start_from",
-        )  # fmt: skip
-    return model
 
 
 def pack_clips(
