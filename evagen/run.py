@@ -5,15 +5,19 @@ is accepted that does nothing.
 """
 
 import os
+import platform
 from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Literal
 
+import diffusers
 import torch
+import transformers
 from accelerate import Accelerator
 from accelerate.utils import DataLoaderConfiguration, InitProcessGroupKwargs, ProjectConfiguration
 from pydantic import Field
 
+from evagen import __version__
 from evagen.config import ONLY_HOW, Section, differences, load_config, save_config
 from evagen.errors import UserError
 from evagen.kernels.attention_backends import AttentionBackend
@@ -103,3 +107,14 @@ def claim_folder(config: Section, out: Path) -> None:
             "the folder to start afresh"
         )
     save_config(config, out)
+
+
+def versions() -> dict[str, str]:
+    """Names and versions of what computes a result, for manifests and records."""
+    return {
+        "evagen": __version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "diffusers": diffusers.__version__,
+    }

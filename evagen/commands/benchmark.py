@@ -99,12 +99,17 @@ def main(config: Benchmark) -> Path:
             environment=environment(accelerator.device, accelerator.num_processes),
             seconds=earlier or round(time.monotonic() - started, 2),
         )  # fmt: skip
-        write_record(out / "record.json", record)
-        table = compare([out])
-        (out / "table.md").write_text(table + "\n")
-        print(table, "", *(f"note: {remark}" for remark in (*videos.remarks, *record.remarks)), sep="\n")
+        _publish(out, record, [*videos.remarks, *remarks])
     accelerator.wait_for_everyone()
     return out
+
+
+def _publish(out: Path, record: Record, remarks: Sequence[str]) -> None:
+    """Writes `record.json` and `table.md`, and prints the table with what is to be said of it."""
+    write_record(out / "record.json", record)
+    table = compare([out])
+    (out / "table.md").write_text(table + "\n")
+    print(table, "", *(f"note: {remark}" for remark in remarks), sep="\n")
 
 
 def seconds_before(out: Path) -> float | None:

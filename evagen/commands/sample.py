@@ -22,13 +22,12 @@ from evagen.errors import UserError
 from evagen.models.fit import check_generator
 from evagen.models.inference import load_for
 from evagen.models.loading import fingerprint
-from evagen.run import start_accelerator
+from evagen.run import start_accelerator, versions
 from evagen.sampling.clips import SampledClips
 from evagen.sampling.config import Sampling
 from evagen.sampling.frame_grid import frame_grid
 from evagen.sampling.rows import SampleRows
 from evagen.tokenizer import VideoTokenizer
-from evagen.versions import versions
 
 
 def main(config: Sampling) -> Path:

@@ -14,7 +14,7 @@ from pydantic import Field, ValidationError
 from evagen import __version__
 from evagen.config import Section
 from evagen.errors import UserError
-from evagen.versions import versions
+from evagen.run import versions
 
 
 class Score(Section):

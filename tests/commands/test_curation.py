@@ -1,4 +1,4 @@
-"""Curation, tokenization and the router's training on real files: one process or two, resumed, skipped, refused."""
+"""Curation and tokenization on real files: one process or two, resumed, skipped, refused."""
 
 import os
 import shutil
@@ -9,12 +9,19 @@ from pathlib import Path
 
 import pytest
 import torch
+from tiny_curation import (
+    curation,
+    inputs,
+    made_up_record,
+    routing,
+    tokenization,
+    write_inputs,
+)
 from tiny_models import tiny_router, tiny_tokenizer
 from torchmetrics.functional.image.lpips import _LPIPS
-from video_fixtures import write_class_folders
 
-from evagen.commands import curate, tokenize, train_router
-from evagen.config import check_config, save_config
+from evagen.commands import curate, tokenize
+from evagen.config import save_config
 from evagen.data import clip_table
 from evagen.data import clips as clips_module
 from evagen.data.clips import ClipDataset, collate_clips
@@ -25,38 +32,24 @@ from evagen.data.video import VideoError
 from evagen.errors import UserError
 from evagen.eval import LPIPSDistance
 from evagen.tokenizer import Router, VideoTokenizer
-from evagen.tokenizer.router import router_features
 from evagen.training.metrics import read_metrics
-from evagen.training.run import TrainingRun
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory) -> Path:
-    """Videos of 13 clips, a tokenizer and a router with random weights, and what one process makes of them."""
+    """The inputs, and what one process makes of them."""
     root = tmp_path_factory.mktemp("curation")
-    write_class_folders(root / "videos", {"ants": 5, "bees": 4, "cats": 4}, num_frames=10)
-    tiny_tokenizer().save_pretrained(root / "tokenizer")
-    tiny_router().save_pretrained(root / "router")
+    write_inputs(root)
     curate.main(curation(root, root / "curated"))
     tokenize.main(tokenization(root, root / "tokens"))
     return root
 
 
-def curation(root: Path, out: Path, **changes) -> curate.Curation:
-    return check_config(curate.Curation, {**_inputs(root, out), "distance_frames": 1, **changes}, "test")
-
-
-def tokenization(root: Path, out: Path, **changes) -> tokenize.Tokenization:
-    values = {**_inputs(root, out), "router": str(root / "router"), **changes}
-    return check_config(tokenize.Tokenization, values, "test")
-
-
-def _inputs(root: Path, out: Path) -> dict:
-    data = {"root": str(root / "videos"), "layout": "folder", "frames": 8, "size": 32}
-    run = {"out": str(out)}
-    return {"run": run, "data": data, "tokenizer": str(root / "tokenizer"), "batch_size": 2}
+@pytest.fixture(scope="module")
+def record(root) -> Path:
+    return made_up_record(root)
 
 
 def rows(table: Path) -> list[bytes]:
@@ -279,135 +272,7 @@ def test_videos_that_changed_are_noticed(root, tmp_path):
 def test_what_does_not_fit_is_refused(root, tmp_path, stage, changes, message):
     tiny_router(levels=[4, 8]).save_pretrained(tmp_path / "other")
     make = curation if stage is curate else tokenization
-    data = {**_inputs(root, tmp_path)["data"], **changes.get("data", {})}
+    data = {**inputs(root, tmp_path)["data"], **changes.get("data", {})}
     router = {"router": str(tmp_path / "other")} if changes.get("router") else {}
     with pytest.raises(UserError, match=message):
         stage.main(make(root, tmp_path / "out", **{**changes, "data": data, **router}))
-
-
-# The router's training
-
-
-def curated_with(gain: Callable[[torch.Tensor], torch.Tensor], root: Path, out: Path) -> Path:
-    """A record of made-up distances that fall with the number of tokens where a clip's `gain` is positive."""
-
-    def distances(search, video):
-        tokens = search.tokenizer.assignments.table().sum(1).double()  # A
-        perceptual = 1 + gain(video).double()[:, None] / tokens  # B A
-        return {"perceptual": perceptual, "mse": perceptual}
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(curate.CandidateSearch, "all_distances", distances)
-        curate.main(curation(root, out))
-    return out
-
-
-@pytest.fixture(scope="module")
-def record(root) -> Path:
-    return curated_with(lambda video: 2 + video.mean((1, 2, 3, 4)), root, root / "record")
-
-
-def routing(record: Path, out: Path, **changes) -> train_router.RouterTraining:
-    values = {
-        "run": {"out": str(out), "tracker": "none", "log_every": 1, "save_every": 2},
-        "record": str(record),
-        "model": {"patch": 8, "width": 32, "depth": 1, "num_heads": 2, "drop_rate": 0.5},
-        "optimizer": {"steps": 5, "batch_size": 4, "learning_rate": 0.001},
-        "held_out": 0.25,
-        **changes,
-    }
-    return check_config(train_router.RouterTraining, values, "test")
-
-
-def weights(folder: Path) -> dict[str, torch.Tensor]:
-    return Router.from_pretrained(folder).state_dict()
-
-
-def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
-    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
-
-
-@pytest.fixture(scope="module")
-def routed(root, record) -> Path:
-    return train_router.main(routing(record, root / "routed"))
-
-
-@pytest.mark.parametrize(("cache_bytes", "num_workers"), [(0, 0), (60_000, 0), (2**30, 2)])
-def test_where_clips_come_from_does_not_change_the_router(
-    record, routed, tmp_path, monkeypatch, cache_bytes, num_workers
-):
-    monkeypatch.setattr(train_router, "CACHE_BYTES", cache_bytes)
-    config = routing(record, tmp_path)
-    config.run.num_workers = num_workers
-    train_router.main(config)
-    assert same(weights(tmp_path), weights(routed))
-
-
-def test_each_process_and_batch_draws_rows_of_its_own(record, tmp_path):
-    config, train = routing(record, tmp_path), torch.arange(1000)
-    drawn = {place: train_router._draw(config, train, *place)[0].tolist() for place in ((0, 0), (0, 1), (1, 0), (1, 1))}
-    assert len({tuple(rows) for rows in drawn.values()}) == 4
-    assert train_router._draw(config, train, 1, 0)[0].tolist() == drawn[1, 0]
-
-
-def test_kept_features_are_those_of_the_data_sets_clips_and_within_bounds(record):
-    dataset = read_record(record).open_clips()
-    one = router_features(dataset[0].video[None], 4, 4)[0]
-    cached = train_router.CachedFeatures(
-        dataset, lambda video: router_features(video, 4, 4), max_bytes=3 * one.nbytes + 5
-    )
-    for key in (7, 2, 7, 0, 5, 2, 9):
-        assert torch.equal(cached[key], router_features(dataset[key].video[None], 4, 4)[0])
-    assert list(cached.kept) == [7, 2, 0]
-
-
-def test_a_resumed_router_equals_an_uninterrupted_one(record, routed, tmp_path, monkeypatch):
-    update, calls = TrainingRun.update, []
-
-    def killed_at_the_fifth(self, *arguments):
-        calls.append(1)
-        if len(calls) == 5:
-            raise KeyboardInterrupt
-        update(self, *arguments)
-
-    monkeypatch.setattr(TrainingRun, "update", killed_at_the_fifth)
-    with pytest.raises(KeyboardInterrupt):
-        train_router.main(routing(record, tmp_path))
-    monkeypatch.undo()
-    train_router.main(routing(record, tmp_path))
-    assert same(weights(tmp_path), weights(routed))
-    rewards = [[line["held_out_reward"] for line in read_metrics(folder)] for folder in (tmp_path, routed)]
-    assert rewards[0] == rewards[1]
-
-
-def test_a_router_for_one_preference_is_trained_on_that_alone(record, tmp_path, monkeypatch):
-    seen = []
-    forward = Router.forward
-
-    def watched(self, video, preference):
-        seen.append(preference)
-        return forward(self, video, preference)
-
-    monkeypatch.setattr(Router, "forward", watched)
-    train_router.main(routing(record, tmp_path, preference_range=[1.2, 1.2]))
-    assert torch.equal(torch.cat(seen), torch.full((5 * (4 + 3),), 1.2))  # 4 trained on and 3 held out in each step
-
-
-@pytest.mark.parametrize("bounds", [[1.6, 0.8], [-0.1, 1], [1, 2.1]])
-def test_bad_preference_ranges_are_explained(record, tmp_path, bounds):
-    with pytest.raises(UserError, match=r"'preference_range' is .*: .*0 <= low <= high <= 2"):
-        routing(record, tmp_path, preference_range=bounds)
-
-
-def test_records_that_cannot_be_trained_on_are_explained(root, record, tmp_path, monkeypatch):
-    useless = curated_with(lambda video: -torch.ones(len(video)), root, tmp_path / "useless")
-    with pytest.raises(UserError, match="cannot be trained on: the mean distance at the longest assignment"):
-        train_router.main(routing(useless, tmp_path / "a"))
-
-    def fails(path, *_):
-        raise VideoError(path, "gone")
-
-    monkeypatch.setattr(clips_module, "read_square", fails)
-    for held_out in (0, 0.25):
-        with pytest.raises(UserError, match=r"avi was measured in the record but cannot be read now: gone"):
-            train_router.main(routing(record, tmp_path / f"{held_out}", held_out=held_out))

@@ -1,0 +1,117 @@
+"""The router's training on a record: wherever clips come from, resumed, for one preference, refused."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from tiny_curation import curated_with, made_up_record, routing, same, weights, write_inputs
+
+from evagen.commands import train_router
+from evagen.data import clips as clips_module
+from evagen.data.curation_record import read_record
+from evagen.data.video import VideoError
+from evagen.errors import UserError
+from evagen.tokenizer import Router
+from evagen.tokenizer.router import router_features
+from evagen.training.metrics import read_metrics
+from evagen.training.run import TrainingRun
+
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory) -> Path:
+    root = tmp_path_factory.mktemp("router")
+    write_inputs(root)
+    return root
+
+
+@pytest.fixture(scope="module")
+def record(root) -> Path:
+    return made_up_record(root)
+
+
+@pytest.fixture(scope="module")
+def routed(root, record) -> Path:
+    return train_router.main(routing(record, root / "routed"))
+
+
+@pytest.mark.parametrize(("cache_bytes", "num_workers"), [(0, 0), (60_000, 0), (2**30, 2)])
+def test_where_clips_come_from_does_not_change_the_router(
+    record, routed, tmp_path, monkeypatch, cache_bytes, num_workers
+):
+    monkeypatch.setattr(train_router, "CACHE_BYTES", cache_bytes)
+    config = routing(record, tmp_path)
+    config.run.num_workers = num_workers
+    train_router.main(config)
+    assert same(weights(tmp_path), weights(routed))
+
+
+def test_each_process_and_batch_draws_rows_of_its_own(record, tmp_path):
+    config, train = routing(record, tmp_path), torch.arange(1000)
+    drawn = {place: train_router._draw(config, train, *place)[0].tolist() for place in ((0, 0), (0, 1), (1, 0), (1, 1))}
+    assert len({tuple(rows) for rows in drawn.values()}) == 4
+    assert train_router._draw(config, train, 1, 0)[0].tolist() == drawn[1, 0]
+
+
+def test_kept_features_are_those_of_the_data_sets_clips_and_within_bounds(record):
+    dataset = read_record(record).open_clips()
+    one = router_features(dataset[0].video[None], 4, 4)[0]
+    cached = train_router.CachedFeatures(
+        dataset, lambda video: router_features(video, 4, 4), max_bytes=3 * one.nbytes + 5
+    )
+    for key in (7, 2, 7, 0, 5, 2, 9):
+        assert torch.equal(cached[key], router_features(dataset[key].video[None], 4, 4)[0])
+    assert list(cached.kept) == [7, 2, 0]
+
+
+def test_a_resumed_router_equals_an_uninterrupted_one(record, routed, tmp_path, monkeypatch):
+    update, calls = TrainingRun.update, []
+
+    def killed_at_the_fifth(self, *arguments):
+        calls.append(1)
+        if len(calls) == 5:
+            raise KeyboardInterrupt
+        update(self, *arguments)
+
+    monkeypatch.setattr(TrainingRun, "update", killed_at_the_fifth)
+    with pytest.raises(KeyboardInterrupt):
+        train_router.main(routing(record, tmp_path))
+    monkeypatch.undo()
+    train_router.main(routing(record, tmp_path))
+    assert same(weights(tmp_path), weights(routed))
+    rewards = [[line["held_out_reward"] for line in read_metrics(folder)] for folder in (tmp_path, routed)]
+    assert rewards[0] == rewards[1]
+
+
+def test_a_router_for_one_preference_is_trained_on_that_alone(record, tmp_path, monkeypatch):
+    seen = []
+    forward = Router.forward
+
+    def watched(self, video, preference):
+        seen.append(preference)
+        return forward(self, video, preference)
+
+    monkeypatch.setattr(Router, "forward", watched)
+    train_router.main(routing(record, tmp_path, preference_range=[1.2, 1.2]))
+    assert torch.equal(torch.cat(seen), torch.full((5 * (4 + 3),), 1.2))  # 4 trained on and 3 held out in each step
+
+
+@pytest.mark.parametrize("bounds", [[1.6, 0.8], [-0.1, 1], [1, 2.1]])
+def test_bad_preference_ranges_are_explained(record, tmp_path, bounds):
+    with pytest.raises(UserError, match=r"'preference_range' is .*: .*0 <= low <= high <= 2"):
+        routing(record, tmp_path, preference_range=bounds)
+
+
+def test_records_that_cannot_be_trained_on_are_explained(root, record, tmp_path, monkeypatch):
+    useless = curated_with(lambda video: -torch.ones(len(video)), root, tmp_path / "useless")
+    with pytest.raises(UserError, match="cannot be trained on: the mean distance at the longest assignment"):
+        train_router.main(routing(useless, tmp_path / "a"))
+
+    def fails(path, *_):
+        raise VideoError(path, "gone")
+
+    monkeypatch.setattr(clips_module, "read_square", fails)
+    for held_out in (0, 0.25):
+        with pytest.raises(UserError, match=r"avi was measured in the record but cannot be read now: gone"):
+            train_router.main(routing(record, tmp_path / f"{held_out}", held_out=held_out))
