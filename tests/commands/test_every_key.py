@@ -1,0 +1,316 @@
+"""Every key of every command's config does something: with another value something else comes out. Keys that only say
+how a run is carried out (`ONLY_HOW`) change no result, and are shown to be asked for."""
+
+import hashlib
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import VJEPA2Config, VJEPA2Model
+
+from evagen.commands import COMMANDS
+from evagen.commands.benchmark import main as benchmark
+from evagen.config import ONLY_HOW, Section, _section_in, with_overrides
+from evagen.data.arcade import build_arcade
+from evagen.errors import UserError
+from evagen.scoring.config import Benchmark
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+TIMES = ("clips_per_second", "seconds", "config", "versions", "environment", "computed_by")
+
+DATA = {
+    "data.root": "{}/other", "data.layout": "folder", "data.split": "test", "data.split_index": "2",
+    "data.csv": "x.csv", "data.video_column": "v", "data.label_column": "l", "data.skip_list": "{}/skip.json",
+    "data.more": "[{{root: {}/other, layout: ucf101}}]", "data.frames": "12", "data.stride": "2", "data.size": "40",
+    "data.clip": "centre", "data.crop": "random", "data.flip": "true", "data.seed": "1 data.crop=random",
+    "data.classes": "[Boxing]", "data.without_classes": "[Boxing]", "data.limit": "3",
+}  # fmt: skip
+OPTIMIZER = {
+    "optimizer.matrices": "muon", "optimizer.steps": "3", "optimizer.batch_size": "3", "optimizer.accumulation": "2",
+    "optimizer.learning_rate": "0.02", "optimizer.muon_learning_rate": "0.5 optimizer.matrices=muon",
+    "optimizer.warmup_steps": "2", "optimizer.weight_decay": "0.5", "optimizer.betas": "[0.5, 0.5]",
+    "optimizer.gradient_clip": "0.01", "optimizer.ema_decay": "0.9",
+}  # fmt: skip
+TRAINING = {"run.seed": "1", "run.mixed_precision": "bf16"}
+LENGTHS = {"router": "{}/router2", "preference": "0.8", "uniform_length": "4 router=null"}
+COMPARE = {"compare.network": "lpips compare.vgg16=/nowhere", "compare.vgg16": "/elsewhere compare.network=lpips"}
+PATCH, ALIGN = " loss.adversarial.discriminator=patch", " loss.alignment.weight=0.5 loss.alignment.teacher={}/teacher"
+MODEL = {
+    "model.levels": "[1, 8]", "model.temporal_patch": "8", "model.spatial_patch": "16", "model.encoder_width": "48",
+    "model.encoder_depth": "2", "model.encoder_heads": "1", "model.decoder_width": "48", "model.decoder_depth": "2",
+    "model.decoder_heads": "1", "model.codebook_size": "48", "model.code_width": "5",
+}  # fmt: skip
+LOSS = {
+    **{f"loss.{name}": "7" for name in ("l1", "l2", "perceptual", "codebook", "commitment", "entropy")},
+    **{f"loss.{key}": value.replace("compare", "loss.compare") for key, value in COMPARE.items()},
+    "loss.compare.frames": "1",
+    "loss.adversarial.discriminator": "patch", "loss.adversarial.weight": "9" + PATCH,
+    "loss.adversarial.videomae": "/nowhere loss.adversarial.discriminator=videomae",
+    "loss.adversarial.adaptive": "true" + PATCH, "loss.adversarial.start_step": "1" + PATCH,
+    "loss.adversarial.ramp_steps": "5" + PATCH, "loss.adversarial.lecam": "0.5" + PATCH,
+    "loss.adversarial.learning_rate": "0.1" + PATCH,
+    "loss.alignment.weight": "0.7" + ALIGN, "loss.alignment.teacher": "/nowhere loss.alignment.weight=0.5",
+    "loss.alignment.learning_rate": "0.5" + ALIGN, "loss.alignment.layer": "2" + ALIGN,
+}  # fmt: skip
+OPTIONS = {
+    "options.temperature": "0.1", "options.top_k": "1", "options.top_p": "0.1", "options.min_p": "0.9",
+    "options.guidance": "3", "options.guidance_schedule": "linear options.guidance=3",
+    "options.guidance_interval": "[0.4, 0.5] options.guidance=9 options.guidance_schedule=interval",
+}  # fmt: skip
+PRECISION = {"run.precision": "bf16"}
+GENERATION = " router=null generator={}/generator protocol=larp-ucf101-class2video changes.drawn=4"
+
+OTHER_VALUES = {
+    "train-tokenizer": {
+        **TRAINING, **DATA, **MODEL, **LOSS, **OPTIMIZER, "start_from": "{}/proxy", "restart_codes_after": "1",
+        "router": "{}/router", "preference": "0 router={}/router2", "uniform_length": "4",
+    },
+    "curate": {
+        **PRECISION, **DATA, **COMPARE, "tokenizer": "{}/final", "batch_size": "3", "distance_frames": "1",
+    },
+    "train-router": {
+        **TRAINING, **OPTIMIZER, "record": "{}/curation2", "model.downscale": "2", "model.patch": "4",
+        "model.width": "48", "model.depth": "2", "model.num_heads": "1", "model.drop_rate": "0.5",
+        "preference_range": "[1.0, 1.0]", "target_temperature": "0.5", "held_out": "0.5",
+    },
+    "tokenize": {
+        **PRECISION, **DATA, **LENGTHS, "tokenizer": "{}/proxy", "flips": "false", "given_frames": "4",
+        "batch_size": "3",
+    },
+    "train-generator": {
+        **TRAINING, **OPTIMIZER, "optimizer.tokens_per_batch": "99 optimizer.batch_size=null", "corpus": "{}/tokens2",
+        "model.width": "48", "model.depth": "2", "model.num_heads": "1", "model.hidden_width": "64",
+        "model.rope_theta": "2", "model.norm_eps": "0.5",
+        "model.size": "nano", "start_from": "{}/generator",
+        "class_dropout": "0.9", "use_classes": "false",
+    },
+    "sample": {
+        **PRECISION, **OPTIONS, "run.seed": "1", "generator": "{}/generator2", "tokenizer": "{}/proxy",
+        "classes": "[Boxing]", "clips_per_class": "1", "lengths.forced": "[1, 4, null, 1]", "lengths.max_length": "1",
+        "lengths.max_tokens": "7", "lengths.bias": "-9", "blocks": "6", "overlap": "1 blocks=6", "formats": "[mkv]",
+        "frames_per_second": "3",
+        **{
+            f"given.{key}": value.replace("data.", "given.data.")
+            for key, value in (DATA | {"preference": "0", "frames": "4"}).items()
+        },
+        "given.router": "{}/router", "given.uniform_length": "1 given.router=null",
+    },
+    "study quality-cost": {
+        **PRECISION, "record": "{}/curation2", "held_out": "{{a: {}/curation2}}", "proxy": "{}/final",
+        "final": "{}/proxy", "router": "{}/router2", "single_routers": "{{0.8: {}/router2}}", "preference": "0.8",
+        "num_preferences": "2",
+    },
+    "benchmark": {
+        **PRECISION, **COMPARE, **LENGTHS, "protocol": "adaptok-ucf101-recon", "tokenizer": "{}/proxy",
+        "run.seed": "1" + GENERATION,
+        "data.root": "{}/other", "data.layout": "folder", "data.csv": "x", "data.video_column": "v",
+        "data.label_column": "l", "data.skip_list": "{}/skip.json",
+        "changes.dataset": "mine", "changes.split": "test", "changes.split_index": "2", "changes.size": "40",
+        "changes.drawn": "3", "changes.first_videos": "3", "changes.num_generated": "3", "changes.seed": "1",
+        "changes.scored_frames": "predicted-only", "changes.ddof": "1",
+        "generator": "{}/generator router=null protocol=larp-ucf101-class2video changes.drawn=4",
+        "samples": "{}/other router=null tokenizer=null protocol=larp-ucf101-class2video changes.drawn=4",
+        **{
+            key: value + GENERATION for key, value in OPTIONS.items()
+        },
+        "detector": "videomae detector_weights=/nowhere", "detector_weights": "/nowhere",
+        "detector_sha256": "00", "download": "false detector=protocol", "certainty.resamples": "7",
+        "certainty.level": "0.5", "certainty.extrapolate": "true",
+        "accept_incomplete": "true data.root={}/damaged",
+        "label": "mine", "cache": "{}/cache", "batch_size": "3",
+    },
+}  # fmt: skip
+
+
+TINY = {
+    "levels": [1, 4], "encoder_width": 32, "encoder_depth": 1, "encoder_heads": 2, "decoder_width": 32,
+    "decoder_depth": 2, "decoder_heads": 2, "codebook_size": 32, "code_width": 4,
+}  # fmt: skip
+
+
+def base(command: str, root: Path) -> dict:
+    """A config that runs in a second, for `with_overrides`."""
+    data = {"root": f"{root}/arcade", "layout": "ucf101", "size": 32, "clip": "first"}
+    optimizer = {"steps": 2, "batch_size": 2, "learning_rate": 0.01}
+    training = {"log_every": 1, "tracker": "none"}
+    models = {"tokenizer": f"{root}/final", "router": f"{root}/router"}
+    given = {"data": data | {"clip": "first"}, "router": f"{root}/router2"}
+    return {
+        "train-tokenizer": {
+            "run": training, "data": data | {"clip": "random"}, "model": TINY, "optimizer": optimizer,
+            "loss": {"adversarial": {"ramp_steps": 0}, "alignment": {"layer": 1}},
+        },
+        "curate": {"run": {}, "data": data | {"limit": 4}, "tokenizer": f"{root}/proxy", "batch_size": 2},
+        "train-router": {
+            "run": training, "record": f"{root}/curation", "optimizer": optimizer, "held_out": 0.25,
+            "model": {"patch": 8, "width": 32, "depth": 1, "num_heads": 2},
+        },
+        "tokenize": {"run": {}, "data": data, **models, "batch_size": 2},
+        "train-generator": {
+            "run": training, "corpus": f"{root}/tokens", "optimizer": optimizer, "class_dropout": 0.5,
+            "model": {"width": 32, "depth": 1, "num_heads": 2},
+        },
+        "sample": {
+            "run": {}, "generator": f"{root}/generator", "tokenizer": f"{root}/final", "clips_per_class": 2,
+            "given": None,
+        },
+        "sample given": {
+            "run": {}, "generator": f"{root}/generator", "tokenizer": f"{root}/final", "clips_per_class": 1,
+            "given": given,
+        },
+        "study quality-cost": {
+            "run": {}, "record": f"{root}/curation", "held_out": {"a": f"{root}/curation"}, "proxy": f"{root}/proxy",
+            "final": f"{root}/final", "router": f"{root}/router", "single_routers": {1.0: f"{root}/router"},
+            "num_preferences": 3,
+        },
+        "benchmark": {
+            "run": {}, "protocol": "larp-ucf101-recon", "changes": {"dataset": "arcade", "size": 32}, **models,
+            "data": {"root": f"{root}/arcade", "layout": "ucf101"}, "detector": "offline",
+            "certainty": {"resamples": 3}, "compare": {"network": "offline"},
+        },
+    }[command]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory) -> Path:
+    """Data and trained models for every command, each in two kinds."""
+    root = tmp_path_factory.mktemp("keys")
+    for name, seed in (("arcade", 0), ("other", 1)):
+        build_arcade(
+            root / name, games=["boxing", "skiing"], clips_per_game=4, size=40, frames=20, workers=1, seed=seed
+        )
+    torch.manual_seed(0)
+    teacher = VJEPA2Config(
+        patch_size=8, crop_size=32, hidden_size=48, num_attention_heads=2, num_hidden_layers=2, pred_hidden_size=48,
+        pred_num_attention_heads=2, pred_num_hidden_layers=1, pred_num_mask_tokens=1,
+    )  # fmt: skip
+    VJEPA2Model(teacher).save_pretrained(root / "teacher")
+    for command, out, overrides in (
+        ("train-tokenizer", "proxy", ["optimizer.steps=6"]),
+        ("curate", "curation", ["data.limit=null"]),
+        ("curate", "curation2", ["data.limit=null", "distance_frames=1"]),
+        ("train-router", "router", []),
+        ("train-router", "router2", ["run.seed=1", "optimizer.learning_rate=0.1"]),
+        ("train-tokenizer", "final", ["run.seed=1", "optimizer.steps=6"]),
+        ("tokenize", "tokens", []),
+        ("tokenize", "tokens2", ["flips=false"]),
+        ("train-generator", "generator", ["optimizer.steps=6"]),
+        ("train-generator", "generator2", ["run.seed=1"]),
+    ):
+        run(command, root, root / out, overrides)
+    return root
+
+
+def run(command: str, root: Path, out: Path, overrides: list[str]) -> None:
+    name = command.removesuffix(" given")
+    schema, main = (Benchmark, benchmark) if name == "benchmark" else (schema_of(name), COMMANDS[name].run)
+    main(with_overrides(schema, base(command, root), [*overrides, f"run.out={out}"], "test"))
+
+
+def schema_of(command: str) -> type[Section]:
+    found = COMMANDS[command]
+    return getattr(found._imported(), found.schema)
+
+
+def outcome(command: str, root: Path, out: Path, overrides: list[str]) -> str:
+    """What comes out, without times and paths: files, or the error."""
+    try:
+        run(command, root, out, overrides)
+    except (UserError, ValueError) as error:
+        return f"error: {error}".replace(str(out), "")
+    found = [(str(path.relative_to(out)), digest(path)) for path in sorted(out.rglob("*")) if path.is_file()]
+    return json.dumps([pair for pair in found if pair[0] != "config.yaml"])
+
+
+def digest(path: Path) -> str:
+    content = path.read_bytes()
+    if path.suffix in (".json", ".jsonl"):
+        content = json.dumps([timeless(json.loads(line)) for line in documents(path)]).encode()
+    return hashlib.sha256(content).hexdigest()
+
+
+def documents(path: Path) -> list[str]:
+    return path.read_text().splitlines() if path.suffix == ".jsonl" else [path.read_text()]
+
+
+def timeless(values):
+    if isinstance(values, dict):
+        return {key: timeless(value) for key, value in values.items() if key not in TIMES}
+    return values
+
+
+def leaves(schema: type[Section], prefix: str = "") -> Iterator[tuple[str, bool, type[Section]]]:
+    """Dotted keys of a config, whether they only say how, and the section that each stands in."""
+    for name, field in schema.model_fields.items():
+        inner = _section_in(field.annotation)
+        if inner is None or inner.__name__ in ("VideoSource",):
+            yield prefix + name, ONLY_HOW in field.metadata, schema
+        else:
+            yield from leaves(inner, f"{prefix}{name}.")
+
+
+def cases() -> list:
+    return [
+        pytest.param(command, key, value, id=f"{command}:{key}")
+        for command, values in OTHER_VALUES.items()
+        for key, value in values.items()
+    ]
+
+
+@pytest.mark.parametrize("command", OTHER_VALUES)
+def test_all_keys_are_gone_through(command):
+    keys = {
+        key for key, only_how, _ in leaves(Benchmark if command == "benchmark" else schema_of(command)) if not only_how
+    }
+    assert keys == set(OTHER_VALUES[command])
+
+
+BASES: dict[tuple[str, str], str] = {}
+
+
+@pytest.mark.parametrize(("command", "key", "value"), cases())
+def test_another_value_makes_another_outcome(root, tmp_path, command, key, value):
+    value, *context = value.format(*[root] * 9).split(" ") if " " in value.strip() else [value.format(*[root] * 9)]
+    if value.startswith(("[", "{")):  # may hold spaces itself
+        end = max(i for i, part in enumerate([value, *context]) if part.endswith(("]", "}")))
+        value, context = " ".join([value, *context][: end + 1]), [value, *context][end + 1 :]
+    kind = "sample given" if key.startswith("given.") else command
+    context = [part for part in context if part]
+    name = (kind, " ".join(context))
+    if name not in BASES:
+        BASES[name] = outcome(kind, root, tmp_path / "base", context)
+    assert outcome(kind, root, tmp_path / "changed", [*context, f"{key}={value}"]) != BASES[name]
+
+
+@contextmanager
+def watched() -> Iterator[set[tuple[type, str]]]:
+    """Collects which fields of which sections are read by name."""
+    seen: set[tuple[type, str]] = set()
+
+    def read(self, name):
+        if name in type(self).__dict__.get("__pydantic_fields__", {}):
+            seen.add((type(self), name))
+        return object.__getattribute__(self, name)
+
+    Section.__getattribute__ = read
+    try:
+        yield seen
+    finally:
+        del Section.__getattribute__
+
+
+@pytest.mark.parametrize("command", OTHER_VALUES)
+def test_what_only_says_how_is_asked_for(root, tmp_path, command):
+    keys = [
+        (key, section)
+        for key, only_how, section in leaves(Benchmark if command == "benchmark" else schema_of(command))
+        if only_how
+    ]
+    with watched() as seen:
+        run("sample given" if command == "sample" else command, root, tmp_path / "out", [])
+    names = {name for _, name in seen}
+    assert [key for key, _ in keys if key.rpartition(".")[2] not in names] == []

@@ -1,0 +1,202 @@
+"""The house: who imports whom, how large its parts are, and that an installation takes no name but `evagen`."""
+
+import ast
+import os
+import shutil
+import subprocess
+import sys
+import sysconfig
+import venv
+import zipfile
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[1]
+LIBRARIES = ("kernels", "tokenizer", "ar_model", "eval")
+LEVELS = [  # from the ground up: a room imports from lower levels only
+    {"errors", "kernels"},
+    {"config", "tokenizer", "ar_model", "eval"},
+    {"run"},
+    {"models"},
+    {"data"},
+    {"training", "sampling"},
+    {"scoring"},
+    {"report", "bench"},
+    {"commands"},
+    {"cli"},
+    {"__main__"},
+]
+
+
+def modules() -> dict[str, Path]:
+    """Every module of the package by its name; the libraries by their own folders, not by the links."""
+    paths = [*(ROOT / "evagen").glob("*.py")]
+    for folder in [*(ROOT / "evagen").iterdir(), *(ROOT / name for name in LIBRARIES)]:
+        if folder.is_dir() and not folder.is_symlink():
+            paths += folder.rglob("*.py")
+    found = {}
+    for path in paths:
+        parts = list(path.relative_to(ROOT).with_suffix("").parts)
+        parts = parts if parts[0] == "evagen" else ["evagen", *parts]
+        found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    return found
+
+
+def imports_of(name: str, known: dict[str, Path]) -> set[str]:
+    """The project's modules that a module imports anywhere in its text."""
+    found = set()
+    for node in ast.walk(ast.parse(known[name].read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            for alias in node.names:
+                inner = f"{node.module}.{alias.name}"
+                found.add(inner if inner in known else node.module)
+    return {each for each in found if each in known and each != name}
+
+
+def room_of(module: str) -> str:
+    return (module.split(".") + ["evagen"])[1]
+
+
+MODULES = modules()
+IMPORTS = {name: imports_of(name, MODULES) for name in MODULES}
+
+
+def test_no_module_imports_itself_in_a_circle():
+    done: set[str] = set()
+
+    def visit(name: str, above: tuple[str, ...]) -> None:
+        assert name not in above, " → ".join((*above, name))
+        if name not in done:
+            for imported in IMPORTS[name]:
+                visit(imported, (*above, name))
+            done.add(name)
+
+    for name in MODULES:
+        visit(name, ())
+    assert len(done) > 100
+
+
+def test_no_room_imports_from_a_room_that_is_not_below_it():
+    level = {room: number for number, rooms in enumerate(LEVELS) for room in rooms}
+    wrong = [
+        f"{name} imports {imported}"
+        for name, all_imported in IMPORTS.items()
+        for imported in all_imported
+        if room_of(name) != room_of(imported)
+        and imported != "evagen"  # the version
+        and level[room_of(name)] <= level[room_of(imported)]
+    ]
+    assert wrong == []
+
+
+def test_libraries_stand_on_kernels_alone():
+    for name, imported in IMPORTS.items():
+        room = room_of(name)
+        if room in LIBRARIES:
+            assert {room_of(each) for each in imported} <= {room, "kernels"}, name
+
+
+def test_few_rooms_short_files_short_functions():
+    rooms = [each for each in (ROOT / "evagen").iterdir() if not each.is_symlink() and each.name != "__pycache__"]
+    assert len(rooms) <= 16, sorted(each.name for each in rooms)
+    for path in [*MODULES.values(), *(ROOT / "tests").rglob("*.py")]:
+        text = path.read_text()
+        assert len(text.splitlines()) <= 400, path
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.FunctionDef):
+                assert node.end_lineno - node.lineno < 60, f"{path}: {node.name}"
+
+
+# Installed
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("wheel")
+    source = folder / "source"  # built there, since a folder `build` with older files would end up in the wheel
+    unneeded = shutil.ignore_patterns(".*", "runs", "build", "*.egg-info", "__pycache__")
+    shutil.copytree(ROOT, source, symlinks=True, ignore=unneeded)
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "wheel",
+        str(source),
+        "--no-deps",
+        "--no-build-isolation",
+        "-w",
+        str(folder),
+    ]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    (path,) = folder.glob("evagen-*.whl")
+    return path
+
+
+@pytest.fixture(scope="module")
+def installed(wheel, tmp_path_factory) -> Path:
+    """The Python of an environment that has the wheel, and this environment's other packages within reach. Their
+    `.pth` files are not read there."""
+    folder = tmp_path_factory.mktemp("environment")
+    venv.create(folder, with_pip=False)
+    python = folder / "bin" / "python"
+    command = [sys.executable, "-m", "pip", "--python", str(python), "install", "--no-deps", "--no-index", str(wheel)]
+    subprocess.run(command, check=True, capture_output=True)
+    (site,) = folder.glob("lib/*/site-packages")
+    (site / "others.pth").write_text(sysconfig.get_path("purelib") + "\n")
+    return python
+
+
+def run(python: Path, *arguments: str, folder: Path) -> subprocess.CompletedProcess:
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    environment |= {"OMP_NUM_THREADS": "1"}
+    return subprocess.run([str(python), *arguments], capture_output=True, text=True, cwd=folder, env=environment)
+
+
+def test_a_wheel_holds_the_whole_project_under_one_name(wheel):
+    names = zipfile.ZipFile(wheel).namelist()
+    top = {name.split("/")[0] for name in names if ".dist-info" not in name}
+    assert top == {"evagen", "evagen_torchvision.pth"}
+    for name in ("configs/quickstart/proxy.yaml", "report/report.html", "tokenizer/router.py", "eval/protocols.py"):
+        assert f"evagen/{name}" in names
+    assert any(name.startswith("evagen/kernels/") and name.endswith(".c") for name in names)
+
+
+def test_the_wheel_works_outside_the_checkout(installed, tmp_path):
+    where = run(installed, "-c", "import evagen.tokenizer as t, torchvision; print(t.__file__)", folder=tmp_path)
+    assert where.stdout.startswith(str(installed.parents[1])), where.stderr
+    for command in ("configs", "doctor"):
+        done = run(installed, "-m", "evagen", command, folder=tmp_path)
+        assert done.returncode == 0, done.stderr
+    from tiny_corpus import write_corpus
+
+    write_corpus(tmp_path / "corpus", num_clips=8)
+    config = {
+        "run": {"out": "run", "tracker": "none"}, "corpus": "corpus",
+        "model": {"width": 32, "depth": 1, "num_heads": 2},
+        "optimizer": {"steps": 2, "batch_size": 2, "learning_rate": 0.01},
+    }  # fmt: skip
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
+    done = run(installed, "-m", "evagen", "train-generator", "config.yaml", folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "run" / "diffusion_pytorch_model.safetensors").exists()
+
+
+@pytest.mark.parametrize("name", ["tokenizer", "eval", "ar_model", "configs", "benchmarks", "kernels"])
+def test_somebody_elses_folder_of_the_same_name_is_still_theirs(name, tmp_path):
+    """A folder without `__init__.py`, as other projects of this field have them, loses to an installed package."""
+    (tmp_path / name).mkdir()
+    (tmp_path / name / "theirs.py").write_text("whose = 'theirs'")
+    code = f"import evagen.tokenizer; from {name}.theirs import whose; print(whose)"
+    assert run(Path(sys.executable), "-c", code, folder=tmp_path).stdout == "theirs\n"
+
+
+def test_torchvision_imports_in_any_program_of_the_environment(tmp_path):
+    """Also one that knows nothing of evagen, and after what it left behind has been collected."""
+    code = "import gc, torchvision; gc.collect(); import torchvision.ops, timm; print(torchvision.__version__)"
+    done = run(Path(sys.executable), "-c", code, folder=tmp_path)
+    assert done.returncode == 0, done.stderr
