@@ -22,10 +22,10 @@ from pydantic import BeforeValidator, Field
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from evagen.ar_model.attention import choose_attention as choose_generator_attention
 from evagen.config import ONLY_HOW, Section, differences, load_config, save_config
 from evagen.errors import UserError
-from evagen.tokenizer.attention import AttentionBackend, choose_attention
+from evagen.kernels.attention import choose_attention
+from evagen.kernels.backends import AttentionBackend
 from evagen.training.sharding import WholeAverage, whole, whole_model
 
 
@@ -288,7 +288,6 @@ class NotFinite:
 def prepare_layers(model: nn.Module, run: RunConfig) -> None:
     """Sets how the layers compute, before Accelerate wraps the model."""
     choose_attention(model, run.attention)
-    choose_generator_attention(model, run.attention)
     if run.gradient_checkpointing:
         if not getattr(model, "_supports_gradient_checkpointing", False):
             raise UserError(f"run.gradient_checkpointing is not offered by {type(model).__name__}; leave it off")
