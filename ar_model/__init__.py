@@ -1,7 +1,7 @@
 """The generator as a library: sequence grammar, transformer, loss, sampler."""
 
 from evagen.ar_model.grammar import ClipTokens, GrammarState, SequenceGrammar
-from evagen.ar_model.lengths import LengthDials
+from evagen.ar_model.lengths import LengthConstraints
 from evagen.ar_model.loss import GeneratorLoss, LengthShares, drop_classes, length_shares, next_token_loss
 from evagen.ar_model.sampler import ClipRequest, SamplingOptions, sample, sample_in_order
 from evagen.ar_model.sizes import SIZES, Size, shape_of, with_shape
@@ -13,7 +13,7 @@ __all__ = [
     "ClipTokens",
     "GeneratorLoss",
     "GrammarState",
-    "LengthDials",
+    "LengthConstraints",
     "LengthShares",
     "SamplingOptions",
     "SequenceGrammar",

@@ -15,7 +15,7 @@ from evagen.ar_model.grammar import GrammarState, SequenceGrammar
 
 
 @dataclass(frozen=True)
-class LengthDials:
+class LengthConstraints:
     """forced: a length for each block, None where it is free; max_length: no block gets more; max_tokens: no clip gets
     more in all; bias: added to the log-odds of a level for each doubling of its length, so positive for more
     tokens. Blocks that are given keep their lengths."""
@@ -53,15 +53,16 @@ UNBOUNDED = 2**62
 
 
 class LengthScores(NamedTuple):
-    """The dials of S slots as tensors. by_block: float32 (S, T, L), added to the logits of the length tokens, -inf
-    where a level is ruled out; most: int64 (S, T), how many tokens a clip may have up to the end of each block."""
+    """The constraints of S slots as tensors. by_block: float32 (S, T, L), added to the logits of the length
+    tokens, -inf where a level is ruled out; most: int64 (S, T), how many tokens a clip may have up to the end of each
+    block."""
 
     by_block: Tensor
     most: Tensor
 
     @staticmethod
-    def of(dials: Sequence[LengthDials], grammar: SequenceGrammar) -> "LengthScores":
-        tables = [_tables(each, grammar) for each in dials]
+    def of(constraints: Sequence[LengthConstraints], grammar: SequenceGrammar) -> "LengthScores":
+        tables = [_tables(each, grammar) for each in constraints]
         return LengthScores(torch.stack([t[0] for t in tables]), torch.stack([t[1] for t in tables]))
 
     def __call__(self, state: GrammarState, levels: Tensor) -> Tensor:
@@ -72,16 +73,16 @@ class LengthScores(NamedTuple):
         return self.by_block[slot, block].masked_fill(levels > left[:, None], -torch.inf)
 
 
-def _tables(dials: LengthDials, grammar: SequenceGrammar) -> tuple[Tensor, Tensor]:
+def _tables(constraints: LengthConstraints, grammar: SequenceGrammar) -> tuple[Tensor, Tensor]:
     levels = torch.tensor(grammar.levels)  # (L,)
     allowed = torch.ones(grammar.num_blocks, len(levels), dtype=torch.bool)  # (T, L)
-    for block, length in enumerate(dials.forced or []):
+    for block, length in enumerate(constraints.forced or []):
         if length is not None:
             allowed[block] = levels == length
-    if dials.max_length is not None:
-        allowed &= levels <= dials.max_length
-    bias = dials.bias * (levels / levels.min()).log2()  # (L,)
-    least = dials.least(grammar)
+    if constraints.max_length is not None:
+        allowed &= levels <= constraints.max_length
+    bias = constraints.bias * (levels / levels.min()).log2()  # (L,)
+    least = constraints.least(grammar)
     due_later = torch.tensor([sum(least[block + 1 :]) for block in range(len(least))])  # (T,)
-    most = (UNBOUNDED if dials.max_tokens is None else dials.max_tokens) - due_later  # (T,)
+    most = (UNBOUNDED if constraints.max_tokens is None else constraints.max_tokens) - due_later  # (T,)
     return torch.where(allowed, bias, -torch.inf), most

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from evagen.ar_model.decoding import Decoder
 from evagen.ar_model.grammar import ClipTokens, GrammarState
-from evagen.ar_model.lengths import LengthDials, LengthScores
+from evagen.ar_model.lengths import LengthConstraints, LengthScores
 from evagen.ar_model.transformer import VideoGenerator
 
 STEPS_BETWEEN_LOOKS = 16
@@ -75,12 +75,12 @@ class SamplingOptions:
 @dataclass(frozen=True)
 class ClipRequest:
     """One clip to be written. seed: a whole number; label: -1 for no class; given: for frame prediction the given
-    frames' blocks, for continuation the clip's own first blocks; dials: what is asked of its lengths."""
+    frames' blocks, for continuation the clip's own first blocks; constraints: on its lengths."""
 
     seed: int
     label: int = -1
     given: ClipTokens | None = None
-    dials: LengthDials = field(default_factory=LengthDials)
+    constraints: LengthConstraints = field(default_factory=LengthConstraints)
 
 
 def sample(
@@ -98,7 +98,7 @@ def sample(
     _check(model, requests, options)
     if not requests:
         return iter(())
-    return _Slots(model, requests, options, min(num_slots, len(requests))).run()
+    return ContinuousBatch(model, requests, options, min(num_slots, len(requests))).run()
 
 
 def sample_in_order(model: VideoGenerator, requests: Sequence[ClipRequest], *rest, **options) -> list[ClipTokens]:
@@ -111,7 +111,7 @@ def _check(model: VideoGenerator, requests: Sequence[ClipRequest], options: Samp
     for request in requests:
         model.grammar.prompt(request.label, request.given)
         own = request.given.lengths.tolist() if request.given and not model.grammar.num_given_blocks else []
-        request.dials.check(model.grammar, own)
+        request.constraints.check(model.grammar, own)
     if options.guidance != 1 and model.config["class_dropout"] == 0:
         raise ValueError(
             f"guidance {options.guidance} needs a model that also knows clips without a class; this one was trained "
@@ -119,8 +119,9 @@ def _check(model: VideoGenerator, requests: Sequence[ClipRequest], options: Samp
         )
 
 
-class _Slots:
-    """The slots of one call of `sample`, on the model's device."""
+class ContinuousBatch:
+    """The clips that one call of `sample` has in work, on the model's device. The batch is continuous: a slot
+    whose clip is finished takes the next request (Orca, OSDI 2022, calls this iteration-level scheduling)."""
 
     def __init__(
         self, model: VideoGenerator, requests: Sequence[ClipRequest], options: SamplingOptions, num_slots: int
@@ -135,7 +136,7 @@ class _Slots:
         self.tokens = torch.zeros(num_slots, dtype=torch.int64, device=model.device)  # due next
         self.written = torch.zeros(num_slots, longest, dtype=torch.int64, device=model.device)  # S M
         self.noise = torch.zeros(num_slots, longest, dtype=torch.float64, device=model.device)  # S M
-        free = LengthScores.of([LengthDials()] * num_slots, model.grammar)
+        free = LengthScores.of([LengthConstraints()] * num_slots, model.grammar)
         self.length_scores = LengthScores(*(table.to(model.device) for table in free))
         self.steps_between_looks = 1 if model.device.type == "cpu" else STEPS_BETWEEN_LOOKS
 
@@ -204,8 +205,8 @@ class _Slots:
         self.written[where] = torch.stack(ended).to(self.device)
         self.noise[where] = torch.stack([clip_noise(request.seed, longest) for request in requests]).to(self.device)
         self.tokens[where] = torch.stack([prompt[-1] for prompt in prompts]).to(self.device)
-        dials = LengthScores.of([request.dials for request in requests], self.grammar)
-        for table, values in zip(self.length_scores, dials):
+        scores = LengthScores.of([request.constraints for request in requests], self.grammar)
+        for table, values in zip(self.length_scores, scores):
             table[where] = values.to(self.device)
         fresh = torch.tensor([self.grammar.state_after(request.given) for request in requests], device=self.device).T
         for each, values in zip(self._fields(), fresh):

@@ -174,12 +174,14 @@ def import_llama(
 @app.command()
 def configs(
     name: Annotated[str | None, typer.Argument(help="Print this one: ucf101_k600/final")] = None,
+    resolved: Annotated[bool, typer.Option(help="With NAME: its values laid over those of its base")] = False,
 ) -> None:
     """List the shipped configs with what they should reach, or print one."""
-    from evagen.config import find_config
+    from evagen.config import find_config, format_values, read_values
 
     if name:
-        print(find_config(name).read_text(), end="")
+        path = find_config(name)
+        print(format_values(read_values(path)) if resolved else path.read_text(), end="")
         return
     from evagen.commands.configs import format_table, list_configs
 

@@ -69,7 +69,7 @@ def read_values(path: Path, above: Sequence[Path] = ()) -> dict[str, Any]:
     name = values.pop("base", None)
     if name is None:
         return values
-    beside = path.with_name(f"{name}.yaml")
+    beside = path.parent / f"{name}.yaml"
     base = beside if beside.is_file() else find_config(name)
     if base in (path, *above):
         raise UserError(f"{path}: base: {name} comes back to the file itself")
@@ -125,8 +125,13 @@ def save_config(config: Section, folder: str | Path) -> Path:
     """Writes the resolved config as `config.yaml` into `folder`; loading it gives the same config."""
     path = Path(folder) / "config.yaml"
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
+    path.write_text(format_values(config.model_dump(mode="json")))
     return path
+
+
+def format_values(values: dict[str, Any]) -> str:
+    """Plain values as YAML."""
+    return yaml.safe_dump(values, sort_keys=False)
 
 
 def differences(config: Section, other: Section) -> dict[str, tuple[Any, Any]]:

@@ -44,7 +44,7 @@ def stub(root: Path) -> dict[str, str]:
 def benchmark(root: Path, out: Path, protocol: str, changes: dict[str, Any] | None = None, **values: Any) -> Benchmark:
     """A config for Arcade at 32 pixels, with the stub unless another detector is named."""
     config = {
-        "run": {"out": str(out), "tracker": "none"},
+        "run": {"out": str(out)},
         "protocol": protocol,
         "changes": {"dataset": "arcade", "size": 32, **(changes or {})},
         "data": {"root": str(root / "arcade"), "layout": "ucf101"},

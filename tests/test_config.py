@@ -39,7 +39,7 @@ def test_what_is_saved_loads_as_the_same(tmp_path):
         ("optimizer.steps=0", "'optimizer.steps' is 0: input should be greater than or equal to 1"),
         ("optimizer.steps", "should read key=value"),
         ("optimizer=[", "not valid YAML"),
-        ("revive_after.x=1", "'revive_after' is a value, not a group"),
+        ("restart_codes_after.x=1", "'restart_codes_after' is a value, not a group"),
     ],
 )  # fmt: skip
 def test_a_bad_override_is_explained(override, message):
@@ -55,3 +55,26 @@ def test_a_missing_key_and_a_missing_file_are_explained(tmp_path):
         load_config(TokenizerTraining, path)
     with pytest.raises(UserError, match=r"no config file at quickstart/proxi.*quickstart/proxy"):
         load_config(TokenizerTraining, "quickstart/proxi")
+
+
+def test_a_config_is_laid_over_its_base(tmp_path):
+    (tmp_path / "below.yaml").write_text("base: quickstart/generator\noptimizer: {steps: 7}\nrun: {out: x}\n")
+    (tmp_path / "above.yaml").write_text("base: below\nmodel: {width: 64}\n")
+    config = load_config(GeneratorTraining, tmp_path / "above.yaml", ["optimizer.batch_size=3"])
+    shipped = load_config(GeneratorTraining, "quickstart/generator")
+    assert (config.model.width, config.model.depth) == (64, shipped.model.depth)
+    assert (config.optimizer.steps, config.optimizer.batch_size) == (7, 3)
+    assert config.optimizer.muon_learning_rate == shipped.optimizer.muon_learning_rate
+    assert (str(config.run.out), config.run.save_every) == ("x", shipped.run.save_every)
+    assert load_config(GeneratorTraining, save_config(config, tmp_path)) == config  # what is saved needs no base
+
+
+def test_a_base_that_is_missing_or_its_own_is_explained(tmp_path):
+    path = tmp_path / "c.yaml"
+    path.write_text("base: quickstart/proxi\n")
+    with pytest.raises(UserError, match=r"no config file at quickstart/proxi.*quickstart/proxy"):
+        load_config(TokenizerTraining, path)
+    path.write_text("base: d\n")
+    (tmp_path / "d.yaml").write_text("base: c\n")
+    with pytest.raises(UserError, match="comes back to the file itself"):
+        load_config(TokenizerTraining, path)

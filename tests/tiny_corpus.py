@@ -25,10 +25,10 @@ def write_corpus(folder: Path, num_clips: int, levels: list[int] = LEVELS, seed:
     ]
     table = Dataset.from_dict({"codes": codes, "lengths": list(lengths.astype(np.int32)), "label": labels.tolist()})
     table.save_to_disk(folder / "table")
-    (folder / "table" / "about.json").write_text(json.dumps({"rows": num_clips, "made_from": {}}))
-    about = {
+    contents = {
         "codebook_size": CODES, "levels": levels, "num_blocks": BLOCKS, "class_names": ["ants", "bees"],
-        "tokenizer_fingerprint": "0123456789abcdef",
+        "tokenizer_fingerprint": "0123456789abcdef", "tokenizer_source": "nowhere",
     }  # fmt: skip
-    (folder / "corpus.json").write_text(json.dumps(about))
+    about = {"rows": num_clips, "skipped": [], "made_from": {}, "contents": contents}
+    (folder / "table" / "about.json").write_text(json.dumps(about))
     return folder

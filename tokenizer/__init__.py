@@ -4,11 +4,11 @@ A `Router` gives each temporal block of a clip a number of tokens, a `VideoToken
 just that many and decodes them. `CandidateSearch` and the proxy reward say which lengths are worth it.
 """
 
-from evagen.tokenizer.adaptive import AdaptiveTokenizer, TokenizedVideo, decode_in_chunks
+from evagen.tokenizer.adaptive import AdaptiveTokenizer, TokenizedVideo, check_router_fits, decode_in_chunks
 from evagen.tokenizer.assignments import AssignmentSpace
 from evagen.tokenizer.autoencoder import TokenizedClips, TokenizerOutput, VideoTokenizer
 from evagen.tokenizer.losses import LossWeights, tokenizer_loss
-from evagen.tokenizer.quantizer import CodebookUsage, CodeReviver, VectorQuantizer
+from evagen.tokenizer.quantizer import CodebookUsage, DeadCodeRestart, VectorQuantizer
 from evagen.tokenizer.reward import PREFERENCE_RANGE, QualityScale, best_assignment, proxy_reward
 from evagen.tokenizer.router import Router, VideoAssignment
 from evagen.tokenizer.search import CandidateSearch, brute_force_distances
@@ -18,8 +18,8 @@ __all__ = [
     "AdaptiveTokenizer",
     "AssignmentSpace",
     "CandidateSearch",
-    "CodeReviver",
     "CodebookUsage",
+    "DeadCodeRestart",
     "LossWeights",
     "QualityScale",
     "Router",
@@ -31,6 +31,7 @@ __all__ = [
     "VideoTokenizer",
     "best_assignment",
     "brute_force_distances",
+    "check_router_fits",
     "decode_in_chunks",
     "proxy_reward",
     "tokenizer_loss",

@@ -100,14 +100,14 @@ class AdaptiveTokenizer:
         if mean_tokens is not None:
             if isinstance(video, Iterator):
                 raise ValueError("mean_tokens reads the video several times, and an iterator can be read only once")
-            found = self.router.assign_video(_Pictures(self, video), mean_tokens, max_tokens)
+            found = self.router.assign_video(_RouterClips(self, video), mean_tokens, max_tokens)
             preference, max_tokens, lengths = found.preference, found.max_tokens, found.lengths
         preference = 1.2 if preference is None else preference
         encoded: list[TokenizedClips] = []
         num_frames = num_clips = 0
         for chunk in self._chunks(video):
             if lengths is None:
-                chosen = self.router.assign(self._picture(chunk.clips), preference, max_tokens)  # (n, T)
+                chosen = self.router.assign(self._for_router(chunk.clips), preference, max_tokens)  # (n, T)
             else:
                 chosen = lengths[num_clips : num_clips + len(chunk.clips)]  # (n, T)
             tokens = self.tokenizer.encode(chunk.clips, chosen)
@@ -145,7 +145,7 @@ class AdaptiveTokenizer:
             filled = group + group[-1:] * (-len(group) % per_clip)
             yield _Chunk(rearrange(torch.cat(filled), "(n f) c h w -> n c f h w", f=per_clip), len(group), size)
 
-    def _picture(self, clips: Tensor) -> Tensor:
+    def _for_router(self, clips: Tensor) -> Tensor:
         """What the router looks at: (n, C, f, h, w) → (n, C, f, resolution, resolution)."""
         side = self.router.config.resolution
         frames = _resize(rearrange(clips, "n c f h w -> (n f) c h w"), (side, side))  # (n·f, C, side, side)
@@ -162,14 +162,14 @@ class _Chunk:
 
 
 @dataclass(frozen=True)
-class _Pictures:
+class _RouterClips:
     """What the router looks at of a whole video, chunk by chunk, made anew each time it is gone through."""
 
     model: AdaptiveTokenizer
     video: Video
 
     def __iter__(self) -> Iterator[Tensor]:
-        return (self.model._picture(chunk.clips) for chunk in self.model._chunks(self.video))
+        return (self.model._for_router(chunk.clips) for chunk in self.model._chunks(self.video))
 
 
 @torch.no_grad()

@@ -74,9 +74,9 @@ class VectorQuantizer(nn.Module):
         return entropy_of_each - entropy_of_mean
 
 
-class CodeReviver:
-    """Gives codes that have not been chosen for a while a new place, that of a vector just encoded, so that
-    the codebook stays in use (restarts of Jukebox, arXiv 2005.00341, §3.1).
+class DeadCodeRestart:
+    """Dead-code restart (Jukebox, arXiv 2005.00341, §3.1): codes that have not been chosen for a while get a new place,
+    that of a vector just encoded, so that the codebook stays in use.
 
     Args:
         quantizer: whose codes to watch.
@@ -113,6 +113,13 @@ class CodebookUsage:
 
     def __init__(self, codebook_size: int):
         self.counts = torch.zeros(codebook_size, dtype=torch.int64)
+
+    @staticmethod
+    def of(counts: Tensor) -> "CodebookUsage":
+        """From counts int64 (K,), of several processes for instance."""
+        usage = CodebookUsage(len(counts))
+        usage.counts = counts.cpu()
+        return usage
 
     def update(self, codes: Tensor) -> None:
         self.counts += torch.bincount(codes.detach().cpu(), minlength=len(self.counts))

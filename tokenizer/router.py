@@ -57,8 +57,8 @@ class LinearPatchEmbed(nn.Module):
         return self.proj(rearrange(x, "b c (y p) (x q) -> b (y x) (c p q)", p=p, q=q))  # (B, n, D)
 
 
-def look(video: Tensor, temporal_patch: int, downscale: int) -> Tensor:
-    """What the router sees of clips, (B, C, F, H, W) in [-1, 1] → pictures (B, (C + 1)·f + T - 1, H/s, T·W/s).
+def router_features(video: Tensor, temporal_patch: int, downscale: int) -> Tensor:
+    """What the router sees of clips, (B, C, F, H, W) in [-1, 1] → (B, (C + 1)·f + T - 1, H/s, T·W/s).
 
     The T blocks of a clip lie side by side. The channels are a block's f frames; how much each differs from the one
     before it, |x_f - x_(f-1)|; and how much the block's mean differs from that of the block before it, of the one
@@ -81,17 +81,18 @@ def look(video: Tensor, temporal_patch: int, downscale: int) -> Tensor:
     return torch.cat(parts, dim=1)
 
 
-def mirrored(picture: Tensor, num_blocks: int) -> Tensor:
-    """Pictures (B, c, h, T·w) of the clips' mirror images, left to right."""
-    blocks = rearrange(picture, "b c h (t w) -> b c h t w", t=num_blocks)
+def mirrored(features: Tensor, num_blocks: int) -> Tensor:
+    """Router features (B, c, h, T·w) → those of the clips' mirror images, left to right."""
+    blocks = rearrange(features, "b c h (t w) -> b c h t w", t=num_blocks)
     return rearrange(blocks.flip(-1), "b c h t w -> b c h (t w)")
 
 
 class Router(ModelMixin, ConfigMixin):
     """A ViT classifier over all candidate assignments, conditioned on the preference w_q.
 
-    It classifies pictures that `look` makes of clips, whose blocks lie side by side, so that timm's patch embedding is
-    a tubelet embedding and its position embedding spans time and space. The preference is one more constant channel.
+    It classifies the maps that `router_features` makes of clips, whose blocks lie side by side, so that timm's patch
+    embedding is a tubelet embedding and its position embedding spans time and space. The preference is one more
+    constant channel.
 
     Args:
         levels: candidate lengths of a block, those of the tokenizer it serves.
@@ -136,14 +137,14 @@ class Router(ModelMixin, ConfigMixin):
         )
         self.vit.patch_embed = LinearPatchEmbed(self.vit.patch_embed)
 
-    def forward(self, picture: Tensor, preference: Tensor) -> Tensor:
-        """What `look` makes of clips (B, c, H/s, T·W/s), preference w_q (B,) → logits (B, A)."""
+    def forward(self, features: Tensor, preference: Tensor) -> Tensor:
+        """Router features (B, c, H/s, T·W/s), preference w_q (B,) → logits (B, A)."""
         low, high = PREFERENCE_RANGE
-        scaled = (preference.to(picture) - low) / (high - low) * 2 - 1  # (B,)
-        plane = scaled.view(-1, 1, 1, 1).expand(-1, 1, *picture.shape[2:])  # (B, 1, H/s, T·W/s)
-        return self.vit(torch.cat([picture, plane], dim=1))  # (B, A)
+        scaled = (preference.to(features) - low) / (high - low) * 2 - 1  # (B,)
+        plane = scaled.view(-1, 1, 1, 1).expand(-1, 1, *features.shape[2:])  # (B, 1, H/s, T·W/s)
+        return self.vit(torch.cat([features, plane], dim=1))  # (B, A)
 
-    def look(self, video: Tensor) -> Tensor:
+    def features(self, video: Tensor) -> Tensor:
         """What the ViT sees of clips beside the preference: (B, C, F, H, W) in [-1, 1] → (B, c, H/s, T·W/s)."""
         config = self.config
         if tuple(video.shape[1:]) != (3, config.num_frames, config.resolution, config.resolution):
@@ -151,7 +152,7 @@ class Router(ModelMixin, ConfigMixin):
                 f"this router looks at clips of shape (3, {config.num_frames}, {config.resolution}, "
                 f"{config.resolution}) as (C, F, H, W); got {tuple(video.shape[1:])}"
             )
-        return look(video, config.temporal_patch, config.downscale)
+        return router_features(video, config.temporal_patch, config.downscale)
 
     @torch.no_grad()
     def assign(self, video: Tensor, preference: float = 1.2, max_tokens: int | None = None) -> Tensor:
@@ -165,7 +166,7 @@ class Router(ModelMixin, ConfigMixin):
 
         Raises ValueError when no assignment is as short as `max_tokens`."""
         self._check_budget("max_tokens", max_tokens)
-        return self._most_probable(self._logits(self.look(video), preference), max_tokens)
+        return self._most_probable(self._logits(self.features(video), preference), max_tokens)
 
     @torch.no_grad()
     def assign_video(
@@ -180,7 +181,7 @@ class Router(ModelMixin, ConfigMixin):
 
         The search is a bisection that tries several preferences in each reading of the video, because decoding a
         file again can cost more than looking again. It takes 3 readings and 11 looks of the ViT at each clip,
-        which share nothing but the picture, since the preference enters with it; 2 readings and 6 looks for a bound.
+        which share nothing but the features, since the preference enters with it; 2 readings and 6 looks for a bound.
 
         Args:
             clips: the video in batches (B, C, F, H, W), gone through up to three times.
@@ -215,16 +216,16 @@ class Router(ModelMixin, ConfigMixin):
         """The video's assignments with each (preference, max_tokens), from one reading."""
         rows: list[list[Tensor]] = [[] for _ in dials]
         for video in clips:
-            picture = self.look(video)
-            logits = {preference: self._logits(picture, preference) for preference in {p for p, _ in dials}}
+            features = self.features(video)
+            logits = {preference: self._logits(features, preference) for preference in {p for p, _ in dials}}
             for found, (preference, max_tokens) in zip(rows, dials):
                 found.append(self._most_probable(logits[preference], max_tokens))
         if not rows[0]:
             raise ValueError("no clips to assign; if they come from an iterator, put them into a list to be read again")
         return [VideoAssignment(torch.cat(found), *dial) for found, dial in zip(rows, dials)]
 
-    def _logits(self, picture: Tensor, preference: float) -> Tensor:
-        return self(picture, torch.full((len(picture),), preference))  # (B, A)
+    def _logits(self, features: Tensor, preference: float) -> Tensor:
+        return self(features, torch.full((len(features),), preference))  # (B, A)
 
     def _most_probable(self, logits: Tensor, max_tokens: int | None) -> Tensor:
         """Logits (B, A) → lengths (B, T) on the CPU."""

@@ -16,7 +16,8 @@ from torch import Tensor
 from evagen.ar_model import ClipTokens, SequenceGrammar, VideoGenerator, next_token_loss, shape_of
 from evagen.bench.attention import LEVELS, NUM_BLOCKS, router_like_lengths
 from evagen.bench.memory import peak_mb
-from evagen.training.run import OptimizerConfig, make_optimizers
+from evagen.training.optimizers import make_optimizers
+from evagen.training.settings import OptimizerConfig
 
 SIZE, CODEBOOK_SIZE, CLASSES = "nano", 8192, 101
 CLIPS_PER_BATCH, STEPS = 8, 3

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from transformers import LlamaForCausalLM
 
-from evagen.ar_model import ClipRequest, LengthDials, SamplingOptions, VideoGenerator, sample_in_order
+from evagen.ar_model import ClipRequest, LengthConstraints, SamplingOptions, VideoGenerator, sample_in_order
 from evagen.ar_model.llama import to_llama
 from evagen.bench.attention import router_like_lengths
 
@@ -54,8 +54,8 @@ def new_generator(levels: list[int]) -> VideoGenerator:
 def measure(model: VideoGenerator, llama: LlamaForCausalLM, batch: int, guidance: float, bytes_per_step: int) -> dict:
     """One row."""
     as_many_bytes = torch.ones(bytes_per_step // 4)
-    dials = LengthDials([63] * NUM_BLOCKS)
-    requests = [ClipRequest(i, i % CLASSES, dials=dials) for i in range(batch)]
+    constraints = LengthConstraints([63] * NUM_BLOCKS)
+    requests = [ClipRequest(i, i % CLASSES, constraints=constraints) for i in range(batch)]
     options = SamplingOptions(guidance=guidance)
     prompts = model.grammar.class_token(torch.arange(batch) % CLASSES)[:, None]  # S 1
     null = torch.full_like(prompts, model.grammar.null_class)
@@ -124,7 +124,7 @@ def measure_refill() -> dict:
 
 def _forced(lengths: Tensor) -> list[ClipRequest]:
     """Lengths (B, T) → a request for each clip."""
-    return [ClipRequest(i, i % CLASSES, dials=LengthDials(row.tolist())) for i, row in enumerate(lengths)]
+    return [ClipRequest(i, i % CLASSES, constraints=LengthConstraints(row.tolist())) for i, row in enumerate(lengths)]
 
 
 def _seconds(work: Callable[[], object]) -> float:

@@ -1,17 +1,17 @@
 """Made clips of moving shapes, and a tiny tokenizer trained on them until more tokens give better pictures."""
 
 import torch
-from diffusers.optimization import get_cosine_schedule_with_warmup
 from torch import Tensor
 from tqdm.auto import tqdm
 
 from evagen.eval import PerceptualDistance
-from evagen.tokenizer import CodeReviver, LossWeights, VideoTokenizer, tokenizer_loss
-from evagen.training.run import OptimizerConfig, make_optimizers
+from evagen.tokenizer import DeadCodeRestart, LossWeights, VideoTokenizer, tokenizer_loss
+from evagen.training.optimizers import make_optimizers, make_scheduler
+from evagen.training.settings import OptimizerConfig
 
 LEVELS = [4, 8, 16, 32, 64]
 FRAMES, SIZE = 16, 64
-STEPS, BATCH, REVIVE_AFTER, REVIVE_UNTIL = 150, 8, 20, 0.8
+STEPS, BATCH, RESTART_AFTER, RESTART_UNTIL = 150, 8, 20, 0.8
 WEIGHTS = LossWeights(l1=1.0, l2=3.0, perceptual=0.1, commitment=0.1)
 
 
@@ -47,8 +47,8 @@ def train_tiny_tokenizer(perceptual: PerceptualDistance, steps: int = STEPS) -> 
         matrices="muon", steps=steps, batch_size=BATCH, learning_rate=0.005, muon_learning_rate=0.02, warmup_steps=20
     )
     optimizers = make_optimizers(model, config)
-    schedulers = [get_cosine_schedule_with_warmup(each, config.warmup_steps, steps) for each in optimizers]
-    reviver = CodeReviver(model.quantizer, REVIVE_AFTER)
+    schedulers = [make_scheduler(each, config) for each in optimizers]
+    dead_codes = DeadCodeRestart(model.quantizer, RESTART_AFTER)
     for step in tqdm(range(steps), desc="training", unit="step"):
         random = torch.Generator().manual_seed(step)
         video = moving_shapes(BATCH, seed=step + 1)  # B C F H W
@@ -61,6 +61,6 @@ def train_tiny_tokenizer(perceptual: PerceptualDistance, steps: int = STEPS) -> 
             each.step()
         for optimizer in optimizers:
             optimizer.zero_grad()
-        if step < REVIVE_UNTIL * steps:
-            reviver.step(output.tokens.codes, output.encoded, random)
+        if step < RESTART_UNTIL * steps:
+            dead_codes.step(output.tokens.codes, output.encoded, random)
     return model.eval()

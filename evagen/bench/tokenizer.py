@@ -13,9 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from evagen.commands.train_router import RouterTraining
-from evagen.commands.train_tokenizer import TokenizerTraining
-from evagen.config import load_config
+from evagen.config import find_config, read_values
 from evagen.eval import PerceptualDistance
 from evagen.kernels.packed_linear import pack_linears
 from evagen.tokenizer import LossWeights, Router, VideoTokenizer, tokenizer_loss
@@ -39,14 +37,11 @@ class Preset:
 
 
 def _quickstart() -> tuple[VideoTokenizer, Router]:
-    tokenizer, router = (
-        load_config(TokenizerTraining, "quickstart/proxy"),
-        load_config(RouterTraining, "quickstart/router"),
-    )
-    shape = {"num_frames": tokenizer.data.frames, "resolution": tokenizer.data.size}
-    model = tokenizer.model.model_dump()
-    shared = {"levels": model["levels"], "temporal_patch": model["temporal_patch"]}
-    return VideoTokenizer(**model, **shape), Router(**router.model.model_dump(), **shape, **shared)
+    tokenizer, router = (read_values(find_config(f"quickstart/{name}")) for name in ("proxy", "router"))
+    shape = {"num_frames": tokenizer["data"]["frames"], "resolution": tokenizer["data"]["size"]}
+    model = VideoTokenizer(**tokenizer["model"], **shape)
+    levels = list(model.assignments.levels)
+    return model, Router(levels, temporal_patch=model.config.temporal_patch, **router["model"], **shape)
 
 
 def _small_base() -> tuple[VideoTokenizer, Router]:

@@ -19,8 +19,9 @@ import numpy as np
 import torch
 
 from evagen.config import load_config, with_overrides
-from evagen.data.clip_table import PATIENCE, fill_table, open_table
+from evagen.data.clip_table import fill_table, open_table
 from evagen.errors import UserError
+from evagen.run import PATIENCE, start_accelerator
 from evagen.scoring.clips import FileClips, list_fingerprint
 from evagen.scoring.config import Benchmark
 from evagen.scoring.distances import score_features
@@ -41,7 +42,6 @@ from evagen.scoring.subjects import Reconstruction
 from evagen.scoring.table import compare
 from evagen.scoring.videos import list_videos, without_missing, without_unreadable
 from evagen.tokenizer import CodebookUsage, VideoTokenizer
-from evagen.training.run import start_accelerator
 
 
 def main(config: Benchmark) -> Path:
@@ -52,8 +52,7 @@ def main(config: Benchmark) -> Path:
     check_inputs(config, protocol)
     # Without a claim: rows are checked against what they are made from, and how certain or complete a score has to be
     # may be asked differently when they are there.
-    run = config.run.model_copy(update={"tracker": "none"})  # nothing is logged
-    accelerator = start_accelerator(config, run, patience=PATIENCE, claim=False)
+    accelerator = start_accelerator(config, out, patience=PATIENCE, claim=False)
     models = Models.load(config, protocol, accelerator.device)
     videos = list_videos(protocol, config.data)
     protocol = without_missing(protocol, videos, config.accept_incomplete)

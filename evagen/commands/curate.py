@@ -8,29 +8,31 @@ not rewards, so that one record serves every preference. Any number of processes
 half-way, the same command goes on where it was.
 """
 
-from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Annotated
 
 import torch
-from datasets import Dataset
 from pydantic import Field
 from torch import Tensor
 
-from evagen.config import ONLY_HOW, Section, load_config
-from evagen.data.clip_table import PATIENCE, fill_table, open_table
+from evagen.config import ONLY_HOW, Section
+from evagen.data.clip_table import fill_table
 from evagen.data.clips import ClipBatch, ClipDataset, DataConfig
-from evagen.errors import UserError
 from evagen.eval import LPIPSDistance, PerceptualDistance
-from evagen.models.loading import fingerprint, load_model
-from evagen.tokenizer import AssignmentSpace, CandidateSearch, VideoTokenizer
+from evagen.models.fit import check_clips
+from evagen.models.inference import autocast, load_for
+from evagen.models.loading import fingerprint
+from evagen.run import PATIENCE, Infers, ReadsClips, RunFolder, start_accelerator
+from evagen.tokenizer import CandidateSearch, VideoTokenizer
 from evagen.training.objective import PerceptualNetwork
-from evagen.training.run import RunConfig, start_accelerator
+
+
+class CurationRun(Infers, ReadsClips, RunFolder):
+    pass
 
 
 class Curation(Section):
-    run: RunConfig
+    run: CurationRun
     data: DataConfig
     tokenizer: str
     """The proxy tokenizer, folder or hub id."""
@@ -46,89 +48,31 @@ class Curation(Section):
     """Seconds between saves, which is what a killed process loses at most."""
 
 
-@dataclass(frozen=True)
-class CurationRecord:
-    """What stage 2 found. clips: the data set it went over, videos: its fingerprint; space: the candidates; table: a
-    row for each of the n clips that could be read, memory-mapped."""
-
-    clips: DataConfig
-    videos: str
-    space: AssignmentSpace
-    table: Dataset
-
-    @cached_property
-    def keys(self) -> Tensor:
-        """int64 (n,), the clips' keys in the data set."""
-        return torch.from_numpy(self.table["key"][:])
-
-    @cached_property
-    def perceptual(self) -> Tensor:
-        """float64 (n, A)."""
-        return torch.from_numpy(self.table["perceptual"][:]).double()
-
-    @cached_property
-    def mse(self) -> Tensor:
-        """float64 (n, A)."""
-        return torch.from_numpy(self.table["mse"][:]).double()
-
-    def open_clips(self) -> ClipDataset:
-        """The data set that `keys` count in. Raises UserError where its videos are no longer those of the record."""
-        dataset = ClipDataset(self.clips)
-        if dataset.fingerprint() != self.videos:
-            raise UserError(
-                f"the usable videos in {self.clips.root} are not those that the record was made from: files were "
-                "added, removed or replaced since. Put them back, or run `evagen curate` again with another run.out"
-            )
-        return dataset
-
-
 def main(config: Curation) -> Path:
     """Writes the record into `<run.out>/record`; does nothing if it is there already."""
-    accelerator = start_accelerator(config, config.run, patience=PATIENCE)
+    accelerator = start_accelerator(config, config.run.out, patience=PATIENCE)
     record = config.run.out / "record"
     if record.exists():
         return record
-    tokenizer = load_model(VideoTokenizer, config.tokenizer, accelerator.device)
-    check_clips_fit(tokenizer, config.data)
+    tokenizer = load_for(config.run, VideoTokenizer, config.tokenizer, accelerator.device)
+    check_clips(tokenizer, config.data.frames, config.data.size, "the clips", "change data.frames and data.size")
     perceptual = config.compare.load().to(accelerator.device)
     about = {
         "tokenizer": fingerprint(tokenizer),
-        "levels": list(tokenizer.assignments.levels),
-        "num_blocks": tokenizer.assignments.num_blocks,
         "distance": f"{perceptual.name} {perceptual.fingerprint}",
     }
-    fill_table(
-        record, ClipDataset(config.data), lambda batch: _measure(batch, tokenizer, perceptual, config), about,
-        accelerator, config.batch_size, config.run.num_workers, config.save_seconds,
-    )  # fmt: skip
+    contents = {
+        "tokenizer_source": config.tokenizer,
+        "levels": list(tokenizer.assignments.levels),
+        "num_blocks": tokenizer.assignments.num_blocks,
+        "clips": config.data.model_dump(mode="json"),
+    }
+    with autocast(config.run, accelerator.device):
+        fill_table(
+            record, ClipDataset(config.data), lambda batch: _measure(batch, tokenizer, perceptual, config), about,
+            accelerator, config.batch_size, config.run.num_workers, config.save_seconds, contents,
+        )  # fmt: skip
     return record
-
-
-def read_record(folder: str | Path) -> CurationRecord:
-    """A record by its run folder. Raises UserError where it is missing, unfinished or damaged, or where its
-    tokenizer's folder holds another tokenizer by now."""
-    folder = Path(folder)
-    table, about = open_table(folder / "record", "curation record", "curate")
-    config = load_config(Curation, folder / "config.yaml")
-    if (Path(config.tokenizer) / "config.json").exists():
-        found = fingerprint(load_model(VideoTokenizer, config.tokenizer))
-        if found != about["tokenizer"]:
-            raise UserError(
-                f"the record in {folder} was measured with tokenizer {about['tokenizer']}, but {config.tokenizer} now "
-                f"holds {found}; run `evagen curate` again with another run.out, or put the earlier tokenizer back"
-            )
-    space = AssignmentSpace(about["levels"], about["num_blocks"])
-    return CurationRecord(config.data, about["videos"], space, table.with_format("numpy"))
-
-
-def check_clips_fit(tokenizer: VideoTokenizer, data: DataConfig) -> None:
-    """Raises UserError unless the data set's clips have the frames and size the tokenizer was trained on."""
-    wanted = (tokenizer.config.num_frames, tokenizer.config.resolution)
-    if (data.frames, data.size) != wanted:
-        raise UserError(
-            f"the tokenizer works on clips of {wanted[0]} frames at {wanted[1]} pixels; "
-            f"data.frames is {data.frames} and data.size {data.size}"
-        )
 
 
 def _measure(

@@ -20,21 +20,25 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from evagen.commands.curate import CurationRecord, read_record
 from evagen.config import Section
 from evagen.data.clips import clip_loader
+from evagen.data.curation_record import CurationRecord, read_record
 from evagen.errors import UserError
 from evagen.eval import PerceptualDistance
 from evagen.models.loading import load_model
 from evagen.report.quality_cost_plot import draw
+from evagen.run import Infers, RunFolder, claim_folder
 from evagen.scoring.reconstruction import score_reconstruction
 from evagen.tokenizer import PREFERENCE_RANGE, AssignmentSpace, QualityScale, Router, VideoTokenizer, best_assignment
 from evagen.tokenizer.reward import proxy_reward
-from evagen.training.run import RunConfig, claim_folder
+
+
+class StudyRun(Infers, RunFolder):
+    pass
 
 
 class QualityCost(Section):
-    run: RunConfig
+    run: StudyRun
     record: str
     """The curation record that the router was trained on; its scale of quality holds for all."""
     held_out: dict[str, str]
@@ -99,7 +103,6 @@ class ClipSet:
 
 def main(config: QualityCost) -> Path:
     """Measures every way on every set of clips; returns the run folder."""
-    config.run.out.mkdir(parents=True, exist_ok=True)
     claim_folder(config, config.run.out)
     scale = QualityScale.of(read_record(config.record).perceptual)
     sets = [_load(name, folder, scale) for name, folder in config.held_out.items()]

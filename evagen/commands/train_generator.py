@@ -5,12 +5,10 @@ evagen train-generator quickstart/generator [key=value …]
 The corpus stays on disk: of its columns only the lengths are read as a whole.
 """
 
-import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import torch
 from accelerate.utils import set_seed
 from pydantic import Field, model_validator
@@ -27,18 +25,13 @@ from evagen.ar_model import (
     next_token_loss,
     with_shape,
 )
-from evagen.commands.tokenize import Corpus, Tokenization, read_corpus
-from evagen.config import Section, load_config, section_of
-from evagen.errors import UserError
-from evagen.models.loading import fingerprint, load_model, start_from
-from evagen.tokenizer import VideoTokenizer
-from evagen.training.run import OptimizerConfig, RunConfig, TrainingRun, is_finished
+from evagen.config import Section, section_of
+from evagen.data.corpus import Corpus, read_corpus
+from evagen.training.generator import FROM_CORPUS, new_generator
+from evagen.training.metrics import Mean
+from evagen.training.run import TrainingRun, is_finished
+from evagen.training.settings import LayerSettings, OptimizerConfig, TrainingSettings
 from evagen.training.token_batches import ClipBatches, class_dropout_numbers
-
-FROM_CORPUS = (
-    "codebook_size", "levels", "num_blocks", "class_names", "tokenizer_fingerprint", "class_dropout", "given_frames",
-    "num_given_blocks",
-)  # fmt: skip
 
 
 class ModelConfig(section_of(VideoGenerator, leave_out=FROM_CORPUS)):  # type: ignore[misc]
@@ -65,8 +58,12 @@ class GeneratorOptimizer(OptimizerConfig):
         return self
 
 
+class GeneratorRun(LayerSettings, TrainingSettings):
+    pass
+
+
 class GeneratorTraining(Section):
-    run: RunConfig
+    run: GeneratorRun
     corpus: Path
     """The run folder of `evagen tokenize`."""
     model: ModelConfig
@@ -85,11 +82,12 @@ def main(config: GeneratorTraining) -> Path:
     if is_finished(config, config.run.out):
         return config.run.out
     corpus = read_corpus(config.corpus)
-    check_tokenizer_of(corpus, config.corpus)
     set_seed(config.run.seed)
-    model = new_generator(corpus, config)
+    model = new_generator(
+        corpus, config.model.model_dump(exclude={"size"}), config.class_dropout, config.use_classes, config.start_from
+    )
     run = TrainingRun(config, config.run, config.optimizer, model)
-    targets_of_row, tokens_of_row = tokens_per_clip(corpus)
+    targets_of_row, tokens_of_row = corpus.tokens_per_clip()
     batches = ClipBatches(
         tokens_of_row, config.run.seed, run.accelerator.num_processes,
         config.optimizer.batch_size, config.optimizer.tokens_per_batch,
@@ -106,59 +104,11 @@ def main(config: GeneratorTraining) -> Path:
         targets = [sum(int(targets_of_row[key % len(targets_of_row)]) for key in share) for share in shares]
         weight = targets[run.accelerator.process_index] * len(targets) / sum(targets)
         length_logits = logits[:, model.grammar.first_length : model.grammar.first_class].detach().clone()  # N L
-        metrics = log_values(run, losses, length_logits, tokens, sequence_lengths, model.grammar)
-        run.update(losses.loss * weight, metrics, sum(map(len, shares)) / len(shares))
+        run.update(losses.loss * weight, {}, sum(map(len, shares)) / len(shares))
+        if run.log_is_due:
+            run.log(metrics_of(losses, length_logits, tokens, sequence_lengths, model.grammar))
     run.finish(model)
     return config.run.out
-
-
-def new_generator(corpus: Corpus, config: GeneratorTraining) -> VideoGenerator:
-    """A generator whose vocabulary is the corpus's, untrained or with the weights of `start_from`."""
-    model = VideoGenerator(
-        codebook_size=corpus.codebook_size, levels=corpus.levels, num_blocks=corpus.num_blocks,
-        class_names=corpus.class_names if config.use_classes else [], class_dropout=config.class_dropout,
-        tokenizer_fingerprint=corpus.tokenizer_fingerprint, given_frames=corpus.given_frames,
-        num_given_blocks=corpus.num_given_blocks, **config.model.model_dump(exclude={"size"}),
-    )  # fmt: skip
-    if config.start_from:
-        wrote = start_from(model, config.start_from).config.tokenizer_fingerprint
-        if wrote != corpus.tokenizer_fingerprint:
-            raise UserError(
-                f"the generator at {config.start_from} writes tokens of tokenizer {wrote}, the corpus holds those of "
-                f"{corpus.tokenizer_fingerprint}: give one of the same tokenizer, or train without start_from"
-            )
-    return model
-
-
-def check_tokenizer_of(corpus: Corpus, folder: Path) -> None:
-    """Raises UserError where the tokenizer that made a corpus has been replaced since: what is trained on it could
-    not be decoded."""
-    if not (folder / "config.yaml").exists():
-        return
-    source = load_config(Tokenization, folder / "config.yaml").tokenizer
-    if (Path(source) / "config.json").exists():
-        found = fingerprint(load_model(VideoTokenizer, source))
-        if found != corpus.tokenizer_fingerprint:
-            raise UserError(
-                f"the corpus in {folder} holds tokens of tokenizer {corpus.tokenizer_fingerprint}, but {source} now "
-                f"holds {found}; run `evagen tokenize` again with another run.out, or put the earlier tokenizer back"
-            )
-
-
-def tokens_per_clip(corpus: Corpus) -> tuple[np.ndarray, np.ndarray]:
-    """How many tokens of each clip's sequence are learnt, and its length; int64 (rows,) each, from the corpus' smallest
-    columns."""
-    targets = _tokens_of_blocks(corpus, "lengths", corpus.num_blocks)
-    tokens = targets + 2
-    if corpus.num_given_blocks:
-        tokens = tokens + _tokens_of_blocks(corpus, "given_lengths", corpus.num_given_blocks) + 1
-    return targets, tokens
-
-
-def _tokens_of_blocks(corpus: Corpus, name: str, num_blocks: int) -> np.ndarray:
-    column = corpus.table.select_columns(name).with_format("arrow")
-    parts = [rows[name].combine_chunks().flatten().to_numpy() for rows in column.iter(batch_size=10_000)]
-    return np.concatenate(parts).reshape(-1, num_blocks).sum(1, dtype=np.int64) + num_blocks  # rows
 
 
 def pack_clips(
@@ -176,31 +126,26 @@ def pack_clips(
     return grammar.pack(clips, labels, given)
 
 
-def log_values(
-    run: TrainingRun,
+def metrics_of(
     losses: GeneratorLoss,
     length_logits: Tensor,
     tokens: Tensor,
     sequence_lengths: Sequence[int],
     grammar: SequenceGrammar,
-) -> dict[str, Callable[[], Tensor]]:
-    """What is logged of a batch, over all processes: the losses, and how often each level is chosen as a length, by
-    the model and in the data. Computed only when a log line is due, in all processes."""
+) -> dict[str, Mean]:
+    """What is logged of a batch: the losses, and how often each level is chosen as a length, by the model and in the
+    data; with how many tokens of this process each is a mean of. length_logits: (N, L)."""
     num_lengths = grammar.num_blocks * len(sequence_lengths)
     num_contents = sum(sequence_lengths) - 2 * len(sequence_lengths) - num_lengths
-    names = ["length_loss"]
-    names += [f"length_share_{kind}_{level}" for kind in ("predicted", "true") for level in grammar.levels]
-
-    @functools.cache
-    def means() -> dict[str, Tensor]:
-        shares = length_shares(length_logits, tokens, sequence_lengths, grammar)
-        of_lengths = torch.cat([losses.length_loss[None], shares.predicted, shares.true])  # 1 + 2 L
-        counts = torch.tensor([num_lengths, num_contents], device=run.device)
-        sums = torch.cat([of_lengths * num_lengths, losses.content_loss[None] * num_contents, counts])
-        *lengths, content_loss, num_all_lengths, num_all_contents = run.accelerator.reduce(sums, "sum")
-        found = dict(zip(names, torch.stack(lengths) / num_all_lengths))
-        found["loss"] = (lengths[0] + content_loss) / (num_all_lengths + num_all_contents)
-        found["content_loss"] = content_loss / num_all_contents
-        return found
-
-    return {name: lambda name=name: means()[name] for name in ("loss", "content_loss", *names)}
+    shares = length_shares(length_logits, tokens, sequence_lengths, grammar)
+    by_level = {
+        f"length_share_{kind}_{level}": Mean(share, num_lengths)
+        for kind, levels in (("predicted", shares.predicted), ("true", shares.true))
+        for level, share in zip(grammar.levels, levels)
+    }
+    return {
+        "loss": Mean(losses.loss, num_lengths + num_contents),
+        "content_loss": Mean(losses.content_loss, num_contents),
+        "length_loss": Mean(losses.length_loss, num_lengths),
+        **by_level,
+    }

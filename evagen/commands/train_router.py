@@ -15,14 +15,16 @@ from pydantic import Field, field_validator
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from evagen.commands.curate import CurationRecord, read_record
 from evagen.config import Section, section_of
 from evagen.data.clips import ClipDataset, SkippedClip, clip_loader
+from evagen.data.curation_record import CurationRecord, read_record
 from evagen.errors import UserError
 from evagen.models.loading import new_model
+from evagen.run import ReadsClips
 from evagen.tokenizer import PREFERENCE_RANGE, QualityScale, Router, proxy_reward
-from evagen.tokenizer.router import look, mirrored
-from evagen.training.run import OptimizerConfig, RunConfig, TrainingRun, batch_generator, is_finished
+from evagen.tokenizer.router import mirrored, router_features
+from evagen.training.run import TrainingRun, batch_generator, is_finished
+from evagen.training.settings import OptimizerConfig, TrainingSettings
 
 ModelConfig = section_of(Router, leave_out=["levels", "num_frames", "resolution", "temporal_patch"])
 
@@ -32,8 +34,12 @@ MOST_HELD_OUT = 256
 """Clips that tell how the router does on what it has not seen; more would only take longer."""
 
 
+class RouterRun(ReadsClips, TrainingSettings):
+    pass
+
+
 class RouterTraining(Section):
-    run: RunConfig
+    run: RouterRun
     record: Path
     """The run folder of `evagen curate`."""
     model: ModelConfig = ModelConfig()  # type: ignore[valid-type]
@@ -74,34 +80,37 @@ def main(config: RouterTraining) -> Path:
     run.resume()
     train, held_out = _split(record, config.held_out)
     num_workers = config.run.num_workers
-    look_at = partial(look, temporal_patch=model.config.temporal_patch, downscale=model.config.downscale)
-    pictures = CachedPictures(dataset, look_at, CACHE_BYTES // max(num_workers, 1))
-    shown = [_readable(pictures[int(key)])[None] for key in record.keys[held_out]]
+    features_of = partial(router_features, temporal_patch=model.config.temporal_patch, downscale=model.config.downscale)
+    cached = CachedFeatures(dataset, features_of, CACHE_BYTES // max(num_workers, 1))
+    shown = [_readable(cached[int(key)])[None] for key in record.keys[held_out]]
     to_load, to_train = tee(
         _draw(config, train, number, run.accelerator.process_index) for number in count(run.first_batch)
     )
-    loader = clip_loader(pictures, (record.keys[rows].tolist() for rows, _, _ in to_load), num_workers, stacked)
-    for _, (rows, preference, is_mirrored), picture in zip(run.batches(), to_train, loader):
-        picture = _readable(picture).to(run.device)  # B c h T·w
-        picture = mirrored(picture, record.space.num_blocks) if is_mirrored else picture
+    loader = clip_loader(cached, (record.keys[rows].tolist() for rows, _, _ in to_load), num_workers, stacked)
+    for _, (rows, preference, is_mirrored), features in zip(run.batches(), to_train, loader):
+        features = _readable(features).to(run.device)  # B c h T·w
+        features = mirrored(features, record.space.num_blocks) if is_mirrored else features
         reward = proxy_reward(record.perceptual[rows], preference, record.space, scale)  # B A
         target = _target(reward, config.target_temperature).to(run.device)
-        logits = run.model(picture, preference.to(run.device))  # B A
+        logits = run.model(features, preference.to(run.device))  # B A
         loss = F.cross_entropy(logits, target)
-        metrics = {"accuracy": (logits.argmax(-1) == target.argmax(-1)).float().mean()}
-        if len(held_out):
-            metrics["held_out_reward"] = lambda: _reward_reached(run.model, shown, held_out, record, scale, config)
-        run.update(loss, metrics, len(rows))
+        accuracy = (logits.argmax(-1) == target.argmax(-1)).float().mean()
+        run.update(loss, {"accuracy": accuracy}, len(rows))
+        if run.log_is_due:
+            metrics = {"loss": loss, "accuracy": accuracy}
+            if len(held_out):
+                metrics["held_out_reward"] = _reward_reached(run.model, shown, held_out, record, scale, config)
+            run.log(metrics)
     run.finish(model)
     return config.run.out
 
 
-class CachedPictures(Dataset):
-    """What a router sees of a data set's clips, (c, H/s, T·W/s) each. Those looked at first stay in memory, up to
+class CachedFeatures(Dataset):
+    """What a router sees of a data set's clips, (c, H/s, T·W/s) each. Those asked for first stay in memory, up to
     `max_bytes`: where clips are drawn evenly, no other choice would be met more often."""
 
-    def __init__(self, dataset: ClipDataset, look_at: Callable[[Tensor], Tensor], max_bytes: int):
-        self.dataset, self.look_at, self.bytes_left = dataset, look_at, max_bytes
+    def __init__(self, dataset: ClipDataset, features_of: Callable[[Tensor], Tensor], max_bytes: int):
+        self.dataset, self.features_of, self.bytes_left = dataset, features_of, max_bytes
         self.kept: dict[int, Tensor] = {}
 
     def __getitem__(self, key: int) -> Tensor | SkippedClip:
@@ -110,24 +119,24 @@ class CachedPictures(Dataset):
         clip = self.dataset[key]
         if isinstance(clip, SkippedClip):
             return clip
-        picture = self.look_at(clip.video[None])[0]
-        if picture.nbytes <= self.bytes_left:
-            self.kept[key] = picture
-            self.bytes_left -= picture.nbytes
-        return picture
+        features = self.features_of(clip.video[None])[0]
+        if features.nbytes <= self.bytes_left:
+            self.kept[key] = features
+            self.bytes_left -= features.nbytes
+        return features
 
 
-def stacked(pictures: Sequence[Tensor | SkippedClip]) -> Tensor | SkippedClip:
-    """Pictures of a batch as one, or the first clip that could not be read."""
-    lost = next((picture for picture in pictures if isinstance(picture, SkippedClip)), None)
-    return lost or torch.stack(pictures)
+def stacked(features: Sequence[Tensor | SkippedClip]) -> Tensor | SkippedClip:
+    """Features of a batch as one tensor, or the first clip that could not be read."""
+    lost = next((one for one in features if isinstance(one, SkippedClip)), None)
+    return lost or torch.stack(features)
 
 
-def _readable(pictures: Tensor | SkippedClip) -> Tensor:
+def _readable(features: Tensor | SkippedClip) -> Tensor:
     """Raises UserError for a clip that could not be read."""
-    if isinstance(pictures, SkippedClip):
-        raise UserError(f"{pictures.path} was measured in the record but cannot be read now: {pictures.reason}")
-    return pictures
+    if isinstance(features, SkippedClip):
+        raise UserError(f"{features.path} was measured in the record but cannot be read now: {features.reason}")
+    return features
 
 
 def _split(record: CurationRecord, share: float) -> tuple[Tensor, Tensor]:
@@ -157,9 +166,9 @@ def _target(reward: Tensor, temperature: float) -> Tensor:
 
 @torch.no_grad()
 def _reward_reached(
-    model, pictures: list[Tensor], rows: Tensor, record: CurationRecord, scale: QualityScale, config: RouterTraining
+    model, features: list[Tensor], rows: Tensor, record: CurationRecord, scale: QualityScale, config: RouterTraining
 ) -> float:
-    """The router's reward on held-out clips, n pictures (1, c, H/s, T·W/s), relative to the best, 1, and to an average
+    """The router's reward on held-out clips, n features (1, c, H/s, T·W/s), relative to the best, 1, and to an average
     assignment, 0; mean over the lowest, the middle and the highest preference."""
     shares = []
     model.eval()
@@ -168,7 +177,7 @@ def _reward_reached(
     for preference in sorted({low, (low + high) / 2, high}):
         reward = proxy_reward(record.perceptual[rows], preference, record.space, scale)  # n A
         chosen = []
-        for seen in torch.cat(pictures).split(config.optimizer.batch_size):
+        for seen in torch.cat(features).split(config.optimizer.batch_size):
             logits = model(seen.to(device), torch.full((len(seen),), preference, device=device))  # B A
             chosen.append(logits.argmax(-1).cpu())
         reached = reward.gather(1, torch.cat(chosen)[:, None])[:, 0]  # n

@@ -9,35 +9,39 @@ import torch
 from accelerate.utils import broadcast, set_seed
 from pydantic import Field
 
-from evagen.config import Section, section_of
+from evagen.config import section_of
 from evagen.data.clips import ClipDataset, DataConfig, report_skipped, train_loader
-from evagen.errors import UserError
-from evagen.models.loading import load_model, new_model, start_from
-from evagen.tokenizer import CodebookUsage, CodeReviver, Router, VideoTokenizer
+from evagen.models.lengths import LengthChoice
+from evagen.models.loading import new_model, start_from
+from evagen.run import ReadsClips
+from evagen.tokenizer import CodebookUsage, DeadCodeRestart, VideoTokenizer
 from evagen.training.objective import Objective, ObjectiveConfig
-from evagen.training.run import OptimizerConfig, RunConfig, TrainingRun, batch_generator, is_finished
+from evagen.training.run import TrainingRun, batch_generator, is_finished
+from evagen.training.settings import LayerSettings, OptimizerConfig, TrainingSettings
 
 ModelConfig = section_of(VideoTokenizer, leave_out=["num_frames", "resolution"])
 
 
-REVIVE_UNTIL = 0.8
-"""Share of the training in which codes are moved; after it the codebook settles."""
+RESTART_UNTIL = 0.8
+"""Share of the training in which dead codes are restarted; after it the codebook settles."""
 
 
-class TokenizerTraining(Section):
-    run: RunConfig
+class TokenizerRun(LayerSettings, ReadsClips, TrainingSettings):
+    pass
+
+
+class TokenizerTraining(LengthChoice):
+    """Lengths: a router's (stage 4), uniform ones, or else drawn at random from all assignments (stage 1)."""
+
+    run: TokenizerRun
     data: DataConfig
     model: ModelConfig  # type: ignore[valid-type]
     start_from: str | None = None
     """A trained tokenizer, folder or hub id, to train further (fine-tuning). Its model settings are needed."""
     loss: ObjectiveConfig = ObjectiveConfig()
     optimizer: OptimizerConfig
-    revive_after: int = Field(100, ge=1)
-    """Batches after which a code that was not chosen is moved to where the encoder's vectors are."""
-    router: str | None = None
-    """A trained router, folder or hub id, whose assignments to train on (stage 4). Random ones if None (stage 1)."""
-    preference: float = Field(1.2, ge=0, le=2)
-    """w_q of the router's assignments: higher spends more tokens."""
+    restart_codes_after: int = Field(100, ge=1)
+    """Batches after which a code that was not chosen is dead: it restarts where one of the encoder's vectors is."""
 
 
 def main(config: TokenizerTraining) -> Path:
@@ -50,16 +54,11 @@ def main(config: TokenizerTraining) -> Path:
     model = new_model(VideoTokenizer, **config.model.model_dump(), **shape)
     if config.start_from:
         start_from(model, config.start_from)
-    reviver = CodeReviver(model.quantizer, config.revive_after)
+    dead_codes = DeadCodeRestart(model.quantizer, config.restart_codes_after)
     run = TrainingRun(config, config.run, config.optimizer, model)
     objective = Objective(config.loss, model, run.accelerator)
-    run.resume(keep=[reviver, objective.lecam])
-    router = load_model(Router, config.router, run.device) if config.router else None
-    if router and router.assignments.levels != model.assignments.levels:
-        raise UserError(
-            f"the router at {config.router} knows the levels {list(router.assignments.levels)}, "
-            f"model.levels are {list(model.assignments.levels)}"
-        )
+    run.resume(keep=[dead_codes, objective.lecam])
+    assign = config.load(model) if config.is_made else None
     skipped = list(dataset.skipped)
     usage = CodebookUsage(config.model.codebook_size)
     accelerator = run.accelerator
@@ -74,25 +73,23 @@ def main(config: TokenizerTraining) -> Path:
             continue
         random = batch_generator(config.run.seed, number, accelerator.process_index)
         video = batch.video.to(run.device, non_blocking=True)  # B C F H W
-        if router is None:
-            lengths = model.assignments.random(len(video), random)  # B T
-        else:
-            lengths = router.assign(video, config.preference)
+        lengths = assign(video) if assign else model.assignments.random(len(video), random)  # B T
         frames = torch.randperm(len(video) * config.data.frames, generator=random)
         frames = frames[: len(video) * config.loss.compare.frames].to(run.device)
         output = run.model(video, lengths)
         loss, terms = objective.for_tokenizer(output, video, frames, run.step, model.to_pixels.weight)
-        terms |= discriminator_terms
+        terms |= discriminator_terms  # of the batch before, which is logged with this one
         usage.update(output.tokens.codes)
-        metrics = {**terms, "codes_used": usage.used_fraction, "perplexity": usage.perplexity}
-        metrics["tokens_per_clip"] = lengths.sum(1).double().mean()
-        run.update(loss, metrics, len(video))
-        discriminator_terms = objective.after_update(output, video)  # logged with the next batch
-        if run.step < REVIVE_UNTIL * config.optimizer.steps:
-            reviver.step(output.tokens.codes, output.encoded, random)
-            broadcast(model.quantizer.codebook.data)  # every process takes the first one's moves
-        if run.ends_step and (run.step + 1) % config.run.log_every == 0:
+        run.update(loss, terms, len(video))
+        if run.log_is_due:
+            of_all = CodebookUsage.of(accelerator.reduce(usage.counts.to(run.device), "sum"))
+            of_codes = {"codes_used": of_all.used_fraction(), "perplexity": of_all.perplexity()}
+            run.log({"loss": loss, **terms, **of_codes, "tokens_per_clip": lengths.sum(1).double().mean()})
             usage.reset()
+        discriminator_terms = objective.after_update(output, video)
+        if run.step < RESTART_UNTIL * config.optimizer.steps:
+            dead_codes.step(output.tokens.codes, output.encoded, random)
+            broadcast(model.quantizer.codebook.data)  # every process takes the first one's moves
     run.finish(model)
     report_skipped(skipped, dataset.num_files, accelerator.print)
     return config.run.out

@@ -1,7 +1,7 @@
 """Tables with rows for each clip, computed by any number of processes, which an interruption costs next to nothing.
 
     fill_table(out / "record", dataset, rows_of, about, accelerator, batch_size=4)      # in every process
-    table, about = open_table(out / "record", "curation record", "curate")
+    table, about = open_table(out / "record", "curation record", "curate")    # in whatever reads it
 
 The unit of work is the batch: batch b holds the clips [b B, (b + 1) B) of the data set, whoever computes it and when.
 Sums of floating point numbers depend on what stands beside in a batch, so this is what makes the finished table the
@@ -17,8 +17,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable
-from dataclasses import asdict
-from datetime import timedelta
+from dataclasses import asdict, dataclass
 from itertools import accumulate
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -55,9 +54,6 @@ class NumberedClips(Protocol):
 COPIED_TOGETHER = 256
 """Batches whose rows are copied at once from the parts into the table, which bounds memory."""
 
-PATIENCE = timedelta(days=1)
-"""For `start_accelerator`: processes meet only at the end, and the fastest may wait long for the slowest."""
-
 
 def fill_table(
     table: Path,
@@ -68,11 +64,13 @@ def fill_table(
     batch_size: int,
     num_workers: int = 0,
     save_seconds: float = 60,
+    contents: dict[str, Any] | None = None,
 ) -> None:
     """Computes the rows that are not there yet and makes the table of them; to be called by all processes alike. It
     returns when the table is there. Clips that cannot be decoded have no rows and are reported once, in the end.
 
     about: what the rows are made from, as JSON values; kept with the table.
+    contents: what else readers of the table need, likewise.
     save_seconds: time between parts. A process that is killed loses what it computed since; one that fails or is
         interrupted (Ctrl-C) loses nothing.
 
@@ -101,13 +99,23 @@ def fill_table(
             bar.update(min(len(keys[number]) * accelerator.num_processes, bar.total - bar.n))
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
-        skipped = _join(table, len(keys), about)
+        skipped = _join(table, len(keys), about, contents or {})
         report_skipped(dataset.skipped + skipped, dataset.num_files)
     accelerator.wait_for_everyone()
 
 
-def open_table(table: Path, what: str, command: str) -> tuple[Dataset, dict[str, Any]]:
-    """A finished table, memory-mapped, and what it was made from. `what` it holds and the `command` that makes it are
+@dataclass(frozen=True)
+class About:
+    """What a finished table says of itself. made_from: what its rows follow from; contents: what its readers need
+    besides; skipped: clips that have no rows."""
+
+    made_from: dict[str, Any]
+    contents: dict[str, Any]
+    skipped: list[SkippedClip]
+
+
+def open_table(table: Path, what: str, command: str) -> tuple[Dataset, About]:
+    """A finished table, memory-mapped, and what it says of itself. `what` it holds and the `command` that makes it are
     for the message of the UserError that is raised when it is missing, unfinished or damaged."""
     if not table.is_dir():
         raise unfinished(table, what, command)
@@ -115,12 +123,13 @@ def open_table(table: Path, what: str, command: str) -> tuple[Dataset, dict[str,
         rows, about = load_from_disk(table), json.loads((table / "about.json").read_text())
         if len(rows) != about["rows"]:
             raise ValueError(f"{len(rows)} of {about['rows']} rows are there")
+        skipped = [SkippedClip(**clip) for clip in about["skipped"]]
+        return rows, About(about["made_from"], about["contents"], skipped)
     except (OSError, ValueError, KeyError, TypeError, pa.ArrowException) as error:
         raise UserError(
             f"the {what} in {table} is damaged: {error}. Delete {table} and run `evagen {command}` with "
             f"{table.parent / 'config.yaml'} to make it again"
         ) from error
-    return rows, about["made_from"]
 
 
 def unfinished(table: Path, what: str, command: str) -> UserError:
@@ -242,7 +251,7 @@ def _check_same(folder: Path, made_from: dict[str, Any], about: dict[str, Any]) 
         )
 
 
-def _join(table: Path, num_batches: int, about: dict[str, Any]) -> list[SkippedClip]:
+def _join(table: Path, num_batches: int, about: dict[str, Any], contents: dict[str, Any]) -> list[SkippedClip]:
     """Streams the parts into the table and deletes them; returns the clips that have no rows."""
     _tidy(table, about)
     parts, folder = _parts(table), _parts_folder(table)
@@ -265,7 +274,7 @@ def _join(table: Path, num_batches: int, about: dict[str, Any]) -> list[SkippedC
     shutil.rmtree(partial, ignore_errors=True)
     rows = Dataset.from_file(str(joined))
     rows.save_to_disk(partial)
-    made = {"rows": len(rows), "skipped": [asdict(clip) for clip in skipped], "made_from": about}
+    made = {"rows": len(rows), "skipped": [asdict(clip) for clip in skipped], "made_from": about, "contents": contents}
     (partial / "about.json").write_text(json.dumps(made, indent=1))
     os.sync()  # all of it is on the disk before the parts go
     partial.rename(table)

@@ -4,9 +4,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
+from evagen.config import Section
 from evagen.errors import UserError
+from evagen.models.fit import check_router
 from evagen.models.loading import fingerprint, load_model
 from evagen.tokenizer import Router, VideoTokenizer
 
@@ -42,24 +45,31 @@ class UniformLengths:
         return f"{self.length} for every block"
 
 
-def load_assigner(
-    tokenizer: VideoTokenizer, router: str | None, preference: float, uniform_length: int | None
-) -> RoutedLengths | UniformLengths:
-    """From config values, of which either `router` (folder or hub id) or `uniform_length` is given. Raises UserError
-    for both or neither, and where the lengths are not the tokenizer's."""
-    space = tokenizer.assignments
-    if (router is None) == (uniform_length is None):
-        raise UserError("give either router, or uniform_length, the tokens of every block")
-    if router is None:
-        if uniform_length not in space.levels:
+class LengthChoice(Section):
+    """Who says how many tokens each block gets: a part of every config in which clips are encoded."""
+
+    router: str | None = None
+    """A trained router, folder or hub id. This or `uniform_length`."""
+    preference: float = Field(1.2, ge=0, le=2)
+    """w_q of the router: higher spends more tokens."""
+    uniform_length: int | None = Field(None, ge=1)
+    """In place of a router: so many tokens for every block."""
+
+    @property
+    def is_made(self) -> bool:
+        return self.router is not None or self.uniform_length is not None
+
+    def load(self, tokenizer: VideoTokenizer) -> RoutedLengths | UniformLengths:
+        """Raises UserError for both or neither, and where the lengths are not the tokenizer's."""
+        if (self.router is None) == (self.uniform_length is None):
+            raise UserError("give either router, or uniform_length, the tokens of every block")
+        space = tokenizer.assignments
+        if self.router is not None:
+            router = load_model(Router, self.router, tokenizer.device)
+            check_router(tokenizer, router, self.router)
+            return RoutedLengths(router, self.preference)
+        assert self.uniform_length is not None
+        if self.uniform_length not in space.levels:
             levels = ", ".join(map(str, space.levels))
-            raise UserError(f"uniform_length={uniform_length}: the tokenizer's lengths are {levels}")
-        return UniformLengths(uniform_length, space.num_blocks)
-    model = load_model(Router, router, tokenizer.device)
-    known, needed = ((each.num_blocks, list(each.levels)) for each in (model.assignments, space))
-    if known != needed:
-        raise UserError(
-            f"the router at {router} knows assignments of {known[0]} blocks with levels {known[1]}; the tokenizer "
-            f"takes {needed[0]} blocks with levels {needed[1]}: give the router that was trained for it"
-        )
-    return RoutedLengths(model, preference)
+            raise UserError(f"uniform_length={self.uniform_length}: the tokenizer's lengths are {levels}")
+        return UniformLengths(self.uniform_length, space.num_blocks)

@@ -14,23 +14,16 @@ from pydantic import Field
 from torch import Tensor
 
 from evagen.ar_model import ClipTokens, VideoGenerator
-from evagen.commands.curate import check_clips_fit
-from evagen.config import Section
 from evagen.data.clips import ClipDataset, DataConfig, SkippedClip
 from evagen.errors import UserError
-from evagen.models.lengths import Assign, load_assigner
+from evagen.models.fit import check_clips
+from evagen.models.lengths import Assign, LengthChoice
 from evagen.tokenizer import VideoTokenizer
 
 
-class Given(Section):
+class Given(LengthChoice):
     data: DataConfig
     """Videos, of which the first frames of each clip are given."""
-    router: str | None = None
-    """Says how many tokens the given blocks get."""
-    preference: float = Field(1.2, ge=0, le=2)
-    """w_q of the router."""
-    uniform_length: int | None = Field(None, ge=1)
-    """In place of a router: so many tokens for every block."""
     frames: int | None = Field(None, ge=1)
     """Frames given of each clip. Frame prediction: as the generator was trained. Continuation: whole blocks, half of
     the clip if None."""
@@ -52,30 +45,45 @@ class GivenClips:
 
     def __init__(self, config: Given, generator: VideoGenerator, tokenizer: VideoTokenizer):
         self.config, self.tokenizer = config, tokenizer
-        check_clips_fit(tokenizer, config.data)
-        self.assign = load_assigner(tokenizer, config.router, config.preference, config.uniform_length)
+        frames, size = config.data.frames, config.data.size
+        check_clips(tokenizer, frames, size, "given clips", "change given.data.frames and given.data.size")
+        self.assign = config.load(tokenizer)
         self.num_frames = given_frames(config.frames, generator, tokenizer)
         self.dataset = ClipDataset(config.data)
         self.known = list(generator.config.class_names)
+        self._check_classes()
         self._sources: dict[int, str] = {}
 
     def __len__(self) -> int:
         return len(self.dataset)
 
     def class_of(self, index: int) -> str | None:
-        """The clip's class, where the generator knows classes. Raises UserError for one that it does not know."""
-        if not self.known:
+        """The clip's class, where both the generator and the videos know classes; without it the generator is not
+        told one."""
+        if not self.known or not self.dataset.class_names:
             return None
-        name = self.dataset.class_names[self.dataset.labels[index]] if self.dataset.class_names else None
-        return name if name in self.known else None
+        return self.dataset.class_names[self.dataset.labels[index]]
 
     def label(self, index: int) -> int:
+        """-1 for no class."""
         name = self.class_of(index)
         return -1 if name is None else self.known.index(name)
 
     def source_of(self, index: int) -> str:
         """The file and first frame of a clip whose tokens have been asked for."""
         return self._sources[index]
+
+    def _check_classes(self) -> None:
+        """Raises UserError for videos of classes that the generator does not know: it would write these clips as if no
+        class had been asked for."""
+        names = self.dataset.class_names
+        unknown = sorted({names[label] for label in self.dataset.labels} - set(self.known)) if names else []
+        if self.known and unknown:
+            raise UserError(
+                f"given videos are of classes that the generator does not know: {', '.join(unknown[:5])}; it knows "
+                f"{', '.join(self.known[:10])}{' …' if len(self.known) > 10 else ''}. Name the class folders as these, "
+                "choose with given.data.classes, or put the videos into one folder without classes"
+            )
 
     @functools.lru_cache(maxsize=1)  # noqa: B019  (several clips in turn begin from the same)
     def tokens(self, index: int) -> ClipTokens:

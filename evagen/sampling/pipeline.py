@@ -13,11 +13,12 @@ import torch
 from diffusers import DiffusionPipeline
 from diffusers.utils import BaseOutput
 
-from evagen.ar_model import ClipRequest, ClipTokens, LengthDials, SamplingOptions, VideoGenerator, sample_in_order
-from evagen.commands.sample import check_tokenizer, clip_seed, decode_clips, label_of
+from evagen.ar_model import ClipRequest, ClipTokens, LengthConstraints, SamplingOptions, VideoGenerator, sample_in_order
 from evagen.data.video import video_to_frames
 from evagen.errors import UserError
+from evagen.models.fit import check_generator
 from evagen.models.loading import load_model
+from evagen.sampling.clips import clip_seed, decode_clips, label_of
 from evagen.tokenizer import VideoTokenizer
 
 
@@ -39,7 +40,7 @@ class VideoPipeline(DiffusionPipeline):
 
     def __init__(self, generator: VideoGenerator, tokenizer: VideoTokenizer):
         super().__init__()
-        check_tokenizer(generator, tokenizer)
+        check_generator(generator, tokenizer)
         self.register_modules(generator=generator, tokenizer=tokenizer)
 
     @staticmethod
@@ -68,9 +69,9 @@ class VideoPipeline(DiffusionPipeline):
         Raises UserError for classes, lengths or options that the generator cannot follow.
         """
         known = list(self.generator.config.class_names)
-        dials = LengthDials(list(lengths)) if lengths else LengthDials()
+        constraints = LengthConstraints(list(lengths)) if lengths else LengthConstraints()
         requests = [
-            ClipRequest(clip_seed(seed, number), label_of(name, known), dials=dials)
+            ClipRequest(clip_seed(seed, number), label_of(name, known), constraints=constraints)
             for number, name in enumerate(classes)
         ]
         try:

@@ -17,7 +17,7 @@ from evagen.tokenizer import VideoTokenizer
 
 
 @dataclass
-class Writing:
+class LongVideo:
     """A video as far as it is written. video: (C, F, H, W) in [-1, 1]; windows: the tokens of each, whole clips."""
 
     video: Tensor

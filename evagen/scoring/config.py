@@ -10,10 +10,11 @@ from evagen.ar_model import SamplingOptions
 from evagen.config import ONLY_HOW, Section
 from evagen.data.layouts import Split
 from evagen.eval.protocols import ScoredFrames
+from evagen.models.lengths import LengthChoice
+from evagen.run import Infers, ReadsClips, RunFolder, Seeded
 from evagen.scoring.distances import Certainty
 from evagen.scoring.networks import ComparisonNetwork, DetectorName
 from evagen.scoring.videos import ScoredData
-from evagen.training.run import RunConfig
 
 
 class Changes(Section):
@@ -44,20 +45,20 @@ OptionChanges = create_model(  # the same keys as elsewhere, each of which may s
 )
 
 
-class Benchmark(Section):
-    run: RunConfig
+class BenchmarkRun(Infers, ReadsClips, Seeded, RunFolder):
+    pass
+
+
+class Benchmark(LengthChoice):
+    """Lengths are those of reconstructed clips, or of given frames."""
+
+    run: BenchmarkRun
     protocol: str
     """Its name; `evagen protocols` lists and explains them."""
     changes: Changes = Changes()
     data: ScoredData
     tokenizer: str | None = None
     """The tokenizer to score, or the one whose tokens the generator writes; folder or hub id."""
-    router: str | None = None
-    """Says how many tokens each block of a reconstructed clip, or of given frames, gets."""
-    preference: float = Field(1.2, ge=0, le=2)
-    """w_q of the router."""
-    uniform_length: int | None = Field(None, ge=1)
-    """In place of a router: so many tokens for every block."""
     generator: str | None = None
     """The generator to score, folder or hub id."""
     samples: Path | None = None

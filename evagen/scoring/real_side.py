@@ -83,13 +83,12 @@ def real_side(
         table, clips, lambda batch: _rows(batch, clips.protocol, detector, accelerator.device), about,
         accelerator, batch_size, num_workers, save_seconds,
     )  # fmt: skip
-    rows, _ = open_table(table, "features of real clips", "benchmark")
-    skipped = [SkippedClip(**clip) for clip in json.loads((table / "about.json").read_text())["skipped"]]
+    rows, found_about = open_table(table, "features of real clips", "benchmark")
     columns = rows.with_format("numpy")
     features = torch.from_numpy(np.stack(list(columns["features"][:])).astype(np.float32))
-    if accelerator.is_main_process and not skipped:
+    if accelerator.is_main_process and not found_about.skipped:
         _write(entry, features, about)
-    return RealSide(features, columns["number"][:].tolist(), skipped, key)
+    return RealSide(features, columns["number"][:].tolist(), found_about.skipped, key)
 
 
 def _rows(batch: ClipBatch, protocol: Protocol, detector: PreparedDetector, device: torch.device) -> list[dict]:

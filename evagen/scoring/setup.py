@@ -5,11 +5,13 @@ from dataclasses import dataclass, replace
 import torch
 
 from evagen.ar_model import SamplingOptions, VideoGenerator
-from evagen.commands.sample import check_tokenizer, label_of
 from evagen.errors import UserError
 from evagen.eval import PreparedDetector, Protocol, SourceClip, get_protocol
-from evagen.models.lengths import RoutedLengths, UniformLengths, load_assigner
-from evagen.models.loading import fingerprint, load_model
+from evagen.models.fit import check_clips, check_generator
+from evagen.models.inference import load_for
+from evagen.models.lengths import RoutedLengths, UniformLengths
+from evagen.models.loading import fingerprint
+from evagen.sampling.clips import label_of
 from evagen.scoring.clips import FileClips, LabelClips
 from evagen.scoring.config import Benchmark
 from evagen.scoring.networks import choose_detector
@@ -30,15 +32,17 @@ class Models:
     @staticmethod
     def load(config: Benchmark, protocol: Protocol, device: torch.device) -> "Models":
         """Raises UserError for models that are not there, or do not fit each other or the protocol's clips."""
-        tokenizer = load_model(VideoTokenizer, config.tokenizer, device) if config.tokenizer else None
-        generator = load_model(VideoGenerator, config.generator, device) if config.generator else None
+        tokenizer = load_for(config.run, VideoTokenizer, config.tokenizer, device) if config.tokenizer else None
+        generator = load_for(config.run, VideoGenerator, config.generator, device) if config.generator else None
         if tokenizer:
-            check_clips(tokenizer, protocol)
+            size = tokenizer.config.resolution
+            advice = f"changes.size={size} scores at its size, under another name"
+            check_clips(tokenizer, protocol.num_frames, protocol.frames.size, f"the clips of {protocol.name}", advice)
         assign = None
-        if tokenizer and (config.router or config.uniform_length):
-            assign = load_assigner(tokenizer, config.router, config.preference, config.uniform_length)
+        if tokenizer and config.is_made:
+            assign = config.load(tokenizer)
         if generator and tokenizer:
-            check_tokenizer(generator, tokenizer)
+            check_generator(generator, tokenizer, config.tokenizer)
             if generator.config.given_frames != protocol.given_frames:
                 raise UserError(
                     f"{protocol.name} gives {protocol.given_frames} frames of each clip; the generator at "
@@ -108,16 +112,6 @@ def check_inputs(config: Benchmark, protocol: Protocol) -> None:
         raise UserError(f"changes.num_generated: {protocol.name} scores one clip for each real one; change those")
     if config.changes.scored_frames and protocol.task != "frame-prediction":
         raise UserError(f"changes.scored_frames is for frame prediction; {protocol.name} is {protocol.task}")
-
-
-def check_clips(tokenizer: VideoTokenizer, protocol: Protocol) -> None:
-    """Raises UserError unless the protocol's clips have the frames and size the tokenizer was trained on."""
-    frames, size = tokenizer.config.num_frames, tokenizer.config.resolution
-    if (frames, size) != (protocol.num_frames, protocol.frames.size):
-        raise UserError(
-            f"{protocol.name} scores clips of {protocol.num_frames} frames at {protocol.frames.size} pixels, the "
-            f"tokenizer works on {frames} at {size}; changes.size={size} scores at its size, under another name"
-        )
 
 
 def real_clips(protocol: Protocol, videos: RealVideos) -> list[SourceClip]:

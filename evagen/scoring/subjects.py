@@ -15,7 +15,6 @@ import torch
 from torch import Tensor
 
 from evagen.ar_model import ClipRequest, ClipTokens, SamplingOptions, VideoGenerator, sample_in_order
-from evagen.commands.sample import clip_seed, decode_clips
 from evagen.data.clip_table import NumberedClips
 from evagen.data.clips import ClipBatch
 from evagen.data.frame_counts import count_all_frames
@@ -25,6 +24,7 @@ from evagen.errors import UserError
 from evagen.eval import LPIPSDistance, PerceptualDistance, PreparedDetector, Protocol, SourceClip, psnr, ssim
 from evagen.models.lengths import RoutedLengths, UniformLengths
 from evagen.models.loading import fingerprint
+from evagen.sampling.clips import clip_seed, decode_clips
 from evagen.sampling.given import encode_given
 from evagen.scoring.clips import FileClips, LabelClips
 from evagen.scoring.real_side import scored_features

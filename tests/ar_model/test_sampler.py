@@ -1,5 +1,5 @@
 """The sampler: what it writes against a plain uncached loop, whatever is written beside it; filters, guidance, length
-dials, given blocks."""
+constraints, given blocks."""
 
 from dataclasses import replace
 
@@ -12,7 +12,7 @@ from tiny_models import tiny_generator
 from evagen.ar_model import (
     ClipRequest,
     ClipTokens,
-    LengthDials,
+    LengthConstraints,
     SamplingOptions,
     SequenceGrammar,
     VideoGenerator,
@@ -187,9 +187,9 @@ def test_progress_rises_through_the_clip():
     st.sampled_from([-8.0, 0.0, 8.0]),
     st.integers(0, 2**31),
 )
-def test_dials_are_obeyed(model, forced, max_tokens, bias, seed):
-    dials = LengthDials(forced, max_tokens=max_tokens, bias=bias)
-    requests = [ClipRequest(seed + i, i % 2, dials=dials) for i in range(4)]
+def test_constraints_are_obeyed(model, forced, max_tokens, bias, seed):
+    constraints = LengthConstraints(forced, max_tokens=max_tokens, bias=bias)
+    requests = [ClipRequest(seed + i, i % 2, constraints=constraints) for i in range(4)]
     least = sum(length or 1 for length in forced)
     if max_tokens is not None and max_tokens < least:
         with pytest.raises(ValueError, match=f"it needs at least {least}"):
@@ -202,8 +202,8 @@ def test_dials_are_obeyed(model, forced, max_tokens, bias, seed):
 
 
 def test_caps_bias_and_given_lengths(model):
-    def lengths(**dials) -> torch.Tensor:
-        requests = [replace(request, dials=LengthDials(**dials)) for request in REQUESTS]
+    def lengths(**constraints) -> torch.Tensor:
+        requests = [replace(request, constraints=LengthConstraints(**constraints)) for request in REQUESTS]
         return torch.stack([clip.lengths for clip in sample_in_order(model, requests, num_slots=4)])
 
     free = lengths()
@@ -212,15 +212,15 @@ def test_caps_bias_and_given_lengths(model):
     assert lengths(bias=50.0).min() == 5
     assert lengths(bias=-50.0).max() == 1
     assert torch.equal(lengths(bias=0.0), free)
-    (clip,) = sample_in_order(model, [ClipRequest(3, 0, blocks(5), LengthDials([1, 1, 3], max_tokens=9))])
+    (clip,) = sample_in_order(model, [ClipRequest(3, 0, blocks(5), LengthConstraints([1, 1, 3], max_tokens=9))])
     assert clip.lengths.tolist() == [5, 1, 3]
     with pytest.raises(ValueError, match="a clip cannot do with 6 tokens: it needs at least 7"):
-        sample(model, [ClipRequest(3, 0, blocks(5), LengthDials(max_tokens=6))])
+        sample(model, [ClipRequest(3, 0, blocks(5), LengthConstraints(max_tokens=6))])
 
 
-def test_each_clip_has_its_own_dials(model):
+def test_each_clip_has_its_own_constraints(model):
     forced = [[1, 3, 5], [5, 5, 5], None, [1, 1, 1], [3, None, 1], [5, 1, 1]]
-    requests = [replace(request, dials=LengthDials(lengths)) for request, lengths in zip(REQUESTS, forced)]
+    requests = [replace(request, constraints=LengthConstraints(lengths)) for request, lengths in zip(REQUESTS, forced)]
     for request, clip in zip(requests, sample_in_order(model, requests, num_slots=2), strict=True):
         assert same(clip, *sample_in_order(model, [request]))
     assert clip.lengths.tolist() == [5, 1, 1]
@@ -266,11 +266,11 @@ def test_what_the_model_cannot_follow_is_refused_before_anything_is_written(mode
     with pytest.raises(
         ValueError, match=r"lengths \[1, 2, 1\]: 3 are needed, one for each block, each one of \[1, 3, 5"
     ):
-        sample(model, [ClipRequest(0, dials=LengthDials([1, 2, 1]))])
+        sample(model, [ClipRequest(0, constraints=LengthConstraints([1, 2, 1]))])
     with pytest.raises(ValueError, match="one needs 5: the levels are"):
-        sample(model, [ClipRequest(0, dials=LengthDials([5, 1, 1], max_length=3))])
+        sample(model, [ClipRequest(0, constraints=LengthConstraints([5, 1, 1], max_length=3))])
     with pytest.raises(ValueError, match="bias on lengths is a finite number"):
-        LengthDials(bias=float("nan"))
+        LengthConstraints(bias=float("nan"))
     always_conditional = tiny_generator(class_dropout=0.0)
     with pytest.raises(ValueError, match="trained with class_dropout 0: sample with guidance 1"):
         sample(always_conditional, [ClipRequest(0, 1)], SamplingOptions(guidance=1.5))

@@ -18,7 +18,6 @@ from video_fixtures import moving_frames
 
 from evagen.ar_model import ClipRequest, SamplingOptions, VideoGenerator, sample_in_order
 from evagen.commands.benchmark import load_benchmark, main
-from evagen.commands.sample import clip_seed, decode_clips
 from evagen.config import save_config
 from evagen.data.clip_table import open_table
 from evagen.data.clips import ClipDataset, DataConfig, collate_clips
@@ -37,6 +36,7 @@ from evagen.eval import (
 )
 from evagen.eval.reconstruction import perceptual_distance
 from evagen.models.loading import load_model
+from evagen.sampling.clips import clip_seed, decode_clips
 from evagen.scoring import subjects
 from evagen.scoring.clips import FileClips
 from evagen.scoring.record import Record, read_record
@@ -128,7 +128,7 @@ def test_a_reconstruction_is_scored_as_by_hand(root, tmp_path):
 
 
 def test_generated_clips_are_those_of_their_seeds(root, tmp_path):
-    record = score(gen(root, tmp_path / "run", run={"out": str(tmp_path / "run"), "tracker": "none", "seed": 3}))
+    record = score(gen(root, tmp_path / "run", run={"out": str(tmp_path / "run"), "seed": 3}))
     assert (record.real_clips, record.generated_clips, record.seed) == (8, 8, 3)
     assert record.sampling["guidance"] == 1.25
     rows, _ = open_table(tmp_path / "run" / "scored", "", "")
@@ -292,7 +292,7 @@ def test_rows_of_another_model_are_not_taken_for_this_ones(root, tmp_path):
     [
         ({"protocol": "larp-ucf101-rekon"}, "did you mean 'larp-ucf101-recon'"),
         ({"changes": {"dataset": None}}, "scores ucf101, 101 classes and 9,537 videos .* changes.dataset=NAME"),
-        ({"changes": {"size": None}}, "at 128 pixels, the tokenizer works on 16 at 32; changes.size=32"),
+        ({"changes": {"size": None}}, "at 128 pixels, the tokenizer works on 16 frames at 32 pixels: changes.size=32"),
         ({"detector": "protocol", "download": False}, "(?s)i3d_torchscript.pt is not on this .* detector `offline`"),
         ({"detector_sha256": "0" * 64}, "was not loaded: its SHA-256 is"),
         ({"router": None}, "needs router=…, tokenizer=… or tokenizer=…, uniform_length=…; got tokenizer"),

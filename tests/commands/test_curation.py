@@ -15,16 +15,19 @@ from video_fixtures import write_class_folders
 
 from evagen.commands import curate, tokenize, train_router
 from evagen.config import check_config, save_config
-from evagen.data import clip_table as clip_table
+from evagen.data import clip_table
 from evagen.data import clips as clips_module
 from evagen.data.clips import ClipDataset, collate_clips
+from evagen.data.corpus import read_corpus
+from evagen.data.curation_record import read_record
 from evagen.data.square_clips import read_square
 from evagen.data.video import VideoError
 from evagen.errors import UserError
 from evagen.eval import LPIPSDistance
 from evagen.tokenizer import Router, VideoTokenizer
-from evagen.tokenizer.router import look
-from evagen.training.run import TrainingRun, read_metrics
+from evagen.tokenizer.router import router_features
+from evagen.training.metrics import read_metrics
+from evagen.training.run import TrainingRun
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 
@@ -52,7 +55,7 @@ def tokenization(root: Path, out: Path, **changes) -> tokenize.Tokenization:
 
 def _inputs(root: Path, out: Path) -> dict:
     data = {"root": str(root / "videos"), "layout": "folder", "frames": 8, "size": 32}
-    run = {"out": str(out), "tracker": "none"}
+    run = {"out": str(out)}
     return {"run": run, "data": data, "tokenizer": str(root / "tokenizer"), "batch_size": 2}
 
 
@@ -119,14 +122,16 @@ def test_two_processes_fresh_or_going_on_equal_one(root, record, tmp_path):
         assert rows(folder / "curated" / "record") == rows(root / "curated" / "record")
         assert rows(folder / "tokens" / "table") == rows(root / "tokens" / "table")
         assert sorted(os.listdir(folder / "curated")) == ["config.yaml", "record"]
-        assert sorted(os.listdir(folder / "tokens")) == ["config.yaml", "corpus.json", "table"]
-    assert (tmp_path / "tokens" / "corpus.json").read_text() == (root / "tokens" / "corpus.json").read_text()
+        assert sorted(os.listdir(folder / "tokens")) == ["config.yaml", "table"]
+    assert (tmp_path / "tokens" / "table" / "about.json").read_text() == (
+        root / "tokens" / "table" / "about.json"
+    ).read_text()
     assert [line["step"] for line in read_metrics(tmp_path / "router")] == [1, 2, 3, 4, 5]
     assert Router.from_pretrained(tmp_path / "router").assignments.num_blocks == 2
 
 
 def test_the_corpus_has_each_clip_and_then_its_mirror_image(root):
-    corpus = tokenize.read_corpus(root / "tokens")
+    corpus = read_corpus(root / "tokens")
     tokenizer = VideoTokenizer.from_pretrained(root / "tokenizer").eval()
     router = Router.from_pretrained(root / "router").eval()
     clips = collate_clips(list(ClipDataset(tokenization(root, root / "tokens").data)))
@@ -138,7 +143,7 @@ def test_the_corpus_has_each_clip_and_then_its_mirror_image(root):
         assert torch.equal(corpus.table[row]["codes"], tokens.codes)
     straight = tokenization(root, root / "straight", flips=False)
     tokenize.main(straight)
-    assert not any(tokenize.read_corpus(root / "straight").table["flipped"])
+    assert not any(read_corpus(root / "straight").table["flipped"])
 
 
 def test_clips_that_cannot_be_decoded_are_listed_and_left_out(root, tmp_path, monkeypatch, capsys):
@@ -152,7 +157,7 @@ def test_clips_that_cannot_be_decoded_are_listed_and_left_out(root, tmp_path, mo
     printed = capsys.readouterr().out
     assert "3 of 13 files skipped:" in printed
     assert "ants/1.avi: broken in the middle" in printed
-    assert curate.read_record(tmp_path / "curated").keys.tolist() == [0, 2, 3, 4, 5, 6, 7, 8, 11, 12]
+    assert read_record(tmp_path / "curated").keys.tolist() == [0, 2, 3, 4, 5, 6, 7, 8, 11, 12]
 
 
 def test_the_distance_can_be_lpips(root, tmp_path):
@@ -163,7 +168,7 @@ def test_the_distance_can_be_lpips(root, tmp_path):
     config = curation(root, tmp_path / "out", compare={"network": "lpips", "vgg16": str(tmp_path / "vgg16.pth")})
     config.data.limit = 2
     curate.main(config)
-    record, tokenizer = curate.read_record(tmp_path / "out"), VideoTokenizer.from_pretrained(root / "tokenizer").eval()
+    record, tokenizer = read_record(tmp_path / "out"), VideoTokenizer.from_pretrained(root / "tokenizer").eval()
     video = collate_clips([record.open_clips()[1]]).video
     lengths = record.space.lengths_of(torch.tensor([5]))
     with torch.no_grad():
@@ -177,7 +182,7 @@ def test_the_distance_can_be_lpips(root, tmp_path):
 
 def test_a_corpus_of_uniform_lengths_needs_no_router(root, tmp_path):
     config = tokenization(root, tmp_path, router=None, uniform_length=8, flips=False)
-    table = tokenize.read_corpus(tokenize.main(config)).table
+    table = read_corpus(tokenize.main(config)).table
     assert table["lengths"][:].tolist() == [[8, 8]] * 13
     clips = ClipDataset(config.data)
     video = collate_clips([clips[0], clips[1]]).video
@@ -194,7 +199,7 @@ def test_an_unfinished_record_says_how_far_it_is(root, tmp_path):
     with pytest.raises(
         UserError, match="no finished curation record: 6 of 13 clips done; run `evagen curate` with the"
     ):
-        curate.read_record(tmp_path)
+        read_record(tmp_path)
     with pytest.raises(UserError, match="holds a run with another config"):
         curate.main(curation(root, tmp_path, save_seconds=0, batch_size=3))
     curate.main(config)
@@ -206,9 +211,9 @@ def test_an_unfinished_record_says_how_far_it_is(root, tmp_path):
 def test_how_a_stopped_curation_is_carried_out_may_change(root, tmp_path):
     interrupt(lambda: curate.main(curation(root, tmp_path, save_seconds=0)), parts=3)
     changed = curation(root, tmp_path, max_segments=5)
-    changed.run.num_workers, changed.run.tracker = 1, "tensorboard"
+    changed.run.num_workers, changed.run.attention = 1, "torch"
     curate.main(changed)
-    straight, gone_on = curate.read_record(root / "curated"), curate.read_record(tmp_path)
+    straight, gone_on = read_record(root / "curated"), read_record(tmp_path)
     assert torch.equal(gone_on.keys, straight.keys)
     torch.testing.assert_close(gone_on.perceptual, straight.perceptual, atol=1e-5, rtol=0)
 
@@ -216,7 +221,7 @@ def test_how_a_stopped_curation_is_carried_out_may_change(root, tmp_path):
 def test_an_unfinished_corpus_says_how_far_it_is(root, tmp_path):
     interrupt(lambda: tokenize.main(tokenization(root, tmp_path, save_seconds=0)), parts=4)
     with pytest.raises(UserError, match="no finished token corpus: 8 of 13 clips done; run `evagen tokenize` with the"):
-        tokenize.read_corpus(tmp_path)
+        read_corpus(tmp_path)
 
 
 def test_a_tokenizer_that_changed_is_noticed(root, tmp_path):
@@ -230,11 +235,11 @@ def test_a_tokenizer_that_changed_is_noticed(root, tmp_path):
     curate.main(config)
     tiny_tokenizer(seed=1).save_pretrained(tmp_path / "tokenizer")
     with pytest.raises(
-        UserError, match=r"was measured with tokenizer \w{16}, but .* now holds \w{16}; run `evagen curate`"
+        UserError, match=r"was measured with tokenizer \w{16}, but that of .* is \w{16}: run `evagen curate`"
     ):
-        curate.read_record(tmp_path / "out")
+        read_record(tmp_path / "out")
     shutil.rmtree(tmp_path / "tokenizer")
-    assert len(curate.read_record(tmp_path / "out").keys) == 13  # the record is enough
+    assert len(read_record(tmp_path / "out").keys) == 13  # the record is enough
 
 
 def test_videos_that_changed_are_noticed(root, tmp_path):
@@ -244,19 +249,31 @@ def test_videos_that_changed_are_noticed(root, tmp_path):
     curate.main(config)
     (tmp_path / "videos" / "bees" / "0.avi").unlink()
     with pytest.raises(UserError, match=r"the usable videos in .* are not those that the record was made from"):
-        curate.read_record(tmp_path / "out").open_clips()
+        read_record(tmp_path / "out").open_clips()
 
 
 @pytest.mark.parametrize(
     ("stage", "changes", "message"),
     [
-        (curate, {"data": {"size": 64}}, "clips of 8 frames at 32 pixels; data.frames is 8 and data.size 64"),
+        (
+            curate,
+            {"data": {"size": 64}},
+            "at 64 pixels, the tokenizer works on 8 frames at 32 pixels: change data",
+        ),
         (curate, {"compare": {"network": "lpips", "vgg16": "/nowhere.pth"}}, "no VGG16 weights at /nowhere.pth"),
-        (tokenize, {"data": {"frames": 4}}, "data.frames is 4 and data.size 32"),
+        (
+            tokenize,
+            {"data": {"frames": 4}},
+            "of 4 frames at 32 pixels, the tokenizer works on 8 frames at 32",
+        ),
         (tokenize, {"router": None}, "give either router, or uniform_length"),
         (tokenize, {"uniform_length": 4}, "give either router, or uniform_length"),
         (tokenize, {"router": None, "uniform_length": 5}, "uniform_length=5: the tokenizer's lengths are"),
-        (tokenize, {"router": "other"}, r"knows assignments of 2 blocks with levels \[4, 8\]"),
+        (
+            tokenize,
+            {"router": "other"},
+            r"other does not fit: the tokenizer has levels \[2, 4, 8\] .* the router \[4, 8\]",
+        ),
     ],
 )
 def test_what_does_not_fit_is_refused(root, tmp_path, stage, changes, message):
@@ -333,12 +350,14 @@ def test_each_process_and_batch_draws_rows_of_its_own(record, tmp_path):
     assert train_router._draw(config, train, 1, 0)[0].tolist() == drawn[1, 0]
 
 
-def test_kept_pictures_are_those_of_the_data_sets_clips_and_within_bounds(record):
-    dataset = curate.read_record(record).open_clips()
-    one = look(dataset[0].video[None], 4, 4)[0]
-    cached = train_router.CachedPictures(dataset, lambda video: look(video, 4, 4), max_bytes=3 * one.nbytes + 5)
+def test_kept_features_are_those_of_the_data_sets_clips_and_within_bounds(record):
+    dataset = read_record(record).open_clips()
+    one = router_features(dataset[0].video[None], 4, 4)[0]
+    cached = train_router.CachedFeatures(
+        dataset, lambda video: router_features(video, 4, 4), max_bytes=3 * one.nbytes + 5
+    )
     for key in (7, 2, 7, 0, 5, 2, 9):
-        assert torch.equal(cached[key], look(dataset[key].video[None], 4, 4)[0])
+        assert torch.equal(cached[key], router_features(dataset[key].video[None], 4, 4)[0])
     assert list(cached.kept) == [7, 2, 0]
 
 

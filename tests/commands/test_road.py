@@ -18,10 +18,14 @@ from evagen.commands import curate, quality_cost, sample, tokenize, train_genera
 from evagen.config import check_config
 from evagen.data.arcade import build_arcade
 from evagen.data.clips import ClipDataset, collate_clips
+from evagen.data.corpus import read_corpus
+from evagen.data.curation_record import read_record
 from evagen.errors import UserError
 from evagen.models.loading import load_model
+from evagen.run import claim_folder
 from evagen.tokenizer import Router, TokenizedClips, VideoTokenizer
-from evagen.training.run import TrainingRun, claim_folder, read_metrics
+from evagen.training.metrics import read_metrics
+from evagen.training.run import TrainingRun
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 
@@ -35,7 +39,7 @@ def tokenizer_config(root: Path, out: Path, **changes) -> train_tokenizer.Tokeni
             "decoder_depth": 1, "decoder_heads": 2, "codebook_size": 32, "code_width": 4,
         },
         "optimizer": {"steps": 6, "batch_size": 4, "matrices": "muon", "learning_rate": 0.01, "warmup_steps": 2},
-        "revive_after": 2,
+        "restart_codes_after": 2,
         **changes,
     }  # fmt: skip
     return check_config(train_tokenizer.TokenizerTraining, values, "test")
@@ -50,7 +54,8 @@ def road(tmp_path_factory) -> Path:
     data = {"root": str(root / "arcade"), "layout": "ucf101", "size": 32, "clip": "first"}
 
     def run(module, schema, out: str, **values):
-        values = {"run": {"out": str(root / out), "tracker": "none", "log_every": 1}, **values}
+        run = {"out": str(root / out)} | ({"tracker": "none", "log_every": 1} if "optimizer" in values else {})
+        values = {"run": run, **values}
         return module.main(check_config(schema, values, out))
 
     optimizer = {"steps": 3, "batch_size": 4, "learning_rate": 0.001}
@@ -69,7 +74,7 @@ def road(tmp_path_factory) -> Path:
 
 def sampling_config(root: Path, out: Path, **changes) -> sample.Sampling:
     values = {
-        "run": {"out": str(out), "tracker": "none"},
+        "run": {"out": str(out)},
         "generator": str(root / "generator"),
         "tokenizer": str(root / "final"),
         "clips_per_class": 3,
@@ -80,7 +85,7 @@ def sampling_config(root: Path, out: Path, **changes) -> sample.Sampling:
 
 
 def test_curation_stores_what_reconstructing_by_hand_gives(road):
-    record = curate.read_record(road / "curation")
+    record = read_record(road / "curation")
     tokenizer = load_model(VideoTokenizer, road / "proxy")
     clip = collate_clips([ClipDataset(record.clips)[int(record.keys[2])]])
     assert record.mse.shape == (12, 16)
@@ -92,7 +97,7 @@ def test_curation_stores_what_reconstructing_by_hand_gives(road):
 
 
 def test_the_corpus_holds_the_routers_lengths_and_decodes(road):
-    corpus = tokenize.read_corpus(road / "tokens")
+    corpus = read_corpus(road / "tokens")
     tokenizer, router = load_model(VideoTokenizer, road / "final"), load_model(Router, road / "router")
     config = check_config(tokenize.Tokenization, _yaml(road / "tokens" / "config.yaml"), "test")
     clips = collate_clips(list(ClipDataset(config.data)))
@@ -139,7 +144,7 @@ def test_a_finished_stage_is_not_run_again(road):
 
 def test_fine_tuning_starts_from_the_trained_weights(road, tmp_path):
     gently = {"steps": 1, "batch_size": 4, "learning_rate": 1e-9, "weight_decay": 0.0}
-    config = tokenizer_config(road, tmp_path, start_from=str(road / "final"), optimizer=gently, revive_after=99)
+    config = tokenizer_config(road, tmp_path, start_from=str(road / "final"), optimizer=gently, restart_codes_after=99)
     train_tokenizer.main(config)
     tuned = VideoTokenizer.from_pretrained(tmp_path).state_dict()
     trained = VideoTokenizer.from_pretrained(road / "final").state_dict()
@@ -156,10 +161,10 @@ def test_fine_tuning_a_model_of_other_sizes_is_explained(road, tmp_path):
 def test_a_folder_of_another_run_is_refused(road, tmp_path):
     config = tokenizer_config(road, tmp_path / "run")
     (tmp_path / "run").mkdir()
-    other = tokenizer_config(road, tmp_path / "run", revive_after=3)
+    other = tokenizer_config(road, tmp_path / "run", restart_codes_after=3)
     claim_folder(other, tmp_path / "run")
     with pytest.raises(
-        UserError, match=r"holds a run with another config: revive_after is 3 there and .* here; choose"
+        UserError, match=r"holds a run with another config: restart_codes_after is 3 there and .* here; choose"
     ):
         train_tokenizer.main(config)
 
@@ -167,7 +172,7 @@ def test_a_folder_of_another_run_is_refused(road, tmp_path):
 def test_a_half_written_record_is_explained(road, tmp_path):
     (tmp_path / "record.partial").mkdir()
     with pytest.raises(UserError, match="no finished curation record"):
-        curate.read_record(tmp_path)
+        read_record(tmp_path)
 
 
 def test_a_corrupt_file_in_the_middle_does_not_stop_training(road, tmp_path, capfd):
@@ -320,10 +325,10 @@ def test_a_network_out_of_reach_is_explained(road, tmp_path, loss, message, monk
 
 def test_the_quality_cost_study_on_real_files(road, tmp_path):
     data = {"root": str(road / "arcade"), "layout": "ucf101", "split": "test", "size": 32, "clip": "first"}
-    held_out = {"run": {"out": str(tmp_path / "held"), "tracker": "none"}, "data": data, "max_segments": 8}
+    held_out = {"run": {"out": str(tmp_path / "held")}, "data": data, "max_segments": 8}
     curate.main(check_config(curate.Curation, {**held_out, "tokenizer": str(road / "proxy")}, "test"))
     config = {
-        "run": {"out": str(tmp_path / "study"), "tracker": "none"}, "record": str(road / "curation"),
+        "run": {"out": str(tmp_path / "study")}, "record": str(road / "curation"),
         "held_out": {"held out": str(tmp_path / "held")}, "proxy": str(road / "proxy"), "final": str(road / "final"),
         "router": str(road / "router"), "single_routers": {1.0: str(road / "router")}, "num_preferences": 3,
     }  # fmt: skip

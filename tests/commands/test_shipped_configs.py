@@ -5,6 +5,7 @@ import subprocess
 import sys
 
 import pytest
+import yaml
 
 from evagen.commands import COMMANDS
 from evagen.commands.configs import build_model, describe, format_table, list_configs
@@ -91,10 +92,12 @@ def test_the_table_has_a_line_for_each():
 
 
 def test_the_command_prints_one_config_or_says_which_are_near():
-    def configs(name):
-        command = [sys.executable, "-c", "from evagen.cli import main; main()", "configs", name]
+    def configs(*arguments):
+        command = [sys.executable, "-m", "evagen", "configs", *arguments]
         return subprocess.run(command, capture_output=True, text=True, env={**os.environ, "COLUMNS": "120"})
 
     assert configs("webvid/proxy").stdout == shipped_configs()["webvid/proxy"].read_text()
+    resolved = yaml.safe_load(configs("webvid/proxy", "--resolved").stdout)
+    assert (resolved["data"]["root"], resolved["data"]["size"]) == ("data/webvid", 128)
     wrong = configs("webvid/prox")
     assert (wrong.returncode, "webvid/proxy" in wrong.stderr) == (2, True)

@@ -25,7 +25,7 @@ def test_saved_and_loaded_it_writes_what_sample_writes(root, tmp_path):
     assert isinstance(loaded, DiffusionPipeline)
     output = loaded(["Boxing", "Boxing", "Skiing", "Skiing"], seed=3, top_p=0.9)
     config = {
-        "run": {"out": str(tmp_path / "run"), "seed": 3, "tracker": "none"},
+        "run": {"out": str(tmp_path / "run"), "seed": 3},
         "generator": str(root / "generator"), "tokenizer": str(root / "tokenizer"), "clips_per_class": 2,
         "options": {"top_p": 0.9}, "formats": ["mkv"],
     }  # fmt: skip

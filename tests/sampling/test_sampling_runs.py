@@ -2,6 +2,7 @@
 
 import errno
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -17,11 +18,13 @@ from evagen.ar_model import ClipRequest, ClipTokens, SamplingOptions, VideoGener
 from evagen.commands import sample, tokenize, train_generator
 from evagen.config import check_config, save_config
 from evagen.data.clips import ClipDataset
+from evagen.data.corpus import read_corpus
 from evagen.data.video import read_frames, video_to_frames, write_video
 from evagen.errors import UserError
 from evagen.models.lengths import RoutedLengths
 from evagen.models.loading import fingerprint, load_model
-from evagen.sampling.given import encode_given
+from evagen.sampling.clips import clip_seed
+from evagen.sampling.given import Given, encode_given
 from evagen.sampling.rows import read_rows
 from evagen.tokenizer import Router, TokenizedClips, VideoTokenizer
 
@@ -55,7 +58,7 @@ def models(tmp_path_factory) -> Path:
 
 def config_of(models: Path, out: Path, **changes) -> sample.Sampling:
     values = {
-        "run": {"out": str(out), "tracker": "none"},
+        "run": {"out": str(out)},
         "generator": str(models / "generator"),
         "tokenizer": str(models / "tokenizer"),
         "clips_per_class": 3,
@@ -67,7 +70,7 @@ def config_of(models: Path, out: Path, **changes) -> sample.Sampling:
     return check_config(sample.Sampling, values, "test")
 
 
-def given(models: Path, **changes) -> dict:
+def given(models: Path, classes: list[str] | None = None, **changes) -> dict:
     data = {
         "root": str(models / "videos"),
         "layout": "folder",
@@ -75,6 +78,7 @@ def given(models: Path, **changes) -> dict:
         "frames": 8,
         "size": 32,
         "clip": "first",
+        "classes": classes,
     }
     return {"data": data, "router": str(models / "router"), **changes}
 
@@ -93,7 +97,7 @@ def test_samples_are_real_files_of_the_tokens_beside_them(models, samples):
     rows = read_rows(samples)
     assert [(row["number"], row["class"]) for row in rows] == list(enumerate(["ants"] * 3 + ["bees"] * 3))
     generator = load_model(VideoGenerator, models / "generator")
-    requests = [ClipRequest(sample.clip_seed(0, number), number // 3) for number in range(6)]
+    requests = [ClipRequest(clip_seed(0, number), number // 3) for number in range(6)]
     clips = sample_in_order(generator, requests, SamplingOptions(**OPTIONS))
     for row, clip in zip(rows, clips, strict=True):
         assert (row["codes"], row["lengths"]) == (clip.codes.tolist(), clip.lengths.tolist())
@@ -146,17 +150,31 @@ def test_lengths_as_asked(models, tmp_path):
 
 
 def test_continued_clips_begin_with_what_is_given(models, tmp_path):
-    out = sample.main(config_of(models, tmp_path / "out", given=given(models), clips_per_class=2))
+    known = given(models, classes=["ants", "bees"])
+    out = sample.main(config_of(models, tmp_path / "out", given=known, clips_per_class=2))
     rows = read_rows(out)
-    assert [row["class"] for row in rows] == ["ants"] * 2 + ["bees"] * 2 + [None] * 2  # wasps it does not know
+    assert [row["class"] for row in rows] == ["ants"] * 2 + ["bees"] * 2
     tokenizer, router = load_model(VideoTokenizer, models / "tokenizer"), load_model(Router, models / "router")
-    for i, clip in enumerate(ClipDataset(check_config(sample.Given, given(models), "test").data)):
+    for i, clip in enumerate(ClipDataset(check_config(Given, known, "test").data)):
         (before,) = encode_given(clip.video[None, :, :4], tokenizer, RoutedLengths(router, 1.2))
         for row in rows[2 * i : 2 * i + 2]:
             assert row["given"] == f"{clip.path}@0"
             assert row["lengths"][0] == before.lengths[0]
             assert row["codes"][: row["lengths"][0]] == before.codes.tolist()
         assert rows[2 * i]["codes"] != rows[2 * i + 1]["codes"]
+
+
+def test_given_videos_of_a_class_that_the_generator_does_not_know_are_refused(models, tmp_path):
+    """Instead of being continued as if no class had been asked for."""
+    with pytest.raises(UserError, match="classes that the generator does not know: wasps; it knows ants, bees"):
+        sample.main(config_of(models, tmp_path, given=given(models)))
+
+
+def test_given_videos_without_classes_are_continued_without_one(models, tmp_path):
+    shutil.copytree(models / "videos" / "wasps", tmp_path / "videos")
+    data = {**given(models)["data"], "root": str(tmp_path / "videos")}
+    out = sample.main(config_of(models, tmp_path / "out", given=given(models) | {"data": data}, clips_per_class=1))
+    assert [row["class"] for row in read_rows(out)] == [None]
 
 
 def test_given_frames_are_told_as_the_blocks_of_any_clip_that_begins_with_them(models):
@@ -179,10 +197,10 @@ def test_frame_prediction_from_corpus_to_samples(models, tmp_path):
     run = {"tracker": "none", "log_every": 1}
     tokens = check_config(
         tokenize.Tokenization,
-        {"run": run | {"out": str(tmp_path / "tokens")}, "data": data, "tokenizer": str(models / "tokenizer"),
+        {"run": {"out": str(tmp_path / "tokens")}, "data": data, "tokenizer": str(models / "tokenizer"),
          "router": str(models / "router"), "given_frames": 3, "flips": False}, "test",
     )  # fmt: skip
-    corpus = tokenize.read_corpus(tokenize.main(tokens))
+    corpus = read_corpus(tokenize.main(tokens))
     assert (corpus.given_frames, corpus.num_given_blocks) == (3, 1)
     tokenizer, router = load_model(VideoTokenizer, models / "tokenizer"), load_model(Router, models / "router")
     for row, clip in zip(corpus.table, ClipDataset(tokens.data), strict=True):

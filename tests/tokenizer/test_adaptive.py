@@ -68,9 +68,9 @@ def test_only_a_few_clips_are_in_memory_at_once(model):
             yield frame
 
     class Watched(AdaptiveTokenizer):
-        def _picture(self, clips):
+        def _for_router(self, clips):
             encoded_after.append(len(taken))
-            return super()._picture(clips)
+            return super()._for_router(clips)
 
     tokens = Watched(model.tokenizer, model.router, clips_per_chunk=2).encode(frames())
     assert encoded_after == [16, 32, 48, 64, 80, 96, 100]

@@ -9,7 +9,7 @@ from tiny_models import random_clips, tiny_router
 from torch import Tensor
 
 from evagen.tokenizer import PREFERENCE_RANGE, AssignmentSpace, QualityScale, Router, proxy_reward
-from evagen.tokenizer.router import LinearPatchEmbed, look, mirrored
+from evagen.tokenizer.router import LinearPatchEmbed, mirrored, router_features
 
 LOW, HIGH = PREFERENCE_RANGE
 SPACE = AssignmentSpace([2, 4, 8], 2)
@@ -25,14 +25,14 @@ def spent(lengths: Tensor) -> float:
 
 def logits_of(router: Router, video: Tensor, preference: float) -> Tensor:
     with torch.no_grad():
-        return router(router.look(video), torch.full((len(video),), preference))
+        return router(router.features(video), torch.full((len(video),), preference))
 
 
 class RewardRouter(Router):
     """A perfect router: its logits are the rewards of clips whose distances follow from their first pixels."""
 
-    def forward(self, picture: Tensor, preference: Tensor) -> Tensor:
-        distances = torch.stack([self.distances(round(pixel * 1e6)) for pixel in picture[:, 0, 0, 0].tolist()])
+    def forward(self, features: Tensor, preference: Tensor) -> Tensor:
+        distances = torch.stack([self.distances(round(pixel * 1e6)) for pixel in features[:, 0, 0, 0].tolist()])
         return proxy_reward(distances, preference, self.assignments, QualityScale(0.0, 1.0))  # (B, A)
 
     def distances(self, seed: int) -> Tensor:
@@ -163,8 +163,8 @@ def test_no_clips_and_clips_that_are_gone_after_one_reading_are_explained(perfec
 def test_the_patch_embedding_is_timms_convolution():
     torch.manual_seed(0)
     theirs = PatchEmbed(img_size=(16, 32), patch_size=8, in_chans=13, embed_dim=24)
-    picture = torch.randn(2, 13, 16, 32)
-    torch.testing.assert_close(LinearPatchEmbed(theirs)(picture), theirs(picture), atol=1e-5, rtol=1e-5)
+    features = torch.randn(2, 13, 16, 32)
+    torch.testing.assert_close(LinearPatchEmbed(theirs)(features), theirs(features), atol=1e-5, rtol=1e-5)
 
 
 def test_what_moves_is_seen_where_averages_stay_the_same():
@@ -181,7 +181,9 @@ def test_what_earlier_blocks_have_shown_is_seen():
     """A second scene that comes back after another differs from one that has never been there."""
     scenes = random_clips(3, frames=1).expand(3, 3, 4, 32, 32)  # (scene, C, f, H, W)
     returning, new = (torch.cat([scenes[i] for i in order], dim=1)[None] for order in ((0, 1, 0), (0, 1, 2)))
-    novelty = [look(video, 4, 4)[0, 16:] for video in (returning, new)]  # two channels: one block back, two back
+    novelty = [
+        router_features(video, 4, 4)[0, 16:] for video in (returning, new)
+    ]  # two channels: one block back, two back
     for seen in novelty:
         before, two_before = seen.unflatten(-1, (3, 8)).mean((1, 3))  # (T,) each
         assert before[0] == two_before[0] == two_before[1] == 0
@@ -191,9 +193,11 @@ def test_what_earlier_blocks_have_shown_is_seen():
 
 
 @pytest.mark.parametrize("num_frames", [4, 12])
-def test_the_picture_of_a_mirror_image_is_the_mirrored_picture(num_frames):
+def test_the_features_of_a_mirror_image_are_the_mirrored_features(num_frames):
     video = random_clips(2, frames=num_frames)
-    torch.testing.assert_close(mirrored(look(video, 4, 4), num_frames // 4), look(video.flip(-1), 4, 4))
+    torch.testing.assert_close(
+        mirrored(router_features(video, 4, 4), num_frames // 4), router_features(video.flip(-1), 4, 4)
+    )
 
 
 def test_a_router_whose_patches_do_not_fit_is_explained():

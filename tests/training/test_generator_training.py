@@ -15,14 +15,15 @@ from tiny_models import tiny_tokenizer
 
 from evagen.ar_model import VideoGenerator
 from evagen.commands import train_generator
-from evagen.commands.tokenize import Tokenization
 from evagen.commands.train_generator import GeneratorTraining
 from evagen.config import check_config, load_config, save_config
+from evagen.data.corpus import read_corpus
 from evagen.errors import UserError
-from evagen.training.run import TrainingRun, read_metrics
+from evagen.training.metrics import read_metrics
+from evagen.training.run import TrainingRun
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
-CONFIGS = Path(__file__).parents[1] / "configs" / "accelerate"
+CONFIGS = Path(__file__).parents[2] / "configs" / "accelerate"
 
 
 @pytest.fixture(scope="module")
@@ -126,7 +127,7 @@ def test_two_processes_with_half_the_batch_each_equal_one_with_the_whole(corpus,
     for mine, theirs in zip(timeless(two.run.out), timeless(one.run.out), strict=True):
         assert mine == pytest.approx(theirs, rel=1e-4, abs=2e-6)
     mine, theirs = weights(two.run.out), weights(one.run.out)
-    untrained = train_generator.new_generator(train_generator.read_corpus(corpus), one).state_dict()
+    untrained = train_generator.new_generator(read_corpus(corpus), one).state_dict()
     for name, tensor in theirs.items():
         torch.testing.assert_close(mine[name], tensor, atol=1e-5, rtol=1e-4)
     assert any((theirs[name] - tensor).abs().max() > 0.01 for name, tensor in untrained.items())
@@ -135,7 +136,7 @@ def test_two_processes_with_half_the_batch_each_equal_one_with_the_whole(corpus,
 @pytest.mark.skipif(not Path("/proc/self/smaps").exists(), reason="needs Linux")
 def test_the_corpus_stays_on_disk(tmp_path, monkeypatch):
     """Of the memory-mapped table, few pages are ever touched."""
-    corpus = train_generator.read_corpus(write_corpus(tmp_path / "corpus", 6000, levels=[400]))
+    corpus = read_corpus(write_corpus(tmp_path / "corpus", 6000, levels=[400]))
     monkeypatch.setattr(train_generator, "read_corpus", lambda folder: corpus)
     train_generator.main(training(tmp_path / "corpus", tmp_path / "run", batch_size=2, steps=2))
     (table,) = (tmp_path / "corpus" / "table").glob("*.arrow")
@@ -158,7 +159,7 @@ def bytes_in_memory(path: Path) -> int:
 
 def test_the_log_compares_lengths_with_the_corpus(corpus, tmp_path):
     train_generator.main(training(corpus, tmp_path, batch_size=30, steps=2))  # a step is an epoch
-    lengths = train_generator.read_corpus(corpus).table["lengths"][:]
+    lengths = read_corpus(corpus).table["lengths"][:]
     for line in read_metrics(tmp_path):
         for level in LEVELS:
             share = float((lengths == level).float().mean())
@@ -194,7 +195,7 @@ def test_a_named_size_is_written_out(corpus, tmp_path):
     assert (model["size"], model["width"], model["depth"], model["num_heads"]) == ("L-plus", 1280, 30, 20)
     assert load_config(GeneratorTraining, tmp_path / "config.yaml") == config
     with torch.device("meta"):
-        generator = train_generator.new_generator(train_generator.read_corpus(corpus), config)
+        generator = train_generator.new_generator(read_corpus(corpus), config)
     assert (len(generator.layers), generator.config.width, generator.config.rope_theta) == (30, 1280, 500.0)
 
 
@@ -208,14 +209,14 @@ def test_fine_tuning_starts_from_the_trained_weights(corpus, tmp_path):
 
 def test_a_generator_of_another_tokenizer_is_not_trained_further(corpus, tmp_path):
     train_generator.main(training(corpus, tmp_path / "first", batch_size=5))
-    about = (corpus / "corpus.json").read_text().replace("0123456789abcdef", "fedcba9876543210")
+    about = (corpus / "table" / "about.json").read_text().replace("0123456789abcdef", "fedcba9876543210")
     shutil.copytree(corpus, tmp_path / "other")
-    (tmp_path / "other" / "corpus.json").write_text(about)
+    (tmp_path / "other" / "table" / "about.json").write_text(about)
     config = training(tmp_path / "other", tmp_path / "second", batch_size=5).model_copy(
         update={"start_from": str(tmp_path / "first")}
     )
     with pytest.raises(
-        UserError, match="writes tokens of tokenizer 0123456789abcdef, the corpus holds those of fedcba"
+        UserError, match="writes tokens of tokenizer 0123456789abcdef, but that of the corpus is fedcba"
     ):
         train_generator.main(config)
 
@@ -247,12 +248,9 @@ def test_a_budget_below_the_longest_clip_is_explained(corpus, tmp_path):
 def test_a_tokenizer_that_was_replaced_since_is_noticed(tmp_path):
     corpus = write_corpus(tmp_path / "corpus", 5)
     tiny_tokenizer().save_pretrained(tmp_path / "tokenizer")
-    tokenization = {
-        "run": {"out": str(corpus)}, "data": {"root": "videos", "layout": "folder"}, "router": "router",
-        "tokenizer": str(tmp_path / "tokenizer"),
-    }  # fmt: skip
-    save_config(check_config(Tokenization, tokenization, "test"), corpus)
-    with pytest.raises(UserError, match=r"holds tokens of tokenizer 0123456789abcdef, but .* now holds \w{16}"):
+    about = corpus / "table" / "about.json"
+    about.write_text(about.read_text().replace('"nowhere"', f'"{tmp_path / "tokenizer"}"'))
+    with pytest.raises(UserError, match=r"holds tokens of tokenizer 0123456789abcdef, but that of .* is \w{16}"):
         train_generator.main(training(corpus, tmp_path / "run", batch_size=2))
     shutil.rmtree(tmp_path / "tokenizer")
     train_generator.main(training(corpus, tmp_path / "run", batch_size=2))  # the corpus is enough

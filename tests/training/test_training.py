@@ -11,13 +11,19 @@ from torch._dynamo.utils import counters
 from evagen.config import Section
 from evagen.errors import UserError
 from evagen.tokenizer import VideoTokenizer
-from evagen.training.run import OptimizerConfig, RunConfig, TrainingRun, read_metrics
+from evagen.training.metrics import read_metrics
+from evagen.training.run import TrainingRun
+from evagen.training.settings import LayerSettings, OptimizerConfig, TrainingSettings
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 
 
+class Run(LayerSettings, TrainingSettings):
+    pass
+
+
 class Config(Section):
-    run: RunConfig
+    run: Run
     optimizer: OptimizerConfig
 
 
@@ -40,7 +46,10 @@ def train(run: TrainingRun, data: Tensor, stop_at: int | None = None) -> None:
         if number == stop_at:
             raise KeyboardInterrupt
         loss = run.model(data[number]).square().mean()
-        run.update(loss, {"output": run.model(data[number]).mean()}, num_clips=4)
+        output = run.model(data[number]).mean()
+        run.update(loss, {"output": output}, num_clips=4)
+        if run.log_is_due:
+            run.log({"loss": loss, "output": output})
 
 
 def linear() -> nn.Linear:

@@ -1,0 +1,67 @@
+"""What `evagen curate` leaves: a row for each clip, its distances at every candidate assignment.
+
+Columns: key (the clip's number in the data set), path, label, and for all A assignments in index order the perceptual
+distance and the mean squared error.
+"""
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import torch
+from datasets import Dataset
+from torch import Tensor
+
+from evagen.data.clip_table import open_table
+from evagen.data.clips import ClipDataset, DataConfig
+from evagen.errors import UserError
+from evagen.models.fit import check_not_replaced
+from evagen.tokenizer import AssignmentSpace
+
+
+@dataclass(frozen=True)
+class CurationRecord:
+    """What stage 2 found. clips: the data set it went over, videos: its fingerprint; space: the candidates; table: a
+    row for each of the n clips that could be read, memory-mapped."""
+
+    clips: DataConfig
+    videos: str
+    space: AssignmentSpace
+    table: Dataset
+
+    @cached_property
+    def keys(self) -> Tensor:
+        """int64 (n,), the clips' keys in the data set."""
+        return torch.from_numpy(self.table["key"][:])
+
+    @cached_property
+    def perceptual(self) -> Tensor:
+        """float64 (n, A)."""
+        return torch.from_numpy(self.table["perceptual"][:]).double()
+
+    @cached_property
+    def mse(self) -> Tensor:
+        """float64 (n, A)."""
+        return torch.from_numpy(self.table["mse"][:]).double()
+
+    def open_clips(self) -> ClipDataset:
+        """The data set that `keys` count in. Raises UserError where its videos are no longer those of the record."""
+        dataset = ClipDataset(self.clips)
+        if dataset.fingerprint() != self.videos:
+            raise UserError(
+                f"the usable videos in {self.clips.root} are not those that the record was made from: files were "
+                "added, removed or replaced since. Put them back, or run `evagen curate` again with another run.out"
+            )
+        return dataset
+
+
+def read_record(folder: str | Path) -> CurationRecord:
+    """A record by its run folder. Raises UserError where it is missing, unfinished or damaged, or where its
+    tokenizer's folder holds another tokenizer by now."""
+    table, about = open_table(Path(folder) / "record", "curation record", "curate")
+    contents, made_from = about.contents, about.made_from
+    whose = f"the record in {folder} was measured with"
+    check_not_replaced(contents["tokenizer_source"], made_from["tokenizer"], whose, "curate")
+    space = AssignmentSpace(contents["levels"], contents["num_blocks"])
+    clips = DataConfig.model_validate(contents["clips"])
+    return CurationRecord(clips, made_from["videos"], space, table.with_format("numpy"))

@@ -1,0 +1,105 @@
+"""What every run has: its folder, its Accelerator, and the settings that say how it is carried out.
+
+The settings stand in small sections, and a command's `run` section is made of those that it honours, so that no key
+is accepted that does nothing.
+"""
+
+import os
+from datetime import timedelta
+from pathlib import Path
+from typing import Annotated, Literal
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import DataLoaderConfiguration, InitProcessGroupKwargs, ProjectConfiguration
+from pydantic import Field
+
+from evagen.config import ONLY_HOW, Section, differences, load_config, save_config
+from evagen.errors import UserError
+from evagen.kernels.backends import AttentionBackend
+
+
+class RunFolder(Section):
+    """Where a run leaves its results."""
+
+    out: Annotated[Path, ONLY_HOW]
+    """The run folder. Running the same command again resumes what is unfinished there."""
+
+
+class Seeded(Section):
+    """A run that draws random numbers."""
+
+    seed: int = Field(0, ge=0)
+    """Seed of weights, data order and all other draws."""
+
+
+class ReadsClips(Section):
+    """A run that decodes videos."""
+
+    num_workers: Annotated[int, ONLY_HOW] = Field(0, ge=0)
+    """Processes that decode video beside the main process."""
+
+
+class Attends(Section):
+    """A run of the tokenizer or the generator."""
+
+    attention: Annotated[AttentionBackend, ONLY_HOW] = "auto"
+    """Which kernels compute attention over packed sequences; `auto` takes the fastest that the device has."""
+
+
+class Infers(Attends):
+    """A run of trained models."""
+
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    """Of the models' matrix products. Metrics, the quantiser and the drawing of tokens stay in fp32."""
+
+
+PATIENCE = timedelta(days=1)
+"""For `start_accelerator`, where processes meet only at the end, and the fastest may wait long for the slowest."""
+
+
+def start_accelerator(
+    config: Section,
+    out: Path,
+    *,
+    mixed_precision: str | None = None,
+    tracker: str = "none",
+    accumulation: int = 1,
+    patience: timedelta | None = None,
+    claim: bool = True,
+) -> Accelerator:
+    """Makes the run folder, writes the resolved config, starts the tracker. `mixed_precision`: of what
+    Accelerate prepares, its own setting if None. `patience`: how long processes wait for
+    each other before they take the others for dead, torch's 10 to 30 minutes if None. `claim`: raise UserError when
+    the folder holds a run with another config."""
+    several = int(os.environ.get("WORLD_SIZE", "1")) > 1
+    accelerator = Accelerator(
+        # Without this, Accelerate takes each of several processes on a machine without GPUs for a run of its own.
+        cpu=several and not torch.accelerator.is_available(),
+        mixed_precision=mixed_precision,
+        gradient_accumulation_steps=accumulation,
+        log_with=None if tracker == "none" else tracker,
+        kwargs_handlers=[InitProcessGroupKwargs(timeout=patience)] if patience else None,
+        project_config=ProjectConfiguration(project_dir=str(out), logging_dir=str(out)),
+        dataloader_config=DataLoaderConfiguration(dispatch_batches=False),
+    )
+    if accelerator.is_main_process:
+        (claim_folder if claim else save_config)(config, out)
+    accelerator.wait_for_everyone()
+    if tracker != "none":
+        accelerator.init_trackers("tracker")
+    return accelerator
+
+
+def claim_folder(config: Section, out: Path) -> None:
+    """Writes `config.yaml` into a run folder. Raises UserError if it already holds the config of another run, one that
+    differs in more than how it is carried out."""
+    existing = out / "config.yaml"
+    if existing.exists() and (differing := differences(config, load_config(type(config), existing))):
+        listed = [f"{key} is {theirs} there and {ours} here" for key, (ours, theirs) in differing.items()]
+        more = f" and {len(listed) - 4} more" if len(listed) > 4 else ""
+        raise UserError(
+            f"{out} holds a run with another config: {', '.join(listed[:4])}{more}; choose another run.out, or delete "
+            "the folder to start afresh"
+        )
+    save_config(config, out)

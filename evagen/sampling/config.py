@@ -1,0 +1,53 @@
+"""The config of `evagen sample`."""
+
+from typing import Annotated, Any, Literal
+
+import pydantic
+from pydantic import Field
+
+from evagen.ar_model import LengthConstraints, SamplingOptions
+from evagen.config import ONLY_HOW, Section, section_of
+from evagen.run import Infers, RunFolder, Seeded
+from evagen.sampling.given import Given
+
+OptionsConfig = section_of(SamplingOptions)
+
+
+class Lengths(section_of(LengthConstraints)):  # type: ignore[misc]
+    @pydantic.model_validator(mode="before")
+    @classmethod
+    def _forced_alone(cls, values: Any) -> Any:
+        """`lengths=256,64,free,32` and `lengths=[256, 64, null, 32]` are short for `lengths.forced=…`."""
+        if isinstance(values, str):
+            values = [None if part.strip() == "free" else part.strip() for part in values.split(",")]
+        return {"forced": values} if isinstance(values, list) else values
+
+
+class SamplingRun(Infers, Seeded, RunFolder):
+    pass
+
+
+class Sampling(Section):
+    run: SamplingRun
+    generator: str
+    """A trained generator, folder or hub id."""
+    tokenizer: str
+    """The tokenizer whose tokens it was trained on."""
+    classes: list[str] | None = None
+    """Classes to sample, by name; all if None."""
+    clips_per_class: int = Field(4, ge=1)
+    """Clips of each class; or of each given clip; or in all, where there are neither."""
+    given: Given | None = None
+    """Videos to begin from: for frame prediction with a generator trained for it, else for continuation."""
+    options: OptionsConfig = OptionsConfig()  # type: ignore[valid-type]
+    lengths: Lengths = Field(default_factory=Lengths)
+    """Tokens of the blocks: as the generator likes, unless asked otherwise."""
+    blocks: int | None = Field(None, ge=1)
+    """Temporal blocks of each video; as trained if None. Longer ones are written in windows that move on."""
+    overlap: int | None = Field(None, ge=1)
+    """Blocks that a window shares with the one before; half of it if None."""
+    slots: Annotated[int, ONLY_HOW] = Field(64, ge=1)
+    """Clips written side by side in each process."""
+    formats: list[Literal["mp4", "gif", "avi", "mkv", "png"]] = Field(["mp4"], min_length=1)
+    """`mkv` is lossless, for scoring; `png` is one picture of all frames, a row for each block."""
+    frames_per_second: int = Field(15, ge=1)
