@@ -2,7 +2,7 @@
 the weights from memory.
 
 Projections that read the same input are one matrix product. Rows are sequences; each stands at its own position, so
-one that has ended can make room for another. On a CPU, a step of few rows is compiled code (compiled_step.py) where
+one that has ended can make room for another. On a CPU, a step of few rows is compiled code (decode_step.py) where
 that is possible; everything else is torch's operations.
 
 Legend: R rows, N packed tokens, M cache length, D width, h heads, d = D / h, E hidden width of the MLP, V vocabulary.
@@ -14,10 +14,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from evagen.ar_model.attention import PackedSequences, packed_causal_attention
 from evagen.ar_model.transformer import DecoderLayer, VideoGenerator
-from evagen.kernels.compiled_step import CompiledStep, can_compile
+from evagen.kernels.decode_step import CompiledStep, can_compile
 from evagen.kernels.packed_linear import pack_linears
+from evagen.kernels.plans import plan_causal
 
 Attend = Callable[[Tensor, Tensor, Tensor, int], Tensor]
 
@@ -28,6 +28,7 @@ class FusedLayer(nn.Module):
     def __init__(self, layer: DecoderLayer):
         super().__init__()
         attention, mlp = layer.self_attn, layer.mlp
+        self.attend = attention.attend  # by the backend that was chosen for the model
         self.norm1, self.norm2 = layer.input_layernorm, layer.post_attention_layernorm
         self.qkv = _joined(attention.q_proj, attention.k_proj, attention.v_proj)
         self.qkv.weight = nn.Parameter(_pairs_side_by_side(self.qkv.weight, attention.num_heads), requires_grad=False)
@@ -52,7 +53,7 @@ class Decoder:
         self.device, self.dtype = model.device, model.dtype
         self.embed_tokens, self.norm = model.embed_tokens, model.norm
         self.layers = pack_linears(nn.ModuleList(FusedLayer(layer) for layer in model.layers))
-        self.lm_head = pack_linears(nn.ModuleList([_joined(model.lm_head)]))[0]
+        self.lm_head = pack_linears(_joined(model.lm_head))
         self.rotation = torch.complex(*model.rotary(torch.arange(self.length, device=self.device)))  # (M, 1, d / 2)
         shape = (2, num_rows, self.num_heads, self.length, config.width // self.num_heads)
         self.cache = [torch.zeros(shape, device=self.device, dtype=self.dtype) for _ in model.layers]  # 2 R h M d
@@ -72,12 +73,12 @@ class Decoder:
         order = sorted((i for i, n in enumerate(lengths) if n), key=lambda i: lengths[i])  # equal lengths side by side
         if not order:
             return
-        sequences = PackedSequences([lengths[i] for i in order], self.device)
+        plan = plan_causal([lengths[i] for i in order]).to(self.device)
         tokens = torch.cat([prompts[i][:-1] for i in order]).to(self.device)  # (N,)
         row_of_token = torch.tensor([rows[i] for i in order for _ in range(lengths[i])], device=self.device)  # (N,)
         self._layers(
-            tokens, row_of_token, sequences.positions,
-            lambda query, key, value, _: packed_causal_attention(query, key, value, sequences),
+            tokens, row_of_token, plan.positions.to(self.device),
+            lambda query, key, value, layer: self.layers[layer].attend(query, key, value, plan),
         )  # fmt: skip
 
     def step(self, tokens: Tensor) -> Tensor:

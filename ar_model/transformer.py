@@ -13,8 +13,9 @@ from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from evagen.ar_model.attention import PackedAttention, PackedSequences
 from evagen.ar_model.grammar import SequenceGrammar
+from evagen.kernels.attention import PlannedAttention
+from evagen.kernels.plans import AttentionPlan, plan_causal
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
@@ -34,15 +35,15 @@ class CausalSelfAttention(nn.Module):
         self.k_proj = nn.Linear(width, width, bias=False)
         self.v_proj = nn.Linear(width, width, bias=False)
         self.o_proj = nn.Linear(width, width, bias=False)
-        self.attend = PackedAttention()
+        self.attend = PlannedAttention()
 
     def _heads(self, x: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         query, key, value = (p(x).unflatten(-1, (self.num_heads, -1)) for p in (self.q_proj, self.k_proj, self.v_proj))
         return rotate(query, cos, sin), rotate(key, cos, sin), value  # (…, h, d) each
 
-    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, sequences: PackedSequences) -> Tensor:
+    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, plan: AttentionPlan) -> Tensor:
         query, key, value = self._heads(x, cos, sin)  # (N, h, d)
-        attended = self.attend(query, key, value, sequences)  # (N, h, d)
+        attended = self.attend(query, key, value, plan)  # (N, h, d)
         return self.o_proj(attended.flatten(1))  # (N, D)
 
 
@@ -65,8 +66,8 @@ class DecoderLayer(nn.Module):
         self.post_attention_layernorm = nn.RMSNorm(width, eps=norm_eps)
         self.mlp = SwiGLU(width, hidden_width)
 
-    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, sequences: PackedSequences) -> Tensor:
-        x = x + self.self_attn(self.input_layernorm(x), cos, sin, sequences)  # (N, D)
+    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, plan: AttentionPlan) -> Tensor:
+        x = x + self.self_attn(self.input_layernorm(x), cos, sin, plan)  # (N, D)
         return x + self.mlp(self.post_attention_layernorm(x))  # (N, D)
 
 
@@ -135,14 +136,14 @@ class VideoGenerator(ModelMixin, ConfigMixin):
     def forward(self, tokens: Tensor, sequence_lengths: Sequence[int]) -> Tensor:
         """Packed sequences, tokens int64 (N,) → logits (N, V) of the token that follows each. Lie sequences of equal
         length beside each other, attention takes fewer calls."""
-        sequences = PackedSequences(sequence_lengths, tokens.device)
-        cos, sin = self.rotary(sequences.positions)  # (N, 1, d / 2)
+        plan = plan_causal(sequence_lengths).to(tokens.device)
+        cos, sin = self.rotary(plan.positions.to(tokens.device))  # (N, 1, d / 2)
         x = self.embed_tokens(tokens)  # (N, D)
         for layer in self.layers:
             if self.gradient_checkpointing and torch.is_grad_enabled():
-                x = checkpoint(layer, x, cos, sin, sequences, use_reentrant=False)  # (N, D)
+                x = checkpoint(layer, x, cos, sin, plan, use_reentrant=False)  # (N, D)
             else:
-                x = layer(x, cos, sin, sequences)  # (N, D)
+                x = layer(x, cos, sin, plan)  # (N, D)
         return self.lm_head(self.norm(x))  # (N, V)
 
 

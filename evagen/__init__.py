@@ -14,7 +14,7 @@ if not sys.stderr.isatty():
     os.environ.setdefault("TQDM_MININTERVAL", "10")
 
 # Where xformers has no kernels for this torch it says so in five lines at every start, through whatever imports it
-# first; evagen finds out by itself whether they work (kernels/attention_backends.py).
+# first; evagen finds out by itself whether they work (kernels/backends.py).
 logging.getLogger("xformers").setLevel(logging.ERROR)
 
 

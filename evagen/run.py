@@ -20,7 +20,7 @@ from pydantic import Field
 from evagen import __version__
 from evagen.config import ONLY_HOW, Section, differences, load_config, save_config
 from evagen.errors import UserError
-from evagen.kernels.attention_backends import AttentionBackend
+from evagen.kernels.backends import AttentionBackend
 
 
 class RunFolder(Section):

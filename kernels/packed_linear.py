@@ -13,7 +13,7 @@ is packed and everything works.
 """
 
 import functools
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import torch
 import torch.nn.functional as F
@@ -47,6 +47,14 @@ class PackedLinear(nn.Linear):
 
     may_pack = False
     packed: Tensor | None = None
+
+    @classmethod
+    def sharing(cls, linear: nn.Linear) -> "PackedLinear":
+        """A layer with the same parameters, the same objects, in the same mode. Hooks of the plain layer stay there."""
+        layer = cls(linear.in_features, linear.out_features, linear.bias is not None, device="meta")  # draws no weights
+        layer.weight, layer.bias = linear.weight, linear.bias
+        layer.training = linear.training
+        return layer
 
     def allow_packing(self) -> None:
         """From now on the weights stay as they are: fp32 weights on a CPU are packed when that helps. Weights changed
@@ -90,10 +98,19 @@ class PackedLinear(nn.Linear):
 def pack_linears(model: Model) -> Model:
     """Lets every plain linear layer pack its weights, in a model that only infers from now on; returns the model.
 
-    On another device than a CPU, or in another precision than fp32, nothing changes."""
-    for module in model.modules():
+    Each `nn.Linear` in the model is replaced in its parent by a `PackedLinear` with the same parameters, under the same
+    name; one that stands in several places is replaced by one. A model that is an `nn.Linear` itself is returned as a
+    new layer. References to plain layers that are held elsewhere stay what they were: they share the parameters, but
+    pack nothing. On another device than a CPU, or in another precision than fp32, all layers compute as before."""
+    replaced: dict[nn.Module, PackedLinear] = {}
+    for name, module in list(model.named_modules(remove_duplicate=False)):
         if type(module) is nn.Linear:
-            module.__class__ = PackedLinear  # the same parameters under the same names
+            if module not in replaced:
+                replaced[module] = PackedLinear.sharing(module)
+            if name:
+                model.set_submodule(name, replaced[module])
+    model = cast(Model, replaced.get(model, model))
+    for module in model.modules():
         if isinstance(module, PackedLinear):
             module.allow_packing()
     return model

@@ -1,7 +1,8 @@
-"""Tokenizers and routers with random weights, small enough for a test."""
+"""Tokenizers, routers and generators with random weights, small enough for a test."""
 
 import torch
 
+from evagen.ar_model import VideoGenerator
 from evagen.tokenizer import Router, VideoTokenizer
 
 LEVELS = [2, 4, 8]
@@ -30,6 +31,18 @@ def tiny_router(seed: int = 0, **changes) -> Router:
     router = Router(**(sizes | changes)).eval()
     torch.nn.init.normal_(router.vit.head.weight)
     return router
+
+
+def tiny_generator(**changes) -> VideoGenerator:
+    """Sequences of three blocks of 1, 3 or 5 tokens, 11 codes, two classes."""
+    torch.manual_seed(0)
+    sizes = {"width": 64, "depth": 2, "num_heads": 2, "hidden_width": 64, "class_names": ["a", "b"]}
+    model = VideoGenerator(11, [1, 3, 5], 3, **(sizes | changes))
+    with torch.no_grad():
+        for parameter in model.parameters():  # so that what was written before matters, as to a trained model
+            parameter.add_(torch.randn_like(parameter) * 0.15)
+        model.lm_head.weight.mul_(2)
+    return model.eval()
 
 
 def random_clips(count: int, seed: int = 0, frames: int = FRAMES, height: int = 32, width: int = 32) -> torch.Tensor:

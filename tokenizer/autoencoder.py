@@ -15,10 +15,10 @@ from diffusers.models.modeling_utils import ModelMixin
 from einops import rearrange
 from torch import Tensor, nn
 
+from evagen.kernels.plans import concatenated_ranges
 from evagen.tokenizer.assignments import AssignmentSpace
-from evagen.tokenizer.attention import Attention
-from evagen.tokenizer.layers import Plans, QFormer, Rows
-from evagen.tokenizer.packing import PackedLayout, concatenated_ranges, plan_block_causal, plan_within_blocks
+from evagen.tokenizer.layers import Attention, Plans, QFormer, Rows
+from evagen.tokenizer.packing import PackedLayout, plan_block_causal, plan_within_blocks
 from evagen.tokenizer.positions import FourierPosition, cell_centres, grid_shape
 from evagen.tokenizer.quantizer import VectorQuantizer
 

@@ -1,6 +1,6 @@
 """The transformer that both halves of the tokenizer are made of.
 
-Legend: Nq query rows, Nc context rows, D width, Dc context width.
+Legend: Nq query rows, Nk key rows, Nc context rows, D width, Dc context width, h heads, d = D / h head width.
 """
 
 from dataclasses import dataclass
@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from evagen.tokenizer.attention import Attention, KeyValue
-from evagen.tokenizer.packing import AttentionPlan, FamilyPlan
-from evagen.tokenizer.positions import Rotary
+from evagen.kernels.attention import KeyValue, PlannedAttention
+from evagen.kernels.plans import AttentionPlan, FamilyPlan
+from evagen.tokenizer.positions import Rotary, rotate
 
 
 @dataclass(frozen=True)
@@ -48,6 +48,47 @@ class Past:
 
     rows: list[KeyValue]
     context: list[KeyValue]
+
+
+class Attention(nn.Module):
+    """Multi-head attention whose pattern is an `AttentionPlan`.
+
+    Args:
+        width: D of the queries and of the output.
+        context_width: width of the rows that keys and values come from.
+        num_heads: h.
+
+    Raises ValueError for a width that the heads do not divide.
+    """
+
+    def __init__(self, width: int, context_width: int, num_heads: int):
+        super().__init__()
+        if width % num_heads:
+            raise ValueError(f"width {width} is not divisible by {num_heads} heads")
+        self.num_heads = num_heads
+        self.to_query = nn.Linear(width, width)
+        self.to_key_value = nn.Linear(context_width, 2 * width)
+        self.to_out = nn.Linear(width, width)
+        self.attend = PlannedAttention()
+
+    def key_value(self, context: Tensor, rotation: Tensor) -> KeyValue:
+        """Keys, turned to their places, and values of context rows: (Nk, context_width) → two of (Nk, h, d)."""
+        key, value = self.to_key_value(context).unflatten(-1, (2, self.num_heads, -1)).unbind(-3)  # (Nk, h, d) each
+        return rotate(key, rotation), value
+
+    def forward(
+        self,
+        x: Tensor,
+        rotation: Tensor,
+        key_value: KeyValue,
+        plan: AttentionPlan | FamilyPlan,
+        shared: KeyValue | None = None,
+    ) -> Tensor:
+        """x (Nq, D) and the rotation of its places, keys and values as `key_value` gives them, and such as families
+        share → (Nq, D)."""
+        query = rotate(self.to_query(x).unflatten(-1, (self.num_heads, -1)), rotation)  # (Nq, h, d)
+        attended = self.attend(query, *key_value, plan, shared)  # (Nq, h, d)
+        return self.to_out(attended.flatten(1))  # (Nq, D)
 
 
 class QFormerLayer(nn.Module):

@@ -15,11 +15,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from evagen.kernels.attention import KeyValue
+from evagen.kernels.plans import AttentionPlan, concatenated_ranges, plan_families
 from evagen.tokenizer.assignments import AssignmentSpace
-from evagen.tokenizer.attention import KeyValue
 from evagen.tokenizer.autoencoder import VideoTokenizer
 from evagen.tokenizer.layers import Past, Plans
-from evagen.tokenizer.packing import AttentionPlan, PackedLayout, concatenated_ranges, plan_families, plan_within_blocks
+from evagen.tokenizer.packing import PackedLayout, plan_within_blocks
 from evagen.tokenizer.reward import QualityScale
 
 BlockDistance = Callable[[Tensor, Tensor, int], dict[str, Tensor]]

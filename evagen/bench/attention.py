@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from evagen.bench.memory import peak_mb
-from evagen.tokenizer.attention import planned_attention
+from evagen.kernels.attention import planned_attention
 from evagen.tokenizer.packing import PackedLayout, plan_block_causal
 
 LEVELS = (32, 64, 128, 256, 512)

@@ -11,7 +11,7 @@ from typing import Literal
 
 import torch
 
-from evagen.kernels.attention_backends import varlen_works, xformers_works
+from evagen.kernels.backends import varlen_works, xformers_works
 from evagen.run import versions
 
 State = Literal["ok", "optional", "missing"]

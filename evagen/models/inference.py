@@ -4,9 +4,9 @@ from pathlib import Path
 
 import torch
 
+from evagen.kernels.attention import choose_attention
 from evagen.models.loading import Model, load_model
 from evagen.run import Infers
-from evagen.tokenizer.attention import choose_attention
 
 HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
 

@@ -16,11 +16,10 @@ from diffusers.training_utils import EMAModel
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from evagen.ar_model.attention import choose_attention as choose_generator_attention
 from evagen.config import Section
 from evagen.errors import UserError
+from evagen.kernels.attention import choose_attention
 from evagen.run import claim_folder, start_accelerator
-from evagen.tokenizer.attention import choose_attention
 from evagen.training.metrics import Mean, MetricsLog, over_processes
 from evagen.training.not_finite import NotFinite
 from evagen.training.optimizers import make_optimizers, make_scheduler
@@ -206,7 +205,6 @@ class TrainingRun:
 def prepare_layers(model: nn.Module, run: LayerSettings) -> None:
     """Sets how the layers compute, before Accelerate wraps the model."""
     choose_attention(model, run.attention)
-    choose_generator_attention(model, run.attention)
     if run.gradient_checkpointing:
         if not getattr(model, "_supports_gradient_checkpointing", False):
             raise UserError(f"run.gradient_checkpointing is not offered by {type(model).__name__}; leave it off")

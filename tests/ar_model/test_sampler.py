@@ -7,6 +7,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from tiny_models import tiny_generator
 
 from evagen.ar_model import (
     ClipRequest,
@@ -21,26 +22,14 @@ from evagen.ar_model import (
 )
 from evagen.ar_model.decoding import Decoder
 from evagen.ar_model.sampler import clip_noise, draw, token_probabilities
-from evagen.kernels import compiled_step
-from evagen.kernels.compiled_step import can_compile
+from evagen.kernels.decode_step import can_compile
 
 LEVELS = [1, 3, 5]
 
 
-def new_model(**changes) -> VideoGenerator:
-    torch.manual_seed(0)
-    sizes = {"width": 64, "depth": 2, "num_heads": 2, "hidden_width": 64, "class_names": ["a", "b"]}
-    model = VideoGenerator(11, LEVELS, 3, **(sizes | changes))
-    with torch.no_grad():
-        for parameter in model.parameters():  # so that what was written before matters, as to a trained model
-            parameter.add_(torch.randn_like(parameter) * 0.15)
-        model.lm_head.weight.mul_(2)
-    return model.eval()
-
-
 @pytest.fixture(scope="module")
 def model() -> VideoGenerator:
-    return new_model()
+    return tiny_generator()
 
 
 def blocks(*lengths: int, seed: int = 0) -> ClipTokens:
@@ -106,7 +95,7 @@ def test_clips_are_those_of_a_plain_loop_at_any_number_of_slots(model, options, 
 
 @pytest.mark.parametrize("guidance", [1.0, 2.5])
 def test_frame_prediction_is_that_of_a_plain_loop(guidance):
-    model = new_model(given_frames=5, num_given_blocks=2)
+    model = tiny_generator(given_frames=5, num_given_blocks=2)
     requests = [ClipRequest(i, i % 3 - 1, blocks(LEVELS[i % 3], 3, seed=i)) for i in range(5)]
     clips = sample_in_order(model, requests, SamplingOptions(guidance=guidance), num_slots=2)
     for request, clip in zip(requests, clips, strict=True):
@@ -166,32 +155,6 @@ def test_steps_read_from_the_cache_what_the_model_computes(model, compiled, monk
             if step == 5:
                 decoder.keep([1])
                 rows, at = rows[1:], at[1:]
-
-
-@pytest.mark.parametrize("num_rows", range(1, 9))
-def test_compiled_steps_equal_those_in_torch(model, num_rows):
-    if not can_compile(num_rows, 64, 64, 32):
-        pytest.skip("there is no C compiler")
-    random = torch.Generator().manual_seed(num_rows)
-    prompts = [model.grammar.prompt(0, blocks(LEVELS[i % 3], seed=i)) for i in range(num_rows)]
-    with torch.no_grad():
-        ours, plain = Decoder(model, num_rows), Decoder(model, num_rows)
-        plain._compiled = None
-        for decoder in (ours, plain):
-            decoder.prefill(list(range(num_rows)), prompts)
-        for _ in range(5):
-            tokens = torch.randint(11, (num_rows,), generator=random)
-            torch.testing.assert_close(ours.step(tokens), plain.step(tokens), atol=1e-4, rtol=1e-5)
-
-
-@pytest.mark.parametrize("compiler", ["no-such-compiler", "false"])
-def test_without_a_working_compiler_there_is_no_compiled_step(compiler, monkeypatch, tmp_path, caplog):
-    monkeypatch.setenv("CC", compiler)
-    monkeypatch.setenv("EVAGEN_CACHE", str(tmp_path))
-    with caplog.at_level("INFO", compiled_step.__name__):
-        assert compiled_step._library.__wrapped__() is None
-    assert "torch's" in caplog.text
-    assert not list(tmp_path.rglob("*.so"))
 
 
 def test_guidance_one_equals_no_guidance_and_three_differs(model):
@@ -308,7 +271,7 @@ def test_what_the_model_cannot_follow_is_refused_before_anything_is_written(mode
         sample(model, [ClipRequest(0, constraints=LengthConstraints([5, 1, 1], max_length=3))])
     with pytest.raises(ValueError, match="bias on lengths is a finite number"):
         LengthConstraints(bias=float("nan"))
-    always_conditional = new_model(class_dropout=0.0)
+    always_conditional = tiny_generator(class_dropout=0.0)
     with pytest.raises(ValueError, match="trained with class_dropout 0: sample with guidance 1"):
         sample(always_conditional, [ClipRequest(0, 1)], SamplingOptions(guidance=1.5))
     assert list(sample(model, [])) == []

@@ -9,7 +9,7 @@ import pytest
 import torch
 from tiny_models import tiny_router, tiny_tokenizer
 
-from evagen.bench import BENCHMARKS, loader, print_table, search
+from evagen.bench import BENCHMARKS, loader, packing, print_table, search
 from evagen.bench import tokenizer as speed
 from evagen.bench.shapes import moving_shapes
 
@@ -118,3 +118,12 @@ def test_made_clips_repeat_and_some_stand_still():
     moves = (clips[:, :, 1:] != clips[:, :, :-1]).any(dim=(1, 3, 4))  # (B, F - 1)
     late = moves[:, :7].any(1), moves[:, 8:].any(1)  # in the first half, in the second
     assert {(bool(a), bool(b)) for a, b in zip(*late)} == {(True, True), (False, True), (False, False)}
+
+
+def test_the_benchmarks_padded_batches_hold_the_same_clips_and_have_the_same_loss():
+    lengths = torch.tensor([[64, 32, 32, 64], [32, 32, 32, 32], [128, 32, 32, 32]])
+    packed, padded = packing.batches(lengths, seed=0)
+    assert packed.sequence_lengths == [134, 198, 230]
+    assert padded.sequence_lengths == [230] * 3
+    losses = [packing.training_step()(batch) for batch in (packed, padded)]
+    assert losses[0] == pytest.approx(losses[1], abs=1e-5)

@@ -1,25 +1,27 @@
-"""Planned attention against a dense mask and PyTorch's own attention: every backend, values and gradients."""
+"""Planned attention against a dense mask and PyTorch's own attention: block-causal plans, causal ones, and any others;
+every backend, values and gradients."""
+
+import sys
+import types
 
 import pytest
 import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tiny_models import tiny_generator, tiny_tokenizer
 from torch import Tensor
 
-from evagen.kernels import attention_backends
-from evagen.tokenizer import attention
-from evagen.tokenizer.attention import planned_attention
-from evagen.tokenizer.packing import (
-    AttentionPlan,
-    FamilyPlan,
-    PackedLayout,
-    plan_attention,
-    plan_block_causal,
-    plan_families,
-)
+from evagen.ar_model.decoding import Decoder
+from evagen.kernels import attention, backends
+from evagen.kernels.attention import PlannedAttention, choose_attention, planned_attention
+from evagen.kernels.plans import AttentionPlan, FamilyPlan, plan_attention, plan_causal, plan_families
+from evagen.tokenizer.packing import PackedLayout, plan_block_causal
 
-layouts = st.lists(st.lists(st.integers(1, 9), min_size=3, max_size=3), min_size=1, max_size=5)
+CPU = torch.device("cpu")
+EVERY_KIND = pytest.mark.parametrize("kind", ["block-causal", "causal"])
+lengths_of_blocks = st.lists(st.lists(st.integers(1, 9), min_size=3, max_size=3), min_size=1, max_size=5)
+lengths_of_sequences = st.lists(st.integers(1, 12), min_size=1, max_size=8)
 
 
 def block_of_rows(lengths: Tensor) -> tuple[Tensor, Tensor]:
@@ -30,32 +32,72 @@ def block_of_rows(lengths: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def block_causal_mask(queries: PackedLayout, keys: PackedLayout) -> Tensor:
+    """Who may see whom: bool (Nq, Nk)."""
     (q_clip, q_block), (k_clip, k_block) = block_of_rows(queries.lengths), block_of_rows(keys.lengths)
     return (q_clip[:, None] == k_clip) & (q_block[:, None] >= k_block)
 
 
+def causal_mask(lengths: list[int]) -> Tensor:
+    """The same of sequences: bool (N, N)."""
+    sequence = torch.arange(len(lengths)).repeat_interleave(torch.tensor(lengths))
+    place = torch.arange(sum(lengths))
+    return (sequence[:, None] == sequence) & (place[:, None] >= place)
+
+
+def plan_and_mask(kind: str, lengths: list[list[int]]) -> tuple[AttentionPlan, Tensor]:
+    """Clips with these lengths of blocks, which see each other's rows, or the blocks as sequences of their own."""
+    if kind == "causal":
+        sequences = [length for clip in lengths for length in clip]
+        return plan_causal(sequences), causal_mask(sequences)
+    layout = PackedLayout(torch.tensor(lengths))
+    return plan_block_causal(layout, layout), block_causal_mask(layout, layout)
+
+
+def heads(num_queries: int, num_keys: int, seed: int) -> list[Tensor]:
+    """Queries, keys and values of two heads, float64, the values not contiguous, as a projection's slices may be."""
+    random = torch.Generator().manual_seed(seed)
+    query, key, value = (
+        torch.randn(rows, 2, width, generator=random, dtype=torch.float64)
+        for rows, width in ((num_queries, 4), (num_keys, 4), (num_keys, 8))
+    )
+    return [x.requires_grad_() for x in (query, key, value[..., ::2])]
+
+
+def values_and_gradients(attended: Tensor, inputs: list[Tensor]) -> list[Tensor]:
+    weight = torch.linspace(-1, 2, attended.numel(), dtype=attended.dtype, device=attended.device).view_as(attended)
+    return [attended, *torch.autograd.grad((attended * weight).sum(), inputs)]
+
+
+def masked(query: Tensor, key: Tensor, value: Tensor, mask: Tensor) -> Tensor:
+    q, k, v = (x.transpose(0, 1) for x in (query, key, value))
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask).transpose(0, 1)
+
+
 def assert_equals_masked(attend, plan: AttentionPlan, mask: Tensor, seed: int) -> None:
     """Values and all three gradients, in float64, against dense attention under a mask (Nq, Nk)."""
-    generator = torch.Generator().manual_seed(seed)
-    shapes = [(mask.shape[0], 2, 4), (mask.shape[1], 2, 4), (mask.shape[1], 2, 4)]
-    q, k, v = (torch.randn(shape, generator=generator, dtype=torch.float64, requires_grad=True) for shape in shapes)
-    weight = torch.randn(shapes[0], generator=generator, dtype=torch.float64)
-    ours = attend(q, k, v, plan)
-    dense = F.scaled_dot_product_attention(*(x.transpose(0, 1) for x in (q, k, v)), attn_mask=mask).transpose(0, 1)
-    torch.testing.assert_close(ours, dense)
-    ours_gradients = torch.autograd.grad((ours * weight).sum(), (q, k, v))
-    for mine, theirs in zip(ours_gradients, torch.autograd.grad((dense * weight).sum(), (q, k, v))):
+    inputs = heads(*mask.shape, seed)
+    ours = values_and_gradients(attend(*inputs, plan), inputs)
+    for mine, theirs in zip(ours, values_and_gradients(masked(*inputs, mask), inputs)):
         torch.testing.assert_close(mine, theirs)
 
 
 @settings(max_examples=60, deadline=None)
-@given(layouts, layouts, st.integers(0, 2**31))
+@given(lengths_of_blocks, lengths_of_blocks, st.integers(0, 2**31))
 def test_block_causal_equals_a_dense_mask(query_lengths, key_lengths, seed):
     count = min(len(query_lengths), len(key_lengths))
     queries, keys = (PackedLayout(torch.tensor(lengths[:count])) for lengths in (query_lengths, key_lengths))
     plan, mask = plan_block_causal(queries, keys), block_causal_mask(queries, keys)
     assert_equals_masked(planned_attention, plan, mask, seed)
-    assert_equals_masked(attention._segment_attention, plan, mask, seed)
+    assert_equals_masked(attention._dense_attention, plan, mask, seed)
+
+
+@settings(max_examples=60, deadline=None)
+@given(lengths_of_sequences, st.booleans(), st.integers(0, 2**31))
+def test_causal_equals_a_dense_mask(lengths, in_order, seed):
+    lengths = sorted(lengths) if in_order else lengths  # sorted, sequences of equal length share calls
+    plan, mask = plan_causal(lengths), causal_mask(lengths)
+    assert_equals_masked(planned_attention, plan, mask, seed)
+    assert_equals_masked(attention._dense_attention, plan, mask, seed)
 
 
 @settings(max_examples=40, deadline=None)
@@ -122,67 +164,110 @@ def test_families_refuse_gradients_they_have_not():
     key = torch.randn(4, 1, 4)
     with pytest.raises(ValueError, match="no gradients"):
         planned_attention(query, key, key, plan_families([2], [2, 2], [2, 2]), shared=(key[:2], key[:2]))
-    with pytest.raises(ValueError, match="all families or none"):
-        plan_families([2, 0], [2, 2], [2, 2])
 
 
-def test_equal_clips_share_one_call():
-    layout = PackedLayout(torch.tensor([[4, 4, 4]] * 5))
-    assert [run.number for run in plan_block_causal(layout, layout).runs] == [5, 5, 5]
+@EVERY_KIND
+def test_half_precision_on_a_cpu(kind):
+    plan, mask = plan_and_mask(kind, [[5, 9, 9], [4, 1, 9]])
+    inputs = heads(*mask.shape, seed=0)
+    halves = [x.detach().bfloat16().requires_grad_() for x in inputs]
+    ours = values_and_gradients(planned_attention(*halves, plan), halves)
+    for mine, theirs in zip(ours, values_and_gradients(masked(*inputs, mask), inputs)):
+        assert mine.dtype == torch.bfloat16
+        torch.testing.assert_close(mine.double(), theirs, atol=0.1, rtol=0.05)
 
 
+# What the kernels for CUDA are told
+
+
+@EVERY_KIND
 @settings(max_examples=30, deadline=None)
-@given(layouts)
-def test_xformers_is_told_the_same_pattern(lengths):
-    """The bias xformers makes of a plan, materialised by xformers itself, is the block-causal mask."""
-    layout = PackedLayout(torch.tensor(lengths))
-    plan = packed_on_this_device(plan_block_causal(layout, layout))
-    gathered = len(plan.packed.key_rows)
-    allowed = attention.block_diagonal_bias(plan).materialize((layout.num_rows, gathered)) == 0  # (Nq, gathered)
-    mask = torch.zeros(layout.num_rows, layout.num_rows, dtype=torch.bool)
+@given(lengths_of_blocks)
+def test_xformers_is_told_the_same_pattern(kind, lengths):
+    """The bias that xformers makes of a plan, materialised by xformers itself, is the mask."""
+    pytest.importorskip("xformers.ops")
+    plan, mask = plan_and_mask(kind, lengths)
+    plan = plan.pack(CPU)
+    rows = torch.arange(len(mask)) if plan.packed.key_rows is None else plan.packed.key_rows  # of the gathered keys
+    allowed = plan.xformers_bias.materialize((len(mask), len(rows))) == 0  # (Nq, gathered)
+    told = torch.zeros_like(mask)
     query, key = allowed.nonzero().unbind(1)
-    mask[query, plan.packed.key_rows[key]] = True
-    assert torch.equal(mask, block_causal_mask(layout, layout))
+    told[query, rows[key]] = True
+    assert torch.equal(told, mask)
     assert allowed.sum() == mask.sum()  # no pair twice
 
 
-def packed_on_this_device(plan: AttentionPlan) -> AttentionPlan:
-    """What `plan.to("cuda")` adds, on the CPU."""
-    moved = plan.to(torch.device("meta"))
-    assert moved.packed is not None
-    key_rows = torch.cat([torch.arange(a, a + n) for a, n in zip(plan.key_starts, plan.key_lengths)])
-    bounds = [torch.tensor([0, *lengths]).cumsum(0).int() for lengths in (plan.query_lengths, plan.key_lengths)]
-    assert [x.shape for x in vars(moved.packed).values()] == [x.shape for x in (key_rows, *bounds)]
-    object.__setattr__(moved, "packed", type(moved.packed)(key_rows, *bounds))
-    return moved
+def varlen_attn(query, key, value, query_bounds, key_bounds, longest_query, longest_key, *, window_size):
+    """What torch's documentation says of `torch.nn.attention.varlen.varlen_attn`, with a mask."""
+    assert query_bounds.dtype == key_bounds.dtype == torch.int32
+    places, segments = [], []
+    for bounds, longest in ((query_bounds, longest_query), (key_bounds, longest_key)):
+        assert longest == bounds.diff().max()
+        places.append(torch.cat([torch.arange(n) for n in bounds.diff()]))
+        segments.append(torch.arange(len(bounds) - 1).repeat_interleave(bounds.diff()))
+    mask = segments[0][:, None] == segments[1]
+    back, ahead = window_size  # -1 for no limit
+    if (back, ahead) != (-1, -1):
+        assert torch.equal(query_bounds, key_bounds)  # else places are counted from the end
+        distance = places[0][:, None] - places[1]
+        mask &= (distance <= back) if back >= 0 else True
+        mask &= (-distance <= ahead) if ahead >= 0 else True
+    return masked(query, key, value, mask)
 
 
+@EVERY_KIND
+@settings(max_examples=30, deadline=None)
+@given(lengths_of_blocks, st.integers(0, 2**31))
+def test_varlen_is_told_the_same_pattern(kind, lengths, seed):
+    plan, mask = plan_and_mask(kind, lengths)
+    with pytest.MonkeyPatch.context() as patch:
+        stand_in = types.ModuleType("varlen")
+        stand_in.varlen_attn = varlen_attn
+        patch.setitem(sys.modules, "torch.nn.attention.varlen", stand_in)
+        assert_equals_masked(attention._varlen_attention, plan.pack(CPU), mask, seed)
+
+
+@EVERY_KIND
 @pytest.mark.parametrize("backend", ["xformers", "varlen"])
-def test_a_backend_that_does_not_work_here_is_explained(backend):
-    layout = PackedLayout(torch.tensor([[2, 3]]))
-    x = torch.zeros(5, 1, 8)
+def test_a_backend_that_does_not_work_here_is_explained(backend, kind):
+    plan, mask = plan_and_mask(kind, [[2, 3]])
+    x = torch.zeros(len(mask), 1, 8)
     with pytest.raises(ValueError, match=f"'{backend}'.*use 'auto'"):
-        planned_attention(x, x, x, plan_block_causal(layout, layout), backend)
+        planned_attention(x, x, x, plan, backend)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+@EVERY_KIND
 @pytest.mark.parametrize("backend", ["xformers", "varlen"])
-def test_backends_agree_on_cuda(backend):
+def test_backends_agree_on_cuda(backend, kind):
     device = torch.device("cuda")
-    if not getattr(attention_backends, f"{backend}_works")(device):
+    if not getattr(backends, f"{backend}_works")(device, torch.bfloat16, 64):
         pytest.skip(f"{backend} does not work with this torch")
-    generator = torch.Generator().manual_seed(0)
-    layout = PackedLayout(torch.randint(1, 200, (6, 4), generator=generator))
-    plan = plan_block_causal(layout, layout).to(device)
-    q, k, v = (torch.randn(layout.num_rows, 4, 64, generator=generator).to(device).bfloat16() for _ in range(3))
-    values, gradients = [], []
-    for attend in (
-        lambda *args: planned_attention(*args, plan, backend),
-        lambda *a: attention._segment_attention(*a, plan),
-    ):
-        leaves = [x.clone().requires_grad_() for x in (q, k, v)]
-        values.append(attend(*leaves))
-        gradients.append(torch.autograd.grad(values[-1].float().square().sum(), leaves))
-    torch.testing.assert_close(values[0], values[1], atol=0.02, rtol=0.02)
-    for mine, theirs in zip(*gradients):
+    random = torch.Generator().manual_seed(0)
+    plan, mask = plan_and_mask(kind, torch.randint(1, 200, (6, 4), generator=random).tolist())
+    plan = plan.to(device)
+    inputs = [torch.randn(len(mask), 4, 64, generator=random).to(device).bfloat16() for _ in range(3)]
+    inputs = [x.requires_grad_() for x in inputs]
+    ours = values_and_gradients(planned_attention(*inputs, plan, backend), inputs)
+    for mine, theirs in zip(ours, values_and_gradients(attention._dense_attention(*inputs, plan), inputs)):
         torch.testing.assert_close(mine, theirs, atol=0.05, rtol=0.05)
+
+
+# The backend of a model
+
+
+@pytest.mark.parametrize("make", [tiny_tokenizer, tiny_generator], ids=["tokenizer", "generator"])
+def test_one_call_chooses_for_every_attention_of_a_model(make):
+    model = make()
+    choose_attention(model, "torch")
+    chosen = [module.backend for module in model.modules() if isinstance(module, PlannedAttention)]
+    assert len(chosen) >= 2
+    assert set(chosen) == {"torch"}
+    assert not any("attend" in name for name in model.state_dict())  # it has no weights
+
+
+def test_prompts_are_read_by_the_backend_that_was_chosen():
+    model = tiny_generator()
+    choose_attention(model, "varlen")
+    with torch.no_grad(), pytest.raises(ValueError, match="'varlen' needs CUDA"):
+        Decoder(model, 1).prefill([0], [torch.tensor([0, 1, 2])])

@@ -96,3 +96,46 @@ def test_all_layers_of_a_model_are_packed_under_their_own_names():
     pack_linears(model)
     assert list(model.state_dict()) == names
     assert all(m.may_pack for m in model.modules() if isinstance(m, nn.Linear))
+
+
+def test_plain_layers_are_replaced_in_their_parents_and_share_their_parameters():
+    first = nn.Linear(8, 8).requires_grad_(False)
+    model = nn.Sequential(first, nn.ModuleDict({"inner": nn.Linear(8, 4, bias=False)})).eval()
+    weights = dict(model.named_parameters())
+    assert pack_linears(model) is model
+    assert all(parameter is weights[name] for name, parameter in model.named_parameters())
+    assert type(model[0]) is type(model[1]["inner"]) is PackedLinear
+    assert not model[0].training
+    assert model[1]["inner"].bias is None
+    assert type(first) is nn.Linear  # who holds the plain layer still has it, with the same weights
+    assert first.weight is model[0].weight
+
+
+def test_a_layer_that_stands_in_two_places_stays_one():
+    class Twice(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first = nn.Linear(8, 8)
+            self.second = self.first
+            self.inner = nn.Sequential(self.first, nn.Linear(8, 8))
+            self.inner[1].weight = self.first.weight
+
+    model = pack_linears(Twice())
+    assert model.first is model.second is model.inner[0]
+    assert type(model.first) is PackedLinear
+    assert model.inner[1].weight is model.first.weight
+
+
+def test_a_model_that_is_a_layer_is_returned_anew_and_a_packed_one_stays():
+    plain = nn.Linear(8, 8)
+    packed = pack_linears(plain)
+    assert type(plain) is nn.Linear
+    assert packed.weight is plain.weight
+    assert pack_linears(packed) is packed
+
+
+def test_packing_draws_no_random_numbers():
+    plain = nn.Linear(8, 8)
+    before = torch.get_rng_state()
+    pack_linears(plain)
+    assert torch.equal(before, torch.get_rng_state())

@@ -1,7 +1,7 @@
 """A generator's step on a CPU as compiled code, where a C compiler is present.
 
 A step in torch is some three hundred small operations between the products that read the weights; beside one to eight
-rows they cost as much as these. `step.c` does it all in one call. It is compiled at its first use, which takes a
+rows they cost as much as these. `decode_step.c` does it all in one call. It is compiled at its first use, which takes a
 second or two, for the processor at hand, and kept in the user's cache folder. Without a compiler nothing is lost but
 time.
 
@@ -16,11 +16,12 @@ import os
 import platform
 import shutil
 import subprocess
-import tempfile
 from pathlib import Path
 
 import torch
 from torch import Tensor
+
+from evagen.kernels.files import atomic_write, cache_folder
 
 logger = logging.getLogger(__name__)
 MOST_ROWS = 8
@@ -53,7 +54,7 @@ class _Workspace(ctypes.Structure):
 class CompiledStep:
     """The step of one decoder. Keeps pointers to its weights and cache, so these must stay where they are.
 
-    weights: fp32 and contiguous, by the names of step.c; layers: the same for each layer.
+    weights: fp32 and contiguous, by the names of decode_step.c; layers: the same for each layer.
     """
 
     def __init__(self, weights: dict[str, Tensor], layers: list[dict[str, Tensor]], heads: int, eps: float):
@@ -72,7 +73,9 @@ class CompiledStep:
     def __call__(self, tokens: Tensor, positions: Tensor) -> Tensor:
         """tokens and positions int64 (R,) → logits (R, V)."""
         logits = torch.empty(self._num_rows, self._vocabulary)
-        _library().decode_step(
+        library = _library()
+        assert library is not None  # as can_compile said
+        library.decode_step(
             ctypes.byref(self._model), self._num_rows, tokens.data_ptr(), positions.data_ptr(),
             ctypes.byref(self._workspace), logits.data_ptr(), torch.get_num_threads(),
         )  # fmt: skip
@@ -119,25 +122,20 @@ def _library() -> ctypes.CDLL | None:
 
 
 def _built(compiler: str) -> Path:
-    """The shared library, in the folder that EVAGEN_CACHE names (`~/.cache/evagen` if unset). The file's name tells
-    source, flags and processor apart."""
-    source = Path(__file__).with_name("step.c")
+    """The shared library, in evagen's cache folder. The file's name tells source, flags and processor apart."""
+    source = Path(__file__).with_name("decode_step.c")
     cpuinfo = Path("/proc/cpuinfo")
     flags = next((line for line in cpuinfo.read_text().splitlines() if line.startswith(("flags", "Features"))), "") if (
         cpuinfo.exists()
     ) else platform.processor()  # fmt: skip
     key = "|".join([source.read_text(), compiler, *FLAGS, platform.platform(), platform.machine(), flags])
-    folder = Path(os.environ.get("EVAGEN_CACHE") or Path.home() / ".cache" / "evagen")
-    path = folder / f"step-{hashlib.sha256(key.encode()).hexdigest()[:16]}.so"
+    path = cache_folder() / f"decode_step-{hashlib.sha256(key.encode()).hexdigest()[:16]}.so"
     if path.exists():
         return path
-    folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder) as building:
-        built = Path(building) / path.name
-        command = [compiler, *FLAGS, str(source), "-o", str(built), "-lm"]
+    with atomic_write(path) as unfinished:  # another process may be at the same
+        command = [compiler, *FLAGS, str(source), "-o", str(unfinished), "-lm"]
         try:  # with threads where the compiler has OpenMP
             subprocess.run([*command, "-fopenmp"], check=True, capture_output=True, text=True, timeout=120)
         except subprocess.CalledProcessError:
             subprocess.run(command, check=True, capture_output=True, text=True, timeout=120)
-        os.replace(built, path)  # at once, since another process may be at the same
     return path

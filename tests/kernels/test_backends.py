@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from evagen.kernels.attention_backends import xformers_works
+from evagen.kernels.backends import xformers_works
 
 
 @pytest.fixture(autouse=True)
@@ -30,3 +30,19 @@ def test_a_backend_that_fails_says_why(monkeypatch, caplog):
     monkeypatch.setattr(ops, "memory_efficient_attention", broken)
     assert not xformers_works(torch.device("cpu"))
     assert "no kernel was built for this" in caplog.text
+
+
+def test_it_is_tried_with_the_numbers_and_the_heads_that_are_asked_for(monkeypatch):
+    """Forward and backward, without and with what is ahead."""
+    ops = pytest.importorskip("xformers.ops")
+    tried = []
+
+    def attention(q, k, v, attn_bias):
+        tried.append((q.dtype, q.shape[-1], type(attn_bias).__name__))
+        return q * k * v
+
+    monkeypatch.setattr(ops, "memory_efficient_attention", attention)
+    for dtype, head_width in ((torch.float32, 64), (torch.bfloat16, 64), (torch.float32, 64)):
+        assert xformers_works(torch.device("cpu"), dtype, head_width)
+    kinds = ("BlockDiagonalMask", "BlockDiagonalCausalMask")
+    assert tried == [(dtype, 64, kind) for dtype in (torch.float32, torch.bfloat16) for kind in kinds]

@@ -1,0 +1,203 @@
+"""Attention over packed sequences, by plan. The one module that computes attention for both models in training.
+
+No backend builds a mask or pads: each computes exactly the pairs of rows that the plan has.
+
+    torch      on a CPU, one dense call for each run of segments, on views of the packed rows; elsewhere `varlen`
+               where it applies, or a dense call for each segment
+    varlen     torch's kernel for sequences of unequal lengths (CUDA, half precision)
+    xformers   xformers' memory-efficient attention under a block-diagonal bias, causal or not (CUDA)
+
+Legend: Nq query rows, Nk key rows, h heads, d head width, G segments of a run, S segments.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+from evagen.kernels.backends import AttentionBackend, backend_for
+from evagen.kernels.plans import AttentionPlan, FamilyPlan, Run
+
+KeyValue = tuple[Tensor, Tensor]  # keys and values, each (Nk, h, d)
+
+
+@torch.compiler.disable  # its many shapes are what the kernels are for; the layers around it compile once
+def planned_attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    plan: AttentionPlan | FamilyPlan,
+    backend: AttentionBackend = "auto",
+    shared: KeyValue | None = None,
+) -> Tensor:
+    """Softmax attention in which each query row sees exactly the key rows that the plan gives it.
+
+    query (Nq, h, d), key and value (Nk, h, d) → (Nq, h, d). shared: what the families of a `FamilyPlan` share; another
+    plan counts its rows before those of key and value. Raises ValueError for a backend that does not work here.
+    """
+    kernel = backend_for(query, backend)
+    if isinstance(plan, FamilyPlan):
+        assert shared is not None
+        return _family_attention(_dense_heads(query), shared, (key, value), plan)
+    if shared is not None:
+        key, value = (torch.cat(pair) for pair in zip(shared, (key, value)))
+    if kernel == "xformers":
+        return _xformers_attention(query, key, value, plan)
+    if kernel == "varlen":
+        return _varlen_attention(query, key, value, plan)
+    key, value = _take(key, value, plan.key_rows)
+    if query.device.type == "cpu":
+        return _RunAttention.apply(*map(_dense_heads, (query, key, value)), plan.runs, plan.causal)
+    return _dense_attention(query, key, value, plan)
+
+
+class PlannedAttention(nn.Module):
+    """`planned_attention` as a part of a model, with the backend to compute it by. It has no weights."""
+
+    def __init__(self):
+        super().__init__()
+        self.backend: AttentionBackend = "auto"
+
+    def forward(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        plan: AttentionPlan | FamilyPlan,
+        shared: KeyValue | None = None,
+    ) -> Tensor:
+        return planned_attention(query, key, value, plan, self.backend, shared)  # (Nq, h, d)
+
+
+def choose_attention(model: nn.Module, backend: AttentionBackend) -> None:
+    """Sets the backend of every attention in a model."""
+    for module in model.modules():
+        if isinstance(module, PlannedAttention):
+            module.backend = backend
+
+
+class _RunAttention(torch.autograd.Function):
+    """A dense call for each run, on views, results and gradients written where they belong.
+
+    Slices of a packed tensor would each bring a gradient of the whole tensor's size; here the CPU kernels of
+    `scaled_dot_product_attention` are called by name, forward and backward, to add gradients up in place.
+    """
+
+    @staticmethod
+    def forward(ctx, query: Tensor, key: Tensor, value: Tensor, runs: tuple[Run, ...], causal: bool) -> Tensor:
+        output, log_sum_exps = _attend_runs(query, key, value, runs, causal)
+        ctx.runs, ctx.causal = runs, causal
+        ctx.save_for_backward(query, key, value, output, *log_sum_exps)
+        return output
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
+        query, key, value, output, *log_sum_exps = ctx.saved_tensors
+        gradient = gradient.contiguous()
+        of_query = torch.empty_like(output)  # (Nq, h, d)
+        of_key, of_value = (torch.zeros(key.shape, dtype=key.dtype) for _ in range(2))  # (Nk, h, d)
+        for run, log_sum_exp in zip(ctx.runs, log_sum_exps):
+            q, k, v = _queries(query, run), _keys(key, run), _keys(value, run)  # (G, h, length, d)
+            out, wanted = _queries(output, run), _queries(gradient, run)
+            parts = backward(wanted, q, k, v, out, log_sum_exp, 0.0, ctx.causal)
+            _queries(of_query, run).copy_(parts[0])
+            _keys(of_key, run).add_(parts[1])
+            _keys(of_value, run).add_(parts[2])
+        return of_query, of_key, of_value, None, None
+
+
+def _attend_runs(
+    query: Tensor, key: Tensor, value: Tensor, runs: tuple[Run, ...], causal: bool = False
+) -> tuple[Tensor, list[Tensor]]:
+    """What every query attends to, (Nq, h, d), and for each run the logarithms of its sums of weights, (G, h,
+    length)."""
+    attend = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+    if len(runs) == 1 and runs[0].number * runs[0].query_length == len(query):
+        q, k, v = _queries(query, runs[0]), _keys(key, runs[0]), _keys(value, runs[0])  # (G, h, length, d)
+        attended, log_sum_exp = attend(q, k, v, 0.0, causal)
+        return attended.transpose(1, 2).flatten(0, 1), [log_sum_exp]  # a view: its rows are in our order already
+    output = torch.empty_like(query, memory_format=torch.contiguous_format)  # (Nq, h, d)
+    log_sum_exps = []
+    for run in runs:
+        q, k, v = _queries(query, run), _keys(key, run), _keys(value, run)  # (G, h, length, d)
+        attended, log_sum_exp = attend(q, k, v, 0.0, causal)
+        _queries(output, run).copy_(attended)
+        log_sum_exps.append(log_sum_exp)
+    return output, log_sum_exps
+
+
+def _family_attention(query: Tensor, shared: KeyValue, own: KeyValue, plan: FamilyPlan) -> Tensor:
+    """Attention to shared and to own keys, added up by the sums of their weights."""
+    if torch.is_grad_enabled() and any(x.requires_grad for x in (query, *shared, *own)):
+        raise ValueError("a FamilyPlan has no gradients; use its joined() plan, or torch.no_grad()")
+    outputs, sums = [], []
+    for (key, value), runs in ((shared, plan.shared.runs), (own, plan.own.runs)):
+        output, log_sum_exps = _attend_runs(query, _dense_heads(key), _dense_heads(value), runs)
+        outputs.append(output)
+        sums.append(query.new_empty(*query.shape[:2], 1))  # (Nq, h, 1), logarithms
+        for run, log_sum_exp in zip(runs, log_sum_exps):
+            _queries(sums[-1], run).copy_(log_sum_exp[..., None])
+    return torch.lerp(outputs[0], outputs[1], torch.sigmoid(sums[1] - sums[0]))  # (Nq, h, d)
+
+
+def _dense_heads(x: Tensor) -> Tensor:
+    return x if x.stride(-1) == 1 else x.contiguous()
+
+
+def _queries(x: Tensor, run: Run) -> Tensor:
+    return _segments(x, run.number, run.query_start, run.query_step, run.query_length)
+
+
+def _keys(x: Tensor, run: Run) -> Tensor:
+    return _segments(x, run.number, run.key_start, run.key_step, run.key_length)
+
+
+def _segments(x: Tensor, number: int, start: int, step: int, length: int) -> Tensor:
+    """The segments of a run as a view: (N, h, d) → (number, h, length, d)."""
+    row, head, last = x.stride()
+    shape, strides = (number, x.shape[1], length, x.shape[2]), (step * row, head, row, last)
+    return x.as_strided(shape, strides, x.storage_offset() + start * row)
+
+
+def _dense_attention(query: Tensor, key: Tensor, value: Tensor, plan: AttentionPlan) -> Tensor:
+    """A dense call for each segment: works for every device and type of number."""
+    outputs = []
+    for q, start, length in zip(query.split(plan.query_lengths), plan.key_starts, plan.key_lengths):
+        q, k, v = (x[None].transpose(1, 2) for x in (q, key[start : start + length], value[start : start + length]))
+        attended = F.scaled_dot_product_attention(q, k, v, is_causal=plan.causal)  # (1, h, length, d)
+        outputs.append(attended[0].transpose(0, 1))  # (length, h, d)
+    return torch.cat(outputs)  # (Nq, h, d)
+
+
+def _varlen_attention(query: Tensor, key: Tensor, value: Tensor, plan: AttentionPlan) -> Tensor:
+    from torch.nn.attention.varlen import varlen_attn
+
+    packed = plan.to(query.device).packed
+    assert packed is not None
+    key, value = (x.contiguous() for x in _take(key, value, packed.key_rows))
+    bounds, longest = (packed.query_bounds, packed.key_bounds), (max(plan.query_lengths), max(plan.key_lengths))
+    window = (-1, 0) if plan.causal else (-1, -1)  # any distance back; none ahead, or any
+    attended = varlen_attn(query, key, value, *bounds, *longest, window_size=window)
+    assert isinstance(attended, Tensor)  # a tuple only where more than the output is asked for
+    return attended
+
+
+def _xformers_attention(query: Tensor, key: Tensor, value: Tensor, plan: AttentionPlan) -> Tensor:
+    from xformers.ops import memory_efficient_attention
+
+    plan = plan.to(query.device)
+    assert plan.packed is not None
+    key, value = _take(key, value, plan.packed.key_rows)
+    return memory_efficient_attention(query[None], key[None], value[None], attn_bias=plan.xformers_bias)[0]
+
+
+def _take(key: Tensor, value: Tensor, rows: Tensor | None) -> KeyValue:
+    """Some rows of keys and values, all as they lie if None. As an embedding lookup, whose backward pass adds rows up
+    in parallel on a CPU where that of indexing is a serial scatter."""
+    if rows is None:
+        return key, value
+    both = torch.stack([key, value], dim=1)  # (Nk, 2, h, d)
+    taken = F.embedding(rows.to(key.device), both.flatten(1)).unflatten(-1, both.shape[1:])  # (rows, 2, h, d)
+    return taken.unbind(1)

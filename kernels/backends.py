@@ -1,0 +1,98 @@
+"""Which attention kernels work on a device, and which of them `kernels.attention` takes.
+
+torch      torch's dense kernels, called for segments of one shape
+varlen     torch's kernel for sequences of unequal lengths (CUDA, half precision)
+xformers   xformers' memory-efficient attention under block-diagonal biases (CUDA)
+auto       `xformers` on CUDA if it works, otherwise `torch`, which means `varlen` where that works
+"""
+
+import functools
+import logging
+from collections.abc import Callable
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+AttentionBackend = Literal["auto", "torch", "varlen", "xformers"]
+HALF = (torch.bfloat16, torch.float16)
+HEAD_WIDTH = 64
+"""Of the named sizes of both models, but the smallest."""
+logger = logging.getLogger(__name__)
+
+
+def backend_for(query: Tensor, asked: AttentionBackend) -> Literal["torch", "varlen", "xformers"]:
+    """What computes the attention of these queries. Raises ValueError for a backend that does not work for them."""
+    device, dtype, head_width = query.device, query.dtype, query.shape[-1]
+    varlen_fits = query.is_cuda and dtype in HALF
+    if asked == "auto":
+        asked = "xformers" if query.is_cuda and xformers_works(device, dtype, head_width) else "torch"
+    if asked == "torch":
+        return "varlen" if varlen_fits and varlen_works(device, dtype, head_width) else "torch"
+    if asked == "xformers" and not xformers_works(device, dtype, head_width):
+        raise ValueError(
+            f"attention backend 'xformers' does not work for {dtype} and heads of width {head_width} on {device}: it "
+            f"needs CUDA and an xformers built for torch {torch.__version__} (pip install -U xformers); use 'auto'"
+        )
+    if asked == "varlen" and not (varlen_fits and varlen_works(device, dtype, head_width)):
+        raise ValueError(
+            "attention backend 'varlen' needs CUDA, half precision and a torch whose varlen_attn works there, "
+            f"not {dtype} and heads of width {head_width} on {device.type}; use 'auto'"
+        )
+    return asked
+
+
+@functools.cache
+def xformers_works(device: torch.device, dtype: torch.dtype = torch.float32, head_width: int = HEAD_WIDTH) -> bool:
+    """Whether xformers is installed and its kernels, forward and backward, run on a device for such numbers and heads:
+    its wheels load only beside the torch they were built for, which shows only when they are called."""
+    return _works("xformers", _try_xformers, device, dtype, head_width)
+
+
+@functools.cache
+def varlen_works(device: torch.device, dtype: torch.dtype = torch.bfloat16, head_width: int = HEAD_WIDTH) -> bool:
+    """Whether this torch has a kernel for sequences of unequal lengths that runs on a device for such numbers and
+    heads."""
+    return _works("varlen_attn", _try_varlen, device, dtype, head_width)
+
+
+def _try_xformers(device: torch.device, dtype: torch.dtype, head_width: int) -> None:
+    from xformers.ops import memory_efficient_attention
+    from xformers.ops.fmha.attn_bias import BlockDiagonalCausalMask, BlockDiagonalMask
+
+    x = torch.zeros(1, 8, 1, head_width, device=device, dtype=dtype, requires_grad=True)
+    for kind in (BlockDiagonalMask, BlockDiagonalCausalMask):
+        bias = kind.from_seqlens([4, 4], device=device)
+        memory_efficient_attention(x, x, x, attn_bias=bias).sum().backward()
+
+
+def _try_varlen(device: torch.device, dtype: torch.dtype, head_width: int) -> None:
+    from torch.nn.attention.varlen import varlen_attn
+
+    x = torch.zeros(8, 1, head_width, device=device, dtype=dtype, requires_grad=True)
+    bounds = torch.tensor([0, 4, 8], dtype=torch.int32, device=device)
+    for window in ((-1, -1), (-1, 0)):  # everything, and nothing ahead
+        varlen_attn(x, x, x, bounds, bounds, 4, 4, window_size=window).sum().backward()  # type: ignore[union-attr]
+
+
+def _works(
+    name: str,
+    attempt: Callable[[torch.device, torch.dtype, int], None],
+    device: torch.device,
+    dtype: torch.dtype,
+    head_width: int,
+) -> bool:
+    try:
+        with torch.inference_mode(False), torch.enable_grad():  # the first caller may be computing without gradients
+            attempt(device, dtype, head_width)
+    except ImportError:
+        return False
+    except torch.OutOfMemoryError:
+        raise
+    except (NotImplementedError, RuntimeError, TypeError, ValueError) as error:
+        logger.warning(
+            "%s does not work for %s and heads of width %d on %s and is not used: %s",
+            name, dtype, head_width, device, error,
+        )  # fmt: skip
+        return False
+    return True

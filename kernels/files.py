@@ -1,0 +1,35 @@
+"""Where evagen keeps files for later runs, and how a file is written so that nobody ever sees half of it."""
+
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+def cache_folder() -> Path:
+    """The folder that EVAGEN_CACHE names, `~/.cache/evagen` if unset. It need not exist."""
+    return Path(os.environ.get("EVAGEN_CACHE") or Path.home() / ".cache" / "evagen")
+
+
+@contextmanager
+def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """A path beside the target, for a `with` block to write a file at. When the block ends without an error, the file
+    takes the target's place at once, with the permissions that `open` gives a new file. After an error the target is
+    what it was before. Folders above the target are made, and nothing unfinished is left behind.
+
+    The unfinished file is hidden, its name tells the process, and it ends as the target's does, since some writers go
+    by the ending. Raises FileNotFoundError for a block that writes no file."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # the number alone does not do: machines that share a disk may have processes of the same number
+    unfinished = path.with_name(f".{path.stem}.{os.getpid()}-{secrets.token_hex(4)}{path.suffix}")
+    try:
+        unfinished.touch(exist_ok=False)
+        permissions = unfinished.stat().st_mode & 0o777
+        unfinished.unlink()
+        yield unfinished
+        unfinished.chmod(permissions)  # some writers make files that are private
+        os.replace(unfinished, path)
+    finally:
+        unfinished.unlink(missing_ok=True)
