@@ -25,16 +25,16 @@ Attend = Callable[[Tensor, Tensor, Tensor, int], Tensor]
 class FusedLayer(nn.Module):
     """One layer's weights for inference: q, k and v in one product, gate and up in another."""
 
-    def __init__(self, layer: DecoderLayer):
+    def __init__(self, layer: DecoderLayer, dtype: torch.dtype):
         super().__init__()
         attention, mlp = layer.self_attn, layer.mlp
         self.attend = attention.attend  # by the backend that was chosen for the model
         self.norm1, self.norm2 = layer.input_layernorm, layer.post_attention_layernorm
-        self.qkv = _joined(attention.q_proj, attention.k_proj, attention.v_proj)
+        self.qkv = _joined(dtype, attention.q_proj, attention.k_proj, attention.v_proj)
         self.qkv.weight = nn.Parameter(_pairs_side_by_side(self.qkv.weight, attention.num_heads), requires_grad=False)
-        self.out = _joined(attention.o_proj)
-        self.gate_up = _joined(mlp.gate_proj, mlp.up_proj)
-        self.down = _joined(mlp.down_proj)
+        self.out = _joined(dtype, attention.o_proj)
+        self.gate_up = _joined(dtype, mlp.gate_proj, mlp.up_proj)
+        self.down = _joined(dtype, mlp.down_proj)
 
 
 class Decoder:
@@ -43,17 +43,19 @@ class Decoder:
     Args:
         model: in eval mode; its weights must not change while this is used.
         num_rows: R.
+        dtype: of the matrix products and the cache, the model's if None; norms and the sum over layers stay in the
+            model's, logits are float32.
 
     Attributes: `positions`, where each row's next token will stand, int64 (R,).
     """
 
-    def __init__(self, model: VideoGenerator, num_rows: int):
+    def __init__(self, model: VideoGenerator, num_rows: int, dtype: torch.dtype | None = None):
         config = model.config
         self.num_heads, self.length = config.num_heads, model.grammar.max_sequence_length
-        self.device, self.dtype = model.device, model.dtype
+        self.device, self.dtype = model.device, dtype or model.dtype
         self.embed_tokens, self.norm = model.embed_tokens, model.norm
-        self.layers = pack_linears(nn.ModuleList(FusedLayer(layer) for layer in model.layers))
-        self.lm_head = pack_linears(_joined(model.lm_head))
+        self.layers = pack_linears(nn.ModuleList(FusedLayer(layer, self.dtype) for layer in model.layers))
+        self.lm_head = pack_linears(_joined(self.dtype, model.lm_head))
         self.rotation = torch.complex(*model.rotary(torch.arange(self.length, device=self.device)))  # (M, 1, d / 2)
         shape = (2, num_rows, self.num_heads, self.length, config.width // self.num_heads)
         self.cache = [torch.zeros(shape, device=self.device, dtype=self.dtype) for _ in model.layers]  # 2 R h M d
@@ -100,7 +102,7 @@ class Decoder:
             return attended[:, :, 0]  # (R, h, d)
 
         x = self._layers(tokens, self.all_rows, self.positions, attend)  # (R, D)
-        return self.lm_head(self.norm(x))  # (R, V)
+        return self.lm_head(self.norm(x).to(self.dtype)).float()  # (R, V)
 
     def keep(self, rows: Sequence[int]) -> None:
         """Goes on with these rows alone."""
@@ -114,7 +116,7 @@ class Decoder:
         """The step as compiled code, over these weights and this cache; None where there is none."""
         _, num_rows, num_heads, _, head_width = self.cache[0].shape
         width, hidden = self.layers[0].down.weight.shape
-        if self.device.type != "cpu" or self.dtype != torch.float32:
+        if self.device.type != "cpu" or {self.dtype, self.embed_tokens.weight.dtype} != {torch.float32}:
             return None
         if not can_compile(num_rows, width, hidden, head_width):
             return None
@@ -134,13 +136,13 @@ class Decoder:
         rotation = self.rotation[positions][:, None]  # (N, 1, 1, d / 2)
         x = self.embed_tokens(tokens)  # (N, D)
         for i, layer in enumerate(self.layers):
-            qkv = layer.qkv(layer.norm1(x)).unflatten(1, (3, self.num_heads, -1))  # (N, 3, h, d)
+            qkv = layer.qkv(layer.norm1(x).to(self.dtype)).unflatten(1, (3, self.num_heads, -1))  # (N, 3, h, d)
             pairs = torch.view_as_complex(qkv[:, :2].float().unflatten(-1, (-1, 2)))  # (N, 2, h, d / 2)
             query, key = torch.view_as_real(pairs * rotation).flatten(-2).to(qkv.dtype).unbind(1)  # (N, h, d) each
             value = qkv[:, 2]  # (N, h, d)
             self.cache[i][0, rows, :, positions], self.cache[i][1, rows, :, positions] = key, value
             x = x + layer.out(attend(query, key, value, i).flatten(1))  # (N, D)
-            gate_up = layer.gate_up(layer.norm2(x))  # (N, 2·E)
+            gate_up = layer.gate_up(layer.norm2(x).to(self.dtype))  # (N, 2·E)
             half = gate_up.shape[1] // 2
             x = x + layer.down(F.silu(gate_up[:, :half]) * gate_up[:, half:])  # (N, D)
         return x
@@ -154,11 +156,11 @@ def _pairs_side_by_side(weight: Tensor, num_heads: int) -> Tensor:
     return torch.cat([halves.transpose(1, 2).flatten(0, 2), value])  # (3·D, D)
 
 
-def _joined(*linears: nn.Linear) -> nn.Linear:
-    """One layer without bias whose outputs are those of these, one behind another; shares the weights of a single
-    one."""
+def _joined(dtype: torch.dtype, *linears: nn.Linear) -> nn.Linear:
+    """One layer without bias whose outputs are those of these, one behind another; shares the weights of a single one
+    of the same type."""
     weight = linears[0].weight if len(linears) == 1 else torch.cat([linear.weight for linear in linears])
     with torch.device("meta"):
         joined = nn.Linear(weight.shape[1], weight.shape[0], bias=False)
-    joined.weight = nn.Parameter(weight.detach(), requires_grad=False)
+    joined.weight = nn.Parameter(weight.detach().to(dtype), requires_grad=False)
     return joined

@@ -88,17 +88,18 @@ def sample(
     requests: Sequence[ClipRequest],
     options: SamplingOptions | None = None,
     num_slots: int = 64,
+    dtype: torch.dtype | None = None,
 ) -> Iterator[tuple[int, ClipTokens]]:
-    """Writes a clip for each request; yields its number and its tokens, on the CPU, as clips get finished.
+    """Writes a clip for each request; yields its number and its tokens, on the CPU, as clips get finished. Continued
+    clips come with the blocks that they were given. dtype: of the matrix products, the model's if None.
 
-    Continued clips come with the blocks that they were given. Raises ValueError for requests or options that the
-    model cannot follow, before anything is written.
+    Raises ValueError for requests or options that the model cannot follow, before anything is written.
     """
     options = options or SamplingOptions()
     _check(model, requests, options)
     if not requests:
         return iter(())
-    return ContinuousBatch(model, requests, options, min(num_slots, len(requests))).run()
+    return ContinuousBatch(model, requests, options, min(num_slots, len(requests)), dtype).run()
 
 
 def sample_in_order(model: VideoGenerator, requests: Sequence[ClipRequest], *rest, **options) -> list[ClipTokens]:
@@ -124,11 +125,16 @@ class ContinuousBatch:
     whose clip is finished takes the next request (Orca, OSDI 2022, calls this iteration-level scheduling)."""
 
     def __init__(
-        self, model: VideoGenerator, requests: Sequence[ClipRequest], options: SamplingOptions, num_slots: int
+        self,
+        model: VideoGenerator,
+        requests: Sequence[ClipRequest],
+        options: SamplingOptions,
+        num_slots: int,
+        dtype: torch.dtype | None = None,
     ):
         self.grammar, self.options, self.device = model.grammar, options, model.device
         self.guided = options.guidance != 1
-        self.decoder = Decoder(model, num_slots * (2 if self.guided else 1))
+        self.decoder = Decoder(model, num_slots * (2 if self.guided else 1), dtype)
         self.requests, self.next_request = requests, 0
         self.occupants: list[int | None] = [None] * num_slots  # numbers of requests
         self.state = model.grammar.start(num_slots, model.device)

@@ -66,7 +66,8 @@ class PackedLinear(nn.Linear):
         self.may_pack, self.packed = False, None
 
     def forward(self, x: Tensor) -> Tensor:
-        if not self.may_pack or torch.is_grad_enabled() or x.dtype != torch.float32 or not x.numel():
+        as_packed = x.dtype == torch.float32 and not torch.is_autocast_enabled(x.device.type)
+        if not self.may_pack or torch.is_grad_enabled() or not as_packed or not x.numel():
             return F.linear(x, self.weight, self.bias)  # (…, out)
         rows = x.numel() // self.in_features
         if rows > 2:

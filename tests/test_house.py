@@ -58,7 +58,7 @@ def imports_of(name: str, known: dict[str, Path]) -> set[str]:
 
 
 def room_of(module: str) -> str:
-    return (module.split(".") + ["evagen"])[1]
+    return [*module.split("."), "evagen"][1]
 
 
 MODULES = modules()

@@ -73,7 +73,8 @@ class Rotary(nn.Module):
 
     def forward(self, coordinates: Tensor) -> Tensor:
         """(N, 3) as (block, y, x) → unit complex numbers (N, 1, head_width / 2), to multiply pairs with."""
-        angles = coordinates.float() @ self.frequencies.float()  # (N, pairs)
+        with torch.autocast(coordinates.device.type, enabled=False):  # half precision is no precision for an angle
+            angles = coordinates.float() @ self.frequencies.float()  # (N, pairs)
         return torch.polar(torch.ones_like(angles), angles)[:, None]
 
 

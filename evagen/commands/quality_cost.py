@@ -15,17 +15,19 @@ import json
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Annotated
 
 import torch
+from accelerate import PartialState
 from pydantic import Field
 from torch import Tensor
 
-from evagen.config import Section
+from evagen.config import ONLY_HOW, Section
 from evagen.data.clips import clip_loader
 from evagen.data.curation_record import CurationRecord, read_record
 from evagen.errors import UserError
 from evagen.eval import PerceptualDistance
-from evagen.models.loading import load_model
+from evagen.models.inference import autocast, load_for
 from evagen.report.quality_cost_plot import draw
 from evagen.run import Infers, RunFolder, claim_folder
 from evagen.scoring.reconstruction import score_reconstruction
@@ -53,7 +55,8 @@ class QualityCost(Section):
     """At which proxy and final tokenizer are compared."""
     num_preferences: int = Field(33, ge=2)
     """Points of each way that has a dial, evenly over the dial's range."""
-    batch_size: int = Field(16, ge=1)
+    batch_size: Annotated[int, ONLY_HOW] = Field(16, ge=1)
+    """Clips in memory together."""
 
 
 @dataclass(frozen=True)
@@ -104,30 +107,15 @@ class ClipSet:
 def main(config: QualityCost) -> Path:
     """Measures every way on every set of clips; returns the run folder."""
     claim_folder(config, config.run.out)
+    device = PartialState().device
     scale = QualityScale.of(read_record(config.record).perceptual)
     sets = [_load(name, folder, scale) for name, folder in config.held_out.items()]
-    router = load_model(Router, config.router)
-    singles = {preference: load_model(Router, folder) for preference, folder in config.single_routers.items()}
-    evenly = torch.linspace(*PREFERENCE_RANGE, config.num_preferences, dtype=torch.float64)
-    preferences = [round(preference, 6) for preference in evenly.tolist()]
+    router = load_for(config.run, Router, config.router, device)
+    singles = {w_q: load_for(config.run, Router, folder, device) for w_q, folder in config.single_routers.items()}
     points, summary = [], {}
     for clips in sets:
-        chosen = {p: _route(router, clips, p, config.batch_size) for p in {*preferences, *singles, config.preference}}
-        here = [
-            *_uniform(clips),
-            *_threshold(clips, config.num_preferences),
-            *(_max_reward(clips, p) for p in preferences),
-            *(clips.point("router", p, chosen[p], p) for p in preferences),
-            *(clips.point("single router", p, _route(r, clips, p, config.batch_size), p) for p, r in singles.items()),
-        ]
-        lengths = clips.space.lengths_of(chosen[config.preference])
-        tokenizers = _compare_tokenizers(config, clips, lengths)
-        here += [
-            Point(clips.name, f"{name} tokenizer", config.preference, s["tokens_per_clip"], s["psnr"], s["perceptual"])
-            for name, s in tokenizers.items()
-        ]
-        conditioned = {p: clips.point("router", p, chosen[p], p) for p in singles}
-        summary[clips.name] = _summarise(here, conditioned) | {"tokenizers": tokenizers}
+        with autocast(config.run, device):
+            here, summary[clips.name] = _measure(config, clips, router, singles)
         points += here
     with (config.run.out / "points.csv").open("w", newline="") as file:
         writer = csv.DictWriter(file, list(asdict(points[0])))
@@ -137,6 +125,30 @@ def main(config: QualityCost) -> Path:
     draw(points, config.run.out / "quality_cost.png")
     print(json.dumps(summary, indent=1))
     return config.run.out
+
+
+def _measure(
+    config: QualityCost, clips: ClipSet, router: Router, singles: dict[float, Router]
+) -> tuple[list[Point], dict]:
+    """Every way on one set of clips: its points, and its summary."""
+    evenly = torch.linspace(*PREFERENCE_RANGE, config.num_preferences, dtype=torch.float64)
+    preferences = [round(preference, 6) for preference in evenly.tolist()]
+    chosen = {p: _route(router, clips, p, config.batch_size) for p in {*preferences, *singles, config.preference}}
+    points = [
+        *_uniform(clips),
+        *_threshold(clips, config.num_preferences),
+        *(_max_reward(clips, p) for p in preferences),
+        *(clips.point("router", p, chosen[p], p) for p in preferences),
+        *(clips.point("single router", p, _route(r, clips, p, config.batch_size), p) for p, r in singles.items()),
+    ]
+    lengths = clips.space.lengths_of(chosen[config.preference])
+    tokenizers = _compare_tokenizers(config, clips, lengths, router.device)
+    points += [
+        Point(clips.name, f"{name} tokenizer", config.preference, s["tokens_per_clip"], s["psnr"], s["perceptual"])
+        for name, s in tokenizers.items()
+    ]
+    conditioned = {p: clips.point("router", p, chosen[p], p) for p in singles}
+    return points, _summarise(points, conditioned) | {"tokenizers": tokenizers}
 
 
 def _load(name: str, folder: str, scale: QualityScale) -> ClipSet:
@@ -172,17 +184,19 @@ def _max_reward(clips: ClipSet, preference: float) -> Point:
 
 
 def _route(router: Router, clips: ClipSet, preference: float, batch_size: int) -> Tensor:
-    lengths = [router.assign(video, preference) for video in clips.batches(batch_size)]
+    lengths = [router.assign(video.to(router.device), preference) for video in clips.batches(batch_size)]
     return clips.space.index_of(torch.cat(lengths))
 
 
-def _compare_tokenizers(config: QualityCost, clips: ClipSet, lengths: Tensor) -> dict[str, dict[str, float]]:
+def _compare_tokenizers(
+    config: QualityCost, clips: ClipSet, lengths: Tensor, device: torch.device
+) -> dict[str, dict[str, float]]:
     """Both tokenizers at the same assignments, all frames compared: their scores by name."""
     found = {}
     for name in ("proxy", "final"):
-        tokenizer = load_model(VideoTokenizer, getattr(config, name))
+        tokenizer = load_for(config.run, VideoTokenizer, getattr(config, name), device)
         scores = score_reconstruction(
-            tokenizer, clips.batches(config.batch_size), _in_turn(lengths), PerceptualDistance()
+            tokenizer, clips.batches(config.batch_size), _in_turn(lengths), PerceptualDistance().to(device)
         )
         found[name] = scores.as_dict()
     return found

@@ -20,7 +20,7 @@ from evagen.ar_model import VideoGenerator
 from evagen.data.video import video_to_frames, write_video
 from evagen.errors import UserError
 from evagen.models.fit import check_generator
-from evagen.models.inference import load_for
+from evagen.models.inference import autocast, load_for
 from evagen.models.loading import fingerprint
 from evagen.run import start_accelerator, versions
 from evagen.sampling.clips import SampledClips
@@ -42,6 +42,7 @@ def main(config: Sampling) -> Path:
     todo = [number for number in range(len(clips)) if number not in rows.done]
     mine = todo[accelerator.process_index :: accelerator.num_processes]
     with (
+        autocast(config.run, accelerator.device),
         explained_full_disk(rows, len(clips)),
         tqdm(total=len(mine), desc="sampling", unit="clip", disable=not accelerator.is_main_process) as bar,
     ):

@@ -9,6 +9,7 @@ from evagen.models.loading import Model, load_model
 from evagen.run import Infers
 
 HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
+"""`run.precision` as the generator takes it; the tokenizer and the router take it from `autocast`."""
 
 
 def load_for(run: Infers, kind: type[Model], source: str | Path, device: torch.device | str = "cpu") -> Model:
@@ -19,5 +20,6 @@ def load_for(run: Infers, kind: type[Model], source: str | Path, device: torch.d
 
 
 def autocast(run: Infers, device: torch.device) -> torch.autocast:
-    """A context in which models compute their matrix products in the run's precision."""
+    """A context in which tokenizer and router compute their matrix products in the run's precision. Networks that
+    metrics look through turn it off for themselves."""
     return torch.autocast(device.type, HALF.get(run.precision), enabled=run.precision in HALF)

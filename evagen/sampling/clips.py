@@ -13,6 +13,7 @@ from torch import Tensor
 
 from evagen.ar_model import ClipRequest, ClipTokens, LengthConstraints, SamplingOptions, VideoGenerator, sample
 from evagen.errors import UserError
+from evagen.models.inference import HALF
 from evagen.sampling.config import Sampling
 from evagen.sampling.given import GivenClips
 from evagen.sampling.windows import LongVideo, plan_windows
@@ -104,7 +105,7 @@ class SampledClips:
 
     def _windows(self, requests: list[ClipRequest]) -> Iterator[tuple[int, ClipTokens, Tensor]]:
         """The clip of each request and its video (C, F, H, W), as they get finished."""
-        clips = sample(self.generator, requests, self.options, self.config.slots)
+        clips = sample(self.generator, requests, self.options, self.config.slots, HALF.get(self.config.run.precision))
         while some := list(itertools.islice(clips, DECODED_TOGETHER)):
             videos = decode_clips(self.tokenizer, [clip for _, clip in some])
             for (i, clip), video in zip(some, videos):

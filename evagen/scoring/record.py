@@ -140,13 +140,14 @@ def code_version() -> dict[str, str]:
     return found
 
 
-def environment(device: torch.device, num_processes: int) -> dict[str, Any]:
-    """What the numbers were computed with."""
+def environment(device: torch.device, num_processes: int, precision: str = "fp32") -> dict[str, Any]:
+    """What the numbers were computed with; precision: of the models that are scored, networks behind metrics have
+    fp32."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
     return versions() | {
         "av": av.__version__,
         "device": f"{device.type} ({name})",
         "threads": torch.get_num_threads(),
         "processes": num_processes,
-        "precision": "float32",
+        "precision": precision,
     }

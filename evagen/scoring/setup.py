@@ -8,7 +8,7 @@ from evagen.ar_model import SamplingOptions, VideoGenerator
 from evagen.errors import UserError
 from evagen.eval import PreparedDetector, Protocol, SourceClip, get_protocol
 from evagen.models.fit import check_clips, check_generator
-from evagen.models.inference import load_for
+from evagen.models.inference import HALF, load_for
 from evagen.models.lengths import RoutedLengths, UniformLengths
 from evagen.models.loading import fingerprint
 from evagen.sampling.clips import label_of
@@ -155,9 +155,10 @@ def subject_of(
         return FolderOfClips(found, detector, device)
     assert tokenizer is not None
     assert generator is not None
+    half = HALF.get(config.run.precision)
     shared = (generator, tokenizer, options, config.run.seed, protocol, detector)
     if protocol.task == "frame-prediction":
-        return Generation(clips, *shared, models.assign)
+        return Generation(clips, *shared, models.assign, half)
     labels = protocol.labels_to_generate(clips.clips)[:count]
     if len(labels) < count:
         raise UserError(f"{protocol.name}: {count:,} clips for {len(labels):,} labels; the real clips are too few")
@@ -165,4 +166,4 @@ def subject_of(
     if protocol.task == "class-to-video" and not known:
         raise UserError(f"{protocol.name} asks for classes, and the generator at {config.generator} knows none")
     wanted = {label: label_of(videos.class_names[label], known) if known else -1 for label in set(labels)}
-    return Generation(LabelClips([wanted[label] for label in labels]), *shared)
+    return Generation(LabelClips([wanted[label] for label in labels]), *shared, dtype=half)

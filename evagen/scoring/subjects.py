@@ -92,6 +92,8 @@ class Generation:
     detector: PreparedDetector
     assign: RoutedLengths | UniformLengths | None = None
     """Of given frames; None where none are given."""
+    dtype: torch.dtype | None = None
+    """Of the generator's matrix products; its own if None."""
 
     @property
     def about(self) -> dict[str, Any]:
@@ -115,7 +117,7 @@ class Generation:
             for number, label, blocks in zip(batch.index.tolist(), labels, given)
         ]
         try:
-            written = sample_in_order(self.generator, requests, self.options, num_slots=len(requests))
+            written = sample_in_order(self.generator, requests, self.options, len(requests), self.dtype)
         except ValueError as error:
             raise UserError(f"the generator cannot write these clips: {error}") from error
         video = decode_clips(self.tokenizer, written)  # B C F S S

@@ -157,6 +157,19 @@ def test_steps_read_from_the_cache_what_the_model_computes(model, compiled, monk
                 rows, at = rows[1:], at[1:]
 
 
+def test_half_precision_is_that_of_products_and_cache(model):
+    clips = [ClipTokens(*clip) for clip in (blocks(5, 5, 3), blocks(1, 3, 3, seed=1))]
+    tokens, lengths = model.grammar.pack(clips, torch.tensor([0, 1]))
+    sequences = list(tokens.split(lengths))
+    with torch.no_grad():
+        decoder = Decoder(model, 2, torch.bfloat16)
+        decoder.prefill([0, 1], [sequence[:6] for sequence in sequences])
+        logits = decoder.step(torch.stack([sequence[5] for sequence in sequences]))
+        exact = torch.stack([part[5] for part in model(tokens, lengths).split(lengths)])
+    assert (logits.dtype, decoder.cache[0].dtype, model.dtype) == (torch.float32, torch.bfloat16, torch.float32)
+    assert 0 < (logits - exact).abs().max() < 0.03 * exact.abs().max()
+
+
 def test_guidance_one_equals_no_guidance_and_three_differs(model):
     clips = {g: sample_in_order(model, REQUESTS, SamplingOptions(guidance=g)) for g in (1.0, 1.0 + 1e-9, 3.0)}
     assert all(map(same, clips[1.0], clips[1.0 + 1e-9]))  # the guided road, at a scale that changes nothing

@@ -139,3 +139,12 @@ def test_packing_draws_no_random_numbers():
     before = torch.get_rng_state()
     pack_linears(plain)
     assert torch.equal(before, torch.get_rng_state())
+
+
+def test_autocast_is_obeyed():
+    layer = pack_linears(nn.Linear(64, 32))
+    x = torch.randn(5, 64)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        half = layer(x)
+        assert half.dtype == torch.bfloat16
+        assert torch.equal(half, nn.functional.linear(x, layer.weight, layer.bias))

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from evagen.tokenizer import TokenizedClips, VideoTokenizer
+from evagen.tokenizer.positions import Rotary
 
 RESOLUTION = 32
 
@@ -124,3 +125,10 @@ def test_tokens_that_cannot_be_decoded_are_explained(model):
         model.decode(TokenizedClips(torch.zeros(7, dtype=torch.int64), torch.tensor([[2, 2, 2, 2]])))
     with pytest.raises(ValueError, match="codes run from 0 to 63, got 0 to 64"):
         model.decode(TokenizedClips(torch.tensor([0] * 7 + [64]), torch.tensor([[2, 2, 2, 2]])))
+
+
+def test_angles_are_exact_whatever_the_precision_around_them():
+    rotary, places = Rotary(32), torch.rand(50, 3) * torch.tensor([900.0, 1.0, 1.0])
+    with torch.autocast("cpu", torch.bfloat16):
+        inside = rotary(places)
+    assert torch.equal(inside, rotary(places))
