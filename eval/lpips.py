@@ -3,7 +3,6 @@
 Letters: N frames, B videos, C channels, F frames of a video, H and W pixels, h and w cells of a feature map.
 """
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -14,10 +13,18 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torchvision import models
 
-from evagen.eval.offline_network import weights_fingerprint
+from evagen.eval.weight_files import WeightFile
+from evagen.kernels.frozen import Frozen
+from evagen.kernels.weights import weights_fingerprint
 
-VGG16_VARIABLE = "EVAGEN_VGG16"
-"""Environment variable that may hold the path of the VGG16 weights."""
+VGG16_FILE = WeightFile(
+    name="vgg16-397923af.pth",
+    variable="EVAGEN_VGG16",
+    sha256="397923af",  # of torchvision, which promises no more of it than its file names hold
+    megabytes=528,
+    mirrors=(models.VGG16_Weights.IMAGENET1K_V1.url,),
+    other_form="the same weights as .safetensors",
+)
 
 STAGE_ENDS = (4, 9, 16, 23, 30)
 """Layers of torchvision's VGG16 up to relu1_2, relu2_2, relu3_3, relu4_3 and relu5_3."""
@@ -28,12 +35,13 @@ class LPIPSDistance(nn.Module):
 
     Feature maps of five stages are scaled to unit length over channels at every cell; the distance is the
     squared difference, weighted by the learned heads and summed over channels, averaged over cells, summed over
-    stages. It is frozen, symmetric, 0 for equal frames, and differentiable in both arguments. All weights are
-    buffers outside the state dict. The heads' weights are those that torchmetrics carries.
+    stages. It is frozen, symmetric, 0 for equal frames, and differentiable in both arguments. It has no parameters
+    and an empty state dict. The heads' weights are those that torchmetrics carries.
 
     Args:
         vgg16: file of torchvision's VGG16 weights, .pth or .safetensors; if None, the one that the environment
-            variable EVAGEN_VGG16 names, or else torchvision's download (528 MB), kept in torch's hub folder.
+            variable EVAGEN_VGG16 names, or else the cached file, or else torchvision's download (528 MB), kept in
+            torch's hub folder.
 
     Raises FileNotFoundError where the weights are not within reach, ValueError where they are not VGG16's.
     """
@@ -50,10 +58,9 @@ class LPIPSDistance(nn.Module):
         with torch.device("meta"):  # the weights come from the file: none are drawn
             layers = models.vgg16(weights=None).features[: STAGE_ENDS[-1]]
         layers.load_state_dict(weights, assign=True)
-        _freeze(layers)
         starts = (0, *STAGE_ENDS[:-1])
-        self.stages = nn.ModuleList(layers[start:end] for start, end in zip(starts, STAGE_ENDS))
-        self.heads = nn.ModuleList(_Head(weight) for weight in heads.values())
+        self.stages = nn.ModuleList(Frozen(layers[start:end]) for start, end in zip(starts, STAGE_ENDS))
+        self.heads = nn.ModuleList(Frozen(_Head(weight)) for weight in heads.values())
         for name, values in (("shift", (-0.030, -0.088, -0.188)), ("scale", (0.458, 0.448, 0.450))):
             self.register_buffer(name, torch.tensor(values)[:, None, None], persistent=False)
 
@@ -101,22 +108,12 @@ class LPIPSDistance(nn.Module):
 class _Head(nn.Module):
     """A learned weight for each channel."""
 
-    weight: Tensor
-
     def __init__(self, weight: Tensor):
         super().__init__()
-        self.register_buffer("weight", weight.flatten(), persistent=False)
+        self.weight = nn.Parameter(weight.flatten())
 
     def forward(self, x: Tensor) -> Tensor:
         return torch.einsum("...chw,c->...hw", x, self.weight)  # (..., C, h, w) → (..., h, w)
-
-
-def _freeze(network: nn.Module) -> None:
-    """Turns parameters into buffers outside the state dict: nothing trains them, no checkpoint repeats them."""
-    for module in network.modules():
-        for name, parameter in list(module.named_parameters(recurse=False)):
-            delattr(module, name)
-            module.register_buffer(name, parameter.detach(), persistent=False)
 
 
 def _head_weights() -> dict[str, Tensor]:
@@ -128,43 +125,18 @@ def _head_weights() -> dict[str, Tensor]:
 
 def _vgg16_weights(path: str | Path | None) -> dict[str, Tensor]:
     """Weights of the layers that LPIPS uses, named as in `vgg16().features`."""
-    given = path or os.environ.get(VGG16_VARIABLE)
-    if given is None:
-        return _of_used_layers(_downloaded(), "torchvision's download")
-    if not Path(given).is_file():
-        raise FileNotFoundError(
-            f"no VGG16 weights at {given}: expected is the file vgg16-397923af.pth of "
-            f"{models.VGG16_Weights.IMAGENET1K_V1.url}, or the same weights as .safetensors"
-        )
+    found = VGG16_FILE.find(path)
     try:
-        if Path(given).suffix == ".safetensors":
-            weights = load_file(given)
+        if found.suffix == ".safetensors":
+            weights = load_file(found)
         else:
-            weights = torch.load(given, map_location="cpu", weights_only=True)
+            weights = torch.load(found, map_location="cpu", weights_only=True)
     except Exception as error:  # the readers raise half a dozen kinds on damaged files
-        raise ValueError(f"{given} cannot be read as .pth or .safetensors weights: {error}") from error
-    return _of_used_layers(weights, str(given))
+        raise ValueError(f"{found} cannot be read as .pth or .safetensors weights: {error}") from error
+    return _of_used_layers(weights, found)
 
 
-def vgg16_cached_at() -> Path:
-    """Where torchvision keeps its download."""
-    name = models.VGG16_Weights.IMAGENET1K_V1.url.rsplit("/", 1)[-1]
-    return Path(torch.hub.get_dir(), "checkpoints", name)
-
-
-def _downloaded() -> Mapping[str, Tensor]:
-    source = models.VGG16_Weights.IMAGENET1K_V1
-    try:
-        return source.get_state_dict(check_hash=True, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError) as error:  # RuntimeError: not the file that the hash promises
-        raise FileNotFoundError(
-            f"LPIPS needs the VGG16 weights, and their download failed ({error}). Fetch {source.url} (528 MB) on a "
-            f"machine with network access and put it at {vgg16_cached_at()}, or "
-            f"anywhere and set {VGG16_VARIABLE} to its path"
-        ) from error
-
-
-def _of_used_layers(weights: Mapping[str, Tensor], source: str) -> dict[str, Tensor]:
+def _of_used_layers(weights: Mapping[str, Tensor], source: Path) -> dict[str, Tensor]:
     with torch.device("meta"):
         wanted = models.vgg16(weights=None).features[: STAGE_ENDS[-1]].state_dict()
     unlike = [

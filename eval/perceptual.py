@@ -7,7 +7,9 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from evagen.eval.offline_network import FrozenFeatures, load_offline_network, weights_fingerprint
+from evagen.eval.offline_network import StageFeatures, load_offline_network
+from evagen.kernels.frozen import Frozen
+from evagen.kernels.weights import weights_fingerprint
 
 
 class PerceptualDistance(nn.Module):
@@ -28,7 +30,7 @@ class PerceptualDistance(nn.Module):
         super().__init__()
         network = load_offline_network()
         self.fingerprint = weights_fingerprint(network.state_dict())
-        self.network = FrozenFeatures(network, self.stages)
+        self.network = Frozen(StageFeatures(network, self.stages))
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
         """x, y `N 3 H W` in [-1, 1] → distances `(N,)`. Raises ValueError for unlike shapes."""

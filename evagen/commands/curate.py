@@ -24,8 +24,8 @@ from evagen.data.clips import ClipBatch, ClipDataset, DataConfig
 from evagen.errors import UserError
 from evagen.eval import LPIPSDistance, PerceptualDistance
 from evagen.models.loading import fingerprint, load_model
+from evagen.models.networks import PerceptualNetwork
 from evagen.tokenizer import AssignmentSpace, CandidateSearch, VideoTokenizer
-from evagen.training.objective import PerceptualNetwork
 from evagen.training.run import RunConfig, start_accelerator
 
 

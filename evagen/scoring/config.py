@@ -10,8 +10,8 @@ from evagen.ar_model import SamplingOptions
 from evagen.config import ONLY_HOW, Section
 from evagen.data.layouts import Split
 from evagen.eval.protocols import ScoredFrames
+from evagen.models.networks import ComparisonNetwork, DetectorName
 from evagen.scoring.distances import Certainty
-from evagen.scoring.networks import ComparisonNetwork, DetectorName
 from evagen.scoring.videos import ScoredData
 from evagen.training.run import RunConfig
 

@@ -18,9 +18,9 @@ from evagen.data.frame_counts import count_all_frames
 from evagen.data.video import decoded_frames
 from evagen.errors import UserError
 from evagen.eval import PreparedDetector, Protocol, get_protocol
+from evagen.models.networks import DetectorName, choose_detector
 from evagen.scoring.clips import FileClips, list_fingerprint
 from evagen.scoring.distances import Certainty, score_features
-from evagen.scoring.networks import DetectorName, choose_detector
 from evagen.scoring.real_side import scored_features
 from evagen.scoring.record import Clips, Detector, Model, Record, code_version, environment
 from evagen.scoring.subjects import first_clips

@@ -10,9 +10,9 @@ from evagen.errors import UserError
 from evagen.eval import PreparedDetector, Protocol, SourceClip, get_protocol
 from evagen.models.lengths import RoutedLengths, UniformLengths, load_assigner
 from evagen.models.loading import fingerprint, load_model
+from evagen.models.networks import choose_detector
 from evagen.scoring.clips import FileClips, LabelClips
 from evagen.scoring.config import Benchmark
-from evagen.scoring.networks import choose_detector
 from evagen.scoring.record import Model
 from evagen.scoring.subjects import FolderOfClips, Generation, Reconstruction, Subject, first_clips
 from evagen.scoring.videos import RealVideos, chosen_count, relabelled

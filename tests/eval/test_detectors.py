@@ -168,6 +168,16 @@ def test_a_download_of_wrong_checksum_leaves_nothing_behind(served):
     assert list(file.cached_at.parent.iterdir()) == []
 
 
+def test_the_first_digits_of_a_checksum_are_enough_for_a_download(served):
+    folder, address = served
+    (folder / "true.pt").write_bytes(b"weights")
+    first = hashlib.sha256(b"weights").hexdigest()[:8]
+    file = WeightFile("weights.pt", "EVAGEN_NOT_SET", first, 1, [f"{address}/true.pt"])
+    assert file.find().read_bytes() == b"weights"
+    with pytest.raises(FileNotFoundError, match="expected is 00000000…"):
+        WeightFile("other.pt", "EVAGEN_NOT_SET", "0" * 8, 1, [f"{address}/true.pt"]).find()
+
+
 def test_too_few_frames_are_refused_with_the_figure(stub, sha256):
     with pytest.raises(ValueError, match=r"at least 10 frames, which I3D cannot do without, not \(2, 3, 9, 24, 24\)"):
         I3DDetector(stub, sha256)(clips(frames=9))
@@ -180,7 +190,8 @@ def test_autocast_and_training_mode_change_nothing(stub, sha256):
     detector.train()
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert torch.equal(detector(clips()), expected)
-    assert not any(parameter.requires_grad for parameter in detector.parameters())
+    assert not list(detector.parameters())
+    assert not detector.state_dict()
 
 
 @pytest.mark.parametrize("rounding", ["nearest", "truncate"])
@@ -230,6 +241,8 @@ def test_videomae_is_loaded_from_a_folder(tiny_videomae, tmp_path):
     plain = VideoMAEDetector(tmp_path / "pretrained")
     assert plain.fingerprint != detector.fingerprint
     torch.testing.assert_close(network.fc_norm(plain(video)), features)
+    assert not list(detector.parameters())
+    assert not detector.state_dict()
     with pytest.raises(ValueError, match="clips of 4 frames, not 6"):
         detector(clips(frames=6))
 
@@ -243,7 +256,7 @@ def imagenet(video: Tensor, size: int) -> Tensor:
 
 
 def test_other_networks_are_no_videomae(tiny_videomae, tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"no VideoMAE at .*nowhere"):
+    with pytest.raises(FileNotFoundError, match=r"no VideoMAEModel at .*nowhere"):
         VideoMAEDetector(tmp_path / "nowhere")
     ViTModel(ViTConfig(hidden_size=8, num_hidden_layers=1, num_attention_heads=1, image_size=32)).save_pretrained(
         tmp_path / "vit"
@@ -255,5 +268,5 @@ def test_other_networks_are_no_videomae(tiny_videomae, tmp_path):
     (tmp_path / "shorter" / "config.json").write_text(
         tiny_config.replace('"num_hidden_layers": 2', '"num_hidden_layers": 3')
     )
-    with pytest.raises(ValueError, match="weights of VideoMAE are missing"):
+    with pytest.raises(ValueError, match="not those of a VideoMAEModel: 15 are missing"):
         VideoMAEDetector(tmp_path / "shorter")
