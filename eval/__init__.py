@@ -16,7 +16,7 @@ from evagen.eval.lpips import LPIPSDistance
 from evagen.eval.network_input import NetworkInput, PreparedDetector
 from evagen.eval.perceptual import PerceptualDistance
 from evagen.eval.protocols import PROTOCOLS, Protocol, get_protocol
-from evagen.eval.reconstruction import psnr, reconstruction_metrics, ssim
+from evagen.eval.reconstruction import psnr, psnr_of_mse, reconstruction_metrics, ssim
 from evagen.eval.uncertainty import Extrapolation, Interval, bootstrap_interval, extrapolated_distance
 from evagen.eval.videomae import VideoMAEDetector
 
@@ -51,6 +51,7 @@ __all__ = [
     "kernel_distance",
     "load_detector",
     "psnr",
+    "psnr_of_mse",
     "reconstruction_metrics",
     "ssim",
 ]

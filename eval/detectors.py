@@ -57,7 +57,7 @@ class ImageNetworkDetector(nn.Module):
 def load_detector(
     protocol: Protocol, weights: str | Path | None = None, sha256: str | None = None, download: bool = True
 ) -> PreparedDetector:
-    """The protocol's network behind the protocol's input road; the other arguments are `I3DDetector`'s.
+    """The protocol's network behind the protocol's preprocessing; the other arguments are `I3DDetector`'s.
 
     Another network under the same protocol is `PreparedDetector(network, protocol.network_input)`, and its distance
     is reported under its own name."""

@@ -30,7 +30,11 @@ def psnr(reconstruction: Tensor, original: Tensor) -> Tensor:
     The squared error is averaged over a video's pixels and frames before the logarithm is taken; values
     outside [-1, 1] count as clipped; equal videos give `PSNR_CAP_DB`. Raises ValueError for bad shapes."""
     reconstruction, original = _checked(reconstruction, original)
-    mse = (reconstruction - original).square().flatten(1).mean(1)  # (B,)
+    return psnr_of_mse((reconstruction - original).square().flatten(1).mean(1))  # (B,)
+
+
+def psnr_of_mse(mse: Tensor) -> Tensor:
+    """Mean squared errors of videos in [-1, 1], of any shape → PSNR in dB; `PSNR_CAP_DB` where there is no error."""
     return (10 * torch.log10(4 / mse)).clamp(max=PSNR_CAP_DB)  # the range of [-1, 1] is 2, squared 4
 
 

@@ -7,7 +7,7 @@ import av
 import numpy as np
 from av.video.reformatter import Interpolation
 
-from evagen.data.video import write_video
+from evagen.data.video_writer import write_video
 
 
 def moving_frames(num_frames: int, height: int = 48, width: int = 64, seed: int = 0) -> np.ndarray:

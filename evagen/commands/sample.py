@@ -26,8 +26,9 @@ from tqdm.auto import tqdm
 
 from evagen.ar_model import ClipRequest, ClipTokens, LengthDials, SamplingOptions, VideoGenerator, sample
 from evagen.config import ONLY_HOW, Section, section_of
-from evagen.data.video import video_to_frames, write_video
+from evagen.data.video_writer import write_video
 from evagen.errors import UserError
+from evagen.kernels.levels import video_to_frames
 from evagen.models.loading import fingerprint, load_model
 from evagen.sampling.given import Given, GivenClips
 from evagen.sampling.rows import SampleRows

@@ -23,6 +23,7 @@ from evagen.config import ONLY_HOW, Section
 from evagen.data.clip_table import PATIENCE, fill_table, open_table, unfinished
 from evagen.data.clips import ClipBatch, ClipDataset, DataConfig
 from evagen.errors import UserError
+from evagen.kernels.files import atomic_write
 from evagen.models.lengths import Assign, load_assigner
 from evagen.models.loading import fingerprint, load_model
 from evagen.sampling.given import encode_given
@@ -94,9 +95,8 @@ def main(config: Tokenization) -> Path:
             "given_frames": config.given_frames,
             "num_given_blocks": -(-config.given_frames // tokenizer.config.temporal_patch),
         }
-        partial = out / "corpus.json.partial"
-        partial.write_text(json.dumps(about, indent=1))
-        partial.rename(out / "corpus.json")
+        with atomic_write(out / "corpus.json") as partial:
+            partial.write_text(json.dumps(about, indent=1))
     accelerator.wait_for_everyone()
     return out
 

@@ -38,7 +38,7 @@ from evagen.data.layouts import (
 )
 from evagen.data.skip_list import leave_out_bad
 from evagen.data.square_clips import read_square
-from evagen.data.video import VideoError, VideoPath
+from evagen.data.video_reader import VideoError, VideoPath
 from evagen.errors import UserError
 
 Layout = Literal["ucf101", "kinetics", "folder", "huggingface"]

@@ -15,8 +15,8 @@ from diffusers.utils import BaseOutput
 
 from evagen.ar_model import ClipRequest, ClipTokens, LengthDials, SamplingOptions, VideoGenerator, sample_in_order
 from evagen.commands.sample import check_tokenizer, clip_seed, decode_clips, label_of
-from evagen.data.video import video_to_frames
 from evagen.errors import UserError
+from evagen.kernels.levels import video_to_frames
 from evagen.models.loading import load_model
 from evagen.tokenizer import VideoTokenizer
 

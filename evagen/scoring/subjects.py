@@ -20,7 +20,7 @@ from evagen.data.clip_table import NumberedClips
 from evagen.data.clips import ClipBatch
 from evagen.data.frame_counts import count_all_frames
 from evagen.data.layouts import looked_for, videos_below
-from evagen.data.video import VideoError
+from evagen.data.video_reader import VideoError
 from evagen.errors import UserError
 from evagen.eval import LPIPSDistance, PerceptualDistance, PreparedDetector, Protocol, SourceClip, psnr, ssim
 from evagen.models.lengths import RoutedLengths, UniformLengths

@@ -22,7 +22,7 @@ from evagen.commands.sample import clip_seed, decode_clips
 from evagen.config import save_config
 from evagen.data.clip_table import open_table
 from evagen.data.clips import ClipDataset, DataConfig, collate_clips
-from evagen.data.video import write_video
+from evagen.data.video_writer import write_video
 from evagen.errors import UserError
 from evagen.eval import (
     GaussianStatistics,

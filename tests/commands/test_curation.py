@@ -19,7 +19,7 @@ from evagen.data import clip_table as clip_table
 from evagen.data import clips as clips_module
 from evagen.data.clips import ClipDataset, collate_clips
 from evagen.data.square_clips import read_square
-from evagen.data.video import VideoError
+from evagen.data.video_reader import VideoError
 from evagen.errors import UserError
 from evagen.eval import LPIPSDistance
 from evagen.tokenizer import Router, VideoTokenizer

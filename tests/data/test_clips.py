@@ -23,7 +23,7 @@ from evagen.data.clips import (
     train_loader,
 )
 from evagen.data.square_clips import fit_square
-from evagen.data.video import write_video
+from evagen.data.video_writer import write_video
 from evagen.errors import UserError
 
 

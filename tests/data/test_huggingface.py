@@ -11,7 +11,8 @@ from video_fixtures import moving_frames, write_uneven_h264
 
 from evagen.data.clips import ClipDataset, DataConfig, ordered_loader
 from evagen.data.huggingface import TableVideo
-from evagen.data.video import VideoError, count_frames, read_frames, write_video
+from evagen.data.video_reader import VideoError, count_frames, read_frames
+from evagen.data.video_writer import write_video
 from evagen.errors import UserError
 
 NAMES = ["yoga", "abseiling"]

@@ -17,7 +17,8 @@ from evagen.data.check import check_all, check_video
 from evagen.data.clips import ClipDataset, DataConfig, VideoSource
 from evagen.data.scan import describe, guess_layout, scan
 from evagen.data.skip_list import LIST_NAME
-from evagen.data.video import VideoError, write_video
+from evagen.data.video_reader import VideoError
+from evagen.data.video_writer import write_video
 from evagen.errors import UserError
 
 

@@ -1,5 +1,5 @@
 """Detectors: the I3D file's checksum and calls, on a scripted stub of its signature; VideoMAE of random weights; the
-road of clips into them. Nothing is downloaded but from this machine."""
+preprocessing of clips for them. Nothing is downloaded but from this machine."""
 
 # isort: split
 import hashlib
@@ -19,7 +19,7 @@ from evagen.eval import i3d
 from evagen.eval.detectors import ImageNetworkDetector, load_detector
 from evagen.eval.frechet import FrechetVideoDistance
 from evagen.eval.i3d import I3D_FILE, I3DDetector
-from evagen.eval.network_input import NetworkInput, PreparedDetector, to_levels
+from evagen.eval.network_input import NetworkInput, PreparedDetector
 from evagen.eval.protocols import get_protocol
 from evagen.eval.videomae import VideoMAEDetector
 from evagen.eval.weight_files import WeightFile
@@ -194,20 +194,7 @@ def test_autocast_and_training_mode_change_nothing(stub, sha256):
     assert not detector.state_dict()
 
 
-@pytest.mark.parametrize("rounding", ["nearest", "truncate"])
-def test_whole_levels_stay_whatever_the_rounding(rounding):
-    levels = torch.arange(256, dtype=torch.uint8)
-    for floats in (levels.float() / 127.5 - 1, levels.float() / 255 * 2 - 1):
-        assert torch.equal(to_levels(floats, rounding), levels)
-
-
-def test_roundings_differ_between_levels():
-    between = torch.tensor([-2.0, 100.4, 100.6, 254.7, 300.0]) / 127.5 - 1
-    assert to_levels(between, "nearest").tolist() == [0, 100, 101, 255, 255]
-    assert to_levels(between, "truncate").tolist() == [0, 100, 100, 254, 255]
-
-
-def test_the_offline_network_takes_the_same_road():
+def test_the_offline_network_takes_the_same_preprocessing():
     detector = ImageNetworkDetector()
     clip = clips(frames=3, size=32)
     rounded = ((clip + 1) * 127.5).round()
