@@ -28,7 +28,9 @@ import torch
 from av.video.stream import VideoStream
 from torch import Tensor
 
-from evagen.data.clips import ClipDataset, DataConfig, collate_clips, train_loader
+from evagen.data.clips import ClipDataset
+from evagen.data.loader import collate_clips, train_loader
+from evagen.data.sources import DataConfig
 from evagen.data.square_clips import fit_square, resized_shape
 from evagen.kernels.levels import levels_to_floats
 

@@ -20,7 +20,9 @@ from torch import Tensor
 
 from evagen.config import ONLY_HOW, Section, load_config
 from evagen.data.clip_table import PATIENCE, fill_table, open_table
-from evagen.data.clips import ClipBatch, ClipDataset, DataConfig
+from evagen.data.clips import ClipDataset
+from evagen.data.loader import ClipBatch
+from evagen.data.sources import DataConfig
 from evagen.errors import UserError
 from evagen.eval import LPIPSDistance, PerceptualDistance
 from evagen.models.loading import fingerprint, load_model

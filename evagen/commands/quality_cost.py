@@ -22,7 +22,7 @@ from torch import Tensor
 
 from evagen.commands.curate import CurationRecord, read_record
 from evagen.config import Section
-from evagen.data.clips import clip_loader
+from evagen.data.loader import clip_loader
 from evagen.errors import UserError
 from evagen.eval import PerceptualDistance, psnr_of_mse
 from evagen.kernels.levels import floats_to_levels, levels_to_floats

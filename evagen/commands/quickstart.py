@@ -21,7 +21,9 @@ from evagen.commands import COMMANDS, Command, sample, tokenize, train_generator
 from evagen.commands.sample import decode_clips
 from evagen.config import find_config, load_config, read_header
 from evagen.data.arcade import build_arcade
-from evagen.data.clips import ClipDataset, DataConfig, collate_clips
+from evagen.data.clips import ClipDataset
+from evagen.data.loader import collate_clips
+from evagen.data.sources import DataConfig
 from evagen.eval import ImageNetworkDetector, PerceptualDistance, psnr_of_mse
 from evagen.kernels.levels import video_to_frames
 from evagen.models.loading import load_model

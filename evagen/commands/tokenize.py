@@ -21,7 +21,9 @@ from evagen.ar_model import ClipTokens
 from evagen.commands.curate import check_clips_fit
 from evagen.config import ONLY_HOW, Section
 from evagen.data.clip_table import PATIENCE, fill_table, open_table, unfinished
-from evagen.data.clips import ClipBatch, ClipDataset, DataConfig
+from evagen.data.clips import ClipDataset
+from evagen.data.loader import ClipBatch
+from evagen.data.sources import DataConfig
 from evagen.errors import UserError
 from evagen.kernels.files import atomic_write
 from evagen.models.lengths import Assign, load_assigner

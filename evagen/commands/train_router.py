@@ -17,7 +17,8 @@ from torch.utils.data import Dataset
 
 from evagen.commands.curate import CurationRecord, read_record
 from evagen.config import Section, section_of
-from evagen.data.clips import ClipDataset, SkippedClip, clip_loader
+from evagen.data.clips import ClipDataset, SkippedClip
+from evagen.data.loader import clip_loader
 from evagen.errors import UserError
 from evagen.models.loading import new_model
 from evagen.tokenizer import PREFERENCE_RANGE, QualityScale, Router, proxy_reward

@@ -10,7 +10,9 @@ from accelerate.utils import broadcast, set_seed
 from pydantic import Field
 
 from evagen.config import Section, section_of
-from evagen.data.clips import ClipDataset, DataConfig, report_skipped, train_loader
+from evagen.data.clips import ClipDataset, report_skipped
+from evagen.data.loader import train_loader
+from evagen.data.sources import DataConfig
 from evagen.errors import UserError
 from evagen.models.loading import load_model, new_model, start_from
 from evagen.tokenizer import CodebookUsage, CodeReviver, Router, VideoTokenizer

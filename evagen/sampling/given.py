@@ -16,7 +16,8 @@ from torch import Tensor
 from evagen.ar_model import ClipTokens, VideoGenerator
 from evagen.commands.curate import check_clips_fit
 from evagen.config import Section
-from evagen.data.clips import ClipDataset, DataConfig, SkippedClip
+from evagen.data.clips import ClipDataset, SkippedClip
+from evagen.data.sources import DataConfig
 from evagen.errors import UserError
 from evagen.models.lengths import Assign, load_assigner
 from evagen.tokenizer import VideoTokenizer

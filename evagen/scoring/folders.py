@@ -13,8 +13,8 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from evagen.config import Section
-from evagen.data.clips import clip_loader
 from evagen.data.frame_counts import count_all_frames
+from evagen.data.loader import clip_loader
 from evagen.data.video_reader import decoded_frames
 from evagen.errors import UserError
 from evagen.eval import PreparedDetector, Protocol, get_protocol

@@ -21,7 +21,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from evagen.data.clip_table import fill_table, open_table
-from evagen.data.clips import ClipBatch, SkippedClip
+from evagen.data.clips import SkippedClip
+from evagen.data.loader import ClipBatch
 from evagen.errors import UserError
 from evagen.eval import GaussianStatistics, PreparedDetector, Protocol, features_of
 from evagen.kernels.files import atomic_write, cache_folder

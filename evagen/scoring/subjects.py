@@ -17,9 +17,9 @@ from torch import Tensor
 from evagen.ar_model import ClipRequest, ClipTokens, SamplingOptions, VideoGenerator, sample_in_order
 from evagen.commands.sample import clip_seed, decode_clips
 from evagen.data.clip_table import NumberedClips
-from evagen.data.clips import ClipBatch
 from evagen.data.frame_counts import count_all_frames
 from evagen.data.layouts import looked_for, videos_below
+from evagen.data.loader import ClipBatch
 from evagen.data.video_reader import VideoError
 from evagen.errors import UserError
 from evagen.eval import LPIPSDistance, PerceptualDistance, PreparedDetector, Protocol, SourceClip, psnr, ssim

@@ -17,7 +17,8 @@ from evagen.commands import curate, tokenize, train_router
 from evagen.config import check_config, save_config
 from evagen.data import clip_table as clip_table
 from evagen.data import clips as clips_module
-from evagen.data.clips import ClipDataset, collate_clips
+from evagen.data.clips import ClipDataset
+from evagen.data.loader import collate_clips
 from evagen.data.square_clips import read_square
 from evagen.data.video_reader import VideoError
 from evagen.errors import UserError

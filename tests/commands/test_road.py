@@ -17,7 +17,8 @@ from transformers import VJEPA2Config, VJEPA2Model
 from evagen.commands import curate, quality_cost, sample, tokenize, train_generator, train_router, train_tokenizer
 from evagen.config import check_config
 from evagen.data.arcade import build_arcade
-from evagen.data.clips import ClipDataset, collate_clips
+from evagen.data.clips import ClipDataset
+from evagen.data.loader import collate_clips
 from evagen.errors import UserError
 from evagen.models.loading import load_model
 from evagen.tokenizer import Router, TokenizedClips, VideoTokenizer

@@ -15,7 +15,7 @@ from torch import Tensor
 from evagen.ar_model import attention
 from evagen.ar_model.attention import PackedSequences, packed_causal_attention
 from evagen.bench import packing
-from evagen.data.clips import EndlessSampler
+from evagen.data.loader import EndlessSampler
 from evagen.errors import UserError
 from evagen.kernels import attention_backends
 from evagen.training.token_batches import ClipBatches, class_dropout_numbers
