@@ -1,5 +1,6 @@
 from evagen.eval.clip_choice import ClipChoice, SourceClip, SourceVideo
 from evagen.eval.detectors import ImageNetworkDetector, load_detector
+from evagen.eval.frame_distance import FrameDistance
 from evagen.eval.frames import FramePreparation
 from evagen.eval.frechet import (
     FewSamplesWarning,
@@ -26,6 +27,7 @@ __all__ = [
     "ClipChoice",
     "Extrapolation",
     "FewSamplesWarning",
+    "FrameDistance",
     "FramePreparation",
     "FrechetVideoDistance",
     "GaussianStatistics",

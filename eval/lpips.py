@@ -1,6 +1,6 @@
 """LPIPS with VGG16 (Zhang et al. 2018, arXiv 1801.03924, eq. 1; version 0.1 of its weights).
 
-Letters: N frames, B videos, C channels, F frames of a video, H and W pixels, h and w cells of a feature map.
+Letters: N frames, C channels, H and W pixels, h and w cells of a feature map.
 """
 
 from collections.abc import Mapping
@@ -8,11 +8,11 @@ from pathlib import Path
 
 import torch
 import torchmetrics.functional.image
-from einops import rearrange
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from torchvision import models
 
+from evagen.eval.frame_distance import FrameDistance
 from evagen.eval.weight_files import WeightFile
 from evagen.kernels.frozen import Frozen
 from evagen.kernels.weights import weights_fingerprint
@@ -30,7 +30,7 @@ STAGE_ENDS = (4, 9, 16, 23, 30)
 """Layers of torchvision's VGG16 up to relu1_2, relu2_2, relu3_3, relu4_3 and relu5_3."""
 
 
-class LPIPSDistance(nn.Module):
+class LPIPSDistance(FrameDistance):
     """LPIPS-VGG16: what papers call LPIPS where they train with it. The interface is `PerceptualDistance`'s.
 
     Feature maps of five stages are scaled to unit length over channels at every cell; the distance is the
@@ -64,17 +64,9 @@ class LPIPSDistance(nn.Module):
         for name, values in (("shift", (-0.030, -0.088, -0.188)), ("scale", (0.458, 0.448, 0.450))):
             self.register_buffer(name, torch.tensor(values)[:, None, None], persistent=False)
 
-    def forward(self, x: Tensor, y: Tensor) -> Tensor:
-        """x, y `N 3 H W` in [-1, 1] → distances `(N,)`. Raises ValueError for unlike shapes."""
-        if x.shape != y.shape:
-            raise ValueError(f"frames of unlike shapes: {tuple(x.shape)} and {tuple(y.shape)}; give N 3 H W twice")
-        return self.distance_from_features(self.features(x), self.features(y))  # (N,)
-
     def features(self, x: Tensor) -> list[Tensor]:
-        """Frames `N 3 H W` in [-1, 1] → one map `N C h w` per stage, of unit length over C at every cell.
-
-        Kept for a reference that is compared many times. Raises ValueError for another layout and for less than
-        16 pixels of height or width."""
+        """Frames `N 3 H W` in [-1, 1] → one map `N C h w` per stage, of unit length over C at every cell. Raises
+        ValueError for another layout and for less than 16 pixels of height or width."""
         if x.ndim != 4 or x.shape[1] != 3 or not x.is_floating_point() or min(x.shape[2:]) < 16:
             raise ValueError(
                 "frames should be floating point N 3 H W in [-1, 1], H and W at least 16, "
@@ -88,21 +80,12 @@ class LPIPSDistance(nn.Module):
         return maps
 
     def distance_from_features(self, features_x: list[Tensor], features_y: list[Tensor]) -> Tensor:
-        """The distance of `features(x)` and `features(y)`, maps `... C h w` → `(...)`.
-
-        Leading dimensions broadcast: `A N C h w` against `N C h w` gives `(A, N)`."""
+        """The distance of `features(x)` and `features(y)`, maps `... C h w` that broadcast → `(...)`."""
         stages = [
             head((x - y).square()).mean((-2, -1))  # (..., C, h, w) → (..., h, w) → (...)
             for head, x, y in zip(self.heads, features_x, features_y, strict=True)
         ]
         return sum(stages[1:], start=stages[0])  # (...)
-
-    def video_distance(self, x: Tensor, y: Tensor) -> Tensor:
-        """Videos `B 3 F H W` in [-1, 1] → the distance of every frame, `(B, F)`."""
-        if x.ndim != 5:
-            raise ValueError(f"videos should be B 3 F H W, not {tuple(x.shape)}")
-        frames_x, frames_y = (rearrange(video, "b c f h w -> (b f) c h w") for video in (x, y))
-        return rearrange(self(frames_x, frames_y), "(b f) -> b f", b=x.shape[0])
 
 
 class _Head(nn.Module):

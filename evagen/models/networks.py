@@ -6,6 +6,7 @@ from evagen.config import Section
 from evagen.errors import UserError
 from evagen.eval import (
     I3D_FILE,
+    FrameDistance,
     ImageNetworkDetector,
     LPIPSDistance,
     PerceptualDistance,
@@ -30,7 +31,7 @@ class PerceptualNetwork(Section):
     vgg16: str | None = None
     """File of VGG16's weights for `lpips`; downloaded if None."""
 
-    def load(self) -> PerceptualDistance | LPIPSDistance:
+    def load(self) -> FrameDistance:
         """Raises UserError where the network is not within reach or the file holds other weights."""
         try:
             return PerceptualDistance() if self.network == "offline" else LPIPSDistance(self.vgg16)
@@ -44,7 +45,7 @@ class ComparisonNetwork(PerceptualNetwork):
     network: Literal["auto", "offline", "lpips"] = "auto"  # type: ignore[assignment]
     """`auto`: LPIPS-VGG16 where its weights are on this machine, otherwise the offline network, under its own name."""
 
-    def load(self) -> PerceptualDistance | LPIPSDistance:
+    def load(self) -> FrameDistance:
         """Raises UserError as `PerceptualNetwork.load` does."""
         is_here = self.vgg16 is not None or VGG16_FILE.named is not None or VGG16_FILE.cached_at.is_file()
         network = ("lpips" if is_here else "offline") if self.network == "auto" else self.network

@@ -22,7 +22,7 @@ from evagen.data.layouts import looked_for, videos_below
 from evagen.data.loader import ClipBatch
 from evagen.data.video_reader import VideoError
 from evagen.errors import UserError
-from evagen.eval import LPIPSDistance, PerceptualDistance, PreparedDetector, Protocol, SourceClip, psnr, ssim
+from evagen.eval import FrameDistance, PreparedDetector, Protocol, SourceClip, psnr, ssim
 from evagen.models.lengths import RoutedLengths, UniformLengths
 from evagen.models.loading import fingerprint
 from evagen.sampling.given import encode_given
@@ -51,7 +51,7 @@ class Reconstruction:
     tokenizer: VideoTokenizer
     assign: RoutedLengths | UniformLengths
     detector: PreparedDetector
-    perceptual: PerceptualDistance | LPIPSDistance
+    perceptual: FrameDistance
 
     @property
     def about(self) -> dict[str, Any]:
