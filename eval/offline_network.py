@@ -126,5 +126,5 @@ def _fold_batch_norms(network: nn.Module) -> None:
                 assert conv.stride == (1, 1) or isinstance(conv, Conv2dSame)
                 fused = fuse_conv_bn_eval(conv, norm)
                 fused = fused if conv.stride == (1, 1) else StridedConv2d(fused)
-                setattr(module, conv_name, fused.to(memory_format=torch.channels_last))
+                setattr(module, conv_name, fused.to(memory_format=torch.channels_last))  # type: ignore[call-overload]
                 setattr(module, norm_name, norm.act)  # timm's batch norms carry the activation

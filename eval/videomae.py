@@ -34,10 +34,11 @@ class VideoMAEDetector(nn.Module):
         super().__init__()
         network = load_pretrained(VideoMAEModel, source, VIDEOMAE, (VideoMAEForVideoClassification,))
         config = network.config
-        finetuned = isinstance(network, VideoMAEForVideoClassification)
-        features = _MeanToken(
-            network.videomae if finetuned else network, (network.fc_norm if finetuned else None) or nn.Identity()
-        )
+        if isinstance(network, VideoMAEForVideoClassification):
+            features = _MeanToken(network.videomae, network.fc_norm or nn.Identity())
+        else:
+            assert isinstance(network, VideoMAEModel)
+            features = _MeanToken(network, nn.Identity())
         self.fingerprint = weights_fingerprint(features.state_dict())
         self.features = Frozen(features)
         self.num_features: int = config.hidden_size

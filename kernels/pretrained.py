@@ -5,7 +5,7 @@ Legend: B clips, C = 3 channels, F frames, H × W pixels, h × w pixels of the p
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -33,6 +33,7 @@ def load_pretrained(
             config says that the weights are of it.
 
     Raises FileNotFoundError where there is none within reach, ValueError where what is there is another network."""
+    assert kind.config_class is not None
     try:
         config, _ = kind.config_class.get_config_dict(str(source))
         if not config:  # a folder without a config.json
@@ -42,7 +43,7 @@ def load_pretrained(
             raise ValueError(f"a network of type {wanted} is needed, the one at {source} is of type {found}")
         stored = config.get("architectures") or []
         kind = next((other for other in alternatives if other.__name__ in stored), kind)
-        network, report = kind.from_pretrained(str(source), dtype=torch.float32, output_loading_info=True)
+        loaded: Any = kind.from_pretrained(str(source), dtype=torch.float32, output_loading_info=True)
     except OSError as error:
         raise FileNotFoundError(
             f"no {kind.__name__} at {source}: neither a local folder with config.json and model.safetensors nor a "
@@ -52,6 +53,7 @@ def load_pretrained(
         ) from error
     except (SafetensorError, RuntimeError) as error:  # a damaged file; weights of other shapes
         raise ValueError(f"the weights at {source} are not those of a {kind.__name__}: {error}") from error
+    network, report = loaded
     missing = sorted(report["missing_keys"])
     if missing:
         raise ValueError(

@@ -101,19 +101,17 @@ def build_arcade(
     out = Path(out)
     chosen, left_out = _choose_games(games, emulator)
     groups = _group_sizes(clips_per_game)
-    _check_manifest(
-        out,
-        {
-            "games": chosen,
-            "clips_per_game": clips_per_game,
-            "frames": frames,
-            "size": size,
-            "seed": seed,
-            "test_fraction": test_fraction,
-            "frame_skip": frame_skip,
-            "ale_py": emulator.__version__,
-        },
-    )
+    made_with = {
+        "games": chosen,
+        "clips_per_game": clips_per_game,
+        "frames": frames,
+        "size": size,
+        "seed": seed,
+        "test_fraction": test_fraction,
+        "frame_skip": frame_skip,
+        "ale_py": emulator.__version__,
+    }
+    _check_manifest(out, made_with)
     play_throughs = [
         PlayThrough(game, group, num_clips, frames, size, seed, frame_skip)
         for game in chosen

@@ -252,7 +252,7 @@ def test_videos_that_changed_are_noticed(root, tmp_path):
     ("stage", "changes", "message"),
     [
         (curate, {"data": {"size": 64}}, "clips of 8 frames at 32 pixels; data.frames is 8 and data.size 64"),
-        (curate, {"compare": {"network": "lpips", "vgg16": "/nowhere.pth"}}, "no VGG16 weights at /nowhere.pth"),
+        (curate, {"compare": {"network": "lpips", "vgg16": "/nowhere.pth"}}, "there is no file /nowhere.pth"),
         (tokenize, {"data": {"frames": 4}}, "data.frames is 4 and data.size 32"),
         (tokenize, {"router": None}, "give either router, or uniform_length"),
         (tokenize, {"uniform_length": 4}, "give either router, or uniform_length"),
