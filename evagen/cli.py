@@ -93,8 +93,8 @@ def data_scan(
 ) -> None:
     """Decode every video, list the bad ones for the loaders to leave out, and say what the others are."""
     from evagen.config import check_config
-    from evagen.data.clips import VideoSource
     from evagen.data.scan import describe, guess_layout, scan
+    from evagen.data.sources import VideoSource
 
     values = {"root": root, "layout": layout or guess_layout(root), "csv": csv, "video_column": video_column}
     record, written = scan(check_config(VideoSource, values, "evagen data scan"), workers, seconds_per_file, out)

@@ -1,5 +1,6 @@
 from evagen.eval.clip_choice import ClipChoice, SourceClip, SourceVideo
 from evagen.eval.detectors import ImageNetworkDetector, load_detector
+from evagen.eval.frame_distance import FrameDistance
 from evagen.eval.frames import FramePreparation
 from evagen.eval.frechet import (
     FewSamplesWarning,
@@ -16,7 +17,7 @@ from evagen.eval.lpips import LPIPSDistance
 from evagen.eval.network_input import NetworkInput, PreparedDetector
 from evagen.eval.perceptual import PerceptualDistance
 from evagen.eval.protocols import PROTOCOLS, Protocol, get_protocol
-from evagen.eval.reconstruction import psnr, reconstruction_metrics, ssim
+from evagen.eval.reconstruction import psnr, psnr_of_mse, reconstruction_metrics, ssim
 from evagen.eval.uncertainty import Extrapolation, Interval, bootstrap_interval, extrapolated_distance
 from evagen.eval.videomae import VideoMAEDetector
 
@@ -26,6 +27,7 @@ __all__ = [
     "ClipChoice",
     "Extrapolation",
     "FewSamplesWarning",
+    "FrameDistance",
     "FramePreparation",
     "FrechetVideoDistance",
     "GaussianStatistics",
@@ -51,6 +53,7 @@ __all__ = [
     "kernel_distance",
     "load_detector",
     "psnr",
+    "psnr_of_mse",
     "reconstruction_metrics",
     "ssim",
 ]

@@ -12,8 +12,10 @@ from torch import Tensor, nn
 
 from evagen.eval.i3d import I3DDetector
 from evagen.eval.network_input import PreparedDetector, as_floats, check_videos
-from evagen.eval.offline_network import FrozenFeatures, load_offline_network, weights_fingerprint
+from evagen.eval.offline_network import StageFeatures, load_offline_network
 from evagen.eval.protocols import Protocol
+from evagen.kernels.frozen import Frozen
+from evagen.kernels.weights import weights_fingerprint
 
 
 class ImageNetworkDetector(nn.Module):
@@ -35,7 +37,7 @@ class ImageNetworkDetector(nn.Module):
         super().__init__()
         network = load_offline_network()
         self.fingerprint = weights_fingerprint(network.state_dict())
-        self.network = FrozenFeatures(network, (self.stage,))
+        self.network = Frozen(StageFeatures(network, (self.stage,)))
 
     def forward(self, videos: Tensor) -> Tensor:
         """videos `B 3 F H W`, floats in [-1, 1] or uint8, F ≥ 2 → features `(B, 224)`. Raises ValueError for other
@@ -55,7 +57,7 @@ class ImageNetworkDetector(nn.Module):
 def load_detector(
     protocol: Protocol, weights: str | Path | None = None, sha256: str | None = None, download: bool = True
 ) -> PreparedDetector:
-    """The protocol's network behind the protocol's input road; the other arguments are `I3DDetector`'s.
+    """The protocol's network behind the protocol's preprocessing; the other arguments are `I3DDetector`'s.
 
     Another network under the same protocol is `PreparedDetector(network, protocol.network_input)`, and its distance
     is reported under its own name."""

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from evagen.eval.network_input import check_videos
 from evagen.eval.weight_files import WeightFile
+from evagen.kernels.frozen import Frozen
 
 I3D_FILE = WeightFile(
     name="i3d_torchscript.pt",
@@ -57,9 +58,7 @@ class I3DDetector(nn.Module):
         self.fingerprint = sha256 or I3D_FILE.sha256
         own = self.fingerprint != I3D_FILE.sha256
         self.name = f"torchscript-{self.fingerprint[:8]}" if own else "i3d-kinetics400-torchscript"
-        self.network = torch.jit.load(io.BytesIO(content), map_location="cpu").eval()
-        for parameter in self.network.parameters():  # a scripted module has no requires_grad_ of its own
-            parameter.requires_grad_(False)
+        self.network = Frozen(torch.jit.load(io.BytesIO(content), map_location="cpu"))
 
     def forward(self, videos: Tensor) -> Tensor:
         """videos `B 3 F H W`, floats in [-1, 1] or uint8, F ≥ 10 → float32 features `(B, 400)`. Raises ValueError for

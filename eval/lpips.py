@@ -1,39 +1,47 @@
 """LPIPS with VGG16 (Zhang et al. 2018, arXiv 1801.03924, eq. 1; version 0.1 of its weights).
 
-Letters: N frames, B videos, C channels, F frames of a video, H and W pixels, h and w cells of a feature map.
+Letters: N frames, C channels, H and W pixels, h and w cells of a feature map.
 """
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 import torchmetrics.functional.image
-from einops import rearrange
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from torchvision import models
 
-from evagen.eval.offline_network import weights_fingerprint
+from evagen.eval.frame_distance import FrameDistance
+from evagen.eval.weight_files import WeightFile
+from evagen.kernels.frozen import Frozen
+from evagen.kernels.weights import weights_fingerprint
 
-VGG16_VARIABLE = "EVAGEN_VGG16"
-"""Environment variable that may hold the path of the VGG16 weights."""
+VGG16_FILE = WeightFile(
+    name="vgg16-397923af.pth",
+    variable="EVAGEN_VGG16",
+    sha256="397923af",  # of torchvision, which promises no more of it than its file names hold
+    megabytes=528,
+    mirrors=(models.VGG16_Weights.IMAGENET1K_V1.url,),
+    other_form="the same weights as .safetensors",
+)
 
 STAGE_ENDS = (4, 9, 16, 23, 30)
 """Layers of torchvision's VGG16 up to relu1_2, relu2_2, relu3_3, relu4_3 and relu5_3."""
 
 
-class LPIPSDistance(nn.Module):
+class LPIPSDistance(FrameDistance):
     """LPIPS-VGG16: what papers call LPIPS where they train with it. The interface is `PerceptualDistance`'s.
 
     Feature maps of five stages are scaled to unit length over channels at every cell; the distance is the
     squared difference, weighted by the learned heads and summed over channels, averaged over cells, summed over
-    stages. It is frozen, symmetric, 0 for equal frames, and differentiable in both arguments. All weights are
-    buffers outside the state dict. The heads' weights are those that torchmetrics carries.
+    stages. It is frozen, symmetric, 0 for equal frames, and differentiable in both arguments. It has no parameters
+    and an empty state dict. The heads' weights are those that torchmetrics carries.
 
     Args:
         vgg16: file of torchvision's VGG16 weights, .pth or .safetensors; if None, the one that the environment
-            variable EVAGEN_VGG16 names, or else torchvision's download (528 MB), kept in torch's hub folder.
+            variable EVAGEN_VGG16 names, or else the cached file, or else torchvision's download (528 MB), kept in
+            torch's hub folder.
 
     Raises FileNotFoundError where the weights are not within reach, ValueError where they are not VGG16's.
     """
@@ -50,24 +58,15 @@ class LPIPSDistance(nn.Module):
         with torch.device("meta"):  # the weights come from the file: none are drawn
             layers = models.vgg16(weights=None).features[: STAGE_ENDS[-1]]
         layers.load_state_dict(weights, assign=True)
-        _freeze(layers)
         starts = (0, *STAGE_ENDS[:-1])
-        self.stages = nn.ModuleList(layers[start:end] for start, end in zip(starts, STAGE_ENDS))
-        self.heads = nn.ModuleList(_Head(weight) for weight in heads.values())
+        self.stages = nn.ModuleList(Frozen(layers[start:end]) for start, end in zip(starts, STAGE_ENDS))
+        self.heads = nn.ModuleList(Frozen(_Head(weight)) for weight in heads.values())
         for name, values in (("shift", (-0.030, -0.088, -0.188)), ("scale", (0.458, 0.448, 0.450))):
             self.register_buffer(name, torch.tensor(values)[:, None, None], persistent=False)
 
-    def forward(self, x: Tensor, y: Tensor) -> Tensor:
-        """x, y `N 3 H W` in [-1, 1] → distances `(N,)`. Raises ValueError for unlike shapes."""
-        if x.shape != y.shape:
-            raise ValueError(f"frames of unlike shapes: {tuple(x.shape)} and {tuple(y.shape)}; give N 3 H W twice")
-        return self.distance_from_features(self.features(x), self.features(y))  # (N,)
-
     def features(self, x: Tensor) -> list[Tensor]:
-        """Frames `N 3 H W` in [-1, 1] → one map `N C h w` per stage, of unit length over C at every cell.
-
-        Kept for a reference that is compared many times. Raises ValueError for another layout and for less than
-        16 pixels of height or width."""
+        """Frames `N 3 H W` in [-1, 1] → one map `N C h w` per stage, of unit length over C at every cell. Raises
+        ValueError for another layout and for less than 16 pixels of height or width."""
         if x.ndim != 4 or x.shape[1] != 3 or not x.is_floating_point() or min(x.shape[2:]) < 16:
             raise ValueError(
                 "frames should be floating point N 3 H W in [-1, 1], H and W at least 16, "
@@ -81,42 +80,23 @@ class LPIPSDistance(nn.Module):
         return maps
 
     def distance_from_features(self, features_x: list[Tensor], features_y: list[Tensor]) -> Tensor:
-        """The distance of `features(x)` and `features(y)`, maps `... C h w` → `(...)`.
-
-        Leading dimensions broadcast: `A N C h w` against `N C h w` gives `(A, N)`."""
+        """The distance of `features(x)` and `features(y)`, maps `... C h w` that broadcast → `(...)`."""
         stages = [
             head((x - y).square()).mean((-2, -1))  # (..., C, h, w) → (..., h, w) → (...)
             for head, x, y in zip(self.heads, features_x, features_y, strict=True)
         ]
         return sum(stages[1:], start=stages[0])  # (...)
 
-    def video_distance(self, x: Tensor, y: Tensor) -> Tensor:
-        """Videos `B 3 F H W` in [-1, 1] → the distance of every frame, `(B, F)`."""
-        if x.ndim != 5:
-            raise ValueError(f"videos should be B 3 F H W, not {tuple(x.shape)}")
-        frames_x, frames_y = (rearrange(video, "b c f h w -> (b f) c h w") for video in (x, y))
-        return rearrange(self(frames_x, frames_y), "(b f) -> b f", b=x.shape[0])
-
 
 class _Head(nn.Module):
     """A learned weight for each channel."""
 
-    weight: Tensor
-
     def __init__(self, weight: Tensor):
         super().__init__()
-        self.register_buffer("weight", weight.flatten(), persistent=False)
+        self.weight = nn.Parameter(weight.flatten())
 
     def forward(self, x: Tensor) -> Tensor:
         return torch.einsum("...chw,c->...hw", x, self.weight)  # (..., C, h, w) → (..., h, w)
-
-
-def _freeze(network: nn.Module) -> None:
-    """Turns parameters into buffers outside the state dict: nothing trains them, no checkpoint repeats them."""
-    for module in network.modules():
-        for name, parameter in list(module.named_parameters(recurse=False)):
-            delattr(module, name)
-            module.register_buffer(name, parameter.detach(), persistent=False)
 
 
 def _head_weights() -> dict[str, Tensor]:
@@ -128,43 +108,18 @@ def _head_weights() -> dict[str, Tensor]:
 
 def _vgg16_weights(path: str | Path | None) -> dict[str, Tensor]:
     """Weights of the layers that LPIPS uses, named as in `vgg16().features`."""
-    given = path or os.environ.get(VGG16_VARIABLE)
-    if given is None:
-        return _of_used_layers(_downloaded(), "torchvision's download")
-    if not Path(given).is_file():
-        raise FileNotFoundError(
-            f"no VGG16 weights at {given}: expected is the file vgg16-397923af.pth of "
-            f"{models.VGG16_Weights.IMAGENET1K_V1.url}, or the same weights as .safetensors"
-        )
+    found = VGG16_FILE.find(path)
     try:
-        if Path(given).suffix == ".safetensors":
-            weights = load_file(given)
+        if found.suffix == ".safetensors":
+            weights = load_file(found)
         else:
-            weights = torch.load(given, map_location="cpu", weights_only=True)
+            weights = torch.load(found, map_location="cpu", weights_only=True)
     except Exception as error:  # the readers raise half a dozen kinds on damaged files
-        raise ValueError(f"{given} cannot be read as .pth or .safetensors weights: {error}") from error
-    return _of_used_layers(weights, str(given))
+        raise ValueError(f"{found} cannot be read as .pth or .safetensors weights: {error}") from error
+    return _of_used_layers(weights, found)
 
 
-def vgg16_cached_at() -> Path:
-    """Where torchvision keeps its download."""
-    name = models.VGG16_Weights.IMAGENET1K_V1.url.rsplit("/", 1)[-1]
-    return Path(torch.hub.get_dir(), "checkpoints", name)
-
-
-def _downloaded() -> Mapping[str, Tensor]:
-    source = models.VGG16_Weights.IMAGENET1K_V1
-    try:
-        return source.get_state_dict(check_hash=True, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError) as error:  # RuntimeError: not the file that the hash promises
-        raise FileNotFoundError(
-            f"LPIPS needs the VGG16 weights, and their download failed ({error}). Fetch {source.url} (528 MB) on a "
-            f"machine with network access and put it at {vgg16_cached_at()}, or "
-            f"anywhere and set {VGG16_VARIABLE} to its path"
-        ) from error
-
-
-def _of_used_layers(weights: Mapping[str, Tensor], source: str) -> dict[str, Tensor]:
+def _of_used_layers(weights: Mapping[str, Tensor], source: Path) -> dict[str, Tensor]:
     with torch.device("meta"):
         wanted = models.vgg16(weights=None).features[: STAGE_ENDS[-1]].state_dict()
     unlike = [

@@ -7,20 +7,19 @@ Letters: B videos, F frames of a video, H and W pixels, C = 3 channels.
 from dataclasses import dataclass
 from typing import Literal
 
-import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-Rounding = Literal["none", "nearest", "truncate"]
+from evagen.kernels.levels import floats_to_levels, levels_to_floats
 
-# Whole levels come out of [-1, 1] up to 0.00002 of a level too low, and truncation must not take them one down.
-LEVEL_TOLERANCE = 0.0001
+Rounding = Literal["none", "nearest", "truncate"]
 
 
 @dataclass(frozen=True)
 class NetworkInput:
-    """The road of clips `B 3 F H W` in [-1, 1] into a detector. Clips are clamped to [-1, 1], then, in this order:
+    """The preprocessing of clips `B 3 F H W` in [-1, 1] for a detector. Clips are clamped to [-1, 1], then, in this
+    order:
 
     size: height and width to resize them to, bilinear with antialiasing; None leaves them as they are.
     rounding: to 8 bits. `none` leaves floats, `nearest` rounds, `truncate` cuts off.
@@ -42,14 +41,14 @@ class NetworkInput:
         if self.size is not None:
             videos = resized(videos, self.size, antialias=True)
         if self.rounding != "none":
-            videos = to_levels(videos, self.rounding)
+            videos = floats_to_levels(videos, self.rounding)
         if self.network_size is not None:
             videos = resized(as_floats(videos), self.network_size, antialias=False)
         return videos
 
 
 class PreparedDetector(nn.Module):
-    """A detector behind the input road of a protocol; otherwise it is the detector it holds."""
+    """A detector behind the preprocessing of a protocol; otherwise it is the detector it holds."""
 
     def __init__(self, detector: nn.Module, network_input: NetworkInput):
         super().__init__()
@@ -64,16 +63,9 @@ class PreparedDetector(nn.Module):
         return self.detector(self.network_input(videos))
 
 
-def to_levels(videos: Tensor, rounding: Literal["nearest", "truncate"]) -> Tensor:
-    """Floats in [-1, 1] of any shape → uint8 levels 0…255. Whole levels keep their value either way."""
-    levels = (videos.float().clamp(-1, 1) + 1) * 127.5
-    levels = levels + 0.5 if rounding == "nearest" else levels + LEVEL_TOLERANCE
-    return levels.clamp(max=255).to(torch.uint8)  # a conversion cuts off
-
-
 def as_floats(videos: Tensor) -> Tensor:
     """uint8 levels → float32 in [-1, 1]; floats stay."""
-    return videos if videos.is_floating_point() else videos.float() / 127.5 - 1
+    return videos if videos.is_floating_point() else levels_to_floats(videos)
 
 
 def resized(videos: Tensor, size: int, antialias: bool) -> Tensor:

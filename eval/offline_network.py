@@ -6,7 +6,6 @@ Letters: N frames, C channels, H and W pixels of a frame, h and w cells of a fea
 """
 
 import copy
-import hashlib
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 
@@ -43,24 +42,13 @@ def load_offline_network() -> EfficientNet:
     network = timm.create_model("tf_efficientnet_lite0", pretrained=False)
     assert isinstance(network, EfficientNet)
     network.load_state_dict(_renamed(weights, network.state_dict()))
-    return network.eval().requires_grad_(False)
+    return network.eval()
 
 
-def weights_fingerprint(state: Mapping[str, Tensor]) -> str:
-    """The first 16 hexadecimal digits of the SHA-256 over names, types, shapes and values of the weights."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(state.items()):
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()[:16]
-
-
-class FrozenFeatures(nn.Module):
+class StageFeatures(nn.Module):
     """The outputs of chosen stages of the offline network, with nothing computed above the last of them.
 
-    Batch norms are folded into the convolutions. All weights are buffers outside the state dict: no
-    optimiser finds them, no `train()` or `requires_grad_()` changes them, no checkpoint repeats what
-    the package holds. Gradients flow to the input.
+    Batch norms are folded into the convolutions, which leaves nothing to train. The network given stays as it is.
 
     stage       0   1   2   3   4    5    6
     channels   16  24  40  80  112  192  320
@@ -92,34 +80,28 @@ class FrozenFeatures(nn.Module):
         return features
 
 
-class FrozenConv2d(nn.Module):
-    """A convolution of stride 1 or 2 with an odd kernel, its weights held as buffers outside the state dict.
+class StridedConv2d(nn.Conv2d):
+    """A convolution of stride 2 with an odd kernel and TensorFlow's "same" padding.
 
-    TensorFlow's "same" padding is lopsided at stride 2: even sizes get one row and column less at the
-    top left than at the bottom right. Instead of copying each input into a padded one, the kernel gets a
-    row and a column of zeros at its top left, which makes the padding of even sizes symmetric; odd sizes
-    then lack one row or column of zeros there.
+    That padding is lopsided: even sizes get one row and column less at the top left than at the bottom right. Instead
+    of copying each input into a padded one, the kernel gets a row and a column of zeros at its top left, which makes
+    the padding of even sizes symmetric; odd sizes then lack one row or column of zeros there.
     """
 
-    weight: Tensor
-    bias: Tensor
-
     def __init__(self, convolution: nn.Conv2d):
-        super().__init__()
-        self.stride, self.groups = convolution.stride[0], convolution.groups
-        self.padding = (convolution.kernel_size[0] - 1) // 2
-        weight, bias = convolution.weight.detach(), convolution.bias
-        assert bias is not None  # a folded batch norm always leaves one
-        if self.stride == 2:
-            weight = F.pad(weight, (1, 0, 1, 0))
-        self.register_buffer("weight", weight.contiguous(memory_format=torch.channels_last), persistent=False)
-        self.register_buffer("bias", bias.detach(), persistent=False)
+        size, groups = convolution.kernel_size[0], convolution.groups
+        channels = convolution.in_channels, convolution.out_channels
+        super().__init__(*channels, size + 1, stride=2, padding=(size - 1) // 2, groups=groups, device="meta")
+        assert convolution.bias is not None  # a folded batch norm always leaves one
+        self.weight = nn.Parameter(F.pad(convolution.weight.detach(), (1, 0, 1, 0)))
+        self.bias = nn.Parameter(convolution.bias.detach())
 
     def forward(self, x: Tensor) -> Tensor:
+        """x `n C H W` → `n C h w`, h = ceil(H / 2)."""
         odd_rows, odd_columns = x.shape[-2] % 2, x.shape[-1] % 2
-        if self.stride == 2 and (odd_rows or odd_columns):
+        if odd_rows or odd_columns:
             x = F.pad(x, (odd_columns, 0, odd_rows, 0))  # (n, C, H + odd, W + odd)
-        return F.conv2d(x, self.weight, self.bias, self.stride, self.padding, groups=self.groups)  # (n, C, h, w)
+        return super().forward(x)  # (n, C, h, w)
 
 
 def _renamed(weights: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -142,5 +124,7 @@ def _fold_batch_norms(network: nn.Module) -> None:
         for (conv_name, conv), (norm_name, norm) in pairwise(list(module.named_children())):
             if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
                 assert conv.stride == (1, 1) or isinstance(conv, Conv2dSame)
-                setattr(module, conv_name, FrozenConv2d(fuse_conv_bn_eval(conv, norm)))
+                fused = fuse_conv_bn_eval(conv, norm)
+                fused = fused if conv.stride == (1, 1) else StridedConv2d(fused)
+                setattr(module, conv_name, fused.to(memory_format=torch.channels_last))  # type: ignore[call-overload]
                 setattr(module, norm_name, norm.act)  # timm's batch norms carry the activation

@@ -1,16 +1,18 @@
 """Perceptual distance between frames: LPIPS's construction (Zhang et al. 2018, arXiv 1801.03924, eq. 1).
 
-Letters: N frames, B videos, C channels, F frames of a video, H and W pixels, h and w cells of a feature map.
+Letters: N frames, C channels, H and W pixels, h and w cells of a feature map.
 """
 
 import torch.nn.functional as F
-from einops import rearrange
-from torch import Tensor, nn
+from torch import Tensor
 
-from evagen.eval.offline_network import FrozenFeatures, load_offline_network, weights_fingerprint
+from evagen.eval.frame_distance import FrameDistance
+from evagen.eval.offline_network import StageFeatures, load_offline_network
+from evagen.kernels.frozen import Frozen
+from evagen.kernels.weights import weights_fingerprint
 
 
-class PerceptualDistance(nn.Module):
+class PerceptualDistance(FrameDistance):
     """LPIPS's construction, with unit weights in place of learned ones, on the offline ImageNet network.
 
     Feature maps of strides 2, 4, 8 and 16 are scaled to unit length over channels at every cell; the
@@ -28,35 +30,19 @@ class PerceptualDistance(nn.Module):
         super().__init__()
         network = load_offline_network()
         self.fingerprint = weights_fingerprint(network.state_dict())
-        self.network = FrozenFeatures(network, self.stages)
-
-    def forward(self, x: Tensor, y: Tensor) -> Tensor:
-        """x, y `N 3 H W` in [-1, 1] → distances `(N,)`. Raises ValueError for unlike shapes."""
-        if x.shape != y.shape:
-            raise ValueError(f"frames of unlike shapes: {tuple(x.shape)} and {tuple(y.shape)}; give N 3 H W twice")
-        return self.distance_from_features(self.features(x), self.features(y))  # (N,)
+        self.network = Frozen(StageFeatures(network, self.stages))
 
     def features(self, x: Tensor) -> list[Tensor]:
-        """Frames `N 3 H W` in [-1, 1] → one map `N C h w` per stage, of unit length over C at every cell.
-
-        Kept for a reference that is compared many times. Raises ValueError for another layout."""
+        """Frames `N 3 H W` in [-1, 1] → one map `N C h w` per stage, of unit length over C at every cell. Raises
+        ValueError for another layout."""
         if x.ndim != 4 or x.shape[1] != 3 or not x.is_floating_point():
             raise ValueError(f"frames should be floating point N 3 H W in [-1, 1], not {x.dtype} {tuple(x.shape)}")
         return [F.normalize(stage, dim=1) for stage in self.network(x)]  # [(N, C, h, w)]
 
     def distance_from_features(self, features_x: list[Tensor], features_y: list[Tensor]) -> Tensor:
-        """The distance of `features(x)` and `features(y)`, maps `... C h w` → `(...)`.
-
-        Leading dimensions broadcast: `A N C h w` against `N C h w` gives `(A, N)`."""
+        """The distance of `features(x)` and `features(y)`, maps `... C h w` that broadcast → `(...)`."""
         stages = [
             (x - y).square().sum(-3).mean((-2, -1))  # (..., C, h, w) → (..., h, w) → (...)
             for x, y in zip(features_x, features_y, strict=True)
         ]
         return sum(stages[1:], start=stages[0])  # (...)
-
-    def video_distance(self, x: Tensor, y: Tensor) -> Tensor:
-        """Videos `B 3 F H W` in [-1, 1] → the distance of every frame, `(B, F)`."""
-        if x.ndim != 5:
-            raise ValueError(f"videos should be B 3 F H W, not {tuple(x.shape)}")
-        frames_x, frames_y = (rearrange(video, "b c f h w -> (b f) c h w") for video in (x, y))
-        return rearrange(self(frames_x, frames_y), "(b f) -> b f", b=x.shape[0])

@@ -112,13 +112,6 @@ class Protocol:
             return random.Random(self.clips.seed).choices(labels, k=self.num_generated)
         return labels
 
-    def condition(self, videos: Tensor) -> Tensor:
-        """Real clips `B C F S S` → what a frame prediction is given: their first `given_frames` frames, the last of
-        them repeated to F."""
-        given = videos[:, :, : self.given_frames]  # (B, C, given, S, S)
-        repeated = given[:, :, -1:].expand(-1, -1, videos.shape[2] - self.given_frames, -1, -1)
-        return torch.cat([given, repeated], dim=2)  # (B, C, F, S, S)
-
     def scored(self, generated: Tensor, real: Tensor) -> tuple[Tensor, Tensor]:
         """Generated and real clips `B C F S S` of a frame prediction → both as they go to the detector."""
         if self.scored_frames == "paste-given":

@@ -15,7 +15,7 @@ from torch import Tensor
 from torchmetrics import Metric, MetricCollection
 from torchmetrics.functional.image import structural_similarity_index_measure
 
-from evagen.eval.perceptual import PerceptualDistance
+from evagen.eval.frame_distance import FrameDistance
 
 # A video reconstructed without any error would have an infinite PSNR and so would the mean over all
 # videos. The cap is out of the way of real scores: rounding to 8 bits alone limits PSNR to 59 dB.
@@ -30,7 +30,11 @@ def psnr(reconstruction: Tensor, original: Tensor) -> Tensor:
     The squared error is averaged over a video's pixels and frames before the logarithm is taken; values
     outside [-1, 1] count as clipped; equal videos give `PSNR_CAP_DB`. Raises ValueError for bad shapes."""
     reconstruction, original = _checked(reconstruction, original)
-    mse = (reconstruction - original).square().flatten(1).mean(1)  # (B,)
+    return psnr_of_mse((reconstruction - original).square().flatten(1).mean(1))  # (B,)
+
+
+def psnr_of_mse(mse: Tensor) -> Tensor:
+    """Mean squared errors of videos in [-1, 1], of any shape → PSNR in dB; `PSNR_CAP_DB` where there is no error."""
     return (10 * torch.log10(4 / mse)).clamp(max=PSNR_CAP_DB)  # the range of [-1, 1] is 2, squared 4
 
 
@@ -50,7 +54,7 @@ def ssim(reconstruction: Tensor, original: Tensor) -> Tensor:
     return torch.stack(scores)  # (B,)
 
 
-def perceptual_distance(perceptual: PerceptualDistance, reconstruction: Tensor, original: Tensor) -> Tensor:
+def perceptual_distance(perceptual: FrameDistance, reconstruction: Tensor, original: Tensor) -> Tensor:
     """The perceptual distance of videos `B 3 F H W` in [-1, 1], averaged over each video's frames → `(B,)`."""
     return perceptual.video_distance(*_checked(reconstruction, original)).mean(1)
 
@@ -85,7 +89,7 @@ class MeanOverVideos(Metric):
         return self.total / self.num_videos
 
 
-def reconstruction_metrics(perceptual: PerceptualDistance, **torchmetrics_options: Any) -> MetricCollection:
+def reconstruction_metrics(perceptual: FrameDistance, **torchmetrics_options: Any) -> MetricCollection:
     """The keys `psnr` (dB), `ssim` and `perceptual`, fed by `update(reconstruction, original)` with videos
     `B 3 F H W` in [-1, 1]. `perceptual` has to be on the videos' device."""
     measures: dict[str, Metric | MetricCollection] = {

@@ -5,20 +5,17 @@ Letters: B videos, F frames of a video, H and W pixels, n tokens of a clip, D fe
 """
 
 from pathlib import Path
-from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from torch import Tensor, nn
-from transformers import AutoConfig, VideoMAEForVideoClassification, VideoMAEModel
+from transformers import VideoMAEForVideoClassification, VideoMAEModel
 
-from evagen.eval.network_input import as_floats, check_videos, resized
-from evagen.eval.offline_network import weights_fingerprint
+from evagen.eval.network_input import as_floats, check_videos
+from evagen.kernels.frozen import Frozen
+from evagen.kernels.pretrained import as_network_input, height_width, load_pretrained
+from evagen.kernels.weights import weights_fingerprint
 
 VIDEOMAE = "MCG-NJU/videomae-base-finetuned-ssv2"
-
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_DEVIATION = (0.229, 0.224, 0.225)
 
 
 class VideoMAEDetector(nn.Module):
@@ -35,16 +32,18 @@ class VideoMAEDetector(nn.Module):
 
     def __init__(self, source: str | Path = VIDEOMAE):
         super().__init__()
-        network = _loaded(source)
+        network = load_pretrained(VideoMAEModel, source, VIDEOMAE, (VideoMAEForVideoClassification,))
         config = network.config
-        self.network = network.videomae if isinstance(network, VideoMAEForVideoClassification) else network
-        norm = network.fc_norm if isinstance(network, VideoMAEForVideoClassification) else None
-        self.norm = nn.Identity() if norm is None else norm
-        self.requires_grad_(False).eval()
-        self.fingerprint = weights_fingerprint(self.state_dict())
+        if isinstance(network, VideoMAEForVideoClassification):
+            features = _MeanToken(network.videomae, network.fc_norm or nn.Identity())
+        else:
+            assert isinstance(network, VideoMAEModel)
+            features = _MeanToken(network, nn.Identity())
+        self.fingerprint = weights_fingerprint(features.state_dict())
+        self.features = Frozen(features)
         self.num_features: int = config.hidden_size
         self.min_frames: int = config.num_frames
-        self.image_size: int = config.image_size if isinstance(config.image_size, int) else config.image_size[0]
+        self.size = height_width(config.image_size)
         self.name = f"videomae-{config.num_hidden_layers}x{config.hidden_size}"
 
     def forward(self, videos: Tensor) -> Tensor:
@@ -53,34 +52,19 @@ class VideoMAEDetector(nn.Module):
         check_videos(videos, self.min_frames, "VideoMAE")
         if videos.shape[2] != self.min_frames:
             raise ValueError(f"VideoMAE takes clips of {self.min_frames} frames, not {videos.shape[2]}")
-        videos = resized(as_floats(videos).float(), self.image_size, antialias=True)  # (B, 3, F, 224, 224)
-        mean, deviation = (
-            videos.new_tensor(values)[:, None, None, None] for values in (IMAGENET_MEAN, IMAGENET_DEVIATION)
-        )
-        pixels = ((videos + 1) / 2 - mean) / deviation  # (B, 3, F, 224, 224)
+        frames = as_network_input(as_floats(videos).float(), self.size)  # (B, F, 3, 224, 224)
         with torch.no_grad(), torch.autocast(videos.device.type, enabled=False):
-            tokens = self.network(pixels.transpose(1, 2)).last_hidden_state  # (B, F, 3, 224, 224) → (B, n, D)
-            return self.norm(tokens.mean(1))  # (B, D)
+            return self.features(frames)  # (B, D)
 
 
-def _loaded(source: str | Path) -> VideoMAEModel | VideoMAEForVideoClassification:
-    try:
-        config = AutoConfig.from_pretrained(str(source))
-        finetuned = "VideoMAEForVideoClassification" in (config.architectures or [])
-        kind = VideoMAEForVideoClassification if finetuned else VideoMAEModel
-        if config.model_type != "videomae":
-            raise ValueError(f"a VideoMAE is needed, the network at {source} is of type {config.model_type}")
-        loaded: Any = kind.from_pretrained(str(source), dtype=torch.float32, output_loading_info=True)
-    except OSError as error:
-        raise FileNotFoundError(
-            f"no VideoMAE at {source}: neither a local folder with config.json and model.safetensors nor a hub id "
-            f"within reach. Without network access, fetch these two files of https://huggingface.co/{VIDEOMAE} on "
-            f"another machine, put both into one folder, and give the folder's path in place of {source}"
-        ) from error
-    except (SafetensorError, RuntimeError) as error:  # a damaged file; weights of other shapes
-        raise ValueError(f"the weights at {source} are not those of a VideoMAE: {error}") from error
-    network, report = loaded
-    if report["missing_keys"]:
-        missing = sorted(report["missing_keys"])
-        raise ValueError(f"{len(missing)} weights of VideoMAE are missing at {source}, {missing[:3]} among them")
-    return network
+class _MeanToken(nn.Module):
+    """The mean over the tokens of a VideoMAE, normalised."""
+
+    def __init__(self, network: VideoMAEModel, norm: nn.Module):
+        super().__init__()
+        self.network, self.norm = network, norm
+
+    def forward(self, frames: Tensor) -> Tensor:
+        """frames `B F 3 224 224` in ImageNet's mean and deviation → `(B, D)`."""
+        tokens = self.network(frames).last_hidden_state  # (B, n, D)
+        return self.norm(tokens.mean(1))  # (B, D)

@@ -2,12 +2,14 @@
 
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
 from av.video.reformatter import Interpolation
 
-from evagen.data.video import write_video
+from evagen.data.sources import DataConfig
+from evagen.data.video_writer import write_video
 
 
 def moving_frames(num_frames: int, height: int = 48, width: int = 64, seed: int = 0) -> np.ndarray:
@@ -94,3 +96,8 @@ def write_sound(path: Path) -> None:
         sound.sample_rate, sound.pts = 8000, 0
         container.mux(stream.encode(sound))
         container.mux(stream.encode(None))
+
+
+def config(root: Path, **settings: Any) -> DataConfig:
+    """Clips of 4 frames at 32 pixels from a folder, but for the settings."""
+    return DataConfig(**{"root": root, "layout": "folder", "frames": 4, "size": 32, **settings})

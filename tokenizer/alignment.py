@@ -12,7 +12,8 @@ from einops import rearrange
 from torch import Tensor, nn
 from transformers import VJEPA2Model
 
-from evagen.tokenizer.pretrained import Frozen, as_network_input, height_width, load_pretrained
+from evagen.kernels.frozen import Frozen
+from evagen.kernels.pretrained import as_network_input, height_width, load_pretrained
 
 VJEPA2_L = "facebook/vjepa2-vitl-fpc64-256"
 """Hub id of the network that the paper uses."""

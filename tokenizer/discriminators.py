@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 from transformers import VideoMAEModel
 
-from evagen.tokenizer.pretrained import Frozen, as_network_input, height_width, load_pretrained
+from evagen.kernels.frozen import Frozen
+from evagen.kernels.pretrained import as_network_input, height_width, load_pretrained
 
 VIDEOMAE_B = "MCG-NJU/videomae-base"
 """Hub id of the network that the paper uses."""

@@ -16,11 +16,12 @@ import torch
 from torch import Tensor
 
 from evagen.bench.shapes import moving_shapes
-from evagen.data.video import video_to_frames, write_video
+from evagen.data.video_writer import write_video
 from evagen.errors import UserError
 from evagen.eval import FrechetVideoDistance, GaussianStatistics, PreparedDetector, frechet_distance, get_protocol
+from evagen.kernels.levels import video_to_frames
+from evagen.models.networks import choose_detector
 from evagen.scoring.clips import FileClips
-from evagen.scoring.networks import choose_detector
 from evagen.scoring.subjects import first_clips
 
 NUM_CLIPS, NUM_FEATURES, BATCH = 10_000, 400, 50

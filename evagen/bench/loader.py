@@ -28,8 +28,11 @@ import torch
 from av.video.stream import VideoStream
 from torch import Tensor
 
-from evagen.data.clips import ClipDataset, DataConfig, collate_clips, train_loader
+from evagen.data.clips import ClipDataset
+from evagen.data.loader import collate_clips, train_loader
+from evagen.data.sources import DataConfig
 from evagen.data.square_clips import fit_square, resized_shape
+from evagen.kernels.levels import levels_to_floats
 
 HEIGHT, WIDTH, FRAMES_PER_SECOND, FRAMES_PER_FILE, BITS_PER_SECOND = 240, 320, 25, 186, 500_000
 FILES, CLIP_FRAMES, SIZE, BATCH_SIZE = 16, 16, 128, 8
@@ -199,7 +202,7 @@ def _fit_bytes(frames: np.ndarray) -> Tensor:
 
 def _in_range(frames: np.ndarray | Tensor) -> Tensor:
     """uint8 `F H W C` to float32 `C F H W` in [-1, 1]."""
-    return torch.as_tensor(frames).permute(3, 0, 1, 2).float().div_(127.5).sub_(1).contiguous()
+    return levels_to_floats(torch.as_tensor(frames).permute(3, 0, 1, 2)).contiguous()
 
 
 def _cropped(frames: Frames) -> Frames:

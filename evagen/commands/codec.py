@@ -4,7 +4,6 @@ A token file is a safetensors file: `codes` int32 (N,), all clips end to end; `l
 of each temporal block; and in its header, which is JSON at the start of the file, the fields of `TokenFile`.
 """
 
-import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,16 +16,11 @@ from safetensors.torch import save_file
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from evagen.data.video import (
-    VideoError,
-    count_frames,
-    frame_rate,
-    frames_to_video,
-    iterate_frames,
-    video_to_frames,
-    write_video,
-)
+from evagen.data.video_reader import VideoError, count_frames, frame_rate, iterate_frames
+from evagen.data.video_writer import write_video
 from evagen.errors import UserError
+from evagen.kernels.files import atomic_write
+from evagen.kernels.levels import frames_to_video, video_to_frames
 from evagen.models.loading import fingerprint, load_model
 from evagen.tokenizer import AdaptiveTokenizer, Router, TokenizedClips, TokenizedVideo, VideoTokenizer, decode_in_chunks
 
@@ -128,7 +122,6 @@ def decode_file(tokens: Path, out: Path, tokenizer: str, clips_per_chunk: int = 
         clips, about.frames, (about.height, about.width), (about.encoded_height, about.encoded_width),
         about.preference, about.max_tokens,
     )  # fmt: skip
-    out.parent.mkdir(parents=True, exist_ok=True)
     frames = (frame for piece in decode_in_chunks(model, video, clips_per_chunk) for frame in video_to_frames(piece))
     try:
         write_video(out, _with_bar(frames, about.frames, "decoding"), about.frames_per_second)
@@ -141,13 +134,8 @@ def write_token_file(path: Path, tokens: TokenizedClips, about: TokenFile) -> No
     tensors = {"codes": tokens.codes.int(), "lengths": tokens.lengths.int()}
     # One entry: safetensors writes several in an order that changes, and equal videos should make equal files.
     header = {"evagen": about.model_dump_json(exclude_none=True)}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
+    with atomic_write(path) as unfinished:
         save_file(tensors, unfinished, header)
-        unfinished.replace(path)
-    finally:
-        unfinished.unlink(missing_ok=True)
 
 
 def read_token_file(path: Path) -> tuple[TokenizedClips, TokenFile]:

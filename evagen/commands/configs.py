@@ -17,7 +17,7 @@ from torch import nn
 from evagen.ar_model import VideoGenerator, shape_of
 from evagen.commands import COMMANDS
 from evagen.config import Header, read_header, read_values, shipped_configs
-from evagen.data.clips import DataConfig
+from evagen.data.sources import DataConfig
 from evagen.tokenizer import Router, VideoTokenizer
 
 

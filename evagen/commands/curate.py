@@ -17,14 +17,16 @@ from torch import Tensor
 
 from evagen.config import ONLY_HOW, Section
 from evagen.data.clip_table import fill_table
-from evagen.data.clips import ClipBatch, ClipDataset, DataConfig
+from evagen.data.clips import ClipDataset
+from evagen.data.loader import ClipBatch
+from evagen.data.sources import DataConfig
 from evagen.eval import LPIPSDistance, PerceptualDistance
 from evagen.models.fit import check_clips
 from evagen.models.inference import autocast, load_for
 from evagen.models.loading import fingerprint
+from evagen.models.networks import PerceptualNetwork
 from evagen.run import PATIENCE, Infers, ReadsClips, RunFolder, start_accelerator
 from evagen.tokenizer import CandidateSearch, VideoTokenizer
-from evagen.training.objective import PerceptualNetwork
 
 
 class CurationRun(Infers, ReadsClips, RunFolder):

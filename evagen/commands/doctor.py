@@ -6,13 +6,15 @@ import shutil
 import subprocess
 import sys
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 
 from evagen.kernels.backends import varlen_works, xformers_works
 from evagen.run import versions
+
+if TYPE_CHECKING:
+    from evagen.eval.weight_files import WeightFile
 
 State = Literal["ok", "optional", "missing"]
 
@@ -117,19 +119,18 @@ def _compiler() -> Finding:
 def _weights() -> list[Finding]:
     try:
         from evagen.eval.i3d import I3D_FILE
-        from evagen.eval.lpips import VGG16_VARIABLE, vgg16_cached_at
+        from evagen.eval.lpips import VGG16_FILE
     except (ImportError, RuntimeError):  # what a torchvision that cannot be imported takes down with it
         return [Finding("network weights", "optional", "not looked for, since torchvision cannot be imported")]
     vgg16_advice = "downloaded when first needed; where that fails, the error says which file to put where"
     return [
-        _file("I3D, for FVD", I3D_FILE.cached_at, I3D_FILE.variable, "see docs/evaluation.md"),
-        _file("VGG16, for LPIPS", vgg16_cached_at(), VGG16_VARIABLE, vgg16_advice),
+        _file("I3D, for FVD", I3D_FILE, "see docs/evaluation.md"),
+        _file("VGG16, for LPIPS", VGG16_FILE, vgg16_advice),
     ]
 
 
-def _file(part: str, cached_at: Path, variable: str, advice: str) -> Finding:
-    given = os.environ.get(variable)
-    path = Path(given) if given else cached_at
+def _file(part: str, file: "WeightFile", advice: str) -> Finding:
+    path = file.looked_for_at
     if path.is_file():
         return Finding(part, "ok", str(path))
-    return Finding(part, "optional", f"not at {path}" + (f" ({variable})" if given else ""), advice)
+    return Finding(part, "optional", f"not at {path}" + (f" ({file.variable})" if file.named else ""), advice)

@@ -23,10 +23,11 @@ from pydantic import Field
 from torch import Tensor
 
 from evagen.config import ONLY_HOW, Section
-from evagen.data.clips import clip_loader
 from evagen.data.curation_record import CurationRecord, read_record
+from evagen.data.loader import clip_loader
 from evagen.errors import UserError
-from evagen.eval import PerceptualDistance
+from evagen.eval import PerceptualDistance, psnr_of_mse
+from evagen.kernels.levels import floats_to_levels, levels_to_floats
 from evagen.models.inference import autocast, load_for
 from evagen.report.quality_cost_plot import draw
 from evagen.run import Infers, RunFolder, claim_folder
@@ -90,14 +91,14 @@ class ClipSet:
 
     def batches(self, size: int) -> Iterator[Tensor]:
         """float (B, C, F, H, W) in [-1, 1]."""
-        return (video.float() / 127.5 - 1 for video in self.video.split(size))
+        return map(levels_to_floats, self.video.split(size))
 
     def point(self, way: str, dial: float, chosen: Tensor, preference: float | None = None) -> Point:
         """chosen: int64 (n,), the number of each clip's assignment."""
         rows = torch.arange(len(chosen))
         distances, mse = self.record.perceptual, self.record.mse  # (n, A)
         tokens = self.space.lengths_of(chosen).sum(-1).double().mean().item()
-        psnr = (10 * torch.log10(4 / mse[rows, chosen])).mean().item()
+        psnr = psnr_of_mse(mse[rows, chosen]).mean().item()
         reward = None
         if preference is not None:
             reward = proxy_reward(distances, preference, self.space, self.scale)[rows, chosen].mean().item()
@@ -154,7 +155,7 @@ def _measure(
 def _load(name: str, folder: str, scale: QualityScale) -> ClipSet:
     record = read_record(folder)
     batches = clip_loader(record.open_clips(), [[int(key)] for key in record.keys])
-    video = [((batch.video + 1) * 127.5).round().to(torch.uint8) for batch in batches]
+    video = [floats_to_levels(batch.video) for batch in batches]
     if len(video) != len(record.keys):
         raise UserError(f"clips of the record {folder} can no longer be read")
     return ClipSet(name, record, torch.cat(video), scale)

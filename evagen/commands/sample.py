@@ -17,8 +17,9 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from evagen.ar_model import VideoGenerator
-from evagen.data.video import video_to_frames, write_video
+from evagen.data.video_writer import write_video
 from evagen.errors import UserError
+from evagen.kernels.levels import video_to_frames
 from evagen.models.fit import check_generator
 from evagen.models.inference import autocast, load_for
 from evagen.models.loading import fingerprint

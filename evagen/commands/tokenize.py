@@ -15,7 +15,9 @@ from pydantic import Field
 from evagen.ar_model import ClipTokens
 from evagen.config import ONLY_HOW
 from evagen.data.clip_table import fill_table
-from evagen.data.clips import ClipBatch, ClipDataset, DataConfig
+from evagen.data.clips import ClipDataset
+from evagen.data.loader import ClipBatch
+from evagen.data.sources import DataConfig
 from evagen.errors import UserError
 from evagen.models.fit import check_clips
 from evagen.models.inference import autocast, load_for

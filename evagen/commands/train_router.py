@@ -16,8 +16,9 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from evagen.config import Section, section_of
-from evagen.data.clips import ClipDataset, SkippedClip, clip_loader
+from evagen.data.clips import ClipDataset, SkippedClip
 from evagen.data.curation_record import CurationRecord, read_record
+from evagen.data.loader import clip_loader
 from evagen.errors import UserError
 from evagen.models.loading import new_model
 from evagen.run import ReadsClips

@@ -10,7 +10,9 @@ from accelerate.utils import broadcast, set_seed
 from pydantic import Field
 
 from evagen.config import section_of
-from evagen.data.clips import ClipDataset, DataConfig, report_skipped, train_loader
+from evagen.data.clips import ClipDataset, report_skipped
+from evagen.data.loader import train_loader
+from evagen.data.sources import DataConfig
 from evagen.models.lengths import LengthChoice
 from evagen.models.loading import new_model, start_from
 from evagen.run import ReadsClips

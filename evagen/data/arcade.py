@@ -23,8 +23,9 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from evagen.data.video import write_video
+from evagen.data.video_writer import write_video
 from evagen.errors import UserError
+from evagen.kernels.files import atomic_write
 
 FRAMES_PER_SECOND = 60
 """Of the console."""
@@ -280,10 +281,8 @@ def _check_manifest(out: Path, arguments: dict[str, Any]) -> None:
     if not manifest.exists():
         if out.exists() and (not out.is_dir() or any(out.iterdir())):
             raise UserError(f"{out} is there already and is not an Arcade folder: choose a new one")
-        out.mkdir(parents=True, exist_ok=True)
-        unfinished = manifest.with_suffix(".part")
-        unfinished.write_text(json.dumps(arguments, indent=2) + "\n")
-        unfinished.replace(manifest)
+        with atomic_write(manifest) as unfinished:
+            unfinished.write_text(json.dumps(arguments, indent=2) + "\n")
         return
     before = json.loads(manifest.read_text())
     differences = [

@@ -15,7 +15,7 @@ from itertools import islice, pairwise
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 
-from evagen.data.video import VideoError, VideoPath, count_frames, decoded_frames
+from evagen.data.video_reader import VideoError, VideoPath, count_frames, decoded_frames
 
 
 @dataclass(frozen=True)

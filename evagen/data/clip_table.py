@@ -28,7 +28,8 @@ from datasets import Dataset, load_from_disk
 from tqdm.auto import tqdm
 
 from evagen.config import Section
-from evagen.data.clips import Clip, ClipBatch, SkippedClip, clip_loader, report_skipped
+from evagen.data.clips import Clip, SkippedClip, report_skipped
+from evagen.data.loader import ClipBatch, clip_loader
 from evagen.errors import UserError
 
 RowsOf = Callable[[ClipBatch], list[dict[str, Any]]]

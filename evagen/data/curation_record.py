@@ -13,7 +13,8 @@ from datasets import Dataset
 from torch import Tensor
 
 from evagen.data.clip_table import open_table
-from evagen.data.clips import ClipDataset, DataConfig
+from evagen.data.clips import ClipDataset
+from evagen.data.sources import DataConfig
 from evagen.errors import UserError
 from evagen.models.fit import check_not_replaced
 from evagen.tokenizer import AssignmentSpace

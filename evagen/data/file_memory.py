@@ -1,7 +1,7 @@
 """What was found out about files, remembered between runs: opening every file of a large data set takes minutes, and
 every process of every run would do it again.
 
-A memory is one SQLite file in the folder that EVAGEN_CACHE names (`~/.cache/evagen` if unset). What it holds is true
+A memory is one SQLite file in the cache folder (see `evagen.kernels.files`). What it holds is true
 of a file of the same path, size and time of change. Without a place to write, nothing is known and nothing is kept.
 """
 
@@ -10,10 +10,10 @@ import json
 import os
 import sqlite3
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
-from evagen.data.video import VideoPath, holding_file
+from evagen.data.video_reader import VideoPath, holding_file
+from evagen.kernels.files import cache_folder
 
 State = tuple[int, int]
 """Size in bytes and time of change in nanoseconds."""
@@ -33,7 +33,7 @@ class FileMemory:
     is damaged, locked or not to be had is an empty one."""
 
     def __init__(self, name: str):
-        folder = Path(os.environ.get("EVAGEN_CACHE") or Path.home() / ".cache" / "evagen")
+        folder = cache_folder()
         self.connection = None
         with contextlib.suppress(OSError, sqlite3.Error):
             folder.mkdir(parents=True, exist_ok=True)

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from evagen.data.file_memory import FileMemory, State, file_state
-from evagen.data.video import VideoError, VideoPath, count_frames
+from evagen.data.video_reader import VideoError, VideoPath, count_frames
 
 
 def count_all_frames(videos: Sequence[VideoPath]) -> list[int | VideoError]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from evagen.data.video import VIDEO_SUFFIXES, StoredVideo
+from evagen.data.video_reader import VIDEO_SUFFIXES, StoredVideo
 from evagen.errors import UserError
 
 Split = Literal["train", "val", "test", "all"]

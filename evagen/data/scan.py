@@ -17,12 +17,12 @@ from typing import Any
 from tqdm import tqdm
 
 from evagen.data.check import VideoFacts, check_all
-from evagen.data.clips import VideoSource, list_source
 from evagen.data.file_memory import FileMemory, State, file_state
 from evagen.data.huggingface import is_saved
 from evagen.data.layouts import Listing, VideoFile
 from evagen.data.skip_list import LIST_NAME, BadFile, ScanRecord, name_in, write_scan_record
-from evagen.data.video import VideoPath, holding_file
+from evagen.data.sources import VideoSource, list_source
+from evagen.data.video_reader import VideoPath, holding_file
 from evagen.errors import UserError
 
 _SAVE_SECONDS = 10

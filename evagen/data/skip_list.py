@@ -11,8 +11,9 @@ from pydantic import ValidationError
 from evagen.config import Section
 from evagen.data.file_memory import State, file_state
 from evagen.data.layouts import LeftOut, Listing, VideoFile
-from evagen.data.video import VideoPath
+from evagen.data.video_reader import VideoPath
 from evagen.errors import UserError
+from evagen.kernels.files import atomic_write
 
 LIST_NAME = "evagen_scan.json"
 """The list's name in the folder of a data set, where loaders look for it."""
@@ -38,9 +39,8 @@ class ScanRecord(Section):
 
 def write_scan_record(path: Path, record: ScanRecord) -> None:
     """The file appears under its name only when it is complete."""
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}.part")
-    unfinished.write_text(json.dumps(record.model_dump(), indent=1) + "\n")
-    unfinished.replace(path)
+    with atomic_write(path) as unfinished:
+        unfinished.write_text(json.dumps(record.model_dump(), indent=1) + "\n")
 
 
 def read_scan_record(path: Path) -> ScanRecord:

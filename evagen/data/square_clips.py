@@ -17,7 +17,8 @@ import torch
 import torch.nn.functional as F
 from av.video.reformatter import Interpolation, VideoReformatter
 
-from evagen.data.video import RgbConverter, VideoPath, decode, upright_planes
+from evagen.data.video_reader import RgbConverter, VideoPath, decode, upright_planes
+from evagen.kernels.levels import levels_to_floats
 
 _RESIZED = Interpolation.BILINEAR | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT
 
@@ -45,7 +46,8 @@ def fit_square(frames: np.ndarray, size: int, place: float | None = None) -> tor
         # One float pass, not torch's uint8 kernel: that is ten times faster but up to a level off.
         video = F.interpolate(video, (new_height, new_width), mode="bilinear", antialias=True)  # F C h w
     video = video[(..., *_crop(new_height, new_width, size, place))]  # F C size size
-    return video.permute(1, 0, 2, 3).contiguous().clamp_(0, 255).div_(127.5).sub_(1)  # C F size size
+    levels = video.permute(1, 0, 2, 3).contiguous().clamp_(0, 255)  # C F size size
+    return levels_to_floats(levels)
 
 
 def resized_shape(height: int, width: int, size: int) -> tuple[int, int]:

@@ -1,6 +1,5 @@
 """Models from a hub id or a local folder, with errors that say what to do."""
 
-import hashlib
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -9,6 +8,7 @@ from diffusers.models.modeling_utils import ModelMixin
 
 from evagen.errors import UserError
 from evagen.kernels.packed_linear import pack_linears
+from evagen.kernels.weights import weights_fingerprint
 
 Model = TypeVar("Model", bound=ModelMixin)
 
@@ -64,8 +64,4 @@ def start_from(model: ModelMixin, source: str | Path) -> ModelMixin:
 
 def fingerprint(model: torch.nn.Module) -> str:
     """16 hexadecimal digits that change with any weight."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()[:16]
+    return weights_fingerprint(model.state_dict())

@@ -8,9 +8,11 @@ import torch
 from torch import Tensor
 
 from evagen.ar_model import ClipRequest, ClipTokens, SamplingOptions, VideoGenerator, sample_in_order
-from evagen.data.clips import ClipDataset, DataConfig, collate_clips
-from evagen.data.video import video_to_frames
-from evagen.eval import ImageNetworkDetector, PerceptualDistance
+from evagen.data.clips import ClipDataset
+from evagen.data.loader import collate_clips
+from evagen.data.sources import DataConfig
+from evagen.eval import ImageNetworkDetector, PerceptualDistance, psnr_of_mse
+from evagen.kernels.levels import video_to_frames
 from evagen.models.loading import load_model
 from evagen.report.page import ClipPair, CurvePoint, GeneratedClip, LossCurve, RealClip, Report
 from evagen.sampling.clips import decode_clips
@@ -157,7 +159,7 @@ def _pairs(tokenizer: VideoTokenizer, router: Router, held_out: HeldOut, prefere
     tokens = tokenizer.encode(video, router.assign(video, preference))
     pairs = []
     for i, original, reconstruction, lengths in zip(chosen, video, tokenizer.decode(tokens), tokens.lengths):
-        psnr = 10 * torch.log10(4 / (reconstruction - original).square().mean()).item()
+        psnr = psnr_of_mse((reconstruction - original).square().mean()).item()
         name = held_out.class_names[int(held_out.label[i])]
         pairs.append(ClipPair(video_to_frames(original), video_to_frames(reconstruction), lengths.tolist(), name, psnr))
     return pairs

@@ -14,7 +14,8 @@ from pydantic import Field
 from torch import Tensor
 
 from evagen.ar_model import ClipTokens, VideoGenerator
-from evagen.data.clips import ClipDataset, DataConfig, SkippedClip
+from evagen.data.clips import ClipDataset, SkippedClip
+from evagen.data.sources import DataConfig
 from evagen.errors import UserError
 from evagen.models.fit import check_clips
 from evagen.models.lengths import Assign, LengthChoice

@@ -14,8 +14,8 @@ from diffusers import DiffusionPipeline
 from diffusers.utils import BaseOutput
 
 from evagen.ar_model import ClipRequest, ClipTokens, LengthConstraints, SamplingOptions, VideoGenerator, sample_in_order
-from evagen.data.video import video_to_frames
 from evagen.errors import UserError
+from evagen.kernels.levels import video_to_frames
 from evagen.models.fit import check_generator
 from evagen.models.loading import load_model
 from evagen.sampling.clips import clip_seed, decode_clips, label_of

@@ -8,6 +8,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from evagen.kernels.files import atomic_write
+
 
 class SampleRows:
     """folder: the run's; process: this one's number. done: the clips that were finished when this was made."""
@@ -32,9 +34,8 @@ class SampleRows:
     def join(self) -> None:
         """All rows into `tokens.jsonl`."""
         rows = self._all()
-        partial = self.folder / "tokens.jsonl.partial"
-        partial.write_text("".join(json.dumps(rows[number]) + "\n" for number in sorted(rows)))
-        partial.replace(self.folder / "tokens.jsonl")
+        with atomic_write(self.folder / "tokens.jsonl") as unfinished:
+            unfinished.write_text("".join(json.dumps(rows[number]) + "\n" for number in sorted(rows)))
         for path in self.folder.glob("tokens.*.jsonl"):
             path.unlink()
 

@@ -9,7 +9,7 @@ import torch
 
 from evagen.data.clips import Clip, SkippedClip
 from evagen.data.file_memory import file_state
-from evagen.data.video import VideoError, VideoPath, read_frames
+from evagen.data.video_reader import VideoError, VideoPath, read_frames
 from evagen.eval import Protocol, SourceClip
 
 

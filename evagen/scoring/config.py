@@ -11,9 +11,9 @@ from evagen.config import ONLY_HOW, Section
 from evagen.data.layouts import Split
 from evagen.eval.protocols import ScoredFrames
 from evagen.models.lengths import LengthChoice
+from evagen.models.networks import ComparisonNetwork, DetectorName
 from evagen.run import Infers, ReadsClips, RunFolder, Seeded
 from evagen.scoring.distances import Certainty
-from evagen.scoring.networks import ComparisonNetwork, DetectorName
 from evagen.scoring.videos import ScoredData
 
 

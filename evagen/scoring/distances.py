@@ -16,7 +16,7 @@ from evagen.eval import (
     extrapolated_distance,
     kernel_distance,
 )
-from evagen.scoring.networks import gives_fvd
+from evagen.models.networks import gives_fvd
 from evagen.scoring.record import Score
 
 

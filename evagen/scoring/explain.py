@@ -21,7 +21,7 @@ def list_protocols(protocols: Sequence[Protocol]) -> str:
 
 def explain(protocol: Protocol) -> str:
     """Everything that a protocol decides, for a terminal."""
-    frames, road = protocol.frames, protocol.network_input
+    frames, given = protocol.frames, protocol.network_input
     facts = {
         "task": protocol.task,
         "real clips": f"{_count(protocol)} of {_videos(protocol)}; place {protocol.clips.place}, "
@@ -32,9 +32,9 @@ def explain(protocol: Protocol) -> str:
         f"({frames.crop})",
         "into the network": ", ".join(
             [
-                *([f"resized to {road.size}"] if road.size else []),
-                {"none": "floats", "nearest": "rounded to 8 bits", "truncate": "cut off to 8 bits"}[road.rounding],
-                *([f"resized to {road.network_size} without antialiasing"] if road.network_size else []),
+                *([f"resized to {given.size}"] if given.size else []),
+                {"none": "floats", "nearest": "rounded to 8 bits", "truncate": "cut off to 8 bits"}[given.rounding],
+                *([f"resized to {given.network_size} without antialiasing"] if given.network_size else []),
             ]
         ),
         "network": f"{protocol.network}, covariance over N{f' - {protocol.ddof}' if protocol.ddof else ''}",

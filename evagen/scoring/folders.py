@@ -13,14 +13,14 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from evagen.config import Section
-from evagen.data.clips import clip_loader
 from evagen.data.frame_counts import count_all_frames
-from evagen.data.video import decoded_frames
+from evagen.data.loader import clip_loader
+from evagen.data.video_reader import decoded_frames
 from evagen.errors import UserError
 from evagen.eval import PreparedDetector, Protocol, get_protocol
+from evagen.models.networks import DetectorName, choose_detector
 from evagen.scoring.clips import FileClips, list_fingerprint
 from evagen.scoring.distances import Certainty, score_features
-from evagen.scoring.networks import DetectorName, choose_detector
 from evagen.scoring.real_side import scored_features
 from evagen.scoring.record import Clips, Detector, Model, Record, code_version, environment
 from evagen.scoring.subjects import first_clips
@@ -81,8 +81,8 @@ def score_folders(config: FolderScoring) -> Record:
 
 
 def folder_protocol(config: FolderScoring) -> Protocol:
-    """A protocol for folders: frames, network and roads of the named one, under a name that says that the clips are
-    not its own. Raises UserError for protocols that need pairs of clips."""
+    """A protocol for folders: frames, network and preprocessing of the named one, under a name that says that the clips
+    are not its own. Raises UserError for protocols that need pairs of clips."""
     try:
         protocol = get_protocol(config.protocol)
         protocol = protocol if config.size is None else protocol.changed(size=config.size)

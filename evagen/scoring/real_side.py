@@ -7,7 +7,6 @@ their files' sizes and times of change, how frames are prepared, the detector, a
 
 import json
 import logging
-import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -22,9 +21,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from evagen.data.clip_table import fill_table, open_table
-from evagen.data.clips import ClipBatch, SkippedClip
+from evagen.data.clips import SkippedClip
+from evagen.data.loader import ClipBatch
 from evagen.errors import UserError
 from evagen.eval import GaussianStatistics, PreparedDetector, Protocol, features_of
+from evagen.kernels.files import atomic_write, cache_folder
 from evagen.scoring.clips import FileClips, digest
 
 
@@ -40,8 +41,8 @@ class RealSide:
 
 
 def default_cache() -> Path:
-    """`statistics` in the folder that EVAGEN_CACHE names, `~/.cache/evagen` if unset."""
-    return Path(os.environ.get("EVAGEN_CACHE") or Path.home() / ".cache" / "evagen", "statistics")
+    """`statistics` in the cache folder."""
+    return cache_folder() / "statistics"
 
 
 def made_from(clips: FileClips, detector: PreparedDetector, batch_size: int, device: torch.device) -> dict[str, Any]:
@@ -121,12 +122,8 @@ def _read(entry: Path) -> Tensor | None:
 def _write(entry: Path, features: Tensor, about: dict[str, Any]) -> None:
     """The file appears under its name only when it is complete; without a place to write there is none."""
     tensors = {"features": features, **GaussianStatistics.of(features).as_tensors()}
-    unfinished = entry.with_name(f".{entry.name}.{os.getpid()}.part")
     try:
-        entry.parent.mkdir(parents=True, exist_ok=True)
-        save_file(tensors, unfinished, {"evagen": json.dumps(about)})
-        unfinished.replace(entry)
+        with atomic_write(entry) as unfinished:
+            save_file(tensors, unfinished, {"evagen": json.dumps(about)})
     except (OSError, SafetensorError) as error:
         logging.getLogger(__name__).warning("features of real clips are not kept in %s: %s", entry.parent, error)
-    finally:
-        unfinished.unlink(missing_ok=True)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from evagen.eval import FewSamplesWarning, FrechetVideoDistance, PerceptualDistance, reconstruction_metrics
+from evagen.eval import FewSamplesWarning, FrameDistance, FrechetVideoDistance, reconstruction_metrics
 from evagen.models.lengths import Assign
 from evagen.tokenizer import CodebookUsage, VideoTokenizer
 
@@ -38,7 +38,7 @@ class ReconstructionScores:
 
 
 def score_reconstruction(
-    tokenizer: VideoTokenizer, videos: Iterable[Tensor], assign: Assign, perceptual: PerceptualDistance
+    tokenizer: VideoTokenizer, videos: Iterable[Tensor], assign: Assign, perceptual: FrameDistance
 ) -> ReconstructionScores:
     """Encodes and decodes batches of clips (B, C, F, H, W) with the lengths that `assign` gives them."""
     metrics = reconstruction_metrics(perceptual).to(tokenizer.device)

@@ -14,6 +14,7 @@ from pydantic import Field, ValidationError
 from evagen import __version__
 from evagen.config import Section
 from evagen.errors import UserError
+from evagen.kernels.files import atomic_write
 from evagen.run import versions
 
 
@@ -105,9 +106,8 @@ class Record(Section):
 
 def write_record(path: Path, record: Record) -> None:
     """The file appears under its name only when it is complete."""
-    partial = path.with_name(f"{path.name}.partial")
-    partial.write_text(json.dumps(record.model_dump(mode="json"), indent=1, ensure_ascii=False) + "\n")
-    partial.replace(path)
+    with atomic_write(path) as unfinished:
+        unfinished.write_text(json.dumps(record.model_dump(mode="json"), indent=1, ensure_ascii=False) + "\n")
 
 
 def read_record(path: Path) -> Record:

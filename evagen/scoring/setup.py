@@ -11,10 +11,10 @@ from evagen.models.fit import check_clips, check_generator
 from evagen.models.inference import HALF, load_for
 from evagen.models.lengths import RoutedLengths, UniformLengths
 from evagen.models.loading import fingerprint
+from evagen.models.networks import choose_detector
 from evagen.sampling.clips import label_of
 from evagen.scoring.clips import FileClips, LabelClips
 from evagen.scoring.config import Benchmark
-from evagen.scoring.networks import choose_detector
 from evagen.scoring.record import Model
 from evagen.scoring.subjects import FolderOfClips, Generation, Reconstruction, Subject, first_clips
 from evagen.scoring.videos import RealVideos, chosen_count, relabelled

@@ -16,12 +16,12 @@ from torch import Tensor
 
 from evagen.ar_model import ClipRequest, ClipTokens, SamplingOptions, VideoGenerator, sample_in_order
 from evagen.data.clip_table import NumberedClips
-from evagen.data.clips import ClipBatch
 from evagen.data.frame_counts import count_all_frames
 from evagen.data.layouts import looked_for, videos_below
-from evagen.data.video import VideoError
+from evagen.data.loader import ClipBatch
+from evagen.data.video_reader import VideoError
 from evagen.errors import UserError
-from evagen.eval import LPIPSDistance, PerceptualDistance, PreparedDetector, Protocol, SourceClip, psnr, ssim
+from evagen.eval import FrameDistance, PreparedDetector, Protocol, SourceClip, psnr, ssim
 from evagen.models.lengths import RoutedLengths, UniformLengths
 from evagen.models.loading import fingerprint
 from evagen.sampling.clips import clip_seed, decode_clips
@@ -51,7 +51,7 @@ class Reconstruction:
     tokenizer: VideoTokenizer
     assign: RoutedLengths | UniformLengths
     detector: PreparedDetector
-    perceptual: PerceptualDistance | LPIPSDistance
+    perceptual: FrameDistance
 
     @property
     def about(self) -> dict[str, Any]:

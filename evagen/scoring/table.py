@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from evagen.errors import UserError
-from evagen.scoring.networks import gives_fvd
+from evagen.models.networks import gives_fvd
 from evagen.scoring.record import Record, read_record
 
 Column = tuple[str, ...]

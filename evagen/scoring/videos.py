@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Any, cast
 
 from evagen.config import Section
-from evagen.data.clips import Layout, SkippedClip, VideoSource, list_source
+from evagen.data.clips import SkippedClip
 from evagen.data.frame_counts import count_all_frames
 from evagen.data.layouts import Split
 from evagen.data.skip_list import leave_out_bad, name_in
-from evagen.data.video import VideoError, VideoPath
+from evagen.data.sources import Layout, VideoSource, list_source
+from evagen.data.video_reader import VideoError, VideoPath
 from evagen.errors import UserError
 from evagen.eval import Protocol, SourceVideo
 

@@ -16,27 +16,11 @@ from torch import Tensor, nn
 
 from evagen.config import Section, section_of
 from evagen.errors import UserError
-from evagen.eval import LPIPSDistance, PerceptualDistance
+from evagen.models.networks import PerceptualNetwork
 from evagen.tokenizer import LossWeights, TokenizerOutput, VideoTokenizer, tokenizer_loss
 from evagen.tokenizer.adversarial import LeCAM, adaptive_weight, discriminator_hinge, generator_hinge, warmup_factor
 from evagen.tokenizer.alignment import VJEPA2_L, AlignmentLoss, VideoTeacher, load_vjepa2
 from evagen.tokenizer.discriminators import VIDEOMAE_B, PatchDiscriminator3D, VideoMAEDiscriminator, load_videomae
-
-
-class PerceptualNetwork(Section):
-    """The network that compares frames."""
-
-    network: Literal["offline", "lpips"] = "offline"
-    """`offline`: EfficientNet-Lite0 from a package. `lpips`: LPIPS-VGG16, as papers train with."""
-    vgg16: str | None = None
-    """File of VGG16's weights for `lpips`; downloaded if None."""
-
-    def load(self) -> PerceptualDistance | LPIPSDistance:
-        """Raises UserError where the network is not within reach or the file holds other weights."""
-        try:
-            return PerceptualDistance() if self.network == "offline" else LPIPSDistance(self.vgg16)
-        except (FileNotFoundError, ImportError, ValueError) as error:
-            raise UserError(str(error)) from error
 
 
 class PerceptualConfig(PerceptualNetwork):

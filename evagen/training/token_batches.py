@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from evagen.data.clips import EndlessSampler
+from evagen.data.loader import EndlessSampler
 from evagen.errors import UserError
 
 

@@ -20,7 +20,8 @@ from evagen.ar_model import (
     with_shape,
 )
 from evagen.ar_model.sampler import draw, token_probabilities
-from evagen.training.run import OptimizerConfig, make_optimizers
+from evagen.training.optimizers import make_optimizers
+from evagen.training.settings import OptimizerConfig
 
 LEVELS = [1, 3, 5]
 

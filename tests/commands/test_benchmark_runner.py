@@ -20,8 +20,10 @@ from evagen.ar_model import ClipRequest, SamplingOptions, VideoGenerator, sample
 from evagen.commands.benchmark import load_benchmark, main
 from evagen.config import save_config
 from evagen.data.clip_table import open_table
-from evagen.data.clips import ClipDataset, DataConfig, collate_clips
-from evagen.data.video import write_video
+from evagen.data.clips import ClipDataset
+from evagen.data.loader import collate_clips
+from evagen.data.sources import DataConfig
+from evagen.data.video_writer import write_video
 from evagen.errors import UserError
 from evagen.eval import (
     GaussianStatistics,

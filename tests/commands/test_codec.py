@@ -19,17 +19,10 @@ from video_fixtures import moving_frames, write_sound, write_uneven_h264
 
 from evagen import cli
 from evagen.commands.codec import decode_file, encode_file, read_token_file
-from evagen.data.video import (
-    VideoError,
-    count_frames,
-    frame_rate,
-    frames_to_video,
-    iterate_frames,
-    read_frames,
-    video_to_frames,
-    write_video,
-)
+from evagen.data.video_reader import VideoError, count_frames, frame_rate, iterate_frames, read_frames
+from evagen.data.video_writer import write_video
 from evagen.errors import UserError
+from evagen.kernels.levels import frames_to_video, video_to_frames
 from evagen.models.loading import fingerprint, load_model
 from evagen.tokenizer import AdaptiveTokenizer, Router, VideoTokenizer
 

@@ -24,11 +24,12 @@ from evagen.commands import curate, tokenize
 from evagen.config import save_config
 from evagen.data import clip_table
 from evagen.data import clips as clips_module
-from evagen.data.clips import ClipDataset, collate_clips
+from evagen.data.clips import ClipDataset
 from evagen.data.corpus import read_corpus
 from evagen.data.curation_record import read_record
+from evagen.data.loader import collate_clips
 from evagen.data.square_clips import read_square
-from evagen.data.video import VideoError
+from evagen.data.video_reader import VideoError
 from evagen.errors import UserError
 from evagen.eval import LPIPSDistance
 from evagen.tokenizer import Router, VideoTokenizer
@@ -253,7 +254,7 @@ def test_videos_that_changed_are_noticed(root, tmp_path):
             {"data": {"size": 64}},
             "at 64 pixels, the tokenizer works on 8 frames at 32 pixels: change data",
         ),
-        (curate, {"compare": {"network": "lpips", "vgg16": "/nowhere.pth"}}, "no VGG16 weights at /nowhere.pth"),
+        (curate, {"compare": {"network": "lpips", "vgg16": "/nowhere.pth"}}, "there is no file /nowhere.pth"),
         (
             tokenize,
             {"data": {"frames": 4}},

@@ -17,9 +17,10 @@ from transformers import VJEPA2Config, VJEPA2Model
 from evagen.commands import curate, quality_cost, sample, tokenize, train_generator, train_router, train_tokenizer
 from evagen.config import check_config
 from evagen.data.arcade import build_arcade
-from evagen.data.clips import ClipDataset, collate_clips
+from evagen.data.clips import ClipDataset
 from evagen.data.corpus import read_corpus
 from evagen.data.curation_record import read_record
+from evagen.data.loader import collate_clips
 from evagen.errors import UserError
 from evagen.models.loading import load_model
 from evagen.run import claim_folder

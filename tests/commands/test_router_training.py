@@ -9,7 +9,7 @@ from tiny_curation import curated_with, made_up_record, routing, same, weights, 
 from evagen.commands import train_router
 from evagen.data import clips as clips_module
 from evagen.data.curation_record import read_record
-from evagen.data.video import VideoError
+from evagen.data.video_reader import VideoError
 from evagen.errors import UserError
 from evagen.tokenizer import Router
 from evagen.tokenizer.router import router_features

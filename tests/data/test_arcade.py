@@ -10,7 +10,8 @@ from video_fixtures import decode_all
 
 from evagen.data import arcade
 from evagen.data.arcade import PREFERRED_GAMES, build_arcade, class_name
-from evagen.data.clips import ClipDataset, DataConfig
+from evagen.data.clips import ClipDataset
+from evagen.data.sources import DataConfig
 from evagen.errors import UserError
 
 pytest.importorskip("ale_py")

@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 
 from evagen.data import clip_table as clip_table
 from evagen.data.clip_table import fill_table, open_table
-from evagen.data.clips import Clip, ClipBatch, SkippedClip
+from evagen.data.clips import Clip, SkippedClip
+from evagen.data.loader import ClipBatch
 from evagen.errors import UserError
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning")

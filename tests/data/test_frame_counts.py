@@ -7,7 +7,8 @@ from video_fixtures import moving_frames
 
 from evagen.data import frame_counts
 from evagen.data.frame_counts import count_all_frames
-from evagen.data.video import VideoError, count_frames, write_video
+from evagen.data.video_reader import VideoError, count_frames
+from evagen.data.video_writer import write_video
 
 
 @pytest.fixture

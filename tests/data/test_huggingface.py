@@ -9,9 +9,12 @@ import torch
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Value, Video
 from video_fixtures import moving_frames, write_uneven_h264
 
-from evagen.data.clips import ClipDataset, DataConfig, ordered_loader
+from evagen.data.clips import ClipDataset
 from evagen.data.huggingface import TableVideo
-from evagen.data.video import VideoError, count_frames, read_frames, write_video
+from evagen.data.loader import clip_loader
+from evagen.data.sources import DataConfig
+from evagen.data.video_reader import VideoError, count_frames, read_frames
+from evagen.data.video_writer import write_video
 from evagen.errors import UserError
 
 NAMES = ["yoga", "abseiling"]
@@ -70,7 +73,7 @@ def test_random_access_inside_a_table_equals_that_of_the_file(files, tmp_path):
 def test_workers_read_the_table_too(files, tmp_path):
     table(files, "binary").save_to_disk(tmp_path / "set")
     dataset = ClipDataset(config(tmp_path / "set", video_column="video"))
-    alone, workers = (list(ordered_loader(dataset, 2, num_workers=number)) for number in (0, 2))
+    alone, workers = (list(clip_loader(dataset, [[0, 1], [2, 3]], number)) for number in (0, 2))
     assert all(torch.equal(one.video, two.video) and one.paths == two.paths for one, two in zip(alone, workers))
     assert dataset.fingerprint() == ClipDataset(config(tmp_path / "set", video_column="video")).fingerprint()
 

@@ -9,11 +9,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from video_fixtures import moving_frames, write_h264, write_ucf101, write_uneven_h264
 
-from evagen.data.clips import ClipDataset, DataConfig
+from evagen.data.clips import ClipDataset
 from evagen.data.kinetics import list_kinetics
 from evagen.data.layouts import Listing, VideoFile, join, list_folder, list_ucf101
+from evagen.data.sources import DataConfig
 from evagen.data.square_clips import fit_square
-from evagen.data.video import read_frames, write_video
+from evagen.data.video_reader import read_frames
+from evagen.data.video_writer import write_video
 from evagen.errors import UserError
 
 IDS = [f"{letter}_{letter * 3}-{letter * 5}" for letter in "abcdefghij"]  # eleven characters, as YouTube's

@@ -1,4 +1,4 @@
-"""Square clips: the quick road from YUV frames is the exact one up to rounding."""
+"""Square clips: the quick conversion of YUV frames is the exact one up to rounding."""
 
 import av
 import numpy as np
@@ -7,11 +7,12 @@ import torch
 from video_fixtures import moving_frames, write_h264, write_uneven_h264
 
 from evagen.data.square_clips import fit_square, read_square
-from evagen.data.video import VideoError, read_frames, write_video
+from evagen.data.video_reader import VideoError, read_frames
+from evagen.data.video_writer import write_video
 
 
 def levels_apart(path, size, place=None, start=0):
-    """Difference of the two roads, in levels of 255."""
+    """Difference of the two conversions, in levels of 255."""
     exact = fit_square(read_frames(path, start, 4), size, place)
     quick = read_square(path, start, 4, 1, size, place)
     assert quick.shape == exact.shape == (3, 4, size, size)

@@ -1,5 +1,5 @@
 """Detectors: the I3D file's checksum and calls, on a scripted stub of its signature; VideoMAE of random weights; the
-road of clips into them. Nothing is downloaded but from this machine."""
+preprocessing of clips for them. Nothing is downloaded but from this machine."""
 
 # isort: split
 import hashlib
@@ -19,7 +19,7 @@ from evagen.eval import i3d
 from evagen.eval.detectors import ImageNetworkDetector, load_detector
 from evagen.eval.frechet import FrechetVideoDistance
 from evagen.eval.i3d import I3D_FILE, I3DDetector
-from evagen.eval.network_input import NetworkInput, PreparedDetector, to_levels
+from evagen.eval.network_input import NetworkInput, PreparedDetector
 from evagen.eval.protocols import get_protocol
 from evagen.eval.videomae import VideoMAEDetector
 from evagen.eval.weight_files import WeightFile
@@ -168,6 +168,16 @@ def test_a_download_of_wrong_checksum_leaves_nothing_behind(served):
     assert list(file.cached_at.parent.iterdir()) == []
 
 
+def test_the_first_digits_of_a_checksum_are_enough_for_a_download(served):
+    folder, address = served
+    (folder / "true.pt").write_bytes(b"weights")
+    first = hashlib.sha256(b"weights").hexdigest()[:8]
+    file = WeightFile("weights.pt", "EVAGEN_NOT_SET", first, 1, [f"{address}/true.pt"])
+    assert file.find().read_bytes() == b"weights"
+    with pytest.raises(FileNotFoundError, match="expected is 00000000…"):
+        WeightFile("other.pt", "EVAGEN_NOT_SET", "0" * 8, 1, [f"{address}/true.pt"]).find()
+
+
 def test_too_few_frames_are_refused_with_the_figure(stub, sha256):
     with pytest.raises(ValueError, match=r"at least 10 frames, which I3D cannot do without, not \(2, 3, 9, 24, 24\)"):
         I3DDetector(stub, sha256)(clips(frames=9))
@@ -180,23 +190,11 @@ def test_autocast_and_training_mode_change_nothing(stub, sha256):
     detector.train()
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert torch.equal(detector(clips()), expected)
-    assert not any(parameter.requires_grad for parameter in detector.parameters())
+    assert not list(detector.parameters())
+    assert not detector.state_dict()
 
 
-@pytest.mark.parametrize("rounding", ["nearest", "truncate"])
-def test_whole_levels_stay_whatever_the_rounding(rounding):
-    levels = torch.arange(256, dtype=torch.uint8)
-    for floats in (levels.float() / 127.5 - 1, levels.float() / 255 * 2 - 1):
-        assert torch.equal(to_levels(floats, rounding), levels)
-
-
-def test_roundings_differ_between_levels():
-    between = torch.tensor([-2.0, 100.4, 100.6, 254.7, 300.0]) / 127.5 - 1
-    assert to_levels(between, "nearest").tolist() == [0, 100, 101, 255, 255]
-    assert to_levels(between, "truncate").tolist() == [0, 100, 100, 254, 255]
-
-
-def test_the_offline_network_takes_the_same_road():
+def test_the_offline_network_takes_the_same_preprocessing():
     detector = ImageNetworkDetector()
     clip = clips(frames=3, size=32)
     rounded = ((clip + 1) * 127.5).round()
@@ -230,6 +228,8 @@ def test_videomae_is_loaded_from_a_folder(tiny_videomae, tmp_path):
     plain = VideoMAEDetector(tmp_path / "pretrained")
     assert plain.fingerprint != detector.fingerprint
     torch.testing.assert_close(network.fc_norm(plain(video)), features)
+    assert not list(detector.parameters())
+    assert not detector.state_dict()
     with pytest.raises(ValueError, match="clips of 4 frames, not 6"):
         detector(clips(frames=6))
 
@@ -243,7 +243,7 @@ def imagenet(video: Tensor, size: int) -> Tensor:
 
 
 def test_other_networks_are_no_videomae(tiny_videomae, tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"no VideoMAE at .*nowhere"):
+    with pytest.raises(FileNotFoundError, match=r"no VideoMAEModel at .*nowhere"):
         VideoMAEDetector(tmp_path / "nowhere")
     ViTModel(ViTConfig(hidden_size=8, num_hidden_layers=1, num_attention_heads=1, image_size=32)).save_pretrained(
         tmp_path / "vit"
@@ -255,5 +255,5 @@ def test_other_networks_are_no_videomae(tiny_videomae, tmp_path):
     (tmp_path / "shorter" / "config.json").write_text(
         tiny_config.replace('"num_hidden_layers": 2', '"num_hidden_layers": 3')
     )
-    with pytest.raises(ValueError, match="weights of VideoMAE are missing"):
+    with pytest.raises(ValueError, match="not those of a VideoMAEModel: 15 are missing"):
         VideoMAEDetector(tmp_path / "shorter")

@@ -1,15 +1,18 @@
 """LPIPS-VGG16 against torchmetrics' network with the same weights. VGG16 is random here: nothing is downloaded."""
 
+import copy
 import socket
 from urllib.error import URLError
 
 import pytest
 import torch
 import torch.nn.functional as F
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torchmetrics.functional.image.lpips import _LPIPS
+from torchvision import models
 
-from evagen.eval.lpips import VGG16_VARIABLE, LPIPSDistance
+from evagen.eval.frame_distance import FrameDistance
+from evagen.eval.lpips import VGG16_FILE, LPIPSDistance
 from evagen.eval.perceptual import PerceptualDistance
 
 
@@ -19,7 +22,7 @@ def no_network(monkeypatch):
         raise AssertionError("a test of LPIPS reached for the network")
 
     monkeypatch.setattr(socket, "getaddrinfo", refuse)
-    monkeypatch.delenv(VGG16_VARIABLE, raising=False)
+    monkeypatch.delenv(VGG16_FILE.variable, raising=False)
 
 
 @pytest.fixture(scope="module")
@@ -63,8 +66,8 @@ def test_zero_for_equal_frames_and_symmetric(lpips):
 
 
 def test_has_the_interface_of_the_perceptual_distance(lpips):
-    public = {name for name in vars(PerceptualDistance) if not name.startswith("_")} - {"stages"}
-    assert public <= set(dir(lpips))
+    assert isinstance(lpips, FrameDistance)
+    assert issubclass(PerceptualDistance, FrameDistance)
     assert lpips.name != PerceptualDistance.name
     assert len(lpips.fingerprint) == 16
 
@@ -85,6 +88,9 @@ def test_video_distance_is_that_of_each_frame(lpips):
 def test_nothing_to_train_or_save(lpips):
     assert not list(lpips.parameters())
     assert not lpips.state_dict()
+    x, y = frames(), frames(seed=1)
+    before = lpips(x, y)
+    assert torch.equal(copy.deepcopy(lpips).train().requires_grad_(True)(x, y), before)
 
 
 @pytest.mark.parametrize("shape", [(3, 32, 32), (1, 1, 32, 32), (1, 3, 15, 32)])
@@ -97,7 +103,7 @@ def test_pth_file_named_by_the_environment_gives_the_same(lpips, reference, vgg1
     weights = {f"features.{k.split('.', 1)[1]}": v for k, v in reference.net.state_dict().items()}
     weights["classifier.0.weight"] = torch.zeros(1)  # torchvision's file holds more than LPIPS uses
     torch.save(weights, tmp_path / "vgg16.pth")
-    monkeypatch.setenv(VGG16_VARIABLE, str(tmp_path / "vgg16.pth"))
+    monkeypatch.setenv(VGG16_FILE.variable, str(tmp_path / "vgg16.pth"))
     again = LPIPSDistance()
     assert again.fingerprint == lpips.fingerprint
     torch.testing.assert_close(again(frames(), frames(seed=1)), lpips(frames(), frames(seed=1)))
@@ -107,20 +113,21 @@ def test_without_weights_or_network_the_error_says_which_file_goes_where(tmp_pat
     def no_route(*_, **__):
         raise URLError("no route to host")
 
-    monkeypatch.setattr("torch.hub.urlopen", no_route)
+    monkeypatch.setattr("urllib.request.urlopen", no_route)
     monkeypatch.setattr(torch.hub, "_hub_dir", str(tmp_path))
     with pytest.raises(FileNotFoundError, match="no route to host") as error:
         LPIPSDistance()
     for part in (
         "https://download.pytorch.org/models/vgg16-397923af.pth",
+        "SHA-256 397923af…",
         str(tmp_path / "checkpoints"),
-        VGG16_VARIABLE,
+        VGG16_FILE.variable,
     ):
         assert part in str(error.value)
 
 
 def test_a_path_without_a_file_is_named(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"no VGG16 weights at .*nothing\.pth"):
+    with pytest.raises(FileNotFoundError, match=r"no file .*nothing\.pth; expected is vgg16-397923af\.pth"):
         LPIPSDistance(tmp_path / "nothing.pth")
 
 
@@ -128,6 +135,15 @@ def test_weights_of_another_network_are_refused(tmp_path):
     save_file({"features.0.weight": torch.zeros(64, 3, 11, 11)}, tmp_path / "alexnet.safetensors")
     with pytest.raises(ValueError, match="not those of torchvision's VGG16: 26 of 26 are missing"):
         LPIPSDistance(tmp_path / "alexnet.safetensors")
+
+
+def test_a_file_in_torchvisions_place_is_found_without_a_download(lpips, vgg16_file, tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.hub, "_hub_dir", str(tmp_path))
+    assert models.VGG16_Weights.IMAGENET1K_V1.url == VGG16_FILE.mirrors[0]
+    assert VGG16_FILE.cached_at == tmp_path / "checkpoints" / models.VGG16_Weights.IMAGENET1K_V1.url.split("/")[-1]
+    VGG16_FILE.cached_at.parent.mkdir()
+    torch.save(load_file(vgg16_file), VGG16_FILE.cached_at)
+    assert LPIPSDistance().fingerprint == lpips.fingerprint
 
 
 @pytest.mark.parametrize("name", ["vgg16.pth", "vgg16.safetensors"])

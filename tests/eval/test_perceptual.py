@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from evagen.eval.offline_network import FrozenFeatures, load_offline_network
+from evagen.eval.offline_network import StageFeatures, load_offline_network
 from evagen.eval.perceptual import PerceptualDistance
 
 
@@ -46,7 +46,7 @@ def test_logits_are_those_of_the_original_implementation(network):
 @pytest.mark.parametrize("size", [(64, 64), (65, 63), (34, 97), (1, 3)])
 def test_folded_features_equal_the_stages_of_the_network(network, size):
     x = torch.rand(2, 3, *size, generator=torch.Generator().manual_seed(0)) * 2 - 1
-    features = FrozenFeatures(network, (0, 1, 2, 3, 4, 5, 6))(x)
+    features = StageFeatures(network, (0, 1, 2, 3, 4, 5, 6))(x)
     expected = network.bn1(network.conv_stem(x))
     for stage, got in zip(network.blocks, features, strict=True):
         expected = stage(expected)
@@ -54,7 +54,7 @@ def test_folded_features_equal_the_stages_of_the_network(network, size):
 
 
 def test_features_of_many_frames_equal_those_of_each_alone(network):
-    features = FrozenFeatures(network, (1,))
+    features = StageFeatures(network, (1,))
     x = frames(40)  # more than fits into one pass
     torch.testing.assert_close(features(x)[0], torch.cat([features(f[None])[0] for f in x]), rtol=1e-4, atol=1e-4)
 

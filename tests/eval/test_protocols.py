@@ -209,12 +209,6 @@ def test_frames_that_are_none_are_refused():
 # Frame prediction.
 
 
-def test_the_last_given_frame_is_repeated():
-    video = torch.arange(16.0)[None, None, :, None, None].expand(2, 3, 16, 4, 4)
-    given_frames = get_protocol("larp-k600-frame-prediction").condition(video)[1, 2, :, 0, 0].tolist()
-    assert given_frames == [0, 1, 2, 3, 4] + [4] * 11
-
-
 def test_variants_score_different_frames():
     real, generated = torch.zeros(1, 3, 16, 2, 2), torch.ones(1, 3, 16, 2, 2)
     scored = {

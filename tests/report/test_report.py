@@ -12,17 +12,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from evagen.report import (
-    ClipPair,
-    CurvePoint,
-    GeneratedClip,
-    LossCurve,
-    RealClip,
-    Report,
-    findings,
-    write_report,
-)
+from evagen.report import findings
 from evagen.report.clips import sprite_strip
+from evagen.report.page import ClipPair, CurvePoint, GeneratedClip, LossCurve, RealClip, Report, write_report
 
 # Elements that HTML closes by themselves.
 VOID = {"meta", "link", "img", "input", "br"}

@@ -8,7 +8,7 @@ from scored_models import make_models
 
 from evagen.commands import sample
 from evagen.config import check_config
-from evagen.data.video import read_frames
+from evagen.data.video_reader import read_frames
 from evagen.errors import UserError
 from evagen.sampling.pipeline import VideoPipeline
 from evagen.sampling.rows import read_rows

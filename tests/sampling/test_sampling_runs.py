@@ -19,8 +19,10 @@ from evagen.commands import sample, tokenize, train_generator
 from evagen.config import check_config, save_config
 from evagen.data.clips import ClipDataset
 from evagen.data.corpus import read_corpus
-from evagen.data.video import read_frames, video_to_frames, write_video
+from evagen.data.video_reader import read_frames
+from evagen.data.video_writer import write_video
 from evagen.errors import UserError
+from evagen.kernels.levels import video_to_frames
 from evagen.models.lengths import RoutedLengths
 from evagen.models.loading import fingerprint, load_model
 from evagen.sampling.clips import clip_seed

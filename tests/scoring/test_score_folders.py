@@ -15,7 +15,7 @@ from stub_i3d import StubI3D
 from video_fixtures import moving_frames, write_sound
 
 from evagen.config import check_config
-from evagen.data.video import write_video
+from evagen.data.video_writer import write_video
 from evagen.errors import UserError
 from evagen.eval import GaussianStatistics, frechet_distance_between, get_protocol
 from evagen.scoring.folders import FolderScoring, describe, score_folders

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from evagen.data.clips import EndlessSampler
+from evagen.data.loader import EndlessSampler
 from evagen.errors import UserError
 from evagen.training.token_batches import ClipBatches, class_dropout_numbers
 

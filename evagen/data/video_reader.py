@@ -1,8 +1,7 @@
-"""Video files: frames in, frames out. Decoding and encoding are FFmpeg's, through PyAV and imageio.
+"""Video files: frames out. Decoding is FFmpeg's, through PyAV.
 
     frames = read_frames("clip.avi", start=10, count=16)        # uint8 F H W C, RGB
-    video = frames_to_video(frames)                             # float32 C F H W in [-1, 1]
-    write_video("copy.mp4", video_to_frames(video), fps=25)
+    video = frames_to_video(frames)                             # float32 C F H W in [-1, 1], of evagen.kernels.levels
 
 A frame is counted as stored: frame 7 is the eighth in the order of showing, whatever its time stamp,
 so that videos with variable frame rates have the same frames for everybody.
@@ -12,21 +11,14 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from fractions import Fraction
-from itertools import chain
 from pathlib import Path
-from typing import BinaryIO, Generic, Protocol, TypeVar, cast
+from typing import BinaryIO, Generic, Protocol, TypeVar
 
 import av
-import imageio.v3 as iio
 import numpy as np
-import torch
-from av.filter import Graph
 from av.video.reformatter import Interpolation, VideoReformatter
 from av.video.stream import VideoStream
 from numpy.typing import DTypeLike
-
-from evagen.errors import UserError
 
 VIDEO_SUFFIXES = frozenset({".avi", ".gif", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm", ".wmv"})
 
@@ -158,42 +150,6 @@ def count_frames(path: VideoPath) -> int:
     otherwise by counting packets. Raises VideoError when the file cannot be opened as a video."""
     with _opened(path) as (container, stream):
         return _indexed_frames(container, stream) or sum(1 for _ in _packets(container, stream))
-
-
-def write_video(path: str | Path, frames: np.ndarray | Iterable[np.ndarray], fps: float) -> None:
-    """Writes uint8 `F H W C` (RGB) frames, or `H W C` frames one by one, which are written as they come (except
-    to `.gif`), so that a long video need not fit in memory; the suffix of `path` chooses the encoding:
-
-    `.avi` MPEG-4 part 2 as XviD writes it (quantiser 2, near the best it can); `.mp4` H.264, playable
-    everywhere; `.mkv` FFV1, lossless; `.gif` (equal neighbouring frames become one that stays longer).
-    In the first two an odd height or width gains a repeated row or column, since 4:2:0 video is even.
-
-    The file appears under its name only when it is complete. Raises UserError for another suffix and
-    ValueError for frames of another type or shape."""
-    path = Path(path)
-    if path.suffix.lower() not in _WRITERS:
-        raise UserError(f"cannot write {path}: the name should end in one of {', '.join(_WRITERS)}")
-    if isinstance(frames, np.ndarray) and (
-        frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[-1] != 3 or not frames.size
-    ):
-        raise ValueError(f"frames should be uint8 F H W 3, not {frames.dtype} {tuple(frames.shape)}")
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        _WRITERS[path.suffix.lower()](unfinished, _alike(frames), Fraction(fps).limit_denominator(65535))
-        unfinished.replace(path)
-    finally:
-        unfinished.unlink(missing_ok=True)
-
-
-def frames_to_video(frames: np.ndarray) -> torch.Tensor:
-    """uint8 `F H W C` in 0...255 to float32 `C F H W` in [-1, 1]."""
-    return torch.from_numpy(frames).permute(3, 0, 1, 2).contiguous().float().div_(127.5).sub_(1)
-
-
-def video_to_frames(video: torch.Tensor) -> np.ndarray:
-    """Float `C F H W` in [-1, 1] (clamped) to uint8 `F H W C`; the inverse of `frames_to_video`."""
-    levels = video.detach().float().clamp(-1, 1).add(1).mul(127.5).round().to(torch.uint8)
-    return levels.permute(1, 2, 3, 0).contiguous().cpu().numpy()
 
 
 def holding_file(path: VideoPath) -> str:
@@ -330,87 +286,3 @@ def _from_time(frames: Iterable[av.VideoFrame], times: Sequence[int], start: int
             raise _UnexpectedTime
         yield frame
         position += 1
-
-
-def _alike(frames: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
-    """The frames, each checked. Raises ValueError for one of another type or size than the first, or for none."""
-    first = None
-    for frame in frames:
-        first = frame if first is None else first
-        if frame.dtype != np.uint8 or frame.ndim != 3 or frame.shape[-1] != 3 or frame.shape != first.shape:
-            raise ValueError(f"each frame should be uint8 H W 3 and of one size, not {frame.dtype} {frame.shape}")
-        yield frame
-    if first is None:
-        raise ValueError("there is no frame to write")
-
-
-def _write_avi(path: Path, frames: Iterator[np.ndarray], fps: Fraction) -> None:
-    # bitexact: no version of the encoder in the file, so that equal frames make equal files.
-    options = {"qmin": "2", "qmax": "2", "flags": "+bitexact"}
-    _encode(path, _even(frames), fps, "avi", "mpeg4", "yuv420p", options, tag="XVID")
-
-
-def _write_mp4(path: Path, frames: Iterator[np.ndarray], fps: Fraction) -> None:
-    _encode(path, _even(frames), fps, "mp4", "libx264", "yuv420p", {"crf": "17", "flags": "+bitexact"})
-
-
-def _write_mkv(path: Path, frames: Iterator[np.ndarray], fps: Fraction) -> None:
-    _encode(path, frames, fps, "matroska", "ffv1", "bgr0", {})
-
-
-def _write_gif(path: Path, frames: Iterator[np.ndarray], fps: Fraction) -> None:
-    iio.imwrite(path, np.stack(list(frames)), extension=".gif", duration=float(1000 / fps), loop=0)
-
-
-_WRITERS: dict[str, Callable[[Path, Iterator[np.ndarray], Fraction], None]] = {
-    ".avi": _write_avi,
-    ".mp4": _write_mp4,
-    ".mkv": _write_mkv,
-    ".gif": _write_gif,
-}
-
-
-def _even(frames: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
-    for frame in frames:
-        height, width = frame.shape[:2]
-        yield np.pad(frame, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
-
-
-def _encode(
-    path: Path,
-    frames: Iterator[np.ndarray],
-    fps: Fraction,
-    container_format: str,
-    codec: str,
-    pixel_format: str,
-    options: dict[str, str],
-    tag: str | None = None,
-) -> None:
-    first = next(frames)
-    with av.open(str(path), "w", format=container_format) as container:
-        stream = cast(VideoStream, container.add_stream(codec, rate=fps, options=options))
-        stream.height, stream.width = first.shape[:2]
-        stream.pix_fmt = pixel_format
-        stream.codec_context.thread_count = 1
-        if tag is not None:
-            stream.codec_context.codec_tag = tag
-        converter = _from_rgb(stream, fps)
-        for number, frame in enumerate(chain([first], frames)):
-            image = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")
-            image.pts, image.time_base = number, 1 / fps
-            converter.push(image)
-            container.mux(stream.encode(cast(av.VideoFrame, converter.pull())))
-        container.mux(stream.encode(None))
-
-
-def _from_rgb(stream: VideoStream, fps: Fraction) -> Graph:
-    """Converts RGB to the stream's pixels. Chroma is sampled on the left, where MPEG-4 and H.264 decoders
-    take it to be; FFmpeg's default is the centre, which costs 7 dB on saturated colours."""
-    graph = Graph()
-    graph.threads = 1
-    rgb = av.VideoFormat("rgb24")
-    source = graph.add_buffer(width=stream.width, height=stream.height, format=rgb, time_base=1 / fps)
-    scale = graph.add("scale", "flags=bicubic+accurate_rnd+full_chroma_inp:out_chroma_loc=left")
-    pixels = graph.add("format", f"pix_fmts={stream.pix_fmt}")
-    graph.link_nodes(source, scale, pixels, graph.add("buffersink")).configure()
-    return graph

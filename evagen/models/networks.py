@@ -1,15 +1,12 @@
-"""The networks that scores are measured with, by what the user asks for."""
+"""The networks that frames and clips are compared with, by what the user asks for."""
 
-import os
-from pathlib import Path
 from typing import Literal
 
-import torch
-from torchvision.models import VGG16_Weights
-
+from evagen.config import Section
 from evagen.errors import UserError
 from evagen.eval import (
     I3D_FILE,
+    FrameDistance,
     ImageNetworkDetector,
     LPIPSDistance,
     PerceptualDistance,
@@ -18,13 +15,28 @@ from evagen.eval import (
     VideoMAEDetector,
     load_detector,
 )
-from evagen.eval.lpips import VGG16_VARIABLE
+from evagen.eval.lpips import VGG16_FILE
 from evagen.eval.videomae import VIDEOMAE
-from evagen.training.objective import PerceptualNetwork
 
 DetectorName = Literal["protocol", "offline", "videomae"]
 """`protocol`: I3D, the only one whose distance is FVD. `offline`: EfficientNet-Lite0, frame by frame, from a package.
 `videomae`: a VideoMAE, folder or hub id."""
+
+
+class PerceptualNetwork(Section):
+    """The network that compares frames."""
+
+    network: Literal["offline", "lpips"] = "offline"
+    """`offline`: EfficientNet-Lite0 from a package. `lpips`: LPIPS-VGG16, as papers train with."""
+    vgg16: str | None = None
+    """File of VGG16's weights for `lpips`; downloaded if None."""
+
+    def load(self) -> FrameDistance:
+        """Raises UserError where the network is not within reach or the file holds other weights."""
+        try:
+            return PerceptualDistance() if self.network == "offline" else LPIPSDistance(self.vgg16)
+        except (FileNotFoundError, ImportError, ValueError) as error:
+            raise UserError(str(error)) from error
 
 
 class ComparisonNetwork(PerceptualNetwork):
@@ -33,10 +45,9 @@ class ComparisonNetwork(PerceptualNetwork):
     network: Literal["auto", "offline", "lpips"] = "auto"  # type: ignore[assignment]
     """`auto`: LPIPS-VGG16 where its weights are on this machine, otherwise the offline network, under its own name."""
 
-    def load(self) -> PerceptualDistance | LPIPSDistance:
+    def load(self) -> FrameDistance:
         """Raises UserError as `PerceptualNetwork.load` does."""
-        cached = Path(torch.hub.get_dir(), "checkpoints", VGG16_Weights.IMAGENET1K_V1.url.rpartition("/")[2])
-        is_here = self.vgg16 is not None or VGG16_VARIABLE in os.environ or cached.is_file()
+        is_here = self.vgg16 is not None or VGG16_FILE.named is not None or VGG16_FILE.cached_at.is_file()
         network = ("lpips" if is_here else "offline") if self.network == "auto" else self.network
         return PerceptualNetwork(network=network, vgg16=self.vgg16).load()
 
@@ -44,7 +55,7 @@ class ComparisonNetwork(PerceptualNetwork):
 def choose_detector(
     protocol: Protocol, name: DetectorName, weights: str | None, sha256: str | None, download: bool
 ) -> PreparedDetector:
-    """A detector behind the protocol's road into the network. weights: I3D's file, or VideoMAE's folder or hub id;
+    """A detector behind the protocol's preprocessing. weights: I3D's file, or VideoMAE's folder or hub id;
     sha256: of an I3D file of the user's own. Raises UserError where the network is not within reach, or its file is
     another one than expected."""
     if name == "offline" and weights is not None:

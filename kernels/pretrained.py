@@ -1,17 +1,17 @@
-"""Pretrained video networks that losses look through: loaded from a hub or a folder, and never trained.
+"""Pretrained video networks of `transformers`: loaded from a hub or a folder, and given clips as they were trained on.
 
 Legend: B clips, C = 3 channels, F frames, H × W pixels, h × w pixels of the pretrained network.
 """
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
 from einops import rearrange
 from safetensors import SafetensorError
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import PreTrainedModel
 
 Network = TypeVar("Network", bound=PreTrainedModel)
@@ -20,11 +20,20 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_DEVIATION = (0.229, 0.224, 0.225)
 
 
-def load_pretrained(kind: type[Network], source: str | Path, published: str) -> Network:
-    """A `transformers` network in fp32 and eval mode, `source` being a hub id or a local folder; `published` is the
-    hub id to name to a user who has neither.
+def load_pretrained(
+    kind: type[Network], source: str | Path, published: str, alternatives: Sequence[type[Network]] = ()
+) -> Network:
+    """A `transformers` network in fp32 and eval mode.
+
+    Args:
+        kind: its class.
+        source: hub id or local folder.
+        published: the hub id to name to a user who has neither.
+        alternatives: further classes of the same type of network, one of which is taken in place of `kind` where the
+            config says that the weights are of it.
 
     Raises FileNotFoundError where there is none within reach, ValueError where what is there is another network."""
+    assert kind.config_class is not None
     try:
         config, _ = kind.config_class.get_config_dict(str(source))
         if not config:  # a folder without a config.json
@@ -32,7 +41,9 @@ def load_pretrained(kind: type[Network], source: str | Path, published: str) -> 
         found, wanted = config.get("model_type"), kind.config_class.model_type
         if found != wanted:
             raise ValueError(f"a network of type {wanted} is needed, the one at {source} is of type {found}")
-        network, report = kind.from_pretrained(str(source), dtype=torch.float32, output_loading_info=True)
+        stored = config.get("architectures") or []
+        kind = next((other for other in alternatives if other.__name__ in stored), kind)
+        loaded: Any = kind.from_pretrained(str(source), dtype=torch.float32, output_loading_info=True)
     except OSError as error:
         raise FileNotFoundError(
             f"no {kind.__name__} at {source}: neither a local folder with config.json and model.safetensors nor a "
@@ -42,6 +53,7 @@ def load_pretrained(kind: type[Network], source: str | Path, published: str) -> 
         ) from error
     except (SafetensorError, RuntimeError) as error:  # a damaged file; weights of other shapes
         raise ValueError(f"the weights at {source} are not those of a {kind.__name__}: {error}") from error
+    network, report = loaded
     missing = sorted(report["missing_keys"])
     if missing:
         raise ValueError(
@@ -49,27 +61,6 @@ def load_pretrained(kind: type[Network], source: str | Path, published: str) -> 
             f"{', '.join(missing[:3])} among them"
         )
     return network.eval()
-
-
-class Frozen(nn.Module):
-    """Holds a network out of the sight of whatever trains, saves or wraps the module that it is part of.
-
-    The network moves with `to()`; but it stays in eval mode, has no part in `parameters()` nor in the state
-    dict, and neither `requires_grad_()` nor DistributedDataParallel finds it. Gradients flow through it.
-    """
-
-    network: nn.Module
-
-    def __init__(self, network: nn.Module):
-        super().__init__()
-        object.__setattr__(self, "network", network.eval().requires_grad_(False))  # unseen by nn.Module's registry
-
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "Frozen":
-        self.network._apply(fn, recurse)
-        return super()._apply(fn, recurse)
-
-    def forward(self, *args, **kwargs):
-        return self.network(*args, **kwargs)
 
 
 def as_network_input(video: Tensor, size: tuple[int, int]) -> Tensor:

@@ -1,0 +1,126 @@
+"""Batches of clips, for training (endless, seeded, resumable) and in any order that is asked for.
+
+    for batch in train_loader(dataset, batch_size=8, seed=0, start_step=0, num_workers=4):
+        batch.video                                       # float32 B C F H W in [-1, 1]
+
+Dimensions: B clips, C = 3 colours (RGB), F frames, H × W pixels.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import islice
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from evagen.data.clips import Clip, ClipDataset, SkippedClip
+
+
+@dataclass(frozen=True)
+class ClipBatch:
+    """The clips of a batch that could be read: `video` float32 `B C F H W` in [-1, 1], `label` and
+    `index` int64 `B`, `paths` and `starts` of length B; `skipped` lists the others.
+
+    B may be smaller than asked for. `len(batch)` is B; a batch with nothing readable has B = 0 and is
+    false, so that `if not batch: continue` is all a loop needs."""
+
+    video: torch.Tensor
+    label: torch.Tensor
+    index: torch.Tensor
+    paths: list[str]
+    starts: list[int]
+    skipped: list[SkippedClip]
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def pin_memory(self) -> "ClipBatch":
+        """Called by DataLoader, so that copies to a GPU can run beside its work."""
+        return replace(
+            self, video=self.video.pin_memory(), label=self.label.pin_memory(), index=self.index.pin_memory()
+        )
+
+
+def collate_clips(items: Sequence[Clip | SkippedClip]) -> ClipBatch:
+    """Stacks what could be read and lists what could not (see ClipBatch for an empty one)."""
+    clips = [item for item in items if isinstance(item, Clip)]
+    return ClipBatch(
+        video=torch.stack([clip.video for clip in clips]) if clips else torch.empty(0, 3, 0, 0, 0),
+        label=torch.tensor([clip.label for clip in clips], dtype=torch.int64),
+        index=torch.tensor([clip.index for clip in clips], dtype=torch.int64),
+        paths=[clip.path for clip in clips],
+        starts=[clip.start for clip in clips],
+        skipped=[item for item in items if isinstance(item, SkippedClip)],
+    )
+
+
+class EndlessSampler:
+    """Keys of a ClipDataset for ever: epoch e is a seeded permutation of its items, plus `e * num_items`.
+    `start` leaves out that many keys, which is how a run resumes: the sequence itself never changes."""
+
+    def __init__(self, num_items: int, seed: int, start: int = 0):
+        self.num_items = num_items
+        self.seed = seed
+        self.start = start
+
+    def __iter__(self) -> Iterator[int]:
+        epoch, done = divmod(self.start, self.num_items)
+        while True:
+            order = np.random.default_rng([self.seed, epoch]).permutation(self.num_items)
+            for index in order[done:]:
+                yield epoch * self.num_items + int(index)
+            epoch, done = epoch + 1, 0
+
+
+def train_loader(
+    dataset: ClipDataset,
+    batch_size: int,
+    seed: int,
+    start_step: int = 0,
+    num_workers: int = 0,
+    process_index: int = 0,
+    num_processes: int = 1,
+) -> DataLoader:
+    """Batches for ever. `batch_size` (B) is for each process: step s of P processes together takes the keys
+    [s B P, (s + 1) B P) of the endless sequence, and process p the p-th B of them. Starting at `start_step`
+    continues an earlier run exactly. Already shared out: not to be sharded again by Accelerate."""
+    batches = _ProcessBatches(len(dataset), batch_size, seed, start_step, process_index, num_processes)
+    return clip_loader(dataset, batches, num_workers)
+
+
+def clip_loader(
+    dataset: Dataset,
+    batches: Iterable[Sequence[int]],
+    num_workers: int = 0,
+    collate: Callable[[list], Any] = collate_clips,
+) -> DataLoader:
+    """A ClipBatch, or what else `collate` makes, for each of the given lists of keys, in their order."""
+    return DataLoader(
+        dataset,
+        batch_sampler=batches,  # type: ignore[arg-type]
+        num_workers=num_workers,
+        collate_fn=collate,
+        pin_memory=torch.cuda.is_available(),
+        generator=torch.Generator(),  # else it draws from the global one, whose numbers are dropout's
+    )
+
+
+@dataclass(frozen=True)
+class _ProcessBatches:
+    """The key lists of one process, as DataLoader's `batch_sampler`."""
+
+    num_items: int
+    batch_size: int
+    seed: int
+    start_step: int
+    process_index: int
+    num_processes: int
+
+    def __iter__(self) -> Iterator[list[int]]:
+        keys_per_step = self.batch_size * self.num_processes
+        keys = iter(EndlessSampler(self.num_items, self.seed, self.start_step * keys_per_step))
+        first = self.process_index * self.batch_size
+        while True:
+            yield list(islice(keys, keys_per_step))[first : first + self.batch_size]

@@ -1,0 +1,116 @@
+"""Which videos a data set has and how clips are cut from them: the config, and the list of files that it means."""
+
+import logging
+from dataclasses import replace
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
+
+from evagen.config import Section
+from evagen.data.huggingface import list_huggingface
+from evagen.data.kinetics import list_kinetics
+from evagen.data.layouts import (
+    Listing,
+    Split,
+    join,
+    leave_out_classes,
+    list_folder,
+    list_ucf101,
+    select_classes,
+    spread_over_classes,
+)
+from evagen.data.skip_list import leave_out_bad
+from evagen.errors import UserError
+
+Layout = Literal["ucf101", "kinetics", "folder", "huggingface"]
+
+
+class VideoSource(Section):
+    """Where videos are."""
+
+    root: Path
+    """The folder that holds the videos."""
+    layout: Layout
+    """`ucf101`: class folders beside `ucfTrainTestlist/`. `kinetics`: class folders, or loose videos with CSV lists,
+    see `evagen.data.kinetics`. `folder`: all videos below `root`; where each lies in a subfolder, the first level of
+    subfolders are the classes. `huggingface`: a data set of the `datasets` library, `root` being its folder or its
+    name on the hub, see `evagen.data.huggingface`."""
+    split: Split | None = None
+    """That of the data set if None."""
+    split_index: int = Field(1, ge=1)
+    """Which of UCF-101's three train/test lists."""
+    csv: Path | None = None
+    """Kinetics' lists, a CSV file or a folder of them, where they are not in `root` or `root/annotations`."""
+    video_column: str | None = None
+    """With `huggingface`: the column of videos. The only one of type Video if None."""
+    label_column: str | None = None
+    """With `huggingface`: the column of classes. `label`, where there is one, if None."""
+    skip_list: Path | None = None
+    """Videos to leave out, a file that `evagen data scan` wrote. Where there is one in `root`, it is used if None."""
+
+
+class DataConfig(VideoSource):
+    """Which videos to read and how to cut clips from them."""
+
+    split: Split = "train"
+    """UCF-101 has `train` and `test`, Kinetics `train` and `val`; with `layout=folder` the folders of these names
+    in `root`. `test` means `val` where there is no `test`; `all` is all there is."""
+    more: list[VideoSource] = Field(default_factory=list)
+    """Further places whose videos belong to the same data set. Their classes are appended; classes of the same name
+    share a label."""
+    frames: int = Field(16, ge=1)
+    """Frames in a clip."""
+    stride: int = Field(1, ge=1)
+    """Distance between the frames of a clip: 2 takes every second one."""
+    size: int = Field(128, ge=1)
+    """Height and width of a clip in pixels: the short side is resized to it, the long side cropped."""
+    clip: Literal["random", "first", "centre", "all"] = "random"
+    """Which part of a video: one clip at a random, the first or the central place, or all clips that
+    do not overlap (the only choice with several items for a video)."""
+    crop: Literal["centre", "random"] = "centre"
+    """Where the long side is cropped."""
+    flip: bool = False
+    """Whether to mirror half of the clips left to right, at random."""
+    seed: int = Field(0, ge=0)
+    """Seed of all that is random in a clip."""
+    classes: list[str] | None = None
+    """Use these classes only; labels stay those of the full set."""
+    without_classes: list[str] = Field(default_factory=list)
+    """Leave these classes out, to see later how a model does on what it has never seen."""
+    limit: int | None = Field(None, ge=1)
+    """Use the first N videos only, taken in turn from every class."""
+
+
+def list_source(source: VideoSource, split: Split) -> Listing:
+    """The videos of one place, the skip list not yet left out. Raises UserError for options of another layout."""
+    for name, layout in (("csv", "kinetics"), ("video_column", "huggingface"), ("label_column", "huggingface")):
+        if (value := getattr(source, name)) is not None and source.layout != layout:
+            raise UserError(f"{name}={value} is for layout={layout}; the layout of {source.root} is {source.layout}")
+    if source.layout == "ucf101":
+        return list_ucf101(source.root, split, source.split_index)
+    if source.layout == "kinetics":
+        return list_kinetics(source.root, split, source.csv)
+    if source.layout == "huggingface":
+        return list_huggingface(source.root, split, source.video_column, source.label_column)
+    return list_folder(source.root, split)
+
+
+def list_files(config: DataConfig) -> Listing:
+    """The videos of all places together, bad ones and those that the config leaves out taken out; remarks are logged.
+    Raises UserError for lists that are missing, options of another layout and unknown classes."""
+    listing = join(
+        [
+            leave_out_bad(list_source(source, source.split or config.split), source.root, source.skip_list)
+            for source in (config, *config.more)
+        ]
+    )
+    for remark in listing.remarks:
+        logging.getLogger(__name__).warning(remark)
+    if config.classes is not None:
+        listing = select_classes(listing, config.classes)
+    if config.without_classes:
+        listing = leave_out_classes(listing, config.without_classes)
+    if config.limit is not None:
+        listing = replace(listing, files=spread_over_classes(listing.files, config.limit))
+    return listing

@@ -1,0 +1,42 @@
+"""Distances between frames that are measured in a network's feature maps.
+
+Letters: N frames, B videos, C channels, F frames of a video, H and W pixels, h and w cells of a feature map.
+"""
+
+from abc import abstractmethod
+
+from einops import rearrange
+from torch import Tensor, nn
+
+
+class FrameDistance(nn.Module):
+    """Frozen, symmetric, 0 for equal frames, and differentiable in both arguments. `name` and `fingerprint` say which
+    network it is; distances of others do not compare."""
+
+    name: str
+    fingerprint: str
+
+    @abstractmethod
+    def features(self, x: Tensor) -> list[Tensor]:
+        """Frames `N 3 H W` in [-1, 1] → one map `N C h w` per stage, of unit length over C at every cell.
+
+        Kept for a reference that is compared many times. Raises ValueError for another layout."""
+
+    @abstractmethod
+    def distance_from_features(self, features_x: list[Tensor], features_y: list[Tensor]) -> Tensor:
+        """The distance of `features(x)` and `features(y)`, maps `... C h w` → `(...)`.
+
+        Leading dimensions broadcast: `A N C h w` against `N C h w` gives `(A, N)`."""
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        """x, y `N 3 H W` in [-1, 1] → distances `(N,)`. Raises ValueError for unlike shapes."""
+        if x.shape != y.shape:
+            raise ValueError(f"frames of unlike shapes: {tuple(x.shape)} and {tuple(y.shape)}; give N 3 H W twice")
+        return self.distance_from_features(self.features(x), self.features(y))  # (N,)
+
+    def video_distance(self, x: Tensor, y: Tensor) -> Tensor:
+        """Videos `B 3 F H W` in [-1, 1] → the distance of every frame, `(B, F)`."""
+        if x.ndim != 5:
+            raise ValueError(f"videos should be B 3 F H W, not {tuple(x.shape)}")
+        frames_x, frames_y = (rearrange(video, "b c f h w -> (b f) c h w") for video in (x, y))
+        return rearrange(self(frames_x, frames_y), "(b f) -> b f", b=x.shape[0])

@@ -1,0 +1,40 @@
+"""Between the levels 0…255 that files hold and the range [-1, 1] that models work in.
+
+Letters: C = 3 channels, F frames, H and W pixels.
+"""
+
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+Rounding = Literal["nearest", "nearest even", "truncate"]
+
+# Whole levels come out of [-1, 1] up to 0.00002 of a level too low, and truncation must not take them one down.
+LEVEL_TOLERANCE = 0.0001
+
+
+def levels_to_floats(levels: Tensor) -> Tensor:
+    """Levels of any shape, uint8 or floating point → float32 in [-1, 1]."""
+    return levels.float().div(127.5).sub_(1)
+
+
+def floats_to_levels(video: Tensor, rounding: Rounding = "nearest even") -> Tensor:
+    """Floats of any shape, clamped to [-1, 1] → uint8 levels. Whole levels keep their value whatever the rounding;
+    `nearest`, which goes up halfway between two levels, and `nearest even` differ there only."""
+    levels = (video.detach().float().clamp(-1, 1) + 1) * 127.5
+    if rounding == "nearest even":
+        return levels.round().to(torch.uint8)
+    levels = levels + (0.5 if rounding == "nearest" else LEVEL_TOLERANCE)
+    return levels.clamp(max=255).to(torch.uint8)  # a conversion cuts off
+
+
+def frames_to_video(frames: np.ndarray) -> Tensor:
+    """uint8 `F H W C` → float32 `C F H W` in [-1, 1]."""
+    return levels_to_floats(torch.from_numpy(frames).permute(3, 0, 1, 2).contiguous())
+
+
+def video_to_frames(video: Tensor) -> np.ndarray:
+    """Floating point `C F H W` in [-1, 1] (clamped) → uint8 `F H W C`; the inverse of `frames_to_video`."""
+    return floats_to_levels(video).permute(1, 2, 3, 0).contiguous().cpu().numpy()

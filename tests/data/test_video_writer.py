@@ -1,0 +1,80 @@
+"""Writing video files: what each format holds, and whole files or none."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import av
+import imageio.v3 as iio
+import numpy as np
+import pytest
+from video_fixtures import moving_frames
+
+from evagen.data.layouts import videos_below
+from evagen.data.video_reader import read_frames
+from evagen.data.video_writer import write_video
+from evagen.errors import UserError
+
+
+def test_xvid_is_what_the_avi_holds_and_it_is_faithful(tmp_path):
+    frames = moving_frames(20, 240, 320)
+    write_video(tmp_path / "clip.avi", frames, fps=25)
+    with av.open(str(tmp_path / "clip.avi")) as container:
+        stream = container.streams.video[0]
+        assert (stream.codec_context.name, stream.codec_context.codec_tag) == ("mpeg4", "XVID")
+        assert stream.average_rate == 25
+    error = read_frames(tmp_path / "clip.avi").astype(float) - frames
+    assert 10 * np.log10(255**2 / np.mean(error**2)) > 38
+    assert np.abs(error.mean(axis=(0, 1, 2))).max() < 0.3  # neither darker nor tinted
+
+
+def test_ffv1_is_lossless_for_odd_sizes_too(tmp_path):
+    frames = np.random.default_rng(0).integers(0, 256, (5, 37, 51, 3), dtype=np.uint8)
+    write_video(tmp_path / "clip.mkv", frames, fps=12.5)
+    assert np.array_equal(read_frames(tmp_path / "clip.mkv"), frames)
+
+
+@pytest.mark.parametrize("suffix", [".avi", ".mp4"])
+def test_odd_sizes_gain_a_repeated_row_and_column(tmp_path, suffix):
+    frames = moving_frames(6, 121, 161)
+    write_video(tmp_path / f"clip{suffix}", frames, fps=25)
+    padded = read_frames(tmp_path / f"clip{suffix}").astype(float)
+    assert padded.shape == (6, 122, 162, 3)
+    assert np.abs(padded[:, :121, :161] - frames).mean() < 3
+    assert np.abs(padded[:, 121, :161] - frames[:, 120]).mean() < 6
+
+
+def test_gif_shows_the_frames_at_the_asked_rate(tmp_path):
+    frames = moving_frames(8)
+    write_video(tmp_path / "clip.gif", frames, fps=10)
+    shown = iio.imread(tmp_path / "clip.gif")
+    assert np.abs(shown[..., :3].astype(float) - frames).mean() < 10
+    assert iio.immeta(tmp_path / "clip.gif")["duration"] == 100
+
+
+def test_a_killed_writer_leaves_no_half_file(tmp_path):
+    code = (
+        "import sys; sys.path.insert(0, 'tests'); from video_fixtures import moving_frames\n"
+        "from evagen.data.video_writer import write_video\n"
+        f"frames = moving_frames(4, 240, 320).repeat(400, 0); print('writing', flush=True)\n"
+        f"write_video({str(tmp_path / 'clip.mp4')!r}, frames, 25)"
+    )
+    writer = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
+    assert writer.stdout.readline() == b"writing\n"
+    while writer.poll() is None and not any(path.stat().st_size for path in tmp_path.iterdir()):
+        time.sleep(0.01)
+    os.kill(writer.pid, signal.SIGKILL)
+    writer.wait()
+    assert [path.name[0] for path in tmp_path.iterdir()] == ["."]
+    assert not videos_below(tmp_path)
+
+
+def test_impossible_frames_and_names_are_refused_and_leave_nothing(tmp_path):
+    frames = moving_frames(2)
+    with pytest.raises(ValueError, match=r"uint8 F H W 3, not float32 \(2, 48, 64, 3\)"):
+        write_video(tmp_path / "clip.avi", frames.astype(np.float32), fps=25)
+    with pytest.raises(UserError, match=r"clip.webm: the name should end in one of .avi, .mp4, .mkv, .gif"):
+        write_video(tmp_path / "clip.webm", frames, fps=25)
+    assert not list(tmp_path.iterdir())
