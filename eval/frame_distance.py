@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 class FrameDistance(nn.Module):
     """Frozen, symmetric, 0 for equal frames, and differentiable in both arguments. `name` and `fingerprint` say which
-    network it is; distances of others do not compare."""
+    network it is; distances of others do not compare. Computed in fp32 whatever the precision around it."""
 
     name: str
     fingerprint: str

@@ -72,11 +72,12 @@ class LPIPSDistance(FrameDistance):
                 "frames should be floating point N 3 H W in [-1, 1], H and W at least 16, "
                 f"not {x.dtype} {tuple(x.shape)}"
             )
-        x = (x - self.shift) / self.scale  # (N, 3, H, W)
+        x = (x.float() - self.shift) / self.scale  # (N, 3, H, W)
         maps = []
-        for stage in self.stages:
-            x = stage(x)  # (N, C, h, w)
-            maps.append(x / (x.square().sum(1, keepdim=True) + 1e-8).sqrt())  # (N, C, h, w)
+        with torch.autocast(x.device.type, enabled=False):
+            for stage in self.stages:
+                x = stage(x)  # (N, C, h, w)
+                maps.append(x / (x.square().sum(1, keepdim=True) + 1e-8).sqrt())  # (N, C, h, w)
         return maps
 
     def distance_from_features(self, features_x: list[Tensor], features_y: list[Tensor]) -> Tensor:
@@ -96,7 +97,8 @@ class _Head(nn.Module):
         self.weight = nn.Parameter(weight.flatten())
 
     def forward(self, x: Tensor) -> Tensor:
-        return torch.einsum("...chw,c->...hw", x, self.weight)  # (..., C, h, w) → (..., h, w)
+        with torch.autocast(x.device.type, enabled=False):
+            return torch.einsum("...chw,c->...hw", x, self.weight)  # (..., C, h, w) → (..., h, w)
 
 
 def _head_weights() -> dict[str, Tensor]:

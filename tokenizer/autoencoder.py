@@ -125,12 +125,12 @@ class VideoTokenizer(ModelMixin, ConfigMixin):
 
     @torch.no_grad()
     def decode(self, tokens: TokenizedClips, resolution: tuple[int, int] | None = None) -> Tensor:
-        """Tokens → video (B, C, F, H, W) in [-1, 1]; resolution is (H, W), by default the trained one.
+        """Tokens → video float32 (B, C, F, H, W) in [-1, 1]; resolution is (H, W), by default the trained one.
         Raises ValueError for codes outside the codebook or a number of codes that the lengths do not add up to."""
         self.check_tokens(tokens)
         resolution = resolution or (self.config.resolution, self.config.resolution)
         video, _ = self._decode(self.quantizer.lookup(tokens.codes), tokens.lengths, resolution)
-        return video.clamp(-1, 1)
+        return video.float().clamp(-1, 1)
 
     def _encode(self, video: Tensor, lengths: Tensor) -> Tensor:
         lengths = lengths.cpu().contiguous()

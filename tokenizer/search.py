@@ -203,7 +203,7 @@ class CandidateSearch:
         past = Past(parents.new, batch.key_values(batch.rows(parents.clips, parents.levels))) if block else None
         tokens = batch.key_values(batch.rows(clips, new_level[:, None], block))
         decoded, new = model.decoder.extend(queries, tokens, plans, past)  # (S·P, Dd)
-        pixels = model.pixels(decoded, tuple(batch.grid)).clamp_(-1, 1)  # (S, C, f, H, W)
+        pixels = model.pixels(decoded, tuple(batch.grid)).float().clamp_(-1, 1)  # (S, C, f, H, W)
 
         self.block_evaluations += num_children
         measured = {name: d.double().cpu() for name, d in self.distance(pixels, batch.numbers[clips], block).items()}

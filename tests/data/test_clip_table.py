@@ -128,7 +128,8 @@ def test_rows_stand_in_the_order_of_the_data_set(straight):
     assert table["key"][:] == [key for key in range(20) if key not in (4, 13) for _ in range(2)]
     assert table[2] == {"codes": [0, 1], "key": 1, "path": "1.avi", "beside": 0 + 1 + 2}
     assert table[-1]["beside"] == 18 + 19
-    assert about == {"videos": "20 videos", "batch_size": 3, "tokenizer": "a"}
+    assert about.made_from == {"videos": "20 videos", "batch_size": 3, "tokenizer": "a"}
+    assert [clip.path for clip in about.skipped] == ["4.avi", "13.avi"]
     assert os.listdir(straight.parent) == ["table"]
 
 

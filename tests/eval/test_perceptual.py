@@ -6,6 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from evagen.eval.detectors import ImageNetworkDetector
 from evagen.eval.offline_network import StageFeatures, load_offline_network
 from evagen.eval.perceptual import PerceptualDistance
 
@@ -182,3 +183,12 @@ def test_wrong_layouts_are_refused(perceptual):
         perceptual.features(torch.zeros(1, 3, 8, 8, dtype=torch.uint8))
     with pytest.raises(ValueError, match="B 3 F H W"):
         perceptual.video_distance(frames(), frames())
+
+
+@pytest.mark.parametrize("measure", [PerceptualDistance, ImageNetworkDetector])
+def test_half_precision_around_it_changes_nothing(measure):
+    network, x = measure(), torch.rand(2, 3, 4, 32, 32) * 2 - 1
+    inputs = (x[:, :, 0], x[:, :, 1]) if measure is PerceptualDistance else (x,)
+    exact = network(*inputs)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(network(*inputs), exact)
