@@ -118,9 +118,9 @@ def encode(
     clips_per_chunk: Annotated[int, typer.Option(min=1, help="Clips in memory at once")] = 4,
 ) -> None:
     """Turn one video file into tokens, as good as asked for or within a budget."""
-    from evagen.commands.codec import encode_file
+    from evagen.commands.encode import main
 
-    written = encode_file(
+    written = main(
         video,
         out,
         tokenizer,
@@ -143,9 +143,9 @@ def decode(
     clips_per_chunk: Annotated[int, typer.Option(min=1, help="Clips in memory at once")] = 4,
 ) -> None:
     """Turn a file of tokens back into a video of the same length, size and frame rate."""
-    from evagen.commands.codec import decode_file
+    from evagen.commands.decode import main
 
-    decode_file(tokens, out, tokenizer, clips_per_chunk)
+    main(tokens, out, tokenizer, clips_per_chunk)
     print(out)
 
 
@@ -155,9 +155,9 @@ def export_llama(
     out: Annotated[Path, typer.Argument(help="Folder for the Llama: safetensors and JSON")],
 ) -> None:
     """The generator as a Llama with equal logits, for transformers or any Llama server."""
-    from evagen.commands.llama import export_llama
+    from evagen.commands.export_llama import main
 
-    print(export_llama(checkpoint, out))
+    print(main(checkpoint, out))
 
 
 @import_app.command("llama")
@@ -166,9 +166,9 @@ def import_llama(
     out: Annotated[Path, typer.Argument(help="Folder for the generator")],
 ) -> None:
     """An exported Llama as a generator that `evagen sample` takes."""
-    from evagen.commands.llama import import_llama
+    from evagen.commands.import_llama import main
 
-    print(import_llama(folder, out))
+    print(main(folder, out))
 
 
 @app.command()
@@ -240,8 +240,8 @@ def fvd(
     json_output: Annotated[bool, typer.Option("--json", help="The record on standard output")] = False,
 ) -> None:
     """Fréchet distance of two folders of videos: the first clip of each is scored."""
+    from evagen.commands.fvd import FolderScoring, describe, main
     from evagen.config import check_config
-    from evagen.scoring.folders import FolderScoring, describe, score_folders
 
     values = {
         "real": real, "fake": fake, "protocol": protocol, "size": size, "detector": detector,
@@ -249,7 +249,7 @@ def fvd(
         "certainty": {"resamples": resamples, "extrapolate": extrapolate}, "batch_size": batch_size,
         "workers": workers,
     }  # fmt: skip
-    record = score_folders(check_config(FolderScoring, values, "evagen fvd"))
+    record = main(check_config(FolderScoring, values, "evagen fvd"))
     print(record.model_dump_json() if json_output else describe(record))
 
 

@@ -65,3 +65,9 @@ def start_from(model: ModelMixin, source: str | Path) -> ModelMixin:
 def fingerprint(model: torch.nn.Module) -> str:
     """16 hexadecimal digits that change with any weight."""
     return weights_fingerprint(model.state_dict())
+
+
+def check_empty(out: Path) -> None:
+    """Raises UserError for a folder, to be written to, that holds something already."""
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UserError(f"{out} is there already; choose another place, or delete it")

@@ -13,7 +13,8 @@ from typer.testing import CliRunner
 from evagen.ar_model import ClipRequest, ClipTokens, SamplingOptions, VideoGenerator, sample_in_order
 from evagen.ar_model.llama import GrammarLogits, from_llama, grammar_of, to_llama
 from evagen.cli import app
-from evagen.commands.llama import export_llama, import_llama
+from evagen.commands.export_llama import main as export_llama
+from evagen.commands.import_llama import main as import_llama
 from evagen.errors import UserError
 
 LEVELS = [1, 3, 5]

@@ -14,11 +14,12 @@ import torch
 from stub_i3d import StubI3D
 from video_fixtures import moving_frames, write_sound
 
+from evagen.commands.fvd import FolderScoring, describe
+from evagen.commands.fvd import main as score_folders
 from evagen.config import check_config
 from evagen.data.video_writer import write_video
 from evagen.errors import UserError
 from evagen.eval import GaussianStatistics, frechet_distance_between, get_protocol
-from evagen.scoring.folders import FolderScoring, describe, score_folders
 from evagen.scoring.record import Record
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")

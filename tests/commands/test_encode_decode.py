@@ -18,7 +18,9 @@ from typer.testing import CliRunner
 from video_fixtures import moving_frames, write_sound, write_uneven_h264
 
 from evagen import cli
-from evagen.commands.codec import decode_file, encode_file, read_token_file
+from evagen.commands.decode import main as decode_file
+from evagen.commands.encode import main as encode_file
+from evagen.data.token_file import read_token_file
 from evagen.data.video_reader import VideoError, count_frames, frame_rate, iterate_frames, read_frames
 from evagen.data.video_writer import write_video
 from evagen.errors import UserError
@@ -170,7 +172,7 @@ def test_what_cannot_be_encoded_is_explained_and_leaves_no_file(models, tmp_path
 def test_tokens_of_another_tokenizer_are_refused_unless_nobody_knows(models, tmp_path):
     tokens = tmp_path / "a.safetensors"
     encode_file(written(tmp_path / "a.mp4", 9, 32, 32), tokens, models["tokenizer"], models["router"])
-    with pytest.raises(UserError, match=r"a.safetensors holds tokens of tokenizer [0-9a-f]{16}, the one at .*other is"):
+    with pytest.raises(UserError, match=r"a.safetensors holds tokens of tokenizer [0-9a-f]{16}, but that of .*other"):
         decode_file(tokens, tmp_path / "b.mp4", models["other"])
     about = read_token_file(tokens)[1].model_dump(exclude={"tokenizer_fingerprint", "max_tokens"})
     save_file(load_file(tokens), tokens, {"evagen": json.dumps(about)})
