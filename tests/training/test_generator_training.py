@@ -19,6 +19,7 @@ from evagen.commands.train_generator import GeneratorTraining
 from evagen.config import check_config, load_config, save_config
 from evagen.data.corpus import read_corpus
 from evagen.errors import UserError
+from evagen.training.generator import new_generator
 from evagen.training.metrics import read_metrics
 from evagen.training.run import TrainingRun
 
@@ -40,6 +41,11 @@ def training(corpus: Path, out: Path, run: dict | None = None, model: dict | Non
         "class_dropout": 0.3,
     }
     return check_config(GeneratorTraining, values, "test")
+
+
+def untrained_generator(config: GeneratorTraining) -> VideoGenerator:
+    settings = config.model.model_dump(exclude={"size"})
+    return new_generator(read_corpus(config.corpus), settings, config.class_dropout, config.use_classes)
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:
@@ -127,7 +133,7 @@ def test_two_processes_with_half_the_batch_each_equal_one_with_the_whole(corpus,
     for mine, theirs in zip(timeless(two.run.out), timeless(one.run.out), strict=True):
         assert mine == pytest.approx(theirs, rel=1e-4, abs=2e-6)
     mine, theirs = weights(two.run.out), weights(one.run.out)
-    untrained = train_generator.new_generator(read_corpus(corpus), one).state_dict()
+    untrained = untrained_generator(one).state_dict()
     for name, tensor in theirs.items():
         torch.testing.assert_close(mine[name], tensor, atol=1e-5, rtol=1e-4)
     assert any((theirs[name] - tensor).abs().max() > 0.01 for name, tensor in untrained.items())
@@ -195,7 +201,7 @@ def test_a_named_size_is_written_out(corpus, tmp_path):
     assert (model["size"], model["width"], model["depth"], model["num_heads"]) == ("L-plus", 1280, 30, 20)
     assert load_config(GeneratorTraining, tmp_path / "config.yaml") == config
     with torch.device("meta"):
-        generator = train_generator.new_generator(read_corpus(corpus), config)
+        generator = untrained_generator(config)
     assert (len(generator.layers), generator.config.width, generator.config.rope_theta) == (30, 1280, 500.0)
 
 
