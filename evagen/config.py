@@ -4,6 +4,7 @@ config = load_config(TokenizerTraining, "configs/quickstart/proxy.yaml", ["optim
 save_config(config, "runs/proxy")          # writes runs/proxy/config.yaml, complete and resolved
 """
 
+import copy
 import difflib
 import inspect
 from collections.abc import Callable, Sequence
@@ -107,6 +108,7 @@ def with_overrides(
     schema: type[ConfigType], values: dict[str, Any], overrides: Sequence[str], source: str
 ) -> ConfigType:
     """Plain values with `dotted.key=value` overrides, checked as `load_config` does; `source` is what errors name."""
+    values = copy.deepcopy(values)
     for override in overrides:
         _apply_override(values, override)
     return check_config(schema, values, source)

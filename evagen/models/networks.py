@@ -32,7 +32,10 @@ class PerceptualNetwork(Section):
     """File of VGG16's weights for `lpips`; downloaded if None."""
 
     def load(self) -> FrameDistance:
-        """Raises UserError where the network is not within reach or the file holds other weights."""
+        """Raises UserError where the network is not within reach, the file holds other weights, or a file is given for
+        a network that takes none."""
+        if self.network == "offline" and self.vgg16 is not None:
+            raise UserError(f"vgg16={self.vgg16} is for network=lpips; the offline network comes with its own weights")
         try:
             return PerceptualDistance() if self.network == "offline" else LPIPSDistance(self.vgg16)
         except (FileNotFoundError, ImportError, ValueError) as error:

@@ -1,6 +1,7 @@
 """From the features of both sides to a score with its interval, the same for every command."""
 
 import warnings
+from dataclasses import asdict
 
 import torch
 from pydantic import Field
@@ -54,13 +55,8 @@ def score_features(
     kind = {"reconstruction": "rFVD", "frame-prediction": "FVD"}.get(protocol.task, "gFVD")
     score = Score(
         name=kind if gives_fvd(detector.fingerprint) else "Fréchet distance",
-        value=interval.value,
-        low=interval.low,
-        high=interval.high,
-        level=interval.level,
-        standard_error=interval.standard_error,
-        resamples=interval.resamples,
         kernel_distance=kernel,
         extrapolated=extrapolated,
+        **asdict(interval),
     )
     return score, remarks
