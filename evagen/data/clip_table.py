@@ -88,7 +88,7 @@ def fill_table(
     keys = [range(first, min(first + batch_size, len(dataset))) for first in range(0, len(dataset), batch_size)]
     pending = [number for number in range(len(keys)) if number not in done]
     mine = pending[accelerator.process_index :: accelerator.num_processes]
-    loader = clip_loader(dataset, [keys[number] for number in mine], num_workers)
+    loader = clip_loader(dataset, [keys[number] for number in mine], num_workers)  # type: ignore[arg-type]
     writer = _PartWriter(table, _PartInfo(batches=[], clips=len(dataset), about=about), save_seconds)
     bar = tqdm(
         total=len(dataset), initial=len(dataset) - sum(len(keys[number]) for number in pending), unit="clip",

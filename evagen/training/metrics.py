@@ -11,20 +11,20 @@ from torch import Tensor
 
 
 class Mean(NamedTuple):
-    """A mean over so many things in this process; processes are weighted by their counts."""
+    """A mean over so many things in this process, by whose number processes are weighted."""
 
     value: Tensor | float
-    count: float = 1
+    number: float = 1
 
 
 def over_processes(metrics: Mapping[str, Mean | Tensor | float], accelerator: Accelerator) -> dict[str, float]:
-    """Means over all processes, which all call this at the same step with the same names. A plain number counts once
-    in each process."""
+    """Means over all processes, which all call this at the same step with the same names. A plain number is a mean
+    over one thing."""
     means = [value if isinstance(value, Mean) else Mean(value) for value in metrics.values()]
     values = torch.stack([torch.as_tensor(mean.value, device=accelerator.device).detach().double() for mean in means])
-    counts = torch.tensor([mean.count for mean in means], dtype=torch.float64, device=values.device)
-    sums, counts = accelerator.reduce(torch.stack([values * counts, counts]), "sum")
-    return dict(zip(metrics, (sums / counts).tolist()))
+    numbers = torch.tensor([mean.number for mean in means], dtype=torch.float64, device=values.device)
+    sums, numbers = accelerator.reduce(torch.stack([values * numbers, numbers]), "sum")
+    return dict(zip(metrics, (sums / numbers).tolist()))
 
 
 class MetricsLog:
