@@ -9,7 +9,7 @@ from evagen.tokenizer.assignments import AssignmentSpace
 from evagen.tokenizer.autoencoder import TokenizedClips, TokenizerOutput, VideoTokenizer
 from evagen.tokenizer.losses import LossWeights, tokenizer_loss
 from evagen.tokenizer.quantizer import CodebookUsage, DeadCodeRestart, VectorQuantizer
-from evagen.tokenizer.reward import PREFERENCE_RANGE, QualityScale, best_assignment, proxy_reward
+from evagen.tokenizer.reward import PREFERENCE_RANGE, RewardScale, best_assignment, proxy_reward, reward_percentile
 from evagen.tokenizer.router import Router, VideoAssignment
 from evagen.tokenizer.search import CandidateSearch, brute_force_distances
 
@@ -21,7 +21,7 @@ __all__ = [
     "CodebookUsage",
     "DeadCodeRestart",
     "LossWeights",
-    "QualityScale",
+    "RewardScale",
     "Router",
     "TokenizedClips",
     "TokenizedVideo",
@@ -34,5 +34,6 @@ __all__ = [
     "check_router_fits",
     "decode_in_chunks",
     "proxy_reward",
+    "reward_percentile",
     "tokenizer_loss",
 ]

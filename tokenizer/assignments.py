@@ -80,8 +80,3 @@ class AssignmentSpace:
     def random(self, batch_size: int, generator: torch.Generator | None = None) -> Tensor:
         """Assignments drawn evenly from all candidates, as stage 1 trains on: int64 (B, T)."""
         return self.lengths_of(torch.randint(len(self), (batch_size,), generator=generator))
-
-    def normalised_length(self, lengths: Tensor) -> Tensor:
-        """L(a) = (Σk - Σk_min) / (Σk_max - Σk_min) in [0, 1]: (…, T) to (…). All 0 with a single level."""
-        total = lengths.sum(-1).double()
-        return (total - self.min_tokens) / max(self.max_tokens - self.min_tokens, 1)

@@ -1,15 +1,23 @@
-"""The proxy reward: which assignment is worth its tokens (EVATok §3.2).
+"""The proxy reward: which assignment is worth its tokens (EVATok §3.2 and supplement H).
 
     R(x, a) = w_q · Q(x, a) - w_l · L(a),   w_l = 2 - w_q,   w_q ∈ [0.8, 1.6]
 
-Q is quality from a distance d, scaled by the data set's mean distance at the longest (d_min) and the
-shortest (d_max) uniform assignment: Q = (d_max - d) / (d_max - d_min). L is the normalised length.
-Distances are what is stored, so any preference w_q can be applied afterwards.
+Q and L are a distance d and a number of tokens n, each less a zero and over a unit, the distance with its sign changed:
+Q = (d_0 - d) / d_1, L = (n - n_0) / n_1. Two scales say what these are:
 
-Legend: B clips, A candidate assignments.
+    min-max    d_0 and d_1: the data set's mean distance at the shortest uniform assignment, and how much lower it is
+               at the longest one; n_0 and n_1: tokens of the shortest assignment, and how many more the longest has
+    z-score    mean and standard deviation over clips and candidates, as published (eqs. 6 and 7; the paper leaves the
+               sign of the distance out)
+
+A preference w_q of one scale is another one in the other: what counts is w_q / w_l · n_1 / d_1 (`same_preference`).
+Distances are what is stored, so any preference of either scale can be applied afterwards.
+
+Legend: B clips, A candidate assignments, T temporal blocks.
 """
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -17,48 +25,89 @@ from torch import Tensor
 from evagen.tokenizer.assignments import AssignmentSpace
 
 PREFERENCE_RANGE = (0.8, 1.6)
+"""Of w_q, for routers of either scale (EVATok §4.2)."""
+
+ScaleName = Literal["min-max", "z-score"]
 
 
 @dataclass(frozen=True)
-class QualityScale:
-    """Mean distance at the longest and at the shortest uniform assignment over a data set."""
+class RewardScale:
+    """distance_zero, distance_unit: d_0 and d_1; tokens_zero, tokens_unit: n_0 and n_1, of clips of `num_blocks`."""
 
-    d_min: float
-    d_max: float
+    name: ScaleName
+    distance_zero: float
+    distance_unit: float
+    tokens_zero: float
+    tokens_unit: float
+    num_blocks: int
 
     @staticmethod
-    def of(distances: Tensor) -> "QualityScale":
+    def min_max(space: AssignmentSpace, d_min: float, d_max: float) -> "RewardScale":
+        """From the mean distance at the longest and at the shortest uniform assignment."""
+        tokens = max(space.max_tokens - space.min_tokens, 1)
+        return RewardScale("min-max", d_max, d_max - d_min, space.min_tokens, tokens, space.num_blocks)
+
+    @staticmethod
+    def z_score(space: AssignmentSpace, mean: float, deviation: float) -> "RewardScale":
+        """From mean and standard deviation of the distance over clips and candidates."""
+        tokens = space.table().sum(-1).double()  # (A,)
+        unit = tokens.std(correction=0).item() or 1.0
+        return RewardScale("z-score", mean, deviation, tokens.mean().item(), unit, space.num_blocks)
+
+    @staticmethod
+    def of(distances: Tensor, space: AssignmentSpace, name: ScaleName = "min-max") -> "RewardScale":
         """From every candidate's distance, (B, A) in index order. Raises ValueError where more tokens
         do not lower the mean distance: such a tokenizer is not trained enough to curate with."""
-        d_max, d_min = distances.double().mean(0)[[0, -1]].tolist()
+        distances = distances.double()
+        d_max, d_min = distances.mean(0)[[0, -1]].tolist()
         if not d_min < d_max:
             raise ValueError(
                 f"the mean distance at the longest assignment ({d_min:.4g}) is not below that at the shortest "
                 f"({d_max:.4g}): the tokenizer has not learnt to use more tokens; train it longer"
             )
-        return QualityScale(d_min, d_max)
+        if name == "min-max":
+            return RewardScale.min_max(space, d_min, d_max)
+        return RewardScale.z_score(space, distances.mean().item(), distances.std(correction=0).item())
 
     def quality(self, distances: Tensor) -> Tensor:
-        """Q, any shape: 1 at d_min, 0 at d_max."""
-        return (self.d_max - distances.double()) / (self.d_max - self.d_min)
+        """Q, any shape, float64."""
+        return (self.distance_zero - distances.double()) / self.distance_unit
+
+    def length(self, tokens: Tensor) -> Tensor:
+        """L of total numbers of tokens, any shape, float64."""
+        return (tokens.double() - self.tokens_zero) / self.tokens_unit
 
 
-def proxy_reward(distances: Tensor, preference: float | Tensor, space: AssignmentSpace, scale: QualityScale) -> Tensor:
+def same_preference(preference: float, of: RewardScale, to: RewardScale) -> float:
+    """The w_q of scale `to` that ranks assignments as `preference` does in scale `of`."""
+    ratio = preference / (2 - preference) * (of.tokens_unit / of.distance_unit) * (to.distance_unit / to.tokens_unit)
+    return 2 * ratio / (1 + ratio)
+
+
+def proxy_reward(distances: Tensor, preference: float | Tensor, space: AssignmentSpace, scale: RewardScale) -> Tensor:
     """R of every candidate: distances (B, A), preference w_q a number or (B,) → float64 (B, A)."""
     w_q = torch.as_tensor(preference, dtype=torch.float64, device=distances.device).reshape(-1, 1)  # (B or 1, 1)
     if not bool(((w_q >= 0) & (w_q <= 2)).all()):
         raise ValueError(
             f"a preference w_q lies between 0 (shortest) and 2 (best quality); got {w_q.flatten().tolist()}"
         )
-    length = space.normalised_length(space.table()).to(distances.device)  # (A,)
+    length = scale.length(space.table().sum(-1)).to(distances.device)  # (A,)
     return w_q * scale.quality(distances) - (2 - w_q) * length
 
 
 def best_assignment(
-    distances: Tensor, preference: float | Tensor, space: AssignmentSpace, scale: QualityScale
+    distances: Tensor, preference: float | Tensor, space: AssignmentSpace, scale: RewardScale
 ) -> Tensor:
     """a* = argmax R, the cheapest among equals: (B, A) → int64 (B,)."""
     reward = proxy_reward(distances, preference, space, scale)  # (B, A)
     tokens = space.table().sum(-1).to(reward.device)  # (A,)
     is_best = reward == reward.max(-1, keepdim=True).values
     return torch.where(is_best, tokens, tokens.max() + 1).argmin(-1)
+
+
+def reward_percentile(reward: Tensor, chosen: Tensor) -> float:
+    """How much of the way from the worst to the best assignments the chosen ones have come, on average over clips, 0 to
+    1 (EVATok supplement L, eq. 8). reward (B, A), chosen int64 (B,)."""
+    reached = reward.gather(1, chosen[:, None]).mean()
+    worst, best = (extreme.mean() for extreme in reward.aminmax(dim=1))
+    return ((reached - worst) / (best - worst)).item()

@@ -16,7 +16,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from evagen.tokenizer.assignments import AssignmentSpace
-from evagen.tokenizer.reward import PREFERENCE_RANGE
+from evagen.tokenizer.reward import PREFERENCE_RANGE, ScaleName
 
 READINGS = 3
 """How often `assign_video` reads the video to find the preference for a budget."""
@@ -102,6 +102,7 @@ class Router(ModelMixin, ConfigMixin):
         patch: height and width of the ViT's patches in pixels of the averaged frames.
         width, depth, num_heads: of the ViT.
         drop_rate: dropout before the head and on token embeddings, in training.
+        reward_scale: of the rewards that it was trained on, which its preferences mean (`tokenizer.reward`).
     """
 
     @register_to_config
@@ -117,6 +118,7 @@ class Router(ModelMixin, ConfigMixin):
         depth: int = 7,
         num_heads: int = 7,
         drop_rate: float = 0.0,
+        reward_scale: ScaleName = "min-max",
     ):
         super().__init__()
         if resolution % (downscale * patch):

@@ -21,7 +21,7 @@ from evagen.tokenizer.assignments import AssignmentSpace
 from evagen.tokenizer.autoencoder import VideoTokenizer
 from evagen.tokenizer.layers import Past, Plans
 from evagen.tokenizer.packing import PackedLayout, plan_within_blocks
-from evagen.tokenizer.reward import QualityScale
+from evagen.tokenizer.reward import RewardScale
 
 BlockDistance = Callable[[Tensor, Tensor, int], dict[str, Tensor]]
 """(reconstructed blocks (S, C, f, H, W) in [-1, 1], their clips int64 (S,), block number t) → named distances
@@ -134,7 +134,7 @@ class CandidateSearch:
 
     @torch.no_grad()
     def autoregressive(
-        self, video: Tensor, preference: float, scale: QualityScale, name: str = "perceptual", beam: int = 1
+        self, video: Tensor, preference: float, scale: RewardScale, name: str = "perceptual", beam: int = 1
     ) -> Tensor:
         """The assignment chosen block by block: in each block the `beam` prefixes of highest reward go on.
 
@@ -153,14 +153,14 @@ class CandidateSearch:
         for numbers, clips in zip(torch.arange(len(video)).split(at_once), video.split(at_once)):
             yield _Batch(self.tokenizer, numbers, clips)
 
-    def _choose(self, batch: _Batch, preference: float, scale: QualityScale, name: str, beam: int) -> Tensor:
+    def _choose(self, batch: _Batch, preference: float, scale: RewardScale, name: str, beam: int) -> Tensor:
         levels = torch.tensor(self.tokenizer.assignments.levels)
-        token_range = int(levels[-1] - levels[0]) * batch.num_blocks or 1
+        tokens_unit = scale.tokens_unit * batch.num_blocks / scale.num_blocks  # of a video as long as this one
         nodes = _roots(batch)
         for block in range(batch.num_blocks):
             children = self._evaluate(block, nodes, batch)
-            quality = -children.sums[name] / batch.num_blocks / (scale.d_max - scale.d_min)  # (S,)
-            length = levels[children.levels].sum(1) / token_range  # (S,)
+            quality = -children.sums[name] / batch.num_blocks / scale.distance_unit  # (S,)
+            length = levels[children.levels].sum(1) / tokens_unit  # (S,)
             order = (preference * quality - (2 - preference) * length).argsort(descending=True)  # best reward first
             kept = torch.cat([order[children.clips[order] == clip][:beam] for clip in range(len(batch.numbers))])
             nodes = _keep(children, kept)

@@ -17,7 +17,7 @@ from evagen.eval import PerceptualDistance
 from evagen.kernels.packed_linear import pack_linears
 from evagen.tokenizer import (
     CandidateSearch,
-    QualityScale,
+    RewardScale,
     VideoTokenizer,
     best_assignment,
     brute_force_distances,
@@ -55,7 +55,7 @@ def run() -> dict:
         seconds, shared = _timed(lambda: search.all_distances(video))
         seconds_shared += seconds / TURNS
     brute, shared = torch.cat(slices, dim=1), shared["perceptual"]  # (B, A) each
-    scale = QualityScale.of(brute)
+    scale = RewardScale.of(brute, model.assignments)
     best = [[best_assignment(d, w_q, model.assignments, scale) for w_q in PREFERENCES] for d in (brute, shared)]
     return {
         "seconds_brute_force": seconds_brute,
@@ -67,8 +67,8 @@ def run() -> dict:
         "brute_force_seconds_per_clip": per_clip,
         "block_evaluations_per_clip": search.block_evaluations / TURNS / NUM_CLIPS,
         "block_evaluations_per_clip_brute_force": brute.shape[1] * model.assignments.num_blocks,
-        "distance_at_shortest": scale.d_max,
-        "distance_at_longest": scale.d_min,
+        "distance_at_shortest": scale.distance_zero,
+        "distance_at_longest": scale.distance_zero - scale.distance_unit,
         "seconds_training": seconds_training,
         "autoregressive": _autoregressive(model, video, distance, brute, scale),
     }
@@ -101,7 +101,7 @@ def _brute_force_by_batch(model: VideoTokenizer, video: Tensor, distance: BlockD
 
 
 def _autoregressive(
-    model: VideoTokenizer, video: Tensor, distance: BlockDistance, distances: Tensor, scale: QualityScale
+    model: VideoTokenizer, video: Tensor, distance: BlockDistance, distances: Tensor, scale: RewardScale
 ) -> dict:
     """distances: (B, A) of all candidates."""
     search, space = CandidateSearch(model, distance, MAX_SEGMENTS), model.assignments

@@ -13,7 +13,7 @@ Leaves `points.csv`, `summary.json` and `quality_cost.png` in the run folder.
 import csv
 import json
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -32,8 +32,17 @@ from evagen.models.inference import autocast, load_for
 from evagen.report.quality_cost_plot import draw
 from evagen.run import Infers, RunFolder, claim_folder
 from evagen.scoring.reconstruction import score_reconstruction
-from evagen.tokenizer import PREFERENCE_RANGE, AssignmentSpace, QualityScale, Router, VideoTokenizer, best_assignment
-from evagen.tokenizer.reward import proxy_reward
+from evagen.tokenizer import (
+    PREFERENCE_RANGE,
+    AssignmentSpace,
+    RewardScale,
+    Router,
+    VideoTokenizer,
+    best_assignment,
+    proxy_reward,
+    reward_percentile,
+)
+from evagen.tokenizer.reward import ScaleName
 
 
 class StudyRun(Infers, RunFolder):
@@ -52,6 +61,8 @@ class QualityCost(Section):
     """Conditioned on the preference."""
     single_routers: dict[float, str] = Field(default_factory=dict)
     """Routers trained for one preference each."""
+    reward_scale: ScaleName | None = None
+    """That of the routers if None, and no other one."""
     preference: float = Field(1.2, ge=PREFERENCE_RANGE[0], le=PREFERENCE_RANGE[1])
     """At which proxy and final tokenizer are compared."""
     num_preferences: int = Field(33, ge=2)
@@ -62,7 +73,8 @@ class QualityCost(Section):
 
 @dataclass(frozen=True)
 class Point:
-    """Means over the clips of a set. dial: length, bound or preference; reward: at that preference."""
+    """Means over the clips of a set. dial: length, bound or preference; reward: at that preference; percentile: of the
+    reward between the worst and the best assignments (EVATok eq. 8)."""
 
     clips: str
     way: str
@@ -71,6 +83,7 @@ class Point:
     psnr: float
     perceptual: float
     reward: float | None = None
+    percentile: float | None = None
 
     def is_as_good_as(self, other: "Point") -> bool:
         return self.psnr >= other.psnr and self.perceptual <= other.perceptual
@@ -83,7 +96,7 @@ class ClipSet:
     name: str
     record: CurationRecord
     video: Tensor
-    scale: QualityScale
+    scale: RewardScale
 
     @property
     def space(self) -> AssignmentSpace:
@@ -99,20 +112,23 @@ class ClipSet:
         distances, mse = self.record.perceptual, self.record.mse  # (n, A)
         tokens = self.space.lengths_of(chosen).sum(-1).double().mean().item()
         psnr = psnr_of_mse(mse[rows, chosen]).mean().item()
-        reward = None
-        if preference is not None:
-            reward = proxy_reward(distances, preference, self.space, self.scale)[rows, chosen].mean().item()
-        return Point(self.name, way, dial, tokens, psnr, distances[rows, chosen].mean().item(), reward)
+        point = Point(self.name, way, dial, tokens, psnr, distances[rows, chosen].mean().item())
+        if preference is None:
+            return point
+        reward = proxy_reward(distances, preference, self.space, self.scale)  # (n, A)
+        reached = reward[rows, chosen].mean().item()
+        return replace(point, reward=reached, percentile=reward_percentile(reward, chosen))
 
 
 def main(config: QualityCost) -> Path:
     """Measures every way on every set of clips; returns the run folder."""
     claim_folder(config, config.run.out)
     device = PartialState().device
-    scale = QualityScale.of(read_record(config.record).perceptual)
-    sets = [_load(name, folder, scale) for name, folder in config.held_out.items()]
     router = load_for(config.run, Router, config.router, device)
     singles = {w_q: load_for(config.run, Router, folder, device) for w_q, folder in config.single_routers.items()}
+    record = read_record(config.record)
+    scale = RewardScale.of(record.perceptual, record.space, scale_of(config, router, singles))
+    sets = [_load(name, folder, scale) for name, folder in config.held_out.items()]
     points, summary = [], {}
     for clips in sets:
         with autocast(config.run, device):
@@ -139,6 +155,7 @@ def _measure(
         *_uniform(clips),
         *_threshold(clips, config.num_preferences),
         *(_max_reward(clips, p) for p in preferences),
+        *(_best_uniform(clips, p) for p in preferences),
         *(clips.point("router", p, chosen[p], p) for p in preferences),
         *(clips.point("single router", p, _route(r, clips, p, config.batch_size), p) for p, r in singles.items()),
     ]
@@ -152,7 +169,7 @@ def _measure(
     return points, _summarise(points, conditioned) | {"tokenizers": tokenizers}
 
 
-def _load(name: str, folder: str, scale: QualityScale) -> ClipSet:
+def _load(name: str, folder: str, scale: RewardScale) -> ClipSet:
     record = read_record(folder)
     batches = clip_loader(record.open_clips(), [[int(key)] for key in record.keys])
     video = [floats_to_levels(batch.video) for batch in batches]
@@ -171,7 +188,8 @@ def _threshold(clips: ClipSet, count: int) -> Iterator[Point]:
     """Bounds from the best to the worst uniform assignment's mean distance. Where no candidate stays below the bound,
     the one of least distance is taken."""
     distances, tokens = clips.record.perceptual, clips.space.table().sum(-1)  # (n, A), (A,)
-    for bound in torch.linspace(clips.scale.d_min, clips.scale.d_max, count, dtype=torch.float64).tolist():
+    worst, best = distances.mean(0)[[0, -1]].tolist()
+    for bound in torch.linspace(best, worst, count, dtype=torch.float64).tolist():
         # Of the cheapest candidates below the bound the one of least distance.
         cost = torch.where(distances <= bound, tokens, torch.inf) + distances / (2 * distances.max())  # (n, A)
         within = (distances <= bound).any(1)
@@ -182,6 +200,26 @@ def _threshold(clips: ClipSet, count: int) -> Iterator[Point]:
 def _max_reward(clips: ClipSet, preference: float) -> Point:
     chosen = best_assignment(clips.record.perceptual, preference, clips.space, clips.scale)
     return clips.point("max reward", preference, chosen, preference)
+
+
+def _best_uniform(clips: ClipSet, preference: float) -> Point:
+    """For each clip the uniform assignment of highest reward (EVATok supplement L)."""
+    numbers = torch.cat([clips.space.index_of(clips.space.uniform(level, 1)) for level in clips.space.levels])
+    reward = proxy_reward(clips.record.perceptual, preference, clips.space, clips.scale)[:, numbers]  # (n, levels)
+    return clips.point("best uniform", preference, numbers[reward.argmax(1)], preference)
+
+
+def scale_of(config: QualityCost, router: Router, singles: dict[float, Router]) -> ScaleName:
+    """The scale of the rewards that all routers were trained on. Raises UserError where one has another."""
+    wanted = config.reward_scale or router.config.reward_scale
+    for source, each in ((config.router, router), *((config.single_routers[w_q], one) for w_q, one in singles.items())):
+        if each.config.reward_scale != wanted:
+            raise UserError(
+                f"the router at {source} was trained on rewards of scale {each.config.reward_scale}, whose preferences "
+                f"mean something else than those of {wanted}: compare routers of one scale, or train it again with "
+                f"reward_scale={wanted}"
+            )
+    return wanted
 
 
 def _route(router: Router, clips: ClipSet, preference: float, batch_size: int) -> Tensor:
@@ -216,6 +254,9 @@ def _summarise(points: list[Point], conditioned: dict[float, Point]) -> dict:
         "saved_tokens_over_uniform": {
             way: {f"{round(uniform.tokens)} tokens": _saved(uniform, by_way[way]) for uniform in by_way["uniform"][1:]}
             for way in ("router", "max reward", "threshold")
+        },
+        "reward_percentile": {
+            way: {f"{point.dial:.3g}": point.percentile for point in by_way[way]} for way in ("router", "best uniform")
         },
         "router_reward_over_max_reward": {
             f"{routed.dial:.3g}": _reached(routed, best) for routed, best in zip(by_way["router"], by_way["max reward"])

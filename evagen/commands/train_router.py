@@ -22,12 +22,13 @@ from evagen.data.loader import clip_loader
 from evagen.errors import UserError
 from evagen.models.loading import new_model
 from evagen.run import ReadsClips
-from evagen.tokenizer import PREFERENCE_RANGE, QualityScale, Router, proxy_reward
+from evagen.tokenizer import PREFERENCE_RANGE, RewardScale, Router, proxy_reward, reward_percentile
+from evagen.tokenizer.reward import ScaleName
 from evagen.tokenizer.router import mirrored, router_features
 from evagen.training.run import TrainingRun, batch_generator, is_finished
 from evagen.training.settings import OptimizerConfig, TrainingSettings
 
-ModelConfig = section_of(Router, leave_out=["levels", "num_frames", "resolution", "temporal_patch"])
+ModelConfig = section_of(Router, leave_out=["levels", "num_frames", "resolution", "temporal_patch", "reward_scale"])
 
 CACHE_BYTES = 2**30
 """Memory for what the router sees of clips, in each process: room for all of a small record, or some of a large one."""
@@ -45,6 +46,8 @@ class RouterTraining(Section):
     """The run folder of `evagen curate`."""
     model: ModelConfig = ModelConfig()  # type: ignore[valid-type]
     optimizer: OptimizerConfig
+    reward_scale: ScaleName = "min-max"
+    """How distances and lengths are scaled in the reward, see `evagen.tokenizer.reward`: `z-score` as published."""
     preference_range: tuple[float, float] = PREFERENCE_RANGE
     """The preferences w_q to train for, [low, high]. With low = high the router is for that one alone."""
     target_temperature: float = Field(0.0, ge=0)
@@ -69,13 +72,14 @@ def main(config: RouterTraining) -> Path:
     record = read_record(config.record)
     dataset = record.open_clips()
     try:
-        scale = QualityScale.of(record.perceptual)
+        scale = RewardScale.of(record.perceptual, record.space, config.reward_scale)
     except ValueError as error:
         raise UserError(f"the record in {config.record} cannot be trained on: {error}") from error
     set_seed(config.run.seed)
     model = new_model(
         Router, levels=list(record.space.levels), num_frames=record.clips.frames, resolution=record.clips.size,
-        temporal_patch=record.clips.frames // record.space.num_blocks, **config.model.model_dump(),
+        temporal_patch=record.clips.frames // record.space.num_blocks, reward_scale=config.reward_scale,
+        **config.model.model_dump(),
     )  # fmt: skip
     run = TrainingRun(config, config.run, config.optimizer, model)
     run.resume()
@@ -100,7 +104,7 @@ def main(config: RouterTraining) -> Path:
         if run.log_is_due:
             metrics = {"loss": loss, "accuracy": accuracy}
             if len(held_out):
-                metrics["held_out_reward"] = _reward_reached(run.model, shown, held_out, record, scale, config)
+                metrics |= _reached(run.model, shown, held_out, record, scale, config)
             run.log(metrics)
     run.finish(model)
     return config.run.out
@@ -166,12 +170,13 @@ def _target(reward: Tensor, temperature: float) -> Tensor:
 
 
 @torch.no_grad()
-def _reward_reached(
-    model, features: list[Tensor], rows: Tensor, record: CurationRecord, scale: QualityScale, config: RouterTraining
-) -> float:
-    """The router's reward on held-out clips, n features (1, c, H/s, T·W/s), relative to the best, 1, and to an average
-    assignment, 0; mean over the lowest, the middle and the highest preference."""
-    shares = []
+def _reached(
+    model, features: list[Tensor], rows: Tensor, record: CurationRecord, scale: RewardScale, config: RouterTraining
+) -> dict[str, float]:
+    """The router's reward on held-out clips, n features (1, c, H/s, T·W/s): relative to the best, 1, and to an average
+    assignment, 0; and as a percentile, between the worst and the best (EVATok eq. 8). Means over the lowest, the middle
+    and the highest preference."""
+    shares, percentiles = [], []
     model.eval()
     device = next(model.parameters()).device
     low, high = config.preference_range
@@ -184,5 +189,7 @@ def _reward_reached(
         reached = reward.gather(1, torch.cat(chosen)[:, None])[:, 0]  # n
         best, average = reward.max(1).values, reward.mean(1)  # n each
         shares.append(((reached - average).mean() / (best - average).mean()).item())
+        percentiles.append(reward_percentile(reward, torch.cat(chosen)))
     model.train()
-    return sum(shares) / len(shares)
+    mean = {"held_out_reward": shares, "held_out_percentile": percentiles}
+    return {name: sum(values) / len(values) for name, values in mean.items()}

@@ -28,7 +28,8 @@ class RoutedLengths:
         return self.router.assign(video, self.preference)
 
     def __str__(self) -> str:
-        return f"router {fingerprint(self.router)}, preference {self.preference:g}"
+        scale = self.router.config.reward_scale
+        return f"router {fingerprint(self.router)}, preference {self.preference:g}, {scale}"
 
 
 @dataclass(frozen=True)

@@ -69,7 +69,7 @@ def test_search_benchmark_on_a_tiny_model(monkeypatch):
 
     monkeypatch.setattr(search, "train_tiny_tokenizer", untrained)
     monkeypatch.setattr(search, "NUM_CLIPS", 2)
-    monkeypatch.setattr(search.QualityScale, "of", lambda d: search.QualityScale(0.0, 1.0))
+    monkeypatch.setattr(search.RewardScale, "of", lambda d, space: search.RewardScale.min_max(space, 0.0, 1.0))
     found = json.loads(json.dumps(search.run()))
     assert found["argmax_equal"] is True
     assert found["max_abs_difference"] < 1e-5

@@ -81,7 +81,7 @@ OTHER_VALUES = {  # behind a bar: what else has to be set, in both runs, for the
     "train-router": {
         **TRAINING, **OPTIMIZER, "record": "{}/curation2", "model.downscale": "2", "model.patch": "4",
         "model.width": "48", "model.depth": "2", "model.num_heads": "1", "model.drop_rate": "0.5",
-        "preference_range": "[1.0, 1.0]", "target_temperature": "0.5", "held_out": "0.5",
+        "reward_scale": "z-score", "preference_range": "[1.0, 1.0]", "target_temperature": "0.5", "held_out": "0.5",
     },
     "tokenize": {
         **PRECISION, **DATA, **LENGTHS, "tokenizer": "{}/proxy", "flips": "false", "given_frames": "4",
@@ -108,7 +108,7 @@ OTHER_VALUES = {  # behind a bar: what else has to be set, in both runs, for the
     "study quality-cost": {
         **PRECISION, "record": "{}/curation2", "held_out": "{{a: {}/curation2}}", "proxy": "{}/final",
         "final": "{}/proxy", "router": "{}/router2", "single_routers": "{{0.8: {}/router2}}", "preference": "0.8",
-        "num_preferences": "2",
+        "num_preferences": "2", "reward_scale": "z-score",
     },
     "benchmark": {
         **PRECISION, **COMPARE, **LENGTHS, "protocol": "adaptok-ucf101-recon", "tokenizer": "{}/proxy",

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from evagen.commands.quality_cost import ClipSet, Point, _max_reward, _saved, _threshold
-from evagen.tokenizer import AssignmentSpace, QualityScale
+from evagen.tokenizer import AssignmentSpace, RewardScale
 
 
 class Record:
@@ -22,7 +22,7 @@ class Record:
 
 def clip_set(seed: int) -> ClipSet:
     record = Record(seed)
-    return ClipSet("held out", record, torch.zeros(5, 3, 2, 4, 4), QualityScale.of(record.perceptual))
+    return ClipSet("held out", record, torch.zeros(5, 3, 2, 4, 4), RewardScale.of(record.perceptual, record.space))
 
 
 @settings(max_examples=30, deadline=None)

@@ -336,11 +336,13 @@ def test_the_quality_cost_study_on_real_files(road, tmp_path):
     out = quality_cost.main(check_config(quality_cost.QualityCost, config, "test"))
     rows = list(csv.DictReader((out / "points.csv").open()))
     assert {row["way"] for row in rows} == {
-        "uniform", "threshold", "max reward", "router", "single router", "proxy tokenizer", "final tokenizer"
+        "uniform", "threshold", "max reward", "best uniform", "router", "single router", "proxy tokenizer",
+        "final tokenizer",
     }  # fmt: skip
     uniform = [float(row["tokens"]) for row in rows if row["way"] == "uniform"]
     assert uniform == [4.0, 16.0]
     summary = json.loads((out / "summary.json").read_text())["held out"]
+    assert all(0 <= share <= 1 for way in summary["reward_percentile"].values() for share in way.values())
     assert summary["conditioned_over_single_router_reward"]["1"] == 1.0  # the same router
     # What is read off the record is what reconstructing gives (all frames are compared in both).
     proxy = next(row for row in rows if row["way"] == "proxy tokenizer")
@@ -348,3 +350,6 @@ def test_the_quality_cost_study_on_real_files(road, tmp_path):
     assert float(proxy["psnr"]) == pytest.approx(float(routed["psnr"]), abs=1e-3)
     assert float(proxy["perceptual"]) == pytest.approx(float(routed["perceptual"]), abs=1e-4)
     assert (out / "quality_cost.png").stat().st_size > 10_000
+    other = config | {"run": {"out": str(tmp_path / "other")}, "reward_scale": "z-score"}
+    with pytest.raises(UserError, match="trained on rewards of scale min-max, whose preferences mean something else"):
+        quality_cost.main(check_config(quality_cost.QualityCost, other, "test"))

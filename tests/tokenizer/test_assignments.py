@@ -1,12 +1,14 @@
 """Assignments, their numbering, grids, and the proxy reward."""
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from evagen.tokenizer import AssignmentSpace, QualityScale, best_assignment, proxy_reward
+from evagen.tokenizer import AssignmentSpace, RewardScale, best_assignment, proxy_reward, reward_percentile
 from evagen.tokenizer.positions import cell_centres, grid_shape
+from evagen.tokenizer.reward import same_preference
 
 spaces = st.builds(AssignmentSpace, st.sets(st.integers(1, 600), min_size=1, max_size=5).map(sorted), st.integers(1, 4))
 
@@ -49,8 +51,8 @@ def test_reward_by_hand():
     """Two blocks of levels 1 and 3: L = 0, 1/2, 1/2, 1. Mean distances 0.9 and 0.1 give Q = (0.9 - d) / 0.8."""
     space = AssignmentSpace([1, 3], 2)
     distances = torch.tensor([[1.0, 0.2, 0.9, 0.1], [0.8, 0.7, 0.6, 0.1]])
-    scale = QualityScale.of(distances)
-    assert (scale.d_min, scale.d_max) == pytest.approx((0.1, 0.9))
+    scale = RewardScale.of(distances, space)
+    assert (scale.distance_zero, scale.distance_unit) == pytest.approx((0.9, 0.8))
     reward = proxy_reward(distances, 1.2, space, scale)
     expected = [
         [1.2 * -0.125 - 0, 1.2 * 0.875 - 0.8 / 2, 1.2 * 0 - 0.8 / 2, 1.2 * 1 - 0.8],
@@ -63,7 +65,7 @@ def test_reward_by_hand():
 
 def test_the_cheapest_of_equals_is_best():
     space = AssignmentSpace([1, 3], 2)
-    scale = QualityScale(0.0, 1.0)
+    scale = RewardScale.min_max(space, 0.0, 1.0)
     distances = torch.tensor([[0.5, 0.5, 0.5, 0.5]])
     assert best_assignment(distances, 2.0, space, scale).tolist() == [0]
 
@@ -72,11 +74,41 @@ def test_the_cheapest_of_equals_is_best():
 def test_a_higher_preference_never_spends_less(low, more, seed):
     space = AssignmentSpace([1, 2, 4], 3)
     distances = torch.rand(4, len(space), generator=torch.Generator().manual_seed(seed)).sort(-1, descending=True)[0]
-    scale = QualityScale.of(distances)
+    scale = RewardScale.of(distances, space)
     spent = [space.lengths_of(best_assignment(distances, w, space, scale)).sum(-1) for w in (low, low + more)]
     assert bool((spent[1] >= spent[0]).all())
 
 
 def test_a_tokenizer_that_gains_nothing_from_tokens_is_refused():
     with pytest.raises(ValueError, match="has not learnt to use more tokens"):
-        QualityScale.of(torch.tensor([[0.1, 0.2, 0.3, 0.4]]))
+        RewardScale.of(torch.tensor([[0.1, 0.2, 0.3, 0.4]]), AssignmentSpace([1, 2], 2))
+
+
+def test_reward_by_z_scores_by_hand():
+    """EVATok's supplement, eqs. 5 to 7, with quality falling with the distance."""
+    space = AssignmentSpace([1, 3], 2)
+    distances = torch.tensor([[1.0, 0.2, 0.9, 0.1], [0.8, 0.7, 0.6, 0.1]])
+    d, tokens = distances.double().numpy(), np.array([2, 4, 4, 6])
+    expected = 1.2 * -(d - d.mean()) / d.std() - 0.8 * (tokens - tokens.mean()) / tokens.std()
+    scale = RewardScale.of(distances, space, "z-score")
+    np.testing.assert_allclose(proxy_reward(distances, 1.2, space, scale).numpy(), expected)
+
+
+@given(st.floats(0.1, 1.9), st.integers(0, 1000))
+def test_the_same_preference_of_the_other_scale_ranks_alike(preference, seed):
+    space = AssignmentSpace([1, 2, 4], 3)
+    distances = torch.rand(6, len(space), generator=torch.Generator().manual_seed(seed)).sort(-1, descending=True)[0]
+    one, other = (RewardScale.of(distances, space, name) for name in ("min-max", "z-score"))
+    there = same_preference(preference, one, other)
+    assert same_preference(there, other, one) == pytest.approx(preference)
+    rewards = [proxy_reward(distances, w, space, scale) for w, scale in ((preference, one), (there, other))]
+    gaps = [reward - reward[:, :1] for reward in rewards]  # equal but for a factor
+    factor = gaps[1].abs().sum() / gaps[0].abs().sum()
+    torch.testing.assert_close(gaps[1], gaps[0] * factor)
+
+
+def test_reward_percentile_by_hand():
+    reward = torch.tensor([[0.0, 1.0, 4.0], [2.0, -1.0, 3.0]])
+    assert reward_percentile(reward, torch.tensor([1, 2])) == pytest.approx((2 - -0.5) / (3.5 - -0.5))
+    assert reward_percentile(reward, reward.argmax(1)) == 1
+    assert reward_percentile(reward, reward.argmin(1)) == 0

@@ -8,7 +8,7 @@ from timm.layers import PatchEmbed
 from tiny_models import random_clips, tiny_router
 from torch import Tensor
 
-from evagen.tokenizer import PREFERENCE_RANGE, AssignmentSpace, QualityScale, Router, proxy_reward
+from evagen.tokenizer import PREFERENCE_RANGE, AssignmentSpace, RewardScale, Router, proxy_reward
 from evagen.tokenizer.router import LinearPatchEmbed, mirrored, router_features
 
 LOW, HIGH = PREFERENCE_RANGE
@@ -33,7 +33,9 @@ class RewardRouter(Router):
 
     def forward(self, features: Tensor, preference: Tensor) -> Tensor:
         distances = torch.stack([self.distances(round(pixel * 1e6)) for pixel in features[:, 0, 0, 0].tolist()])
-        return proxy_reward(distances, preference, self.assignments, QualityScale(0.0, 1.0))  # (B, A)
+        return proxy_reward(
+            distances, preference, self.assignments, RewardScale.min_max(self.assignments, 0.0, 1.0)
+        )  # (B, A)
 
     def distances(self, seed: int) -> Tensor:
         """(A,), random, lower with more tokens: much lower for some clips, hardly for others."""

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from evagen.tokenizer import CandidateSearch, QualityScale, VideoTokenizer, best_assignment, brute_force_distances
+from evagen.tokenizer import CandidateSearch, RewardScale, VideoTokenizer, best_assignment, brute_force_distances
 
 
 @pytest.fixture(scope="module")
@@ -83,7 +83,7 @@ def test_one_candidate_by_hand(model):
 def test_autoregressive_search_with_a_full_beam_finds_the_best_assignment(model):
     video = torch.rand(3, 3, 12, 24, 24, generator=torch.Generator().manual_seed(2)) * 2 - 1
     distances = brute_force_distances(model, video, block_errors(video))["mse"]
-    scale = QualityScale(float(distances.min()), float(distances.max()))
+    scale = RewardScale.min_max(model.assignments, float(distances.min()), float(distances.max()))
     for preference in (0.8, 1.6, 2.0):
         search = CandidateSearch(model, block_errors(video))
         found = search.autoregressive(video, preference, scale, name="mse", beam=9)
@@ -94,7 +94,7 @@ def test_autoregressive_search_with_a_full_beam_finds_the_best_assignment(model)
 def test_autoregressive_search_is_linear_in_the_number_of_blocks(model):
     video = torch.rand(2, 3, 24, 24, 24, generator=torch.Generator().manual_seed(3)) * 2 - 1
     search = CandidateSearch(model, block_errors(video))
-    lengths = search.autoregressive(video, 1.2, QualityScale(0.0, 1.0), name="mse")
+    lengths = search.autoregressive(video, 1.2, RewardScale.min_max(model.assignments, 0.0, 1.0), name="mse")
     assert lengths.shape == (2, 6)
     assert search.block_evaluations == 2 * 3 * 6
     assert set(lengths.unique().tolist()) <= {1, 4, 6}
@@ -102,7 +102,7 @@ def test_autoregressive_search_is_linear_in_the_number_of_blocks(model):
 
 def test_autoregressive_search_does_not_depend_on_the_batch(model):
     video = torch.rand(5, 3, 12, 24, 24, generator=torch.Generator().manual_seed(7)) * 2 - 1
-    scale = QualityScale(0.25, 0.35)
+    scale = RewardScale.min_max(model.assignments, 0.25, 0.35)
     together = CandidateSearch(model, block_errors(video), 12).autoregressive(video, 2.0, scale, name="mse", beam=2)
     for clip in range(5):
         alone = video[clip : clip + 1]
@@ -115,5 +115,5 @@ def test_autoregressive_search_of_a_video_with_more_assignments_than_numbers(mod
     """With 44 blocks there are 3**44 assignments, beyond int64; none of them is numbered."""
     video = torch.rand(1, 3, 176, 24, 24, generator=torch.Generator().manual_seed(8)) * 2 - 1
     search = CandidateSearch(model, block_errors(video))
-    lengths = search.autoregressive(video, 0.0, QualityScale(0.0, 1.0), name="mse", beam=2)
+    lengths = search.autoregressive(video, 0.0, RewardScale.min_max(model.assignments, 0.0, 1.0), name="mse", beam=2)
     assert lengths.tolist() == [[1] * 44]  # at preference 0 only the length counts
