@@ -41,6 +41,14 @@ def explained_errors() -> Iterator[None]:
         sys.exit(2)
 
 
+def whole_numbers(option: str, text: str) -> list[int]:
+    """`512,128` → [512, 128]. Raises UserError for anything else."""
+    try:
+        return [int(part) for part in text.split(",") if part.strip()]
+    except ValueError as error:
+        raise UserError(f"{option} {text}: whole numbers with commas between them are needed, as 512,128") from error
+
+
 def _add(command: Command) -> None:
     """A command of `evagen.commands.COMMANDS`; the last line that it prints is where its results are."""
     group, _, name = command.name.rpartition(" ")
@@ -114,6 +122,7 @@ def encode(
     preference: Annotated[float | None, typer.Option(help="Quality: 0.8 few tokens … 1.6 best; 1.2 if none")] = None,
     max_tokens: Annotated[int | None, typer.Option(help="At most so many tokens for each clip")] = None,
     mean_tokens: Annotated[float | None, typer.Option(help="At most so many tokens a clip on average")] = None,
+    prefix: Annotated[str, typer.Option(help="Tokens of each clip's first blocks, for instance 512,128")] = "",
     short_side: Annotated[int | None, typer.Option(min=1, help="Pixels encoded; as trained if none")] = None,
     clips_per_chunk: Annotated[int, typer.Option(min=1, help="Clips in memory at once")] = 4,
 ) -> None:
@@ -130,6 +139,7 @@ def encode(
         preference=preference,
         max_tokens=max_tokens,
         mean_tokens=mean_tokens,
+        prefix=whole_numbers("--prefix", prefix),
     )
     print(written.summary())
     print(out)

@@ -11,7 +11,7 @@ Legend: C = 3 channels, F frames, H × W pixels of the video, h × w pixels that
 f frames of a clip, T temporal blocks, N tokens.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
@@ -83,6 +83,7 @@ class AdaptiveTokenizer:
         preference: float | None = None,
         max_tokens: int | None = None,
         mean_tokens: float | None = None,
+        prefix: Sequence[int] = (),
     ) -> TokenizedVideo:
         """One video → tokens. Of the three dials, `preference` excludes `mean_tokens`, which finds one by itself.
 
@@ -92,6 +93,7 @@ class AdaptiveTokenizer:
             preference: the quality dial w_q, from 0.8 (few tokens) to 1.6 (best quality); 1.2 if no dial is given.
             max_tokens: bound for each clip. Clips are independent of each other under these two.
             mean_tokens: bound for the average of all clips of the video, see `Router.assign_video`.
+            prefix: lengths of the first blocks of each clip; the router chooses the others.
 
         Raises ValueError for dials that exclude each other or are out of range, a budget that even the shortest
         lengths exceed, no frames, and frames of other shapes."""
@@ -100,14 +102,14 @@ class AdaptiveTokenizer:
         if mean_tokens is not None:
             if isinstance(video, Iterator):
                 raise ValueError("mean_tokens reads the video several times, and an iterator can be read only once")
-            found = self.router.assign_video(_RouterClips(self, video), mean_tokens, max_tokens)
+            found = self.router.assign_video(_RouterClips(self, video), mean_tokens, max_tokens, prefix)
             preference, max_tokens, lengths = found.preference, found.max_tokens, found.lengths
         preference = 1.2 if preference is None else preference
         encoded: list[TokenizedClips] = []
         num_frames = num_clips = 0
         for chunk in self._chunks(video):
             if lengths is None:
-                chosen = self.router.assign(self._for_router(chunk.clips), preference, max_tokens)  # (n, T)
+                chosen = self.router.assign(self._for_router(chunk.clips), preference, max_tokens, prefix)  # (n, T)
             else:
                 chosen = lengths[num_clips : num_clips + len(chunk.clips)]  # (n, T)
             tokens = self.tokenizer.encode(chunk.clips, chosen)

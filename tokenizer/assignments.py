@@ -71,6 +71,16 @@ class AssignmentSpace:
         if unknown:
             raise ValueError(f"{unknown} are no levels; each block's length is one of {list(self.levels)}")
 
+    def starting_with(self, prefix: Sequence[int]) -> Tensor:
+        """Which assignments begin with these lengths: bool (A,). Raises ValueError where none does."""
+        prefix = [int(length) for length in prefix]
+        if len(prefix) > self.num_blocks or not set(prefix) <= set(self.levels):
+            raise ValueError(
+                f"no assignment begins with {prefix}: a prefix has at most {self.num_blocks} lengths, each one of "
+                f"{list(self.levels)}"
+            )
+        return (self.table()[:, : len(prefix)] == torch.tensor(prefix, dtype=torch.int64)).all(-1)
+
     def uniform(self, level: int, batch_size: int) -> Tensor:
         """The same level for every block of every clip: int64 (B, T)."""
         lengths = torch.full((batch_size, self.num_blocks), level)

@@ -7,6 +7,7 @@ block, S = any number of block segments, N packed 1D tokens, De/Dd encoder/decod
 import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -67,6 +68,9 @@ class VideoTokenizer(ModelMixin, ConfigMixin):
         encoder_width, encoder_depth, encoder_heads: the encoder's De, layers and heads.
         decoder_width, decoder_depth, decoder_heads: the decoder's Dd, layers and heads.
         codebook_size, code_width: K and c of the quantiser.
+        encoder_self_attention: which other 1D queries those of a block see in the encoder: `causal`, of this and the
+            earlier blocks, as published (EVATok supplement K); or `block`, of this block alone, so that its tokens do
+            not depend on how many the earlier blocks were given, and curation encodes 39 times fewer blocks.
     """
 
     _supports_gradient_checkpointing = True
@@ -88,6 +92,7 @@ class VideoTokenizer(ModelMixin, ConfigMixin):
         decoder_heads: int = 12,
         codebook_size: int = 8192,
         code_width: int = 16,
+        encoder_self_attention: Literal["block", "causal"] = "block",
     ):
         super().__init__()
         self.assignments = AssignmentSpace(levels, self._num_blocks(num_frames))
@@ -145,7 +150,9 @@ class VideoTokenizer(ModelMixin, ConfigMixin):
         queries = self.make_queries(patches.flatten(0, 1), blocks, lengths.flatten())  # N rows of width De
         rows_1d = PackedLayout(lengths)
         rows_3d = PackedLayout(torch.full_like(lengths, patches.shape[2] * patches.shape[3]))
-        plans = Plans(plan_within_blocks(rows_1d), plan_block_causal(rows_1d, rows_3d)).to(video.device)
+        is_causal = self.config.encoder_self_attention == "causal"
+        within = plan_block_causal(rows_1d, rows_1d) if is_causal else plan_within_blocks(rows_1d)
+        plans = Plans(within, plan_block_causal(rows_1d, rows_3d)).to(video.device)
         encoded, _ = self.encoder(queries, self.patch_rows(patches), plans)  # (N, De)
         return self.to_code(encoded)  # (N, c)
 

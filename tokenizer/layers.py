@@ -43,11 +43,11 @@ class Places:
 
 @dataclass(frozen=True)
 class Past:
-    """What families of new rows share: keys and values of the rows before them and of these rows' context, one pair a
-    layer, (…, h, d) each."""
+    """What families of new rows share: keys and values of the rows before them, and of these rows' context where that
+    is not all known from the start; one pair a layer, (…, h, d) each."""
 
     rows: list[KeyValue]
-    context: list[KeyValue]
+    context: list[KeyValue] | None = None
 
 
 class Attention(nn.Module):
@@ -168,7 +168,7 @@ class QFormer(nn.Module):
         new rows' keys and values, one pair a layer."""
         rotation, rows, known = self.rotary(x.coordinates), x.values, []
         for i, layer in enumerate(self.layers):
-            shared = (past.rows[i], past.context[i]) if past else (None, None)
+            shared = (past.rows[i], past.context[i] if past.context else None) if past else (None, None)
             rows, key_value = layer.extend(rows, context[i], rotation, plans, *shared)  # (Nq, D)
             known.append(key_value)
         return self.norm_out(rows), known  # (Nq, D)

@@ -3,7 +3,7 @@
 Legend: B clips, C = 3 channels, F frames, H × W pixels, T temporal blocks, A candidate assignments.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -157,22 +157,29 @@ class Router(ModelMixin, ConfigMixin):
         return router_features(video, config.temporal_patch, config.downscale)
 
     @torch.no_grad()
-    def assign(self, video: Tensor, preference: float = 1.2, max_tokens: int | None = None) -> Tensor:
+    def assign(
+        self, video: Tensor, preference: float = 1.2, max_tokens: int | None = None, prefix: Sequence[int] = ()
+    ) -> Tensor:
         """The most probable assignment of each clip: (B, C, F, H, W) → lengths int64 (B, T) on the CPU.
 
         A clip's assignment does not depend on the others in the batch.
 
         Args:
             preference: w_q, the quality dial: 0.8 spends few tokens, 1.6 many.
-            max_tokens: bound for each single clip: the assignment is the most probable among those within it.
+            max_tokens: bound for each single clip: the assignment is the most probable among those within it,
+            prefix: and among those whose first blocks have these lengths (EVATok §4.4: 512, 128 for given frames).
 
-        Raises ValueError when no assignment is as short as `max_tokens`."""
-        self._check_budget("max_tokens", max_tokens)
-        return self._most_probable(self._logits(self.features(video), preference), max_tokens)
+        Raises ValueError when no assignment is as short as `max_tokens`, or has the prefix."""
+        allowed = self._allowed("max_tokens", max_tokens, prefix)
+        return self._most_probable(self._logits(self.features(video), preference), allowed)
 
     @torch.no_grad()
     def assign_video(
-        self, clips: Iterable[Tensor], mean_tokens: float, max_tokens: int | None = None
+        self,
+        clips: Iterable[Tensor],
+        mean_tokens: float,
+        max_tokens: int | None = None,
+        prefix: Sequence[int] = (),
     ) -> VideoAssignment:
         """Assignments of all clips of ONE video, on average at most `mean_tokens` a clip.
 
@@ -188,40 +195,44 @@ class Router(ModelMixin, ConfigMixin):
         Args:
             clips: the video in batches (B, C, F, H, W), gone through up to three times.
             mean_tokens: the budget.
-            max_tokens: bound for each single clip, as in `assign`.
+            max_tokens, prefix: of each single clip, as in `assign`.
 
-        Raises ValueError for a budget below the shortest assignment, and for no clips."""
-        self._check_budget("mean_tokens", mean_tokens)
-        self._check_budget("max_tokens", max_tokens)
+        Raises ValueError for a budget below the shortest assignment, for a prefix that none has, and for no clips."""
+        self._allowed("mean_tokens", mean_tokens, prefix)
         low, high = PREFERENCE_RANGE
         tried: dict[float, VideoAssignment] = {}
         for _ in range(READINGS):
             new = set(torch.linspace(low, high, TRIED_AT_ONCE, dtype=torch.float64).tolist()) - set(tried)
-            for found in self._try(clips, [(preference, max_tokens) for preference in sorted(new)]):
+            for found in self._try(clips, [(preference, max_tokens) for preference in sorted(new)], prefix):
                 tried[found.preference] = found
             within = [preference for preference, found in tried.items() if found.mean_tokens <= mean_tokens]
             if not within:
-                return self._bounded(clips, low, mean_tokens)
+                return self._bounded(clips, low, mean_tokens, prefix)
             low = max(within)
             if low == PREFERENCE_RANGE[1]:
                 break
             high = min(preference for preference in tried if preference > low)
         return tried[low]
 
-    def _bounded(self, clips: Iterable[Tensor], preference: float, mean_tokens: float) -> VideoAssignment:
+    def _bounded(
+        self, clips: Iterable[Tensor], preference: float, mean_tokens: float, prefix: Sequence[int]
+    ) -> VideoAssignment:
         """With the largest bound on each clip that keeps the average; a larger bound never spends less."""
-        bounds = self.assignments.table().sum(-1).unique().tolist()
-        tried = self._try(clips, [(preference, bound) for bound in bounds])
+        possible = self.assignments.table()[self.assignments.starting_with(prefix)]
+        tried = self._try(clips, [(preference, bound) for bound in possible.sum(-1).unique().tolist()], prefix)
         return [found for found in tried if found.mean_tokens <= mean_tokens][-1]
 
-    def _try(self, clips: Iterable[Tensor], dials: list[tuple[float, int | None]]) -> list[VideoAssignment]:
+    def _try(
+        self, clips: Iterable[Tensor], dials: list[tuple[float, int | None]], prefix: Sequence[int]
+    ) -> list[VideoAssignment]:
         """The video's assignments with each (preference, max_tokens), from one reading."""
         rows: list[list[Tensor]] = [[] for _ in dials]
+        allowed = [self._allowed("max_tokens", max_tokens, prefix) for _, max_tokens in dials]
         for video in clips:
             features = self.features(video)
             logits = {preference: self._logits(features, preference) for preference in {p for p, _ in dials}}
-            for found, (preference, max_tokens) in zip(rows, dials):
-                found.append(self._most_probable(logits[preference], max_tokens))
+            for found, (preference, _), within in zip(rows, dials, allowed):
+                found.append(self._most_probable(logits[preference], within))
         if not rows[0]:
             raise ValueError("no clips to assign; if they come from an iterator, put them into a list to be read again")
         return [VideoAssignment(torch.cat(found), *dial) for found, dial in zip(rows, dials)]
@@ -229,17 +240,21 @@ class Router(ModelMixin, ConfigMixin):
     def _logits(self, features: Tensor, preference: float) -> Tensor:
         return self(features, torch.full((len(features),), preference))  # (B, A)
 
-    def _most_probable(self, logits: Tensor, max_tokens: int | None) -> Tensor:
-        """Logits (B, A) → lengths (B, T) on the CPU."""
-        if max_tokens is not None:
-            too_long = self.assignments.table().sum(-1) > max_tokens  # (A,)
-            logits = logits.masked_fill(too_long.to(logits.device), -torch.inf)
+    def _most_probable(self, logits: Tensor, allowed: Tensor) -> Tensor:
+        """Logits (B, A) and which assignments are allowed, bool (A,) → lengths (B, T) on the CPU."""
+        logits = logits.masked_fill(~allowed.to(logits.device), -torch.inf)
         return self.assignments.lengths_of(logits.argmax(-1).cpu())
 
-    def _check_budget(self, name: str, tokens: float | None) -> None:
-        least = self.assignments.min_tokens
+    def _allowed(self, name: str, tokens: float | None, prefix: Sequence[int]) -> Tensor:
+        """Which assignments have the prefix and at most so many tokens: bool (A,). Raises ValueError where none has."""
+        allowed, total = self.assignments.starting_with(prefix), self.assignments.table().sum(-1)  # (A,) each
+        least = int(total[allowed].min())
         if tokens is not None and not tokens >= least:
+            lengths = ", ".join(map(str, prefix))
+            begun = f" that begins with {lengths}" if prefix else ""
             raise ValueError(
-                f"{name}={tokens} cannot be met: a clip takes at least {least} tokens, "
-                f"{self.assignments.levels[0]} for each of its {self.assignments.num_blocks} temporal blocks"
+                f"{name}={tokens} cannot be met: a clip{begun} takes at least {least} tokens, "
+                f"{self.assignments.levels[0]} for each of its {'other ' if prefix else ''}"
+                f"{self.assignments.num_blocks - len(prefix)} temporal blocks"
             )
+        return allowed if tokens is None else allowed & (total <= tokens)

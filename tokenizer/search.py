@@ -2,15 +2,16 @@
 
 Block t of a reconstruction depends on the lengths of blocks ≤ t only, so the n**T assignments are the leaves of a
 tree and share their prefixes: with 5 levels and 4 blocks 5 + 25 + 125 + 625 = 780 blocks are decoded and measured
-instead of 2,500. The keys and values of the prefixes' patches are kept along the path. A block's tokens depend on its
-own length alone, so these 20 are encoded once each.
+instead of 2,500. The keys and values of the prefixes' patches are kept along the path. Where the encoder's queries see
+their own block only, a block's tokens depend on its own length alone, and these 20 are encoded once each; where they
+see those of earlier blocks, 780 blocks are encoded as well.
 
 Legend: B clips, T blocks, n levels, A = n**T assignments, b clips searched together, S segments (children in the
 tree), P patches of a block, h heads, d head width, De/Dd encoder/decoder width.
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -28,10 +29,69 @@ BlockDistance = Callable[[Tensor, Tensor, int], dict[str, Tensor]]
 (S,) to the original blocks. A clip's distance is the mean over its blocks."""
 
 
-class _Batch:
-    """Clips that are searched together, and the 1D tokens of their blocks at every length.
+class _Tokens:
+    """1D tokens of encoded blocks, one segment after another, as the models keep them.
 
-    numbers: int64 (b,), which of the caller's clips they are; num_blocks: T; grid: (Hp, Wp).
+    Attributes: decoder, keys and values of each decoder layer, (rows, h, d) each; encoder, the same of each encoder
+    layer where later blocks see them, or else empty.
+    """
+
+    def __init__(self) -> None:
+        self.starts = self.lengths = torch.empty(0, dtype=torch.int64)  # of each segment
+        self._first: Tensor | None = None  # (segments, Dd)
+        self.decoder: list[KeyValue] = []
+        self.encoder: list[KeyValue] = []
+
+    def __len__(self) -> int:
+        return len(self.starts)
+
+    def add(self, lengths: Tensor, first: Tensor, decoder: list[KeyValue], encoder: list[KeyValue]) -> Tensor:
+        """Further segments, whose tokens stand one after another; returns their numbers. first: (s, Dd)."""
+        before, end = len(self), int(self.lengths.sum())
+        self.starts = torch.cat([self.starts, end + lengths.cumsum(0) - lengths])
+        self.lengths = torch.cat([self.lengths, lengths])
+        self._first = first if self._first is None else torch.cat([self._first, first])
+        self.decoder, self.encoder = _behind(self.decoder, decoder), _behind(self.encoder, encoder)
+        return torch.arange(before, len(self))
+
+    def first(self, segments: Tensor) -> Tensor:
+        """The first token of each of S segments, (S, Dd), from which a block's 3D queries start."""
+        assert self._first is not None
+        return self._first[segments.to(self._first.device)]
+
+    def rows(self, segments: Tensor) -> Tensor:
+        """Where the tokens of some segments stand, one after another: any shape → int64 (rows,)."""
+        segments = segments.flatten()
+        return concatenated_ranges(self.starts[segments], self.lengths[segments])
+
+    def keep(self, segments: Tensor) -> Tensor:
+        """Drops all but these segments; returns their new numbers, in the same shape."""
+        used, renumbered = segments.unique(return_inverse=True)
+        rows, first = self.rows(used), self.first(used)
+        decoder, encoder = ([_rows_of(each, rows) for each in layers] for layers in (self.decoder, self.encoder))
+        kept = _Tokens()
+        kept.add(self.lengths[used], first, decoder, encoder)
+        vars(self).update(vars(kept))
+        return renumbered
+
+    def forget(self, kept: int) -> None:
+        """Drops all but the first segments."""
+        if kept == len(self) or self._first is None:
+            return
+        rows = int(self.lengths[:kept].sum())
+        self.starts, self.lengths, self._first = self.starts[:kept], self.lengths[:kept], self._first[:kept]
+        self.decoder, self.encoder = (
+            [(key[:rows], value[:rows]) for key, value in layers] for layers in (self.decoder, self.encoder)
+        )
+
+
+class _Batch:
+    """Clips that are searched together.
+
+    numbers: int64 (b,), which of the caller's clips they are; num_blocks: T; grid: (Hp, Wp); tokens: of blocks that
+    have been encoded so far. Where an encoder's queries see their own block only, a block has one segment of tokens
+    for each length; where they see those of earlier blocks, one for each prefix, and `tokens` holds the prefixes that
+    the search stands at.
     """
 
     def __init__(self, model: VideoTokenizer, numbers: Tensor, clips: Tensor):
@@ -39,64 +99,57 @@ class _Batch:
         self._patches = model.embed_video(clips)  # (b, T, Hp, Wp, De)
         self._seen = model.encoder.context_key_values(model.patch_rows(self._patches))  # b·T·P rows
         self.num_blocks, *self.grid = self._patches.shape[1:4]
-        self._starts: list[Tensor] = []  # of each block (b, n): the rows at which its tokens begin
-        self._first: list[Tensor] = []  # of each block (b, n, Dd)
-        self._key_values: list[KeyValue] = []  # of each decoder layer, of all tokens so far: (rows, h, d)
+        self.tokens = _Tokens()
+        self.depends_on_prefix = model.config.encoder_self_attention == "causal"
+        self._segments: list[Tensor] = []  # of each block (b, n), where they do not depend on the prefix
 
     @property
     def patches_per_block(self) -> int:
         return self.grid[0] * self.grid[1]
 
-    def first_tokens(self, block: int, clips: Tensor, level_numbers: Tensor) -> Tensor:
-        """The first token of each of S blocks, (S, Dd), from which its 3D queries start."""
-        while len(self._first) <= block:
-            self._encode(len(self._first))
-        return self._first[block][clips, level_numbers]
+    def segments(self, block: int, parents: "_Nodes", parent: Tensor, levels: Tensor) -> Tensor:
+        """The segment of tokens of one block of S children: parent, level numbers (S,) → int64 (S,)."""
+        if self.depends_on_prefix:
+            return self._encode(block, parents.clips[parent], levels, parents.segments)
+        while len(self._segments) <= block:
+            num_levels = len(self._model.assignments.levels)
+            clips = torch.arange(len(self.numbers)).repeat_interleave(num_levels)
+            every = torch.arange(num_levels).repeat(len(self.numbers))
+            self._segments.append(self._encode(len(self._segments), clips, every).view(-1, num_levels))
+        return self._segments[block][parents.clips[parent], levels]
 
-    def key_values(self, rows: Tensor) -> list[KeyValue]:
-        """Keys and values of some tokens, one pair a decoder layer."""
-        return [_rows_of(key_value, rows) for key_value in self._key_values]
-
-    def rows(self, clips: Tensor, level_numbers: Tensor, first_block: int = 0) -> Tensor:
-        """Where the tokens of S prefixes stand, or of the blocks from `first_block` on: level numbers (S, t) → int64,
-        prefix by prefix."""
-        blocks = range(first_block, first_block + level_numbers.shape[1])
-        starts = [self._starts[t][clips, numbers] for t, numbers in zip(blocks, level_numbers.T)]  # t times (S,)
-        lengths = torch.tensor(self._model.assignments.levels)[level_numbers]  # (S, t)
-        return concatenated_ranges(torch.stack(starts, dim=1).flatten(), lengths.flatten())
-
-    def _encode(self, block: int) -> None:
-        """Encodes and quantises the block at every length."""
-        model, patches = self._model, self.patches_per_block
-        levels = torch.tensor(model.assignments.levels)
-        num_clips, device = len(self.numbers), self._patches.device
-        layout = PackedLayout(levels.expand(num_clips, -1))  # a "block" of this layout is a length
-        lengths, blocks = layout.lengths.flatten(), torch.full((num_clips * len(levels),), block)
-        of_block = self._patches[:, block].repeat_interleave(len(levels), dim=0)  # (b·n, Hp, Wp, De)
-        queries = model.make_queries(of_block, blocks, lengths)
-        starts = tuple(clip * self.num_blocks * patches for clip in range(num_clips))
-        visible = AttentionPlan(
-            (layout.num_rows // num_clips,) * num_clips, (patches * (block + 1),) * num_clips, starts
-        )
-        plans = Plans(plan_within_blocks(layout), visible).to(device)
-        encoded, _ = model.encoder.extend(queries, self._seen, plans)  # (rows, De)
+    def _encode(self, block: int, clips: Tensor, levels: Tensor, prefixes: Tensor | None = None) -> Tensor:
+        """Encodes and quantises a block of s clips, at some lengths. prefixes: (families, block), the segments before
+        it that are seen, each for equally many of the s."""
+        model, patches, device = self._model, self.patches_per_block, self._patches.device
+        lengths, blocks = torch.tensor(model.assignments.levels)[levels], torch.full_like(clips, block)
+        queries = model.make_queries(self._patches[clips.to(device), block], blocks, lengths)
+        counts, past = lengths.tolist(), None
+        if prefixes is None or block == 0:
+            within = plan_within_blocks(PackedLayout(lengths[None]))
+        else:
+            within = plan_families(self.tokens.lengths[prefixes].sum(1).tolist(), counts, counts)
+            past = Past([_rows_of(key_value, self.tokens.rows(prefixes)) for key_value in self.tokens.encoder])
+        starts = (clips * self.num_blocks * patches).tolist()
+        visible = AttentionPlan(tuple(counts), (patches * (block + 1),) * len(counts), tuple(starts))
+        encoded, keys = model.encoder.extend(queries, self._seen, Plans(within, visible).to(device), past)  # (rows, De)
         vectors = model.quantizer(model.to_code(encoded), with_losses=False).vectors  # (rows, c)
         tokens = model.embed_codes(vectors, blocks, lengths, tuple(self.grid))
-        self._first.append(tokens.values[layout.starts.to(device)])
-        new = model.decoder.context_key_values(tokens)
-        self._starts.append(layout.starts + (len(self._key_values[0][0]) if self._key_values else 0))
-        self._key_values = [_joined(*pair) for pair in zip(self._key_values, new)] if self._key_values else new
+        first = tokens.values[PackedLayout(lengths[None]).starts[0].to(device)]  # (s, Dd)
+        known = model.decoder.context_key_values(tokens)
+        return self.tokens.add(lengths, first, known, keys if self.depends_on_prefix else [])
 
 
 @dataclass(frozen=True)
 class _Nodes:
     """Prefixes of assignments, one a row. clips: (S,) numbers in the batch; levels: (S, t), the prefixes, as numbers of
-    levels; sums: distances added up over the prefix; past: keys and values of the patches of the blocks before the
-    last, one pair a decoder layer, (families · (t - 1)·P, h, d) each; family: (S,), whose past it is; new: of the last
-    block, (S·P, h, d) each."""
+    levels; segments: (S, t), their tokens in the batch; sums: distances added up over the prefix; past: keys and values
+    of the patches of the blocks before the last, one pair a decoder layer, (families · (t - 1)·P, h, d) each; family:
+    (S,), whose past it is; new: of the last block, (S·P, h, d) each."""
 
     clips: Tensor
     levels: Tensor
+    segments: Tensor
     sums: dict[str, Tensor]
     family: Tensor
     past: list[KeyValue]
@@ -109,7 +162,8 @@ class CandidateSearch:
     Memory: the tree is walked to its leaves in batches of at most `max_segments` blocks, and each takes along the keys
     and values of its own prefixes only. So at most T batches are alive on the way down, each with the keys and values
     of at most max_segments + (T - 1) · max_segments / n blocks a layer, however many candidates there are. Beside them
-    stand those of each clip's patches in the encoder, and of its blocks' tokens at every length in the decoder.
+    stand those of each clip's patches in the encoder, and those of tokens in the decoder: of every block at every
+    length, or, where tokens depend on the prefix, of the blocks that are alive.
 
     Args:
         tokenizer: the proxy tokenizer, in eval mode.
@@ -164,6 +218,8 @@ class CandidateSearch:
             order = (preference * quality - (2 - preference) * length).argsort(descending=True)  # best reward first
             kept = torch.cat([order[children.clips[order] == clip][:beam] for clip in range(len(batch.numbers))])
             nodes = _keep(children, kept)
+            if batch.depends_on_prefix:
+                nodes = replace(nodes, segments=batch.tokens.keep(nodes.segments))
         best = [nodes.clips.tolist().index(clip) for clip in range(len(batch.numbers))]  # each clip's first
         return levels[nodes.levels[best]]
 
@@ -176,9 +232,13 @@ class CandidateSearch:
         same_shape_together = levels[nodes.levels].sum(1).argsort(stable=True)
         for chunk in same_shape_together.split(max(1, at_once)):
             by_clip = chunk[nodes.clips[chunk].argsort(stable=True)]
+            known = len(batch.tokens)
             children = self._evaluate(block, _keep(nodes, by_clip), batch)
             if block + 1 < batch.num_blocks:
                 self._expand(block + 1, children, batch, results)
+            if batch.depends_on_prefix:
+                batch.tokens.forget(known)
+            if block + 1 < batch.num_blocks:
                 continue
             for name, sums in children.sums.items():
                 nothing = torch.full((len(batch.numbers), len(space)), torch.nan, dtype=torch.float64)
@@ -193,15 +253,17 @@ class CandidateSearch:
         parent = torch.arange(num_parents).repeat_interleave(len(levels))  # (S,)
         clips, new_level = parents.clips[parent], torch.arange(len(levels)).repeat(num_parents)  # (S,) each
 
-        first = batch.first_tokens(block, clips, new_level)  # (S, Dd)
+        segments = batch.segments(block, parents, parent, new_level)  # (S,)
+        first = batch.tokens.first(segments)  # (S, Dd)
         queries = model.decoder_queries(first, torch.full_like(clips, block), tuple(batch.grid))  # S·P rows
         sizes, counts = [patches] * num_children, levels[new_level].tolist()
         shared_tokens = levels[parents.levels].sum(1).tolist()
         plans = Plans(
             plan_families([block * patches] * num_parents, sizes, sizes), plan_families(shared_tokens, sizes, counts)
         ).to(first.device)
-        past = Past(parents.new, batch.key_values(batch.rows(parents.clips, parents.levels))) if block else None
-        tokens = batch.key_values(batch.rows(clips, new_level[:, None], block))
+        known, rows = batch.tokens.decoder, batch.tokens.rows
+        past = Past(parents.new, [_rows_of(each, rows(parents.segments)) for each in known]) if block else None
+        tokens = [_rows_of(each, rows(segments)) for each in known]
         decoded, new = model.decoder.extend(queries, tokens, plans, past)  # (S·P, Dd)
         pixels = model.pixels(decoded, tuple(batch.grid)).float().clamp_(-1, 1)  # (S, C, f, H, W)
 
@@ -209,13 +271,15 @@ class CandidateSearch:
         measured = {name: d.double().cpu() for name, d in self.distance(pixels, batch.numbers[clips], block).items()}
         sums = {name: value + (parents.sums[name][parent] if block else 0.0) for name, value in measured.items()}
         children = torch.cat([parents.levels[parent], new_level[:, None]], dim=1)  # (S, t + 1)
-        return _Nodes(clips, children, sums, parent, parents.new, new)
+        of_children = torch.cat([parents.segments[parent], segments[:, None]], dim=1)  # (S, t + 1)
+        return _Nodes(clips, children, of_children, sums, parent, parents.new, new)
 
 
 def _roots(batch: _Batch) -> _Nodes:
     """The empty prefix of each clip."""
     clips = torch.arange(len(batch.numbers))
-    return _Nodes(clips, torch.empty(len(clips), 0, dtype=torch.int64), {}, clips, [], [])
+    none = torch.empty(len(clips), 0, dtype=torch.int64)
+    return _Nodes(clips, none, none, {}, clips, [], [])
 
 
 def _keep(nodes: _Nodes, kept: Tensor) -> _Nodes:
@@ -227,7 +291,7 @@ def _keep(nodes: _Nodes, kept: Tensor) -> _Nodes:
         before = [_rows_of(key_value, nodes.family[kept], num_families) for key_value in nodes.past]
         whole = [_joined(*pair, dim=1) for pair in zip(before, whole)]  # (kept, t·P, h, d)
     flat = [(key.flatten(0, 1), value.flatten(0, 1)) for key, value in whole]
-    return _Nodes(nodes.clips[kept], nodes.levels[kept], sums, torch.arange(len(kept)), [], flat)
+    return _Nodes(nodes.clips[kept], nodes.levels[kept], nodes.segments[kept], sums, torch.arange(len(kept)), [], flat)
 
 
 def _rows_of(key_value: KeyValue, rows: Tensor, groups: int | None = None) -> KeyValue:
@@ -263,3 +327,8 @@ def brute_force_distances(
             mean = torch.stack([d[name].double().cpu() for d in per_block]).mean(0)  # (a·B,)
             results.setdefault(name, []).append(mean.view(len(some), len(video)))
     return {name: torch.cat(rows).T for name, rows in results.items()}  # (B, A')
+
+
+def _behind(before: list[KeyValue], new: list[KeyValue]) -> list[KeyValue]:
+    """New keys and values behind those before, layer by layer."""
+    return [_joined(*pair) for pair in zip(before, new)] if before else new

@@ -1,6 +1,6 @@
 """`evagen encode`: a video file into a file of tokens."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -38,6 +38,7 @@ def main(
     preference: float | None = None,
     max_tokens: int | None = None,
     mean_tokens: float | None = None,
+    prefix: Sequence[int] = (),
 ) -> TokenFile:
     """Encodes one video file; the dials are those of `AdaptiveTokenizer.encode`. Returns what the header says.
 
@@ -50,7 +51,9 @@ def main(
     try:
         rate = frame_rate(video)
         model = AdaptiveTokenizer(encoder, assigner, short_side, clips_per_chunk)
-        tokens = model.encode(VideoFrames(video), preference=preference, max_tokens=max_tokens, mean_tokens=mean_tokens)
+        tokens = model.encode(
+            VideoFrames(video), preference=preference, max_tokens=max_tokens, mean_tokens=mean_tokens, prefix=prefix
+        )
     except (VideoError, ValueError) as error:
         raise UserError(str(error)) from error
     about = _about(video.name, tokens, rate, encoder)

@@ -23,13 +23,14 @@ class RoutedLengths:
 
     router: Router
     preference: float
+    prefix: tuple[int, ...] = ()
 
     def __call__(self, video: Tensor) -> Tensor:
-        return self.router.assign(video, self.preference)
+        return self.router.assign(video, self.preference, prefix=self.prefix)
 
     def __str__(self) -> str:
-        scale = self.router.config.reward_scale
-        return f"router {fingerprint(self.router)}, preference {self.preference:g}, {scale}"
+        scale, begun = self.router.config.reward_scale, _begun(self.prefix)
+        return f"router {fingerprint(self.router)}, preference {self.preference:g}, {scale}{begun}"
 
 
 @dataclass(frozen=True)
@@ -38,12 +39,18 @@ class UniformLengths:
 
     length: int
     num_blocks: int
+    prefix: tuple[int, ...] = ()
 
     def __call__(self, video: Tensor) -> Tensor:
-        return torch.full((len(video), self.num_blocks), self.length)
+        lengths = [*self.prefix, *[self.length] * (self.num_blocks - len(self.prefix))]
+        return torch.tensor(lengths).repeat(len(video), 1)  # B T
 
     def __str__(self) -> str:
-        return f"{self.length} for every block"
+        return f"{self.length} for every block{_begun(self.prefix)}"
+
+
+def _begun(prefix: tuple[int, ...]) -> str:
+    return f", first blocks {', '.join(map(str, prefix))}" if prefix else ""
 
 
 class LengthChoice(Section):
@@ -55,6 +62,9 @@ class LengthChoice(Section):
     """w_q of the router: higher spends more tokens."""
     uniform_length: int | None = Field(None, ge=1)
     """In place of a router: so many tokens for every block."""
+    prefix: tuple[int, ...] = ()
+    """Lengths of the first blocks, whatever router or `uniform_length` say of the others: [512, 128] in the paper's
+    frame prediction (EVATok §4.4)."""
 
     @property
     def is_made(self) -> bool:
@@ -65,12 +75,16 @@ class LengthChoice(Section):
         if (self.router is None) == (self.uniform_length is None):
             raise UserError("give either router, or uniform_length, the tokens of every block")
         space = tokenizer.assignments
+        try:
+            space.starting_with(self.prefix)
+        except ValueError as error:
+            raise UserError(f"prefix={list(self.prefix)}: {error}") from error
         if self.router is not None:
             router = load_model(Router, self.router, tokenizer.device)
             check_router(tokenizer, router, self.router)
-            return RoutedLengths(router, self.preference)
+            return RoutedLengths(router, self.preference, self.prefix)
         assert self.uniform_length is not None
         if self.uniform_length not in space.levels:
             levels = ", ".join(map(str, space.levels))
             raise UserError(f"uniform_length={self.uniform_length}: the tokenizer's lengths are {levels}")
-        return UniformLengths(self.uniform_length, space.num_blocks)
+        return UniformLengths(self.uniform_length, space.num_blocks, self.prefix)

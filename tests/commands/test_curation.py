@@ -262,6 +262,7 @@ def test_videos_that_changed_are_noticed(root, tmp_path):
         ),
         (tokenize, {"router": None}, "give either router, or uniform_length"),
         (tokenize, {"uniform_length": 4}, "give either router, or uniform_length"),
+        (tokenize, {"prefix": [2, 3]}, r"prefix=\[2, 3\]: no assignment begins with"),
         (tokenize, {"router": None, "uniform_length": 5}, "uniform_length=5: the tokenizer's lengths are"),
         (
             tokenize,

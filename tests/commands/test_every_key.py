@@ -39,7 +39,7 @@ OPTIMIZER = {
     "optimizer.gradient_clip": "0.01", "optimizer.ema_decay": "0.9",
 }  # fmt: skip
 TRAINING = {"run.seed": "1", "run.mixed_precision": "bf16"}
-LENGTHS = {"router": "{}/router2", "preference": "0.8", "uniform_length": "4 | router=null"}
+LENGTHS = {"router": "{}/router2", "preference": "0.8", "uniform_length": "4 | router=null", "prefix": "[4, 4, 4, 4]"}
 COMPARE = {"compare.network": "lpips", "compare.vgg16": "/elsewhere | compare.network=lpips"}
 PATCH, ALIGN = (
     " | loss.adversarial.discriminator=patch",
@@ -49,6 +49,7 @@ MODEL = {
     "model.levels": "[1, 8]", "model.temporal_patch": "8", "model.spatial_patch": "16", "model.encoder_width": "48",
     "model.encoder_depth": "2", "model.encoder_heads": "1", "model.decoder_width": "48", "model.decoder_depth": "3",
     "model.decoder_heads": "1", "model.codebook_size": "48", "model.code_width": "5",
+    "model.encoder_self_attention": "causal",
 }  # fmt: skip
 LOSS = {
     **{f"loss.{name}": "7" for name in ("l1", "l2", "perceptual", "codebook", "commitment", "entropy")},
@@ -74,6 +75,7 @@ OTHER_VALUES = {  # behind a bar: what else has to be set, in both runs, for the
     "train-tokenizer": {
         **TRAINING, **DATA, **MODEL, **LOSS, **OPTIMIZER, "start_from": "{}/proxy", "restart_codes_after": "1",
         "router": "{}/router", "preference": "0 | router={}/router2", "uniform_length": "4",
+        "prefix": "[4, 4, 4, 4] | router={}/router2",
     },
     "curate": {
         **PRECISION, **DATA, **COMPARE, "tokenizer": "{}/final", "batch_size": "3", "distance_frames": "1",
@@ -104,6 +106,7 @@ OTHER_VALUES = {  # behind a bar: what else has to be set, in both runs, for the
             for key, value in (DATA | {"preference": "0", "frames": "4"}).items()
         },
         "given.router": "{}/router", "given.uniform_length": "1 | given.router=null",
+        "given.prefix": "[4, 1] | given.router=null given.uniform_length=1",
     },
     "study quality-cost": {
         **PRECISION, "record": "{}/curation2", "held_out": "{{a: {}/curation2}}", "proxy": "{}/final",

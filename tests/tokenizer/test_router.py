@@ -60,6 +60,35 @@ def test_a_bounded_assignment_is_the_most_probable_within_the_bound(seed, prefer
 
 
 @few
+@given(st.integers(0, 99), preferences, st.lists(st.sampled_from(SPACE.levels), max_size=2), st.integers(0, 12))
+def test_with_a_prefix_the_most_probable_of_those_that_begin_with_it_is_taken(seed, preference, prefix, spare):
+    router, video = tiny_router(seed), random_clips(6, seed)
+    bound = sum(prefix) + SPACE.levels[0] * (SPACE.num_blocks - len(prefix)) + spare
+    chosen = router.assign(video, preference, bound, prefix)
+    for row, lengths in zip(logits_of(router, video, preference), chosen):
+        candidates = [
+            (logit.item(), a.tolist())
+            for logit, a in zip(row, SPACE.table())
+            if a.sum() <= bound and a.tolist()[: len(prefix)] == prefix
+        ]
+        assert lengths.tolist() == max(candidates)[1]
+    video_of_all = router.assign_video([video], bound, prefix=prefix)
+    assert video_of_all.mean_tokens <= bound
+    assert bool((video_of_all.lengths[:, : len(prefix)] == torch.tensor(prefix)).all())
+
+
+@pytest.mark.parametrize("prefix", [[3], [2, 2, 2], [0]])
+def test_a_prefix_that_no_assignment_has_is_explained(prefix):
+    with pytest.raises(ValueError, match=r"no assignment begins with .*: a prefix has at most 2 lengths, each one of"):
+        tiny_router().assign(random_clips(1), prefix=prefix)
+
+
+def test_a_bound_below_the_prefix_is_explained():
+    with pytest.raises(ValueError, match="max_tokens=5 cannot be met: a clip that begins with 8 takes at least 10"):
+        tiny_router().assign(random_clips(1), max_tokens=5, prefix=[8])
+
+
+@few
 @given(seed=st.integers(0, 99), preference=preferences)
 def test_a_bound_that_all_keep_changes_nothing(seed, preference):
     router, video = tiny_router(seed), random_clips(6, seed)

@@ -4,14 +4,17 @@ import pytest
 import torch
 
 from evagen.tokenizer import CandidateSearch, RewardScale, VideoTokenizer, best_assignment, brute_force_distances
+from evagen.tokenizer.search import _Tokens
 
 
-@pytest.fixture(scope="module")
-def model() -> VideoTokenizer:
+@pytest.fixture(scope="module", params=["block", "causal"])
+def model(request) -> VideoTokenizer:
+    """With encoders whose queries see their own block, or those of earlier blocks too."""
     torch.manual_seed(0)
     return VideoTokenizer(
         levels=[1, 4, 6], num_frames=12, resolution=24, encoder_width=32, encoder_depth=2, encoder_heads=2,
         decoder_width=32, decoder_depth=2, decoder_heads=2, codebook_size=32, code_width=6,
+        encoder_self_attention=request.param,
     ).eval()  # fmt: skip
 
 
@@ -61,6 +64,21 @@ def test_batches_and_what_they_remember_stay_within_the_bound(model, monkeypatch
     CandidateSearch(model, block_errors(video), max_segments).all_distances(video)
     assert most["new"] == max_segments * patches
     assert 0 < most["kept"] <= 3 * (max_segments // 3) * patches  # three earlier blocks of each of a batch's prefixes
+
+
+def test_no_more_tokens_are_kept_than_those_of_the_prefixes_at_hand(model, monkeypatch):
+    """One segment for each length where tokens do not depend on the prefix; or else those of a batch at each block."""
+    sizes, add = [], _Tokens.add
+
+    def watched(self, *arguments):
+        found = add(self, *arguments)
+        sizes.append(len(self))
+        return found
+
+    monkeypatch.setattr(_Tokens, "add", watched)
+    video = torch.rand(1, 3, 16, 24, 24, generator=torch.Generator().manual_seed(5)) * 2 - 1  # four blocks
+    CandidateSearch(model, block_errors(video), 9).all_distances(video)
+    assert max(sizes) == (4 * 3 if model.config.encoder_self_attention == "block" else 3 + 3 * 9)
 
 
 def test_some_candidates_by_brute_force_several_at_once(model):

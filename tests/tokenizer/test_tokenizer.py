@@ -9,13 +9,17 @@ from evagen.tokenizer.positions import Rotary
 RESOLUTION = 32
 
 
-@pytest.fixture(scope="module")
-def model() -> VideoTokenizer:
+def tiny(**changes) -> VideoTokenizer:
     torch.manual_seed(0)
     return VideoTokenizer(
         levels=[2, 4, 8, 32], resolution=RESOLUTION, encoder_width=32, encoder_depth=2, encoder_heads=2,
-        decoder_width=48, decoder_depth=2, decoder_heads=3, codebook_size=64, code_width=6,
+        decoder_width=48, decoder_depth=2, decoder_heads=3, codebook_size=64, code_width=6, **changes,
     ).eval()  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def model() -> VideoTokenizer:
+    return tiny()
 
 
 def clips(count: int, seed: int = 0, frames: int = 16, size: int = RESOLUTION) -> torch.Tensor:
@@ -55,6 +59,22 @@ def test_a_blocks_tokens_do_not_depend_on_other_blocks_lengths(model, block):
     for before, after in zip(model.encode(video, one).split(), model.encode(video, other).split()):
         codes = [c.codes.split(c.lengths[0].tolist())[block] for c in (before, after)]
         assert torch.equal(*codes)
+
+
+@pytest.mark.parametrize("block", [0, 1, 2, 3])
+def test_with_a_causal_encoder_tokens_depend_on_the_past_and_its_lengths_alone(block):
+    causal = tiny(encoder_self_attention="causal")
+    video, changed = clips(2), clips(2)
+    changed[:, :, 4 * block : 4 * block + 4] = clips(2, seed=1)[:, :, :4]
+    lengths = torch.tensor([[2, 8, 4, 2], [32, 2, 2, 4]])
+    others = lengths.clone()
+    others[:, block] = 8
+    for after in (causal.encode(changed, lengths), causal.encode(video, others)):
+        for clip, other, row in zip(causal.encode(video, lengths).split(), after.split(), lengths):
+            earlier = int(row[:block].sum())
+            assert torch.equal(clip.codes[:earlier], other.codes[:earlier])
+    ends = [causal._encode(video, each)[-2:] for each in (lengths, others)]
+    assert block == 3 or not torch.allclose(*ends)  # the last tokens feel how many came before them
 
 
 def test_mixed_batch_equals_each_clip_alone(model):
