@@ -31,6 +31,9 @@ ConfigPath = Annotated[str, typer.Argument(help="A YAML file, or the name of a s
 Overrides = Annotated[list[str] | None, typer.Argument(metavar="key=value…", help="optimizer.steps=500 run.seed=1")]
 
 
+DryRun = Annotated[bool, typer.Option("--dry-run", help="A shipped config at full size, in little, on random clips")]
+
+
 @contextmanager
 def explained_errors() -> Iterator[None]:
     """Prints a UserError as one message without a traceback, and exits with status 2."""
@@ -53,8 +56,13 @@ def _add(command: Command) -> None:
     """A command of `evagen.commands.COMMANDS`; the last line that it prints is where its results are."""
     group, _, name = command.name.rpartition(" ")
 
-    def run(config: ConfigPath, overrides: Overrides = None) -> None:
-        print(command.run(command.load(config, overrides or [])))
+    def run(config: ConfigPath, overrides: Overrides = None, dry_run: DryRun = False) -> None:
+        if dry_run:
+            from evagen.commands.dry_run import main
+
+            print(main(command, config, overrides or []))
+        else:
+            print(command.run(command.load(config, overrides or [])))
 
     {"": app, "study": study_app}[group].command(name, help=command.help)(run)
 

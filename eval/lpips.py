@@ -15,6 +15,7 @@ from torchvision import models
 from evagen.eval.frame_distance import FrameDistance
 from evagen.eval.weight_files import WeightFile
 from evagen.kernels.frozen import Frozen
+from evagen.kernels.pretrained import UNTRAINED
 from evagen.kernels.weights import weights_fingerprint
 
 VGG16_FILE = WeightFile(
@@ -110,6 +111,11 @@ def _head_weights() -> dict[str, Tensor]:
 
 def _vgg16_weights(path: str | Path | None) -> dict[str, Tensor]:
     """Weights of the layers that LPIPS uses, named as in `vgg16().features`."""
+    if str(path) == UNTRAINED:
+        weights = {
+            f"features.{name}": value for name, value in models.vgg16(weights=None).features.state_dict().items()
+        }
+        return _of_used_layers(weights, Path(UNTRAINED))
     found = VGG16_FILE.find(path)
     try:
         if found.suffix == ".safetensors":

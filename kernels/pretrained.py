@@ -16,6 +16,8 @@ from transformers import PreTrainedModel
 
 Network = TypeVar("Network", bound=PreTrainedModel)
 
+UNTRAINED = "untrained"
+
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_DEVIATION = (0.229, 0.224, 0.225)
 
@@ -27,13 +29,16 @@ def load_pretrained(
 
     Args:
         kind: its class.
-        source: hub id or local folder.
+        source: hub id or local folder; or `untrained`, for the same network with random weights, which tells time and
+            memory and nothing else.
         published: the hub id to name to a user who has neither.
         alternatives: further classes of the same type of network, one of which is taken in place of `kind` where the
             config says that the weights are of it.
 
     Raises FileNotFoundError where there is none within reach, ValueError where what is there is another network."""
     assert kind.config_class is not None
+    if str(source) == UNTRAINED:
+        return kind(kind.config_class()).eval()
     try:
         config, _ = kind.config_class.get_config_dict(str(source))
         if not config:  # a folder without a config.json

@@ -20,9 +20,12 @@ class Command:
     schema: str
     help: str
 
+    def schema_class(self) -> type[Section]:
+        return getattr(self._imported(), self.schema)
+
     def load(self, config: str | Path, overrides: Sequence[str] = ()) -> Section:
         """The checked config. Raises UserError as `load_config` does."""
-        return load_config(getattr(self._imported(), self.schema), config, overrides)
+        return load_config(self.schema_class(), config, overrides)
 
     def run(self, config: Section) -> Any:
         """Does the work; returns where the results are."""

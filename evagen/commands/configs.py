@@ -6,19 +6,13 @@ is made from these and from the models themselves, built without memory for weig
 
 import json
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
 
-import torch
-from torch import nn
-
-from evagen.ar_model import VideoGenerator, shape_of
 from evagen.commands import COMMANDS
-from evagen.config import Header, read_header, read_values, shipped_configs
-from evagen.data.sources import DataConfig
-from evagen.tokenizer import Router, VideoTokenizer
+from evagen.config import Header, read_header, shipped_configs
+from evagen.training.shipped_models import build_model, folder_of, read_shipped, tokenizer_of
 
 
 @dataclass(frozen=True)
@@ -38,8 +32,8 @@ def list_configs() -> list[ShippedConfig]:
     configs = [describe(name) for name in names]
     largest: dict[str, int] = defaultdict(int)
     for config in configs:
-        largest[_folder(config.name)] = max(largest[_folder(config.name)], config.parameters or 0)
-    return sorted(configs, key=lambda config: largest[_folder(config.name)])
+        largest[folder_of(config.name)] = max(largest[folder_of(config.name)], config.parameters or 0)
+    return sorted(configs, key=lambda config: largest[folder_of(config.name)])
 
 
 def describe(name: str) -> ShippedConfig:
@@ -54,37 +48,6 @@ def describe(name: str) -> ShippedConfig:
     )
 
 
-def build_model(name: str) -> nn.Module | None:
-    """The model that a shipped config trains, on the meta device; None for a stage that trains none. The generator has
-    no class tokens, which depend on the data."""
-    command, tokenizer = read_header(shipped_configs()[name]).command, tokenizer_of(name)
-    if command == "train-tokenizer":
-        return tokenizer
-    config = tokenizer.config
-    settings = {**(_read(name).get("model") or {}), "levels": list(config.levels)}
-    if command == "train-router":
-        shape = {key: config[key] for key in ("num_frames", "resolution", "temporal_patch")}
-        return _build(Router, json.dumps(settings | shape))
-    if command == "train-generator":
-        vocabulary = {"codebook_size": config.codebook_size, "num_blocks": tokenizer.assignments.num_blocks}
-        size = settings.pop("size", None)
-        settings |= shape_of(size) if size else {}
-        return _build(VideoGenerator, json.dumps(settings | vocabulary))
-    return None
-
-
-def tokenizer_of(name: str) -> VideoTokenizer:
-    """The tokenizer that a config trains or builds on, on the meta device: what a config reads is what the config of
-    that name in its folder writes."""
-    values = _read(name)
-    if "model" in values and "data" in values:
-        data = DataConfig.model_validate(values["data"])
-        shape = {"num_frames": data.frames, "resolution": data.size}
-        return _build(VideoTokenizer, json.dumps(values["model"] | shape))
-    source = next(values[key] for key in ("tokenizer", "record", "corpus") if key in values)
-    return tokenizer_of(f"{_folder(name)}/{source.rpartition('/')[2]}")
-
-
 def format_table(configs: Sequence[ShippedConfig]) -> str:
     """A line for each config, folders apart."""
     lines = [("config", "command", "model", "clip", "target")]
@@ -95,7 +58,7 @@ def format_table(configs: Sequence[ShippedConfig]) -> str:
     widths = [max(len(line[column]) for line in lines) for column in range(4)]
     rows = []
     for previous, line in zip([lines[0], *lines], lines):
-        if _folder(line[0]) != _folder(previous[0]):
+        if folder_of(line[0]) != folder_of(previous[0]):
             rows.append("")
         cells = [
             cell.rjust(width) if column == 2 else cell.ljust(width)
@@ -106,26 +69,10 @@ def format_table(configs: Sequence[ShippedConfig]) -> str:
 
 
 @lru_cache
-def _build(component: Callable[..., Any], arguments: str) -> Any:
-    """Once for configs with the same model. arguments: as JSON."""
-    with torch.device("meta"):
-        return component(**json.loads(arguments))
-
-
-@lru_cache
-def _read(name: str) -> dict[str, Any]:
-    return read_values(shipped_configs()[name])
-
-
-@lru_cache
 def _place(name: str) -> tuple[int, int]:
     """Comes after the configs of its folder whose results it reads; of several, in the order of the commands."""
-    texts = json.dumps({key: value for key, value in _read(name).items() if key != "run"})
-    others = [other for other in shipped_configs() if _folder(other) == _folder(name) and other != name]
-    read = [other for other in others if json.dumps(_read(other)["run"]["out"]) in texts]
+    texts = json.dumps({key: value for key, value in read_shipped(name).items() if key != "run"})
+    others = [other for other in shipped_configs() if folder_of(other) == folder_of(name) and other != name]
+    read = [other for other in others if json.dumps(read_shipped(other)["run"]["out"]) in texts]
     after = 1 + max((_place(other)[0] for other in read), default=-1)
     return after, list(COMMANDS).index(read_header(shipped_configs()[name]).command)
-
-
-def _folder(name: str) -> str:
-    return name.rpartition("/")[0]

@@ -8,8 +8,9 @@ import pytest
 import yaml
 
 from evagen.commands import COMMANDS
-from evagen.commands.configs import build_model, describe, format_table, list_configs
+from evagen.commands.configs import describe, format_table, list_configs
 from evagen.config import Header, read_header, shipped_configs
+from evagen.training.shipped_models import build_model
 
 NAMES = sorted(shipped_configs())
 

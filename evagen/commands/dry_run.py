@@ -1,0 +1,178 @@
+"""`evagen COMMAND CONFIG --dry-run`: whether a shipped config can be carried out on this machine, and what a step takes.
+
+The command runs for real, at full size, on two random videos: two steps of a training with a batch of one clip, or one
+clip of everything else. What the config reads of earlier stages is made up: a tokenizer and a generator of the right
+shape with random weights, a record of random distances, a corpus of random clips. Networks that losses look through have
+their published shapes and random weights, so nothing is downloaded.
+"""
+
+import json
+import resource
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from datasets import Dataset
+
+from evagen.ar_model import VideoGenerator
+from evagen.commands import COMMANDS, Command
+from evagen.data.clips import ClipDataset
+from evagen.data.sources import DataConfig
+from evagen.data.video_writer import write_video
+from evagen.errors import UserError
+from evagen.models.loading import fingerprint
+from evagen.tokenizer import Router, VideoTokenizer
+from evagen.training.metrics import read_metrics
+from evagen.training.shipped_models import build_model, read_shipped, tokenizer_of
+
+NUM_VIDEOS = 2
+CLASSES = ["first", "second"]
+SMALL = {
+    "encoder_width": 32, "encoder_depth": 1, "encoder_heads": 2, "decoder_width": 32, "decoder_depth": 1,
+    "decoder_heads": 2,
+}  # fmt: skip
+"""Of the tokenizer that makes a corpus for a generator's dry run."""
+
+
+@dataclass(frozen=True)
+class DryRun:
+    """seconds: of a step, or of a clip; of_what: which of both; peak_gb: most memory of the process, and of the GPU if
+    there is one; parameters: of the model that is trained, None where none is."""
+
+    seconds: float
+    of_what: str
+    peak_gb: float
+    gpu_peak_gb: float | None
+    parameters: int | None
+
+    def __str__(self) -> str:
+        model = "" if self.parameters is None else f"{self.parameters / 1e6:.1f}M parameters, "
+        gpu = "" if self.gpu_peak_gb is None else f", {self.gpu_peak_gb:.1f} GB on the GPU"
+        return f"dry run: {model}{self.seconds:.3g} s a {self.of_what}, {self.peak_gb:.1f} GB{gpu}"
+
+
+def main(command: Command, name: str, overrides: Sequence[str] = ()) -> DryRun:
+    """Carries a shipped config out in little. Raises UserError for a config that is not shipped, and whatever the
+    command itself raises."""
+    try:
+        model = build_model(name)
+    except KeyError as error:
+        raise UserError(
+            f"--dry-run takes the name of a shipped config, such as ucf101_k600/final; got {name}"
+        ) from error
+    with tempfile.TemporaryDirectory() as folder:
+        changes = _Inputs(name, Path(folder)).changes(command)
+        config = command.load(name, [*overrides, *changes])
+        started = time.monotonic()
+        command.run(config)
+        seconds, out = time.monotonic() - started, config.run.out
+        trains = (out / "metrics.jsonl").exists()
+        if trains:  # the first step warms up
+            seconds = 1 / read_metrics(out)[-1]["clips_per_second"]
+    gpu = torch.cuda.max_memory_allocated() / 1e9 if torch.cuda.is_available() else None
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
+    count = sum(parameter.numel() for parameter in model.parameters()) if model is not None else None
+    return DryRun(seconds, "step of one clip" if trains else "clip", peak, gpu, count)
+
+
+class _Inputs:
+    """What a config reads, made up in a folder."""
+
+    def __init__(self, name: str, folder: Path):
+        self.folder, self.name = folder, name
+        self.shape = {key: value for key, value in tokenizer_of(name).config.items() if not key.startswith("_")}
+        random = np.random.default_rng(0)
+        side, frames = self.shape["resolution"], self.shape["num_frames"]
+        for number, label in enumerate(CLASSES):
+            path = folder / "videos" / label / f"{number}.mkv"
+            path.parent.mkdir(parents=True)
+            write_video(path, random.integers(0, 256, (frames, side, side, 3), np.uint8), 25)
+
+    def changes(self, command: Command) -> list[str]:
+        """Overrides of the config."""
+        fields = command.schema_class().model_fields
+        found = [f"run.out={self.folder / 'run'}"]
+        if "data" in fields:
+            found += self._data("data", [] if "optimizer" in fields else ["data.limit=1"])
+        if "given" in fields and self.name.rpartition("/")[2].startswith("prediction"):
+            found += [*self._data("given.data", ["given.data.limit=1"]), f"given.router={self._router()}"]
+        if "optimizer" in fields:
+            found += ["run.tracker=none", "run.log_every=1", "optimizer.steps=2", "optimizer.batch_size=1"]
+            found += ["optimizer.accumulation=1", "optimizer.warmup_steps=0"]
+            found += [] if torch.cuda.is_available() else ["run.mixed_precision=no"]
+        if "loss" in fields:
+            found += ["loss.compare.vgg16=untrained", "loss.alignment.teacher=untrained"]
+            found += ["loss.adversarial.videomae=untrained", "loss.adversarial.start_step=0"]
+        if "compare" in fields:
+            found += ["compare.vgg16=untrained"]
+        if "slots" in fields:
+            found += ["clips_per_class=1"] + ([] if "given" in " ".join(found) else [f"classes=[{CLASSES[0]}]"])
+        made = {"tokenizer": self._tokenizer, "router": self._router, "record": self._record, "corpus": self._corpus}
+        made["generator"] = self._generator
+        reads = [key for key in made if key in fields and key in read_shipped(self.name)]
+        return found + [f"{key}={made[key]()}" for key in reads]
+
+    def _data(self, key: str, more: list[str]) -> list[str]:
+        root = self.folder / "videos"
+        return [f"{key}.root={root}", f"{key}.layout=folder", f"{key}.split=all", f"{key}.more=[]", *more]
+
+    def _tokenizer(self) -> Path:
+        return self._saved("tokenizer", lambda: VideoTokenizer(**self.shape))
+
+    def _router(self) -> Path:
+        keys = ("levels", "num_frames", "resolution", "temporal_patch")
+        return self._saved("router", lambda: Router(**{key: self.shape[key] for key in keys}))
+
+    def _saved(self, name: str, make: Any) -> Path:
+        path = self.folder / name
+        if not path.exists():
+            make().save_pretrained(path)
+        return path
+
+    def _record(self) -> Path:
+        """Distances that fall with the tokens, beside noise."""
+        space = tokenizer_of(self.name).assignments
+        tokens, folder = space.table().sum(-1).double(), self.folder / "curation"
+        clips = DataConfig(
+            root=self.folder / "videos", layout="folder", split="all", frames=self.shape["num_frames"],
+            size=self.shape["resolution"], clip="first",
+        )  # fmt: skip
+        distances = [(1 / tokens + torch.rand(len(tokens)) / 1e4).numpy() for _ in range(NUM_VIDEOS)]
+        rows = {"key": list(range(NUM_VIDEOS)), "label": [0, 1], "perceptual": distances, "mse": distances}
+        Dataset.from_dict(rows).save_to_disk(folder / "record")
+        contents = {
+            "tokenizer_source": "nowhere", "levels": list(space.levels), "num_blocks": space.num_blocks,
+            "clips": clips.model_dump(mode="json"),
+        }  # fmt: skip
+        made_from = {"videos": ClipDataset(clips).fingerprint(), "tokenizer": "0"}
+        about = {"rows": NUM_VIDEOS, "skipped": [], "made_from": made_from, "contents": contents}
+        (folder / "record" / "about.json").write_text(json.dumps(about))
+        return folder
+
+    def _corpus(self) -> Path:
+        """Clips of a small tokenizer with the same vocabulary."""
+        small, predicts = self.folder / "small", self.name.rpartition("/")[2].startswith("prediction")
+        VideoTokenizer(**self.shape | SMALL).save_pretrained(small)
+        overrides = [
+            f"run.out={self.folder / 'tokens'}", "run.num_workers=0", f"tokenizer={small}", f"router={self._router()}",
+            *self._data("data", []), *(["given_frames=5"] if predicts else []),
+        ]  # fmt: skip
+        tokenize = COMMANDS["tokenize"]
+        source = "ucf101_k600/tokens" if predicts else f"{self.name.rpartition('/')[0]}/tokens"
+        return tokenize.run(tokenize.load(source, overrides))
+
+    def _generator(self) -> Path:
+        folder, _, stage = self.name.rpartition("/")
+        predicts = stage.startswith("prediction")
+        like = build_model(f"{folder}/{'prediction_' if predicts else ''}generator")
+        assert like is not None
+        settings = {key: value for key, value in like.config.items() if not key.startswith("_")}
+        settings["tokenizer_fingerprint"] = fingerprint(VideoTokenizer.from_pretrained(self._tokenizer()))
+        given = {"given_frames": 5, "num_given_blocks": -(-5 // self.shape["temporal_patch"])} if predicts else {}
+        settings |= {"class_names": [] if predicts else CLASSES, **given}
+        return self._saved("generator", lambda: VideoGenerator(**settings))
