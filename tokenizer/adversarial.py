@@ -1,4 +1,4 @@
-"""The adversarial term: hinge losses, how much the term weighs and from when on, and LeCAM.
+"""The adversarial term: its losses, how much the term weighs and from when on, and LeCAM.
 
 Logits are high where a discriminator takes a place for real; they may have any shape.
 """
@@ -17,6 +17,34 @@ def discriminator_hinge(real_logits: Tensor, fake_logits: Tensor) -> Tensor:
 def generator_hinge(fake_logits: Tensor) -> Tensor:
     """What the tokenizer minimises: to look real, without bound."""
     return -fake_logits.mean()
+
+
+def discriminator_non_saturating(
+    real_logits: Tensor, fake_logits: Tensor, doubts: tuple[Tensor, Tensor] | None = None
+) -> Tensor:
+    """Cross-entropy of the labels real and fake (GAN, arXiv 1406.2661, eq. 1), the two sides added as in LARP.
+
+    Args:
+        real_logits, fake_logits: any shapes.
+        doubts: how far the label of each real and each fake logit is from 1 and from 0, as `label_doubt` draws them;
+            none if None.
+    """
+    real, fake = F.softplus(-real_logits), F.softplus(fake_logits)  # -log σ(x), -log(1 - σ(x))
+    if doubts:
+        real, fake = real + doubts[0] * real_logits, fake - doubts[1] * fake_logits
+    return real.mean() + fake.mean()
+
+
+def generator_non_saturating(fake_logits: Tensor) -> Tensor:
+    """What the tokenizer minimises: -log of the probability that it passes for real (arXiv 1406.2661, §3)."""
+    return F.softplus(-fake_logits).mean()
+
+
+def label_doubt(logits: Tensor, noise: float, generator: torch.Generator) -> Tensor:
+    """LARP's smoothing of labels (`noise` = 0.15 there): for each logit |normal number| · noise, at most 2 · noise.
+    Drawn on the CPU with `generator`; of the shape and on the device of `logits`."""
+    drawn = torch.randn(logits.shape, generator=generator).abs() * noise
+    return drawn.clamp(max=2 * noise).to(logits.device)
 
 
 def warmup_factor(step: int, start_step: int, ramp_steps: int = 0) -> float:

@@ -1,15 +1,18 @@
-"""Discriminators of real and reconstructed clips: one trained whole, one of heads on a frozen VideoMAE.
+"""Discriminators of real and reconstructed clips: two trained whole, of convolutions and of a transformer, and one of
+heads on a frozen VideoMAE.
 
-Legend: B clips, C = 3 channels, F frames, H × W pixels, K windows of a clip, N tokens of a window, D their
-width, L layers looked at, E width of a head.
+Legend: B clips, C = 3 channels, F frames, H × W pixels, K windows of a clip, N tokens of a window or clip, D their
+width, L layers looked at, E width of a head; T × Hp × Wp a grid of patches.
 """
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from einops import rearrange
+from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 from transformers import VideoMAEModel
@@ -57,6 +60,88 @@ class PatchDiscriminator3D(nn.Module):
         for layer in self.layers:
             x = F.leaky_relu(layer(x), SLOPE)  # (B, widths[i], F / 1 2 4 4, H / 2 4 8 8, W / 2 4 8 8)
         return self.to_logits(x).squeeze(1)  # (B, F // 4, H // 8, W // 8)
+
+
+class TransformerDiscriminator(nn.Module):
+    """A transformer over patches of a clip, of the shape of LARP's (arXiv 2410.21264; its published code), which EVATok
+    names for stage 1 (§3.1).
+
+    Patches of 4 frames × 8 × 8 pixels, embedded linearly; fixed sines and cosines of their places; a learned class
+    token before them; pre-norm layers, whose queries, keys and values have no biases and whose MLPs are four times as
+    wide; a last norm and a linear map to logits. No spectral norm. 38.2M parameters with the defaults, the sizes of the
+    run that LARP published (its default config has 384, 8 and 12).
+
+    Args:
+        width: D, a multiple of 4 and of the heads.
+        depth: layers.
+        heads: of each layer's attention.
+        logits: `patch`: one a patch, a PatchGAN as the paper's text has it. `clip`: one from the class token, as in
+            LARP's code.
+
+    Raises ValueError for a width that does not fit.
+    """
+
+    temporal_patch, spatial_patch = 4, 8
+
+    def __init__(self, width: int = 512, depth: int = 12, heads: int = 8, logits: Literal["patch", "clip"] = "patch"):
+        super().__init__()
+        if width % heads or width % 4:
+            raise ValueError(f"the width should be a multiple of 4 and of the {heads} heads, not {width}")
+        self.logits = logits
+        self.embed_patches = nn.Linear(3 * self.temporal_patch * self.spatial_patch**2, width)
+        self.class_token = nn.Parameter(torch.empty(1, 1, width))
+        self.layers = nn.Sequential(*(Block(width, heads, norm_layer=nn.LayerNorm) for _ in range(depth)))
+        self.norm = nn.LayerNorm(width)
+        self.to_logits = nn.Linear(width, 1)
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.xavier_uniform_(module.weight)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+        nn.init.xavier_uniform_(self.class_token)
+
+    def check_size(self, frames: int, height: int, width: int) -> None:
+        """Raises ValueError for clips that the patches do not divide."""
+        if frames % self.temporal_patch or height % self.spatial_patch or width % self.spatial_patch:
+            raise ValueError(
+                f"the transformer discriminator needs frames in fours and height and width in multiples of "
+                f"{self.spatial_patch} pixels, not {frames} × {height} × {width}"
+            )
+
+    def forward(self, video: Tensor) -> Tensor:
+        """video (B, C, F, H, W) in [-1, 1] → logits (B, F / 4, H / 8, W / 8), or (B, 1), high where it looks real.
+        Raises ValueError for clips that the patches do not divide and for another layout."""
+        if video.ndim != 5 or video.shape[1] != 3:
+            raise ValueError(f"videos should be B 3 F H W, not {tuple(video.shape)}")
+        self.check_size(*video.shape[2:])
+        step, patch = self.temporal_patch, self.spatial_patch
+        pixels = rearrange(video, "b c (t f) (y p) (x q) -> b t y x (c f p q)", f=step, p=patch, q=patch)
+        x = self.embed_patches(pixels)  # (B, T, Hp, Wp, D)
+        grid = x.shape[1:4]
+        x = (x + sines_of_places(grid, x.shape[-1]).to(x)).flatten(1, 3)  # (B, N, D)
+        x = torch.cat([self.class_token.expand(len(x), -1, -1).to(x), x], dim=1)  # (B, 1 + N, D)
+        x = self.layers(x)  # (B, 1 + N, D)
+        seen = x[:, 1:] if self.logits == "patch" else x[:, :1]  # (B, N or 1, D)
+        logits = self.to_logits(self.norm(seen)).squeeze(-1)  # (B, N or 1)
+        return logits.unflatten(1, grid) if self.logits == "patch" else logits
+
+
+def sines_of_places(grid: Sequence[int], width: int) -> Tensor:
+    """Fixed sines and cosines for the cells of a grid (T, Hp, Wp): (T, Hp, Wp, width), width a multiple of 4. Those of
+    the block take the whole width; those of the row, in one half, and of the column, in the other, are added.
+    Wavelengths as in arXiv 1706.03762, §3.5."""
+
+    def sines(cells: int, width: int) -> Tensor:
+        frequencies = 10_000 ** -(torch.arange(width // 2) * 2 / width)
+        angles = torch.arange(cells)[:, None] * frequencies  # (cells, width / 2)
+        return torch.cat([angles.sin(), angles.cos()], dim=1)  # (cells, width)
+
+    blocks, rows, columns = grid
+    row, column = sines(rows, width // 2), sines(columns, width // 2)
+    in_picture = torch.cat(
+        [row[:, None].expand(-1, columns, -1), column[None].expand(rows, -1, -1)], dim=-1
+    )  # (Hp, Wp, width)
+    return sines(blocks, width)[:, None, None] + in_picture  # (T, Hp, Wp, width)
 
 
 class TokenHead(nn.Module):

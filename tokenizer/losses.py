@@ -8,6 +8,7 @@ Legend: B clips, C channels, F frames, H × W pixels, M frames looked at by the 
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -17,8 +18,12 @@ from evagen.tokenizer.autoencoder import TokenizerOutput
 
 @dataclass(frozen=True)
 class LossWeights:
-    """Factors of the terms. `entropy` is γ = 0.02 of the paper; `l2` is not in the paper: it makes small
-    moving things, which L1 passes over for long, count early in short trainings."""
+    """Factors of the terms, and what the terms are measured in. `entropy` is γ = 0.02 of the paper; `l2` is not in the
+    paper: it makes small moving things, which L1 passes over for long, count early in short trainings.
+
+    The paper names neither the range of pixels nor the mean or sum over a code's numbers, so its factors could mean
+    either; LARP, which it follows, has pixels in [0, 1] and the mean.
+    """
 
     l1: float = 1.0
     l2: float = 0.0
@@ -26,6 +31,10 @@ class LossWeights:
     codebook: float = 1.0
     commitment: float = 0.25
     entropy: float = 0.02
+    pixel_range: Literal["signed", "unit"] = "signed"
+    """What `l1` and `l2` measure differences of: pixels in [-1, 1] (`signed`) or in [0, 1] (`unit`)."""
+    code_reduction: Literal["sum", "mean"] = "sum"
+    """Over the c numbers of a code, in `codebook` and `commitment`; over the codes of a batch it is the mean."""
 
 
 def tokenizer_loss(
@@ -45,7 +54,12 @@ def tokenizer_loss(
         frames: int64 (M,), frames of the batch (0 … B·F - 1) that the perceptual distance looks at; all if None.
     """
     error = output.reconstruction - video  # (B, C, F, H, W)
+    if weights.pixel_range == "unit":
+        error = error / 2
     terms = {"l1": error.abs().mean(), "l2": error.square().mean(), **output.quantizer_losses}
+    if weights.code_reduction == "mean":
+        code_width = output.encoded.shape[-1]
+        terms |= {name: terms[name] / code_width for name in ("codebook", "commitment") if name in terms}
     if weights.perceptual:
         fake, real = (v.transpose(1, 2).flatten(0, 1) for v in (output.reconstruction, video))  # (B·F, C, H, W)
         if frames is not None:

@@ -3,6 +3,7 @@
 Legend: N vectors, K codebook size, c code width.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -95,11 +96,23 @@ class DeadCodeRestart:
         self.steps_unused = state["steps_unused"]
 
     @torch.no_grad()
-    def step(self, quantized_codes: Tensor, inputs: Tensor, generator: torch.Generator) -> int:
+    def step(
+        self,
+        quantized_codes: Tensor,
+        inputs: Tensor,
+        generator: torch.Generator,
+        sum_over_processes: Callable[[Tensor], Tensor] | None = None,
+    ) -> int:
         """Counts a step's codes (N,) and moves the codes that are due to inputs (N, c) drawn with `generator`;
-        returns how many."""
-        used = torch.bincount(quantized_codes.cpu(), minlength=len(self.steps_unused)) > 0
-        self.steps_unused = torch.where(used, 0, self.steps_unused + 1)
+        returns how many.
+
+        Processes that train one codebook together give what sums a tensor over them, int64 (K,) on the CPU both ways.
+        Then a code is dead only where none of them uses it, and all find the same codes due. Each moves them to
+        inputs of its own: where any were moved, one process' codebook is to be given to all."""
+        counts = torch.bincount(quantized_codes.cpu(), minlength=len(self.steps_unused))
+        if sum_over_processes:
+            counts = sum_over_processes(counts)
+        self.steps_unused = torch.where(counts > 0, 0, self.steps_unused + 1)
         due = (self.steps_unused >= self.patience).nonzero().flatten()
         if len(due):
             drawn = torch.randint(len(inputs), (len(due),), generator=generator)

@@ -6,6 +6,7 @@ evagen train-tokenizer quickstart/proxy [key=value …]
 from pathlib import Path
 
 import torch
+from accelerate import Accelerator
 from accelerate.utils import broadcast, set_seed
 from pydantic import Field
 
@@ -58,8 +59,8 @@ def main(config: TokenizerTraining) -> Path:
         start_from(model, config.start_from)
     dead_codes = DeadCodeRestart(model.quantizer, config.restart_codes_after)
     run = TrainingRun(config, config.run, config.optimizer, model)
-    objective = Objective(config.loss, model, run.accelerator)
-    run.resume(keep=[dead_codes, objective.lecam])
+    objective = Objective(config.loss, model, config.optimizer, run.accelerator)
+    run.resume(keep=[dead_codes, objective.lecam, *objective.schedulers])
     assign = config.load(model) if config.is_made else None
     skipped = list(dataset.skipped)
     usage = CodebookUsage(config.model.codebook_size)
@@ -80,7 +81,7 @@ def main(config: TokenizerTraining) -> Path:
         frames = frames[: len(video) * config.loss.compare.frames].to(run.device)
         output = run.model(video, lengths)
         loss, terms = objective.for_tokenizer(output, video, frames, run.step, model.to_pixels.weight)
-        terms |= discriminator_terms  # of the batch before, which is logged with this one
+        terms |= discriminator_terms  # the last there were, which are logged with this batch
         usage.update(output.tokens.codes)
         run.update(loss, terms, len(video))
         if run.log_is_due:
@@ -88,10 +89,26 @@ def main(config: TokenizerTraining) -> Path:
             of_codes = {"codes_used": of_all.used_fraction(), "perplexity": of_all.perplexity()}
             run.log({"loss": loss, **terms, **of_codes, "tokens_per_clip": lengths.sum(1).double().mean()})
             usage.reset()
-        discriminator_terms = objective.after_update(output, video)
+        discriminator_terms = objective.after_update(output, video, run.step, random) or discriminator_terms
         if run.step < RESTART_UNTIL * config.optimizer.steps:
-            dead_codes.step(output.tokens.codes, output.encoded, random)
-            broadcast(model.quantizer.codebook.data)  # every process takes the first one's moves
+            restart_dead_codes(dead_codes, output.tokens.codes, output.encoded, random, accelerator)
     run.finish(model)
     report_skipped(skipped, dataset.num_files, accelerator.print)
     return config.run.out
+
+
+def restart_dead_codes(
+    dead_codes: DeadCodeRestart,
+    codes: torch.Tensor,
+    inputs: torch.Tensor,
+    random: torch.Generator,
+    accelerator: Accelerator,
+) -> None:
+    """Moves the codes that no process has chosen for a while, in every process to the places that the first one drew.
+    codes (N,), inputs (N, c): this process' batch."""
+
+    def sum_over_processes(counts: torch.Tensor) -> torch.Tensor:
+        return accelerator.reduce(counts.to(accelerator.device), "sum").cpu()
+
+    if dead_codes.step(codes, inputs, random, sum_over_processes):
+        broadcast(dead_codes.quantizer.codebook.data)

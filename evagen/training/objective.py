@@ -1,10 +1,10 @@
 """The tokenizer's whole training objective: the terms of `tokenizer.losses`, plus the adversarial and the alignment
 term, with the networks they need, from configs.
 
-    objective = Objective(config, model, accelerator)
+    objective = Objective(config, model, optimizer, accelerator)
     loss, terms = objective.for_tokenizer(output, video, frames, step, last_layer)   # one scalar to minimise
     …                                                                                # backward, optimiser step
-    terms = objective.after_update(output, video)                                    # the discriminator's turn
+    terms = objective.after_update(output, video, step, random)                      # the discriminator's turn
 """
 
 from typing import Literal
@@ -13,14 +13,34 @@ import torch
 from accelerate import Accelerator
 from pydantic import Field
 from torch import Tensor, nn
+from torch.optim.lr_scheduler import LambdaLR
 
 from evagen.config import Section, section_of
 from evagen.errors import UserError
 from evagen.models.networks import PerceptualNetwork
 from evagen.tokenizer import LossWeights, TokenizerOutput, VideoTokenizer, tokenizer_loss
-from evagen.tokenizer.adversarial import LeCAM, adaptive_weight, discriminator_hinge, generator_hinge, warmup_factor
-from evagen.tokenizer.alignment import VJEPA2_L, AlignmentLoss, VideoTeacher, load_vjepa2
-from evagen.tokenizer.discriminators import VIDEOMAE_B, PatchDiscriminator3D, VideoMAEDiscriminator, load_videomae
+from evagen.tokenizer.adversarial import (
+    LeCAM,
+    adaptive_weight,
+    discriminator_hinge,
+    discriminator_non_saturating,
+    generator_hinge,
+    generator_non_saturating,
+    label_doubt,
+    warmup_factor,
+)
+from evagen.tokenizer.alignment import VJEPA2_L, AlignmentLoss, TeacherAlignmentLoss, VideoTeacher, load_vjepa2
+from evagen.tokenizer.discriminators import (
+    VIDEOMAE_B,
+    PatchDiscriminator3D,
+    TransformerDiscriminator,
+    VideoMAEDiscriminator,
+    load_videomae,
+)
+from evagen.training.optimizers import make_scheduler
+from evagen.training.settings import OptimizerConfig
+
+TransformerConfig = section_of(TransformerDiscriminator)
 
 
 class PerceptualConfig(PerceptualNetwork):
@@ -33,11 +53,19 @@ class PerceptualConfig(PerceptualNetwork):
 class AdversarialConfig(Section):
     """A discriminator that learns to tell reconstructions from clips."""
 
-    discriminator: Literal["none", "patch", "videomae"] = "none"
-    """`patch`: 3D PatchGAN (stages 1 and 4). `videomae`: trained heads on a frozen VideoMAE-B (stage 4)."""
+    discriminator: Literal["none", "patch", "transformer", "videomae"] = "none"
+    """`patch`: PatchGAN of 3D convolutions. `transformer`: LARP's (stage 1 in the paper). `videomae`: trained heads on
+    a frozen VideoMAE-B (stage 4)."""
+    transformer: TransformerConfig = TransformerConfig()  # type: ignore[valid-type]
+    """Sizes of the transformer, and what it gives logits for."""
     videomae: str = VIDEOMAE_B
     """Hub id or folder."""
+    form: Literal["hinge", "non_saturating"] = "hinge"
+    """Of the losses of both sides: VQGAN's hinge, or cross-entropy (LARP)."""
+    label_noise: float = Field(0.0, ge=0, lt=0.5)
+    """Of the discriminator's labels in the non-saturating form (`label_doubt`): 0.15 in LARP."""
     weight: float = Field(0.1, ge=0)
+    """0.3 in LARP."""
     adaptive: bool = False
     """Multiply the weight with VQGAN's ratio of gradients at the decoder's last layer."""
     start_step: int = Field(0, ge=0)
@@ -46,8 +74,12 @@ class AdversarialConfig(Section):
     """… in this many equal rises."""
     lecam: float = Field(0.0, ge=0)
     """Weight of the LeCAM regulariser in the discriminator's loss."""
+    every: int = Field(1, ge=1)
+    """The discriminator learns at every so many-th step of the tokenizer: 5 in LARP."""
     learning_rate: float = Field(1e-4, gt=0)
-    """Of the discriminator's AdamW."""
+    """Highest of the discriminator's AdamW, whose schedule is the tokenizer's: 3e-5 in LARP's published run."""
+    weight_decay: float = Field(0.01, ge=0)
+    """Of the discriminator's AdamW: 0 in LARP, which takes Adam. Its betas, 0.5 and 0.9, are LARP's."""
 
 
 class AlignmentConfig(Section):
@@ -55,10 +87,13 @@ class AlignmentConfig(Section):
 
     weight: float = Field(0.0, ge=0)
     """λ, 0.7 in the paper; 0 leaves the term out."""
+    projection: Literal["decoder", "teacher"] = "decoder"
+    """Which features are projected to the other's shape. `decoder`: linearly, the teacher's grid averaged or
+    interpolated to the decoder's. `teacher`: by an MLP and a depatchify, as published (eq. 1)."""
     teacher: str = VJEPA2_L
     """Hub id or folder of V-JEPA 2."""
     learning_rate: float = Field(1e-4, gt=0)
-    """Of the AdamW that trains the projection onto the teacher's features."""
+    """Highest of the AdamW that trains the projection, whose schedule is the tokenizer's."""
     layer: int = Field(6, ge=1)
     """After how many decoder layers the feature is taken."""
 
@@ -66,53 +101,66 @@ class AlignmentConfig(Section):
 class ObjectiveConfig(section_of(LossWeights)):  # type: ignore[misc]
     """The weights of the plain terms, and the networks."""
 
+    entropy_temperature: float = Field(0.1, gt=0)
+    """Softness of the assignment to codes that the entropy term sees; 0.01 in LARP, which gives the term no weight."""
     compare: PerceptualConfig = PerceptualConfig()
     adversarial: AdversarialConfig = AdversarialConfig()
     alignment: AlignmentConfig = AlignmentConfig()
 
 
+FORMS = {
+    "hinge": (discriminator_hinge, generator_hinge),
+    "non_saturating": (discriminator_non_saturating, generator_non_saturating),
+}
+"""What the discriminator and what the tokenizer minimises."""
+
+
 class Objective:
     """Holds the networks of the objective on the accelerator's device, and trains those that learn: the projection of
-    the alignment term, and the discriminator on its own loss.
+    the alignment term, and the discriminator on its own loss. Their learning rates go as the tokenizer's does;
+    `schedulers` belongs to the loop's state, as `lecam` does.
 
-    Raises UserError where a network is not within reach or a layer does not exist."""
+    Raises UserError where a network is not within reach, a layer does not exist, or settings do not go together."""
 
-    def __init__(self, config: ObjectiveConfig, model: VideoTokenizer, accelerator: Accelerator):
-        self.config, self.accelerator = config, accelerator
+    def __init__(
+        self, config: ObjectiveConfig, model: VideoTokenizer, optimizer: OptimizerConfig, accelerator: Accelerator
+    ):
+        self.config, self.accelerator, self.optimizer_config = config, accelerator, optimizer
+        check_settings(config, model, accelerator.mixed_precision)
         self.weights = LossWeights(**{name: getattr(config, name) for name in LossWeights.__dataclass_fields__})
+        model.quantizer.entropy_temperature = config.entropy_temperature
         alignment, adversarial, device = config.alignment, config.adversarial, accelerator.device
-        if alignment.weight and alignment.layer > model.config.decoder_depth:
-            raise UserError(
-                f"loss.alignment.layer is {alignment.layer}, but the decoder has {model.config.decoder_depth} layers"
-            )
         self.teacher = self.alignment = self.discriminator = None
         self.optimizers: dict[str, torch.optim.Optimizer] = {}
-        learns = alignment.weight or adversarial.discriminator != "none"
-        if learns and accelerator.mixed_precision == "fp16":
-            raise UserError(
-                "run.mixed_precision=fp16 scales the gradients of one optimiser only, and loss.adversarial and "
-                "loss.alignment bring further ones; use bf16"
-            )
+        self.schedulers: list[LambdaLR] = []
         self.lecam = LeCAM().to(device)
+        self.discriminator_loss, self.generator_loss = FORMS[adversarial.form]
         try:
             self.perceptual = config.compare.load().to(device)
             if alignment.weight:
                 self.teacher = VideoTeacher(load_vjepa2(alignment.teacher)).to(device)
-                projection = AlignmentLoss(model.config.decoder_width, self.teacher.width)
+                projection = make_projection(alignment, model, self.teacher)
                 self.alignment = self._train("alignment", projection, alignment.learning_rate, (0.9, 0.95))
-            if adversarial.discriminator == "patch":
-                discriminator: nn.Module = PatchDiscriminator3D()
-            elif adversarial.discriminator == "videomae":
-                discriminator = VideoMAEDiscriminator(load_videomae(adversarial.videomae))
-        except (FileNotFoundError, ImportError) as error:
+            if adversarial.discriminator != "none":
+                self.discriminator = self._train(
+                    "discriminator", make_discriminator(adversarial, model), adversarial.learning_rate, (0.5, 0.9),
+                    adversarial.weight_decay,
+                )  # fmt: skip
+        except (FileNotFoundError, ImportError, ValueError) as error:
             raise UserError(str(error)) from error
-        if adversarial.discriminator != "none":
-            self.discriminator = self._train("discriminator", discriminator, adversarial.learning_rate, (0.5, 0.9))
 
-    def _train(self, name: str, module: nn.Module, learning_rate: float, betas: tuple[float, float]) -> nn.Module:
+    def _train(
+        self,
+        name: str,
+        module: nn.Module,
+        learning_rate: float,
+        betas: tuple[float, float],
+        weight_decay: float = 0.01,
+    ) -> nn.Module:
         trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
-        optimizer = torch.optim.AdamW(trained, lr=learning_rate, betas=betas)
+        optimizer = torch.optim.AdamW(trained, lr=learning_rate, betas=betas, weight_decay=weight_decay)
         prepared, self.optimizers[name] = self.accelerator.prepare(module, optimizer)
+        self.schedulers.append(make_scheduler(self.optimizers[name], self.optimizer_config))
         return prepared
 
     def for_tokenizer(
@@ -130,32 +178,92 @@ class Objective:
         factor = warmup_factor(step, adversarial.start_step, adversarial.ramp_steps)
         if self.discriminator is not None and factor:
             self.discriminator.requires_grad_(False)  # its turn comes in `after_update`
-            terms["adversarial"] = generator_hinge(self.discriminator(output.reconstruction))
+            terms["adversarial"] = self.generator_loss(self.discriminator(output.reconstruction))
             weight = adversarial.weight * factor
             if adversarial.adaptive:
                 weight = weight * adaptive_weight(loss, terms["adversarial"], last_layer)
             loss = loss + weight * terms["adversarial"]
         return loss, terms
 
-    def after_update(self, output: TokenizerOutput, video: Tensor) -> dict[str, Tensor]:
-        """To be called after each batch of the tokenizer: moves the projection, and trains the discriminator on the
-        same clips; returns the discriminator's terms. It learns from the first step on, so that the adversarial term
-        starts with one that knows something."""
+    def after_update(
+        self, output: TokenizerOutput, video: Tensor, step: int, random: torch.Generator
+    ) -> dict[str, Tensor]:
+        """To be called after each batch of the tokenizer, of which `random` are the random numbers: moves the
+        projection, and, where it is the discriminator's turn, trains it on the same clips; returns the discriminator's
+        terms. It learns from the first step on, so that the adversarial term starts with one that knows something."""
         if self.alignment is not None:
             self.optimizers["alignment"].step()
             self.optimizers["alignment"].zero_grad()
-        if self.discriminator is None:
-            return {}
-        self.discriminator.requires_grad_(True)
-        real, fake = self.discriminator(video), self.discriminator(output.reconstruction.detach())
-        terms = {"discriminator": discriminator_hinge(real, fake)}
-        loss = terms["discriminator"]
-        if self.config.adversarial.lecam:
+        terms: dict[str, Tensor] = {}
+        if self.discriminator is not None and step % self.config.adversarial.every == 0:
+            terms = self._train_discriminator(self.discriminator, output, video, random)
+        if self.accelerator.sync_gradients:  # the batch was the last of its step
+            for scheduler in self.schedulers:
+                scheduler.step()
+        return terms
+
+    def _train_discriminator(
+        self, discriminator: nn.Module, output: TokenizerOutput, video: Tensor, random: torch.Generator
+    ) -> dict[str, Tensor]:
+        adversarial = self.config.adversarial
+        discriminator.requires_grad_(True)
+        real, fake = discriminator(video), discriminator(output.reconstruction.detach())
+        if adversarial.label_noise:
+            doubts = (
+                label_doubt(real, adversarial.label_noise, random),
+                label_doubt(fake, adversarial.label_noise, random),
+            )
+            loss = discriminator_non_saturating(real, fake, doubts)
+        else:
+            loss = self.discriminator_loss(real, fake)
+        terms = {"discriminator": loss}
+        if adversarial.lecam:
             means = torch.stack([real.detach().mean(), fake.detach().mean()])
             self.lecam.update(*self.accelerator.reduce(means, "mean"))
             terms["lecam"] = self.lecam(real, fake)
-            loss = loss + self.config.adversarial.lecam * terms["lecam"]
+            loss = loss + adversarial.lecam * terms["lecam"]
         self.accelerator.backward(loss)
         self.optimizers["discriminator"].step()
         self.optimizers["discriminator"].zero_grad()
         return terms
+
+
+def check_settings(config: ObjectiveConfig, model: VideoTokenizer, precision: str) -> None:
+    """Raises UserError for settings of the objective that do not go together, or not with the model."""
+    alignment, adversarial = config.alignment, config.adversarial
+    if alignment.weight and alignment.layer > model.config.decoder_depth:
+        raise UserError(
+            f"loss.alignment.layer is {alignment.layer}, but the decoder has {model.config.decoder_depth} layers"
+        )
+    if adversarial.label_noise and adversarial.form == "hinge":
+        raise UserError(
+            "loss.adversarial.label_noise needs loss.adversarial.form=non_saturating: a hinge has no labels"
+        )
+    learns = alignment.weight or adversarial.discriminator != "none"
+    if learns and precision == "fp16":
+        raise UserError(
+            "run.mixed_precision=fp16 scales the gradients of one optimiser only, and loss.adversarial and "
+            "loss.alignment bring further ones; use bf16"
+        )
+
+
+def make_projection(config: AlignmentConfig, model: VideoTokenizer, teacher: VideoTeacher) -> nn.Module:
+    """The alignment term, with the map that is trained with it. Raises ValueError where the grids do not fit."""
+    sizes = model.config
+    teacher_grid = teacher.grid(sizes.num_frames)
+    if config.projection == "decoder":
+        return AlignmentLoss(sizes.decoder_width, teacher.width)
+    rows, columns = model.patch_grid((sizes.resolution, sizes.resolution))
+    grid = (sizes.num_frames // sizes.temporal_patch, rows, columns)
+    return TeacherAlignmentLoss(sizes.decoder_width, teacher.width, grid, teacher_grid)
+
+
+def make_discriminator(config: AdversarialConfig, model: VideoTokenizer) -> nn.Module:
+    """An untrained discriminator. Raises FileNotFoundError and ValueError as what it is made of does."""
+    if config.discriminator == "patch":
+        return PatchDiscriminator3D()
+    if config.discriminator == "videomae":
+        return VideoMAEDiscriminator(load_videomae(config.videomae))
+    transformer = TransformerDiscriminator(**config.transformer.model_dump())
+    transformer.check_size(model.config.num_frames, model.config.resolution, model.config.resolution)
+    return transformer

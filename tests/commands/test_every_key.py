@@ -41,8 +41,10 @@ OPTIMIZER = {
 TRAINING = {"run.seed": "1", "run.mixed_precision": "bf16"}
 LENGTHS = {"router": "{}/router2", "preference": "0.8", "uniform_length": "4 | router=null", "prefix": "[4, 4, 4, 4]"}
 COMPARE = {"compare.network": "lpips", "compare.vgg16": "/elsewhere | compare.network=lpips"}
-PATCH, ALIGN = (
+PATCH, TRANSFORMER, ALIGN = (
     " | loss.adversarial.discriminator=patch",
+    " | loss.adversarial.discriminator=transformer loss.adversarial.transformer.width=16 "
+    "loss.adversarial.transformer.depth=1 loss.adversarial.transformer.heads=2",
     " | loss.alignment.weight=0.5 loss.alignment.teacher={}/teacher",
 )
 MODEL = {
@@ -59,7 +61,14 @@ LOSS = {
     "loss.adversarial.videomae": "/nowhere | loss.adversarial.discriminator=videomae",
     "loss.adversarial.adaptive": "true" + PATCH, "loss.adversarial.start_step": "1" + PATCH,
     "loss.adversarial.ramp_steps": "5" + PATCH, "loss.adversarial.lecam": "0.5" + PATCH,
-    "loss.adversarial.learning_rate": "0.1" + PATCH,
+    "loss.adversarial.learning_rate": "0.1" + PATCH, "loss.adversarial.form": "non_saturating" + PATCH,
+    "loss.adversarial.label_noise": "0.2" + PATCH + " loss.adversarial.form=non_saturating",
+    "loss.adversarial.every": "2" + PATCH + " optimizer.steps=3", "loss.adversarial.weight_decay": "0.5" + PATCH,
+    "loss.adversarial.transformer.width": "32" + TRANSFORMER, "loss.adversarial.transformer.depth": "2" + TRANSFORMER,
+    "loss.adversarial.transformer.heads": "4" + TRANSFORMER,
+    "loss.adversarial.transformer.logits": "clip" + TRANSFORMER,
+    "loss.pixel_range": "unit", "loss.code_reduction": "mean", "loss.entropy_temperature": "0.5",
+    "loss.alignment.projection": "teacher" + ALIGN,
     "loss.alignment.weight": "0.7" + ALIGN, "loss.alignment.teacher": "/nowhere | loss.alignment.weight=0.5",
     "loss.alignment.learning_rate": "0.5" + ALIGN, "loss.alignment.layer": "2" + ALIGN,
 }  # fmt: skip

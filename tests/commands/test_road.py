@@ -215,8 +215,15 @@ def _yaml(path: Path) -> dict:
     return yaml.safe_load(path.read_text())
 
 
-def test_the_whole_objective_trains_and_resumes(road, tmp_path, monkeypatch):
-    """Patch discriminator with LeCAM and adaptive weight, and alignment with a tiny random V-JEPA 2 from a folder."""
+LARPS = {
+    "discriminator": "transformer", "transformer": {"width": 32, "depth": 1, "heads": 2}, "form": "non_saturating",
+    "label_noise": 0.15, "every": 2, "learning_rate": 3e-3, "weight_decay": 0.0,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("discriminator", "projection"), [({"discriminator": "patch"}, "decoder"), (LARPS, "teacher")])
+def test_the_whole_objective_trains_and_resumes(road, tmp_path, monkeypatch, discriminator, projection):
+    """A discriminator with LeCAM and adaptive weight, and alignment with a tiny random V-JEPA 2 from a folder."""
     torch.manual_seed(0)
     teacher = VJEPA2Config(
         patch_size=8, crop_size=32, hidden_size=48, num_attention_heads=2, num_hidden_layers=2, pred_hidden_size=48,
@@ -224,11 +231,9 @@ def test_the_whole_objective_trains_and_resumes(road, tmp_path, monkeypatch):
     )  # fmt: skip
     VJEPA2Model(teacher).save_pretrained(tmp_path / "teacher")
     loss = {
-        "adversarial": {
-            "discriminator": "patch", "start_step": 3, "ramp_steps": 2, "adaptive": True, "lecam": 0.01,
-        },
-        "alignment": {"weight": 0.7, "teacher": str(tmp_path / "teacher"), "layer": 1},
-    }  # fmt: skip
+        "adversarial": {**discriminator, "start_step": 3, "ramp_steps": 2, "adaptive": True, "lecam": 0.01},
+        "alignment": {"weight": 0.7, "teacher": str(tmp_path / "teacher"), "layer": 1, "projection": projection},
+    }
     run = {"log_every": 1, "save_every": 2, "tracker": "none"}
     straight = tokenizer_config(road, tmp_path / "straight", loss=loss, run={"out": str(tmp_path / "straight"), **run})
     train_tokenizer.main(straight)

@@ -1,17 +1,36 @@
 """Discriminators and the adversarial term. A tiny random VideoMAE stands for the pretrained one."""
 
 import copy
+import math
 
 import pytest
 import torch
+import torch.nn.functional as F
+from einops import rearrange
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
-from torch import nn
+from torch import Tensor, nn
 from transformers import VideoMAEConfig, VideoMAEForPreTraining, VideoMAEModel
 
-from evagen.tokenizer.adversarial import LeCAM, adaptive_weight, discriminator_hinge, generator_hinge, warmup_factor
-from evagen.tokenizer.discriminators import PatchDiscriminator3D, VideoMAEDiscriminator, load_videomae, window_frames
+from evagen.tokenizer.adversarial import (
+    LeCAM,
+    adaptive_weight,
+    discriminator_hinge,
+    discriminator_non_saturating,
+    generator_hinge,
+    generator_non_saturating,
+    label_doubt,
+    warmup_factor,
+)
+from evagen.tokenizer.discriminators import (
+    PatchDiscriminator3D,
+    TransformerDiscriminator,
+    VideoMAEDiscriminator,
+    load_videomae,
+    sines_of_places,
+    window_frames,
+)
 
 WIDTHS = (8, 8, 16, 16)
 CONFIG = {
@@ -41,7 +60,12 @@ def patch_discriminator() -> PatchDiscriminator3D:
     return PatchDiscriminator3D(WIDTHS)
 
 
-BOTH = pytest.mark.parametrize("make", [patch_discriminator, videomae_discriminator])
+def transformer_discriminator(logits: str = "patch") -> TransformerDiscriminator:
+    torch.manual_seed(0)
+    return TransformerDiscriminator(width=16, depth=2, heads=2, logits=logits)
+
+
+ALL = pytest.mark.parametrize("make", [patch_discriminator, transformer_discriminator, videomae_discriminator])
 
 
 def clips(frames: int = 8, size: int = 32, seed: int = 0, batch: int = 2) -> torch.Tensor:
@@ -51,7 +75,7 @@ def clips(frames: int = 8, size: int = 32, seed: int = 0, batch: int = 2) -> tor
 # Discriminators
 
 
-@BOTH
+@ALL
 def test_gradient_reaches_every_frame_and_pixel(make):
     video = clips(frames=12).requires_grad_()
     generator_hinge(make()(video)).backward()
@@ -59,7 +83,7 @@ def test_gradient_reaches_every_frame_and_pixel(make):
     assert (video.grad.abs().amax(1) > 0).float().mean() > 0.99
 
 
-@BOTH
+@ALL
 def test_learns_to_tell_smooth_clips_from_noise(make):
     discriminator = make()
     optimizer = torch.optim.Adam([p for p in discriminator.parameters() if p.requires_grad], 5e-3)
@@ -74,7 +98,7 @@ def test_learns_to_tell_smooth_clips_from_noise(make):
     assert discriminator(real).mean() > discriminator(fake).mean() + 0.5
 
 
-@BOTH
+@ALL
 def test_a_clip_is_judged_alike_alone_and_in_a_batch(make):
     discriminator = make().eval()
     video = clips(batch=3)
@@ -83,7 +107,7 @@ def test_a_clip_is_judged_alike_alone_and_in_a_batch(make):
     )
 
 
-@BOTH
+@ALL
 def test_state_dict_restores_the_logits(make, tmp_path):
     discriminator = make().train()
     discriminator(clips())  # power iterations change the buffers of spectral norm
@@ -112,6 +136,61 @@ def test_a_logit_sees_its_own_surroundings_only():
 def test_clips_too_small_or_of_another_layout_are_refused(shape):
     with pytest.raises(ValueError, match="should be B 3 F H W"):
         patch_discriminator()(torch.zeros(shape))
+
+
+def test_the_transformer_gives_a_logit_for_each_patch_or_one_for_each_clip():
+    assert transformer_discriminator()(clips(16, 64)).shape == (2, 4, 8, 8)
+    assert transformer_discriminator("clip")(clips(16, 64)).shape == (2, 1)
+
+
+@pytest.mark.parametrize("logits", ["patch", "clip"])
+def test_the_transformer_by_hand(logits):
+    """Written out from its description, patch by patch."""
+    net, video = transformer_discriminator(logits), clips()
+    blocks, rows, columns = 2, 4, 4
+    x = [net.class_token.expand(2, 1, -1)]
+    for t, i, j in ((t, i, j) for t in range(blocks) for i in range(rows) for j in range(columns)):
+        patch = video[:, :, 4 * t : 4 * t + 4, 8 * i : 8 * i + 8, 8 * j : 8 * j + 8].flatten(1)  # 2 (c f p q)
+        in_block = [f(t / 10_000 ** (k / 8)) for f in (math.sin, math.cos) for k in range(8)]
+        row, column = ([f(at / 10_000 ** (k / 4)) for f in (math.sin, math.cos) for k in range(4)] for at in (i, j))
+        place = torch.tensor(in_block) + torch.tensor(row + column)
+        x.append((F.linear(patch, net.embed_patches.weight, net.embed_patches.bias) + place)[:, None])
+    x = torch.cat(x, dim=1)
+    for layer in net.layers:
+        qkv = layer.norm1(x) @ layer.attn.qkv.weight.T  # no bias
+        q, k, v = rearrange(qkv, "b n (three h d) -> three b h n d", three=3, h=2)
+        seen = torch.softmax(torch.einsum("bhnd,bhmd->bhnm", q, k) / math.sqrt(8), dim=-1)
+        x = x + layer.attn.proj(rearrange(torch.einsum("bhnm,bhmd->bhnd", seen, v), "b h n d -> b n (h d)"))
+        x = x + layer.mlp.fc2(F.gelu(layer.mlp.fc1(layer.norm2(x))))
+    x = net.to_logits(net.norm(x)).squeeze(-1)
+    expected = x[:, 1:].view(2, blocks, rows, columns) if logits == "patch" else x[:, :1]
+    torch.testing.assert_close(net(video), expected)
+
+
+def test_the_transformer_has_larps_size():
+    width, depth = 512, 12
+    layer = 3 * width**2 + (width**2 + width) + 2 * 4 * width**2 + 5 * width + 2 * 2 * width
+    expected = (3 * 4 * 8 * 8 + 1) * width + width + depth * layer + 2 * width + width + 1
+    with torch.device("meta"):
+        assert sum(p.numel() for p in TransformerDiscriminator().parameters()) == expected == 38_205_953
+
+
+def test_every_logit_of_the_transformer_sees_the_whole_clip():
+    video = clips().requires_grad_()
+    transformer_discriminator()(video)[0, 0, 0, 0].backward()
+    assert (video.grad[0].abs().amax(0) > 0).all()
+    assert not video.grad[1].any()
+
+
+def test_places_are_all_different():
+    places = sines_of_places((4, 16, 16), 32).flatten(0, 2)
+    assert torch.pdist(places).min() > 1e-2
+
+
+@pytest.mark.parametrize("shape", [(1, 3, 6, 32, 32), (1, 3, 8, 32, 36), (1, 1, 8, 32, 32), (3, 8, 32, 32)])
+def test_the_transformer_refuses_clips_that_its_patches_do_not_divide(shape):
+    with pytest.raises(ValueError, match=r"frames in fours .* not|should be B 3 F H W"):
+        transformer_discriminator()(torch.zeros(shape))
 
 
 def test_backbone_stays_as_it_was_and_heads_learn():
@@ -206,6 +285,41 @@ def test_hinge_by_hand():
     assert discriminator_hinge(real, fake).item() == pytest.approx(((0 + 0.5 + 2) / 3 + (0 + 1 + 2 + 0.5) / 4) / 2)
     assert generator_hinge(fake).item() == pytest.approx(2.5 / 4)
     assert discriminator_hinge(torch.tensor([1.0]), torch.tensor([-1.0])).item() == 0
+
+
+def test_non_saturating_by_hand():
+    real, fake = torch.tensor([2.0, 0.5, -1.0]), torch.tensor([[-3.0, 0.0], [1.0, -0.5]])
+
+    def passes(logit: Tensor) -> float:
+        return 1 / (1 + math.exp(-logit))
+
+    of_real, of_fake = [passes(x) for x in real], [passes(x) for x in fake.flatten()]
+    theirs = -sum(math.log(p) for p in of_real) / 3 - sum(math.log(1 - p) for p in of_fake) / 4
+    assert discriminator_non_saturating(real, fake).item() == pytest.approx(theirs)
+    assert generator_non_saturating(fake).item() == pytest.approx(-sum(math.log(p) for p in of_fake) / 4)
+
+
+def test_doubted_labels_are_cross_entropy_with_labels_between():
+    real, fake = torch.randn(5, 7), torch.randn(5, 7)
+    random = torch.Generator().manual_seed(0)
+    doubts = label_doubt(real, 0.15, random), label_doubt(fake, 0.15, random)
+    entropy = F.binary_cross_entropy_with_logits
+    expected = entropy(real, 1 - doubts[0]) + entropy(fake, doubts[1])
+    torch.testing.assert_close(discriminator_non_saturating(real, fake, doubts), expected)
+
+
+def test_doubt_is_half_a_normal_number_cut_at_two_deviations():
+    doubt = label_doubt(torch.zeros(100_000), 0.15, torch.Generator().manual_seed(0))
+    assert doubt.min() >= 0
+    assert doubt.max() == pytest.approx(0.3)
+    assert (doubt < 0.15).float().mean() == pytest.approx(0.6827, abs=0.01)  # a normal number within one deviation
+    assert (doubt == doubt.max()).float().mean() == pytest.approx(0.0455, abs=0.005)  # beyond two
+
+
+def test_non_saturating_losses_stay_finite_where_the_sigmoid_does_not():
+    sure = torch.tensor([1e4, -1e4])
+    assert discriminator_non_saturating(sure, sure).isfinite()
+    assert generator_non_saturating(sure).isfinite()
 
 
 def test_lecam_by_hand():

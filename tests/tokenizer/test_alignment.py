@@ -1,12 +1,22 @@
 """Alignment with V-JEPA 2, of which a tiny random one stands here for the large one."""
 
+from itertools import product
+
 import pytest
 import torch
+import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
-from torch import nn
+from torch import Tensor, nn
 from transformers import VideoMAEConfig, VideoMAEModel, VJEPA2Config, VJEPA2Model
 
-from evagen.tokenizer.alignment import VJEPA2_L, AlignmentLoss, VideoTeacher, load_vjepa2, resize_grid
+from evagen.tokenizer.alignment import (
+    VJEPA2_L,
+    AlignmentLoss,
+    TeacherAlignmentLoss,
+    VideoTeacher,
+    load_vjepa2,
+    resize_grid,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -123,6 +133,96 @@ def test_training_the_decoder_feature_and_projection_brings_the_loss_down(teache
         values.append(value.item())
     assert values[0] > 0.8
     assert values[-1] < 0.4
+
+
+# The teacher's features projected, as published
+
+
+def published(decoder_grid: tuple, teacher_grid: tuple) -> TeacherAlignmentLoss:
+    torch.manual_seed(0)
+    return TeacherAlignmentLoss(6, 5, decoder_grid, teacher_grid)
+
+
+def by_hand(loss: TeacherAlignmentLoss, decoder: Tensor, teacher: Tensor) -> Tensor:
+    """Equation 1 in loops over cells, for grids that divide each other."""
+    (first, second), (clips, *want, width), have = (loss.mlp[0], loss.mlp[2]), decoder.shape, teacher.shape[1:4]
+    merged, split = ([max(1, a // b) for a, b in zip(*pair)] for pair in ((have, want), (want, have)))
+    similarities = []
+    for n, t, y, x in product(range(clips), *map(range, want)):
+        source, inside = zip(*(divmod(at, n) for at, n in zip((t, y, x), split)))  # of the teacher's coarser cells
+        cells = [
+            teacher[(n, *(at * m + offset for at, m, offset in zip(source, merged, offsets)))]
+            for offsets in product(*map(range, merged))
+        ]
+        hidden = F.gelu(torch.einsum("oi,i->o", first.weight, torch.cat(cells)) + first.bias)
+        out = torch.einsum("oi,i->o", second.weight, hidden) + second.bias
+        number = (inside[0] * split[1] + inside[1]) * split[2] + inside[2]
+        feature, other = out[number * width : (number + 1) * width], decoder[n, t, y, x]
+        similarities.append(feature @ other / feature.norm() / other.norm())
+    return -torch.stack(similarities).mean()
+
+
+@pytest.mark.parametrize(
+    ("decoder_grid", "teacher_grid"),
+    [((2, 4, 4), (4, 4, 4)), ((2, 4, 4), (2, 4, 4)), ((2, 4, 6), (4, 2, 3)), ((4, 2, 4), (2, 4, 4))],
+)
+def test_published_alignment_equals_loops_over_cells(decoder_grid, teacher_grid):
+    loss, random = published(decoder_grid, teacher_grid), torch.Generator().manual_seed(1)
+    decoder, teacher = (
+        torch.randn(2, *decoder_grid, 6, generator=random),
+        torch.randn(2, *teacher_grid, 5, generator=random),
+    )
+    torch.testing.assert_close(loss(decoder, teacher), by_hand(loss, decoder, teacher))
+
+
+def test_the_published_networks_give_two_tubelets_a_block_and_cells_as_they_are():
+    """V-JEPA 2-L on a clip of 16 × 128 × 128: its frames are resized to 256 × 256, its patch is 16."""
+    config = VJEPA2Config(patch_size=16, crop_size=256, tubelet_size=2, hidden_size=1024)
+    with torch.device("meta"):
+        teacher = VideoTeacher(VJEPA2Model(config))
+        loss = TeacherAlignmentLoss(768, teacher.width, (4, 16, 16), teacher.grid(16))
+    assert teacher.grid(16) == (8, 16, 16)
+    assert (loss.merged, loss.split, loss.resized) == ([2, 1, 1], [1, 1, 1], (8, 16, 16))
+    assert [tuple(layer.weight.shape) for layer in (loss.mlp[0], loss.mlp[2])] == [(2048, 2048), (768, 2048)]
+
+
+def test_no_tubelet_is_averaged_away():
+    """Two tubelets that change places change the loss, which their mean would not."""
+    loss, random = published((2, 2, 2), (4, 2, 2)), torch.Generator().manual_seed(1)
+    decoder, teacher = torch.randn(1, 2, 2, 2, 6, generator=random), torch.randn(1, 4, 2, 2, 5, generator=random)
+    swapped = teacher[:, [1, 0, 3, 2]]
+    assert (loss(decoder, teacher) - loss(decoder, swapped)).abs() > 1e-3
+
+
+def test_rows_and_columns_that_do_not_fit_are_resized_and_tubelets_refused():
+    loss, random = published((2, 5, 3), (4, 4, 4)), torch.Generator().manual_seed(1)
+    decoder, teacher = torch.randn(1, 2, 5, 3, 6, generator=random), torch.randn(1, 4, 4, 4, 5, generator=random)
+    resized = published((2, 5, 3), (4, 5, 3))
+    resized.load_state_dict(loss.state_dict())
+    torch.testing.assert_close(loss(decoder, teacher), resized(decoder, resize_grid(teacher, (4, 5, 3))))
+    with pytest.raises(ValueError, match="3 tubelets cannot be shared out evenly among 2 temporal blocks"):
+        published((2, 4, 4), (3, 4, 4))
+
+
+def test_published_alignment_is_minus_the_cosine_and_moves_both_sides(teacher):
+    torch.manual_seed(0)
+    features = teacher(clips())  # a grid of 4 × 4 × 4
+    decoder = nn.Parameter(torch.randn(2, 2, 8, 8, 16))
+    loss = TeacherAlignmentLoss(16, teacher.width, (2, 8, 8), teacher.grid(8))
+    with torch.no_grad():
+        assert loss(loss.project(features), features).item() == pytest.approx(-1, abs=1e-5)
+        assert loss(-3 * loss.project(features), features).item() == pytest.approx(1, abs=1e-5)
+    loss(decoder, features).backward()
+    assert all(p.grad.abs().sum() > 0 for p in (decoder, *loss.parameters()))
+
+
+def test_other_grids_than_those_it_was_made_for_are_refused():
+    with pytest.raises(
+        ValueError, match=r"grids should be \(2, 4, 4\) and \(4, 4, 4\), not \(2, 4, 4\) and \(2, 4, 4\)"
+    ):
+        published((2, 4, 4), (4, 4, 4))(torch.zeros(1, 2, 4, 4, 6), torch.zeros(1, 2, 4, 4, 5))
+    with pytest.raises(ValueError, match="should be B T H W D of the same clips"):
+        published((1, 1, 1), (1, 1, 1))(torch.zeros(2, 1, 1, 1, 6), torch.zeros(1, 1, 1, 1, 5))
 
 
 def test_saved_network_comes_back_from_its_folder(network, teacher, tmp_path):

@@ -1,0 +1,47 @@
+"""Dead codes in a training of several processes."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from safetensors.torch import load_file
+
+CONFIGS = Path(__file__).parents[2] / "configs" / "accelerate"
+
+TWO_PROCESSES = """
+import sys
+import torch
+from accelerate import Accelerator
+from safetensors.torch import save_file
+from evagen.commands.train_tokenizer import restart_dead_codes
+from evagen.tokenizer import DeadCodeRestart, VectorQuantizer
+
+accelerator = Accelerator(cpu=True)
+assert accelerator.num_processes == 2
+rank = accelerator.process_index
+quantizer = VectorQuantizer(4, 2)
+torch.nn.init.zeros_(quantizer.codebook)
+dead_codes = DeadCodeRestart(quantizer, patience=2)
+for step in range(3):
+    codes = torch.tensor([[0, 1], [0, 2, 0]][rank])
+    inputs = torch.full((len(codes), 2), 1.0 + rank)
+    restart_dead_codes(dead_codes, codes, inputs, torch.Generator().manual_seed(rank), accelerator)
+state = {"codebook": quantizer.codebook.data, "steps_unused": dead_codes.steps_unused}
+save_file(state, f"{sys.argv[1]}/{rank}.safetensors")
+"""
+
+
+def test_a_code_that_only_the_second_process_uses_stays_and_moves_are_the_firsts(tmp_path):
+    (tmp_path / "both.py").write_text(TWO_PROCESSES)
+    launch = ["-m", "accelerate.commands.launch", "--config_file", str(CONFIGS / "ddp.yaml"), "--num_processes", "2"]
+    launch += ["--main_process_port", "0"]
+    done = subprocess.run(
+        [sys.executable, *launch, str(tmp_path / "both.py"), str(tmp_path)], capture_output=True, text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    for rank in (0, 1):
+        state = load_file(tmp_path / f"{rank}.safetensors")
+        assert state["codebook"].tolist() == [[0, 0], [0, 0], [0, 0], [1, 1]]  # code 3, to the first one's vector
+        assert state["steps_unused"].tolist() == [0, 0, 0, 1]
