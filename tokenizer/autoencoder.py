@@ -7,6 +7,7 @@ block, S = any number of block segments, N packed 1D tokens, De/Dd encoder/decod
 import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -24,6 +25,9 @@ from evagen.tokenizer.quantizer import VectorQuantizer
 
 NEARBY = 1.2
 """Constant that the biases of the sharpest head begin with."""
+
+BEFORE_IT_WAS_SET = {"finest_blocks": 1.0}
+"""Values of settings that a config.json does not name, where they are not those of new models."""
 
 
 @dataclass(frozen=True)
@@ -67,6 +71,8 @@ class VideoTokenizer(ModelMixin, ConfigMixin):
         encoder_width, encoder_depth, encoder_heads: the encoder's De, layers and heads.
         decoder_width, decoder_depth, decoder_heads: the decoder's Dd, layers and heads.
         codebook_size, code_width: K and c of the quantiser.
+        finest_blocks: shortest wavelength of the rotary embedding in time, in blocks (`positions.Rotary`). Checkpoints
+            that do not name it have 1, with which one pair of each head does nothing.
     """
 
     _supports_gradient_checkpointing = True
@@ -88,22 +94,28 @@ class VideoTokenizer(ModelMixin, ConfigMixin):
         decoder_heads: int = 12,
         codebook_size: int = 8192,
         code_width: int = 16,
+        finest_blocks: float = 2.0,
     ):
         super().__init__()
         self.assignments = AssignmentSpace(levels, self._num_blocks(num_frames))
         self.patch_grid((resolution, resolution))  # refuses sizes that do not fit
         patch_values = 3 * temporal_patch * spatial_patch**2
         self.embed_patches = nn.Linear(patch_values, encoder_width)
-        self.encoder = QFormer(encoder_width, encoder_width, encoder_depth, encoder_heads)
+        self.encoder = QFormer(encoder_width, encoder_width, encoder_depth, encoder_heads, finest_blocks)
         self.to_code = nn.Linear(encoder_width, code_width)
         self.quantizer = VectorQuantizer(codebook_size, code_width)
         self.from_code = nn.Linear(code_width, decoder_width)
         self.decoder_position = FourierPosition(decoder_width)
         self.decoder_level = nn.Embedding(len(levels), decoder_width)
         self.start_query = nn.Linear(decoder_width, decoder_width)
-        self.decoder = QFormer(decoder_width, decoder_width, decoder_depth, decoder_heads)
+        self.decoder = QFormer(decoder_width, decoder_width, decoder_depth, decoder_heads, finest_blocks)
         self.to_pixels = nn.Linear(decoder_width, patch_values)
         initialise(self)
+
+    @classmethod
+    def extract_init_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> tuple[dict, dict, dict]:
+        """diffusers' reading of a config.json, with what those written before a setting existed were made with."""
+        return super().extract_init_dict(BEFORE_IT_WAS_SET | dict(config_dict), **kwargs)
 
     # Whole clips
 
@@ -227,14 +239,14 @@ class VideoTokenizer(ModelMixin, ConfigMixin):
         place, level_number = self._token_places(blocks, lengths, grid)
         embedded = self.from_code(vectors.to(self.from_code.weight.dtype))  # (n, Dd)
         place, level_number = place.to(embedded.device), level_number.to(embedded.device)
-        position = self.decoder_position(place.to(embedded.dtype))  # (n, Dd)
+        position = self.decoder_position(place)  # (n, Dd)
         return Rows(embedded + position + self.decoder_level(level_number), place)
 
     def decoder_queries(self, first_tokens: Tensor, blocks: Tensor, grid: tuple[int, int]) -> Rows:
         """3D queries of each block, begun from that block's first 1D token: (S, Dd) → S*P rows of width Dd."""
         place = _block_coordinates(blocks, cell_centres(*grid)).to(first_tokens.device)  # (S*P, 3)
         start = self.start_query(first_tokens).repeat_interleave(grid[0] * grid[1], dim=0)  # (S*P, Dd)
-        return Rows(start + self.decoder_position(place.to(start.dtype)), place)
+        return Rows(start + self.decoder_position(place), place)
 
     def pixels(self, decoded: Tensor, grid: tuple[int, int]) -> Tensor:
         """Decoded 3D rows (S*P, Dd) → blocks of frames (S, C, temporal_patch, H, W), unclamped."""
@@ -289,16 +301,22 @@ def attend_nearby(attention: Attention) -> None:
     attention.to_key_value.bias[:width].copy_(strength)
 
 
+def _normal_cut_at_two(weight: Tensor, std: float) -> None:
+    """Fills with N(0, std²) cut at two deviations; torch takes bounds as values, -2 and 2 by default."""
+    nn.init.trunc_normal_(weight, std=std, a=-2 * std, b=2 * std)
+
+
 @torch.no_grad()
 def initialise(model: VideoTokenizer) -> None:
-    """All initial weights, in one place: linear maps N(0, 1/fan_in) cut at two deviations, residual branches
-    scaled down by the depth, so that every layer starts near the identity; codes evenly on the sphere."""
+    """All initial weights, in one place: linear maps N(0, 1/fan_in) and embeddings N(0, 0.02²), both cut at two
+    deviations; residual branches scaled down by the depth, so that every layer starts near the identity; codes evenly
+    on the sphere."""
     for module in model.modules():
         if isinstance(module, nn.Linear):
-            nn.init.trunc_normal_(module.weight, std=module.in_features**-0.5)
+            _normal_cut_at_two(module.weight, module.in_features**-0.5)
             nn.init.zeros_(module.bias)
         elif isinstance(module, nn.Embedding):
-            nn.init.trunc_normal_(module.weight, std=0.02)
+            _normal_cut_at_two(module.weight, 0.02)
     for stack in (model.encoder, model.decoder):
         for layer in stack.layers:
             for attention in (layer.self_attention, layer.cross_attention):

@@ -49,6 +49,7 @@ MODEL = {
     "model.levels": "[1, 8]", "model.temporal_patch": "8", "model.spatial_patch": "16", "model.encoder_width": "48",
     "model.encoder_depth": "2", "model.encoder_heads": "1", "model.decoder_width": "48", "model.decoder_depth": "3",
     "model.decoder_heads": "1", "model.codebook_size": "48", "model.code_width": "5",
+    "model.finest_blocks": "4",
 }  # fmt: skip
 LOSS = {
     **{f"loss.{name}": "7" for name in ("l1", "l2", "perceptual", "codebook", "commitment", "entropy")},
