@@ -21,7 +21,8 @@ from evagen.tokenizer.assignments import AssignmentSpace
 from evagen.tokenizer.layers import Attention, Plans, QFormer, Rows
 from evagen.tokenizer.packing import PackedLayout, plan_block_causal, plan_within_blocks
 from evagen.tokenizer.positions import FourierPosition, cell_centres, grid_shape
-from evagen.tokenizer.quantizer import VectorQuantizer
+from evagen.tokenizer.quantizer import CodeDistance
+from evagen.tokenizer.quantizer_kinds import Quantizer, QuantizerKind, make_quantizer
 
 NEARBY = 1.2
 """Constant that the biases of the sharpest head begin with."""
@@ -49,8 +50,9 @@ class TokenizedClips:
 
 @dataclass(frozen=True)
 class TokenizerOutput:
-    """reconstruction: float32 (B, C, F, H, W), unclamped; tokens; encoded: (N, c), what was quantised, at unit length;
-    quantizer_losses: scalars by name; decoder_features: what each decoder layer put out, (B, T, Hp, Wp, Dd)."""
+    """reconstruction: float32 (B, C, F, H, W), unclamped; tokens; encoded: (N, c), what was quantised
+    (`Quantized.inputs`); quantizer_losses: scalars by name, those that the quantiser has; decoder_features: what each
+    decoder layer put out, (B, T, Hp, Wp, Dd)."""
 
     reconstruction: Tensor
     tokens: TokenizedClips
@@ -71,6 +73,9 @@ class VideoTokenizer(ModelMixin, ConfigMixin):
         encoder_width, encoder_depth, encoder_heads: the encoder's De, layers and heads.
         decoder_width, decoder_depth, decoder_heads: the decoder's Dd, layers and heads.
         codebook_size, code_width: K and c of the quantiser.
+        quantizer: its kind (`quantizer_kinds`).
+        code_distance, entropy_temperature: of its loss terms (`quantizer.VectorQuantizer`).
+        stochastic_temperature: of the draws of `svq`, for nothing else.
         finest_blocks: shortest wavelength of the rotary embedding in time, in blocks (`positions.Rotary`). Checkpoints
             that do not name it have 1, with which one pair of each head does nothing.
     """
@@ -94,6 +99,10 @@ class VideoTokenizer(ModelMixin, ConfigMixin):
         decoder_heads: int = 12,
         codebook_size: int = 8192,
         code_width: int = 16,
+        quantizer: QuantizerKind = "vq",
+        code_distance: CodeDistance = "sum",
+        entropy_temperature: float = 0.1,
+        stochastic_temperature: float = 0.03,
         finest_blocks: float = 2.0,
     ):
         super().__init__()
@@ -103,7 +112,9 @@ class VideoTokenizer(ModelMixin, ConfigMixin):
         self.embed_patches = nn.Linear(patch_values, encoder_width)
         self.encoder = QFormer(encoder_width, encoder_width, encoder_depth, encoder_heads, finest_blocks)
         self.to_code = nn.Linear(encoder_width, code_width)
-        self.quantizer = VectorQuantizer(codebook_size, code_width)
+        self.quantizer = make_quantizer(
+            quantizer, codebook_size, code_width, code_distance, entropy_temperature, stochastic_temperature
+        )
         self.from_code = nn.Linear(code_width, decoder_width)
         self.decoder_position = FourierPosition(decoder_width)
         self.decoder_level = nn.Embedding(len(levels), decoder_width)
@@ -111,6 +122,17 @@ class VideoTokenizer(ModelMixin, ConfigMixin):
         self.decoder = QFormer(decoder_width, decoder_width, decoder_depth, decoder_heads, finest_blocks)
         self.to_pixels = nn.Linear(decoder_width, patch_values)
         initialise(self)
+
+    @property
+    def quantizer(self) -> Quantizer:
+        """The module. Without this diffusers would give the setting of the same name."""
+        return self._modules["quantizer"]
+
+    def meaning_of_weights(self) -> dict[str, Any]:
+        """What the weights were trained for and their shapes do not show: with other values they would be useless.
+        `vq` and `svq` differ in training only."""
+        names = ("codebook_size", "finest_blocks", "encoder_heads", "decoder_heads")
+        return {"quantizer": type(self.quantizer).__name__, **{name: self.config[name] for name in names}}
 
     @classmethod
     def extract_init_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> tuple[dict, dict, dict]:
@@ -309,8 +331,8 @@ def _normal_cut_at_two(weight: Tensor, std: float) -> None:
 @torch.no_grad()
 def initialise(model: VideoTokenizer) -> None:
     """All initial weights, in one place: linear maps N(0, 1/fan_in) and embeddings N(0, 0.02²), both cut at two
-    deviations; residual branches scaled down by the depth, so that every layer starts near the identity; codes evenly
-    on the sphere."""
+    deviations; residual branches scaled down by the depth, so that every layer starts near the identity; learnt codes
+    evenly on the sphere."""
     for module in model.modules():
         if isinstance(module, nn.Linear):
             _normal_cut_at_two(module.weight, module.in_features**-0.5)
@@ -325,5 +347,6 @@ def initialise(model: VideoTokenizer) -> None:
         for layer in stack.layers:
             for branch in (layer.self_attention.to_out, layer.cross_attention.to_out, layer.mlp[-1]):
                 branch.weight.mul_(scale)
-    nn.init.normal_(model.quantizer.codebook)
+    if model.quantizer.codebook is not None:
+        nn.init.normal_(model.quantizer.codebook)
     model.to_pixels.weight.mul_(0.1)

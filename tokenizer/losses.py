@@ -17,8 +17,10 @@ from evagen.tokenizer.autoencoder import TokenizerOutput
 
 @dataclass(frozen=True)
 class LossWeights:
-    """Factors of the terms. `entropy` is γ = 0.02 of the paper; `l2` is not in the paper: it makes small
-    moving things, which L1 passes over for long, count early in short trainings."""
+    """Factors of the terms that exist: not every quantiser has `codebook`, `commitment` and `entropy`
+    (`quantizer_kinds`), and the factor of a term that is not there has no effect. `entropy` is γ = 0.02 of the paper;
+    `l2` is not in the paper: it makes small moving things, which L1 passes over for long, count early in short
+    trainings."""
 
     l1: float = 1.0
     l2: float = 0.0

@@ -1,20 +1,24 @@
-"""Vector quantisation with L2-normalised codes.
+"""Vector quantisation with learnt, L2-normalised codes, and what keeps them in use.
 
 Legend: N vectors, K codebook size, c code width.
 """
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+CodeDistance = Literal["sum", "mean"]
+"""How the squared distance of a vector and its code adds up over the c dimensions."""
+
 
 @dataclass
 class Quantized:
-    """vectors: (N, c) unit-length codes (straight-through in training); codes: int64 (N,); inputs: (N, c),
-    what was quantised, at unit length; losses: scalar tensors `codebook`, `commitment`, `entropy`, empty when not
-    asked for."""
+    """vectors: (N, c) codes (straight-through in training); codes: int64 (N,); inputs: (N, c), what was quantised, as
+    it was compared with the codes (at unit length, where these have it); losses: scalar tensors, those of `codebook`,
+    `commitment`, `entropy` that the quantiser has, empty when not asked for."""
 
     vectors: Tensor
     codes: Tensor
@@ -28,13 +32,35 @@ class VectorQuantizer(nn.Module):
     Args:
         codebook_size: K.
         code_width: c, low so that the codebook stays in use.
+        code_distance: the codebook and commitment terms are the squared distance, summed over dimensions, so that they
+            lie in [0, 4] for any c, or its mean over them, c times smaller (VQGAN, LARP; EVATok does not say).
         entropy_temperature: softness of the assignment that the entropy term sees; distances on the
-            sphere lie in [0, 4].
+            sphere lie in [0, 4]. EVATok gives the term's weight and not this. Others have 0.01, which makes sharp
+            assignments of 8,192 codes; at 0.1 several codes near a vector have a share from the start.
+        stochastic_temperature: if given, training passes draw each code from a softmax of the cosine similarities
+            divided by it (stochastic VQ of LARP, arXiv 2410.21264, whose temperature is 0.03). Evaluation, and every
+            pass without losses, takes the nearest code.
+
+    Raises ValueError for temperatures that are not positive.
     """
 
-    def __init__(self, codebook_size: int, code_width: int, entropy_temperature: float = 0.1):
+    def __init__(
+        self,
+        codebook_size: int,
+        code_width: int,
+        code_distance: CodeDistance = "sum",
+        entropy_temperature: float = 0.1,
+        stochastic_temperature: float | None = None,
+    ):
         super().__init__()
+        if entropy_temperature <= 0 or (stochastic_temperature is not None and stochastic_temperature <= 0):
+            raise ValueError(
+                f"temperatures must be positive; got entropy_temperature={entropy_temperature} and "
+                f"stochastic_temperature={stochastic_temperature}"
+            )
+        self.code_distance = code_distance
         self.entropy_temperature = entropy_temperature
+        self.stochastic_temperature = stochastic_temperature
         self.codebook = nn.Parameter(torch.empty(codebook_size, code_width))
 
     @property
@@ -51,16 +77,24 @@ class VectorQuantizer(nn.Module):
             x = F.normalize(x.float(), dim=-1)  # (N, c)
             codebook = F.normalize(self.codebook.float(), dim=-1)  # (K, c)
             similarity = x @ codebook.T  # (N, K)
-            codes = similarity.argmax(-1)  # (N,)
+            if self.stochastic_temperature and self.training and with_losses:
+                codes = (similarity.detach() / self.stochastic_temperature).softmax(-1).multinomial(1)[:, 0]  # (N,)
+            else:
+                codes = similarity.argmax(-1)  # (N,)
             nearest = codebook[codes]  # (N, c)
             if not with_losses:
                 return Quantized(nearest, codes, x, {})
             losses = {
-                "codebook": (nearest - x.detach()).square().sum(-1).mean(),
-                "commitment": (nearest.detach() - x).square().sum(-1).mean(),
+                "codebook": self._distance(nearest, x.detach()),
+                "commitment": self._distance(nearest.detach(), x),
                 "entropy": self._entropy_loss(similarity),
             }
             return Quantized(x + (nearest - x).detach(), codes, x, losses)
+
+    def _distance(self, codes: Tensor, x: Tensor) -> Tensor:
+        """Two of (N, c) → scalar, the mean over N."""
+        squared = (codes - x).square()  # (N, c)
+        return (squared.sum(-1) if self.code_distance == "sum" else squared.mean(-1)).mean()
 
     def _entropy_loss(self, similarity: Tensor) -> Tensor:
         """E[H(p)] - H(E[p]) in nats: small when each vector is sure of its code and all codes are used

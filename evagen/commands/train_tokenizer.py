@@ -43,7 +43,8 @@ class TokenizerTraining(LengthChoice):
     loss: ObjectiveConfig = ObjectiveConfig()
     optimizer: OptimizerConfig
     restart_codes_after: int = Field(100, ge=1)
-    """Batches after which a code that was not chosen is dead: it restarts where one of the encoder's vectors is."""
+    """Batches after which a code that was not chosen is dead: it restarts where one of the encoder's vectors is. For
+    quantisers with a learnt codebook."""
 
 
 def main(config: TokenizerTraining) -> Path:
@@ -56,10 +57,11 @@ def main(config: TokenizerTraining) -> Path:
     model = new_model(VideoTokenizer, **config.model.model_dump(), **shape)
     if config.start_from:
         start_from(model, config.start_from)
-    dead_codes = DeadCodeRestart(model.quantizer, config.restart_codes_after)
+    learnt = model.quantizer.codebook is not None  # fsq and bsq have codes that cannot die
+    dead_codes = DeadCodeRestart(model.quantizer, config.restart_codes_after) if learnt else None
     run = TrainingRun(config, config.run, config.optimizer, model)
     objective = Objective(config.loss, model, run.accelerator)
-    run.resume(keep=[dead_codes, objective.lecam])
+    run.resume(keep=[each for each in (dead_codes, objective.lecam) if each is not None])
     assign = config.load(model) if config.is_made else None
     skipped = list(dataset.skipped)
     usage = CodebookUsage(config.model.codebook_size)
@@ -89,7 +91,7 @@ def main(config: TokenizerTraining) -> Path:
             run.log({"loss": loss, **terms, **of_codes, "tokens_per_clip": lengths.sum(1).double().mean()})
             usage.reset()
         discriminator_terms = objective.after_update(output, video)
-        if run.step < RESTART_UNTIL * config.optimizer.steps:
+        if dead_codes and run.step < RESTART_UNTIL * config.optimizer.steps:
             dead_codes.step(output.tokens.codes, output.encoded, random)
             broadcast(model.quantizer.codebook.data)  # every process takes the first one's moves
     run.finish(model)

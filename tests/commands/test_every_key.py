@@ -49,7 +49,8 @@ MODEL = {
     "model.levels": "[1, 8]", "model.temporal_patch": "8", "model.spatial_patch": "16", "model.encoder_width": "48",
     "model.encoder_depth": "2", "model.encoder_heads": "1", "model.decoder_width": "48", "model.decoder_depth": "3",
     "model.decoder_heads": "1", "model.codebook_size": "48", "model.code_width": "5",
-    "model.finest_blocks": "4",
+    "model.finest_blocks": "4", "model.quantizer": "svq", "model.code_distance": "mean",
+    "model.entropy_temperature": "1", "model.stochastic_temperature": "1 | model.quantizer=svq",
 }  # fmt: skip
 LOSS = {
     **{f"loss.{name}": "7" for name in ("l1", "l2", "perceptual", "codebook", "commitment", "entropy")},
