@@ -7,8 +7,10 @@ just that many and decodes them. `CandidateSearch` and the proxy reward say whic
 from evagen.tokenizer.adaptive import AdaptiveTokenizer, TokenizedVideo, check_router_fits, decode_in_chunks
 from evagen.tokenizer.assignments import AssignmentSpace
 from evagen.tokenizer.autoencoder import TokenizedClips, TokenizerOutput, VideoTokenizer
+from evagen.tokenizer.lattices import BinarySphericalQuantizer, FiniteScalarQuantizer
 from evagen.tokenizer.losses import LossWeights, tokenizer_loss
 from evagen.tokenizer.quantizer import CodebookUsage, DeadCodeRestart, VectorQuantizer
+from evagen.tokenizer.quantizer_kinds import make_quantizer
 from evagen.tokenizer.reward import PREFERENCE_RANGE, RewardScale, best_assignment, proxy_reward, reward_percentile
 from evagen.tokenizer.router import Router, VideoAssignment
 from evagen.tokenizer.search import CandidateSearch, brute_force_distances
@@ -17,9 +19,11 @@ __all__ = [
     "PREFERENCE_RANGE",
     "AdaptiveTokenizer",
     "AssignmentSpace",
+    "BinarySphericalQuantizer",
     "CandidateSearch",
     "CodebookUsage",
     "DeadCodeRestart",
+    "FiniteScalarQuantizer",
     "LossWeights",
     "RewardScale",
     "Router",
@@ -33,6 +37,7 @@ __all__ = [
     "brute_force_distances",
     "check_router_fits",
     "decode_in_chunks",
+    "make_quantizer",
     "proxy_reward",
     "reward_percentile",
     "tokenizer_loss",

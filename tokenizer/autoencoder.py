@@ -7,7 +7,7 @@ block, S = any number of block segments, N packed 1D tokens, De/Dd encoder/decod
 import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -21,10 +21,13 @@ from evagen.tokenizer.assignments import AssignmentSpace
 from evagen.tokenizer.layers import Attention, Plans, QFormer, Rows
 from evagen.tokenizer.packing import PackedLayout, plan_block_causal, plan_within_blocks
 from evagen.tokenizer.positions import FourierPosition, cell_centres, grid_shape
-from evagen.tokenizer.quantizer import VectorQuantizer
+from evagen.tokenizer.quantizer_kinds import Quantizer, QuantizerKind, make_quantizer
 
 NEARBY = 1.2
 """Constant that the biases of the sharpest head begin with."""
+
+BEFORE_IT_WAS_SET = {"finest_blocks": 1.0}
+"""Values of settings that a config.json does not name, where they are not those of new models."""
 
 
 @dataclass(frozen=True)
@@ -46,8 +49,9 @@ class TokenizedClips:
 
 @dataclass(frozen=True)
 class TokenizerOutput:
-    """reconstruction: float32 (B, C, F, H, W), unclamped; tokens; encoded: (N, c), what was quantised, at unit length;
-    quantizer_losses: scalars by name; decoder_features: what each decoder layer put out, (B, T, Hp, Wp, Dd)."""
+    """reconstruction: float32 (B, C, F, H, W), unclamped; tokens; encoded: (N, c), what was quantised
+    (`Quantized.inputs`); quantizer_losses: scalars by name, those that the quantiser has; decoder_features: what each
+    decoder layer put out, (B, T, Hp, Wp, Dd)."""
 
     reconstruction: Tensor
     tokens: TokenizedClips
@@ -71,6 +75,10 @@ class VideoTokenizer(ModelMixin, ConfigMixin):
         encoder_self_attention: which other 1D queries those of a block see in the encoder: `causal`, of this and the
             earlier blocks, as published (EVATok supplement K); or `block`, of this block alone, so that its tokens do
             not depend on how many the earlier blocks were given, and curation encodes 39 times fewer blocks.
+        quantizer: its kind (`quantizer_kinds`).
+        stochastic_temperature: of the draws of `svq`, for nothing else.
+        finest_blocks: shortest wavelength of the rotary embedding in time, in blocks (`positions.Rotary`). Checkpoints
+            that do not name it have 1, with which one pair of each head does nothing.
     """
 
     _supports_gradient_checkpointing = True
@@ -93,22 +101,41 @@ class VideoTokenizer(ModelMixin, ConfigMixin):
         codebook_size: int = 8192,
         code_width: int = 16,
         encoder_self_attention: Literal["block", "causal"] = "block",
+        quantizer: QuantizerKind = "vq",
+        stochastic_temperature: float = 0.03,
+        finest_blocks: float = 2.0,
     ):
         super().__init__()
         self.assignments = AssignmentSpace(levels, self._num_blocks(num_frames))
         self.patch_grid((resolution, resolution))  # refuses sizes that do not fit
         patch_values = 3 * temporal_patch * spatial_patch**2
         self.embed_patches = nn.Linear(patch_values, encoder_width)
-        self.encoder = QFormer(encoder_width, encoder_width, encoder_depth, encoder_heads)
+        self.encoder = QFormer(encoder_width, encoder_width, encoder_depth, encoder_heads, finest_blocks)
         self.to_code = nn.Linear(encoder_width, code_width)
-        self.quantizer = VectorQuantizer(codebook_size, code_width)
+        self.quantizer = make_quantizer(quantizer, codebook_size, code_width, stochastic_temperature)
         self.from_code = nn.Linear(code_width, decoder_width)
         self.decoder_position = FourierPosition(decoder_width)
         self.decoder_level = nn.Embedding(len(levels), decoder_width)
         self.start_query = nn.Linear(decoder_width, decoder_width)
-        self.decoder = QFormer(decoder_width, decoder_width, decoder_depth, decoder_heads)
+        self.decoder = QFormer(decoder_width, decoder_width, decoder_depth, decoder_heads, finest_blocks)
         self.to_pixels = nn.Linear(decoder_width, patch_values)
         initialise(self)
+
+    @property
+    def quantizer(self) -> Quantizer:
+        """The module. Without this diffusers would give the setting of the same name."""
+        return self._modules["quantizer"]
+
+    def meaning_of_weights(self) -> dict[str, Any]:
+        """What the weights were trained for and their shapes do not show: with other values they would be useless.
+        `vq` and `svq` differ in training only."""
+        names = ("codebook_size", "finest_blocks", "encoder_heads", "decoder_heads", "encoder_self_attention")
+        return {"quantizer": type(self.quantizer).__name__, **{name: self.config[name] for name in names}}
+
+    @classmethod
+    def extract_init_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> tuple[dict, dict, dict]:
+        """diffusers' reading of a config.json, with what those written before a setting existed were made with."""
+        return super().extract_init_dict(BEFORE_IT_WAS_SET | dict(config_dict), **kwargs)
 
     # Whole clips
 
@@ -234,14 +261,14 @@ class VideoTokenizer(ModelMixin, ConfigMixin):
         place, level_number = self._token_places(blocks, lengths, grid)
         embedded = self.from_code(vectors.to(self.from_code.weight.dtype))  # (n, Dd)
         place, level_number = place.to(embedded.device), level_number.to(embedded.device)
-        position = self.decoder_position(place.to(embedded.dtype))  # (n, Dd)
+        position = self.decoder_position(place)  # (n, Dd)
         return Rows(embedded + position + self.decoder_level(level_number), place)
 
     def decoder_queries(self, first_tokens: Tensor, blocks: Tensor, grid: tuple[int, int]) -> Rows:
         """3D queries of each block, begun from that block's first 1D token: (S, Dd) → S*P rows of width Dd."""
         place = _block_coordinates(blocks, cell_centres(*grid)).to(first_tokens.device)  # (S*P, 3)
         start = self.start_query(first_tokens).repeat_interleave(grid[0] * grid[1], dim=0)  # (S*P, Dd)
-        return Rows(start + self.decoder_position(place.to(start.dtype)), place)
+        return Rows(start + self.decoder_position(place), place)
 
     def pixels(self, decoded: Tensor, grid: tuple[int, int]) -> Tensor:
         """Decoded 3D rows (S*P, Dd) → blocks of frames (S, C, temporal_patch, H, W), unclamped."""
@@ -296,16 +323,22 @@ def attend_nearby(attention: Attention) -> None:
     attention.to_key_value.bias[:width].copy_(strength)
 
 
+def _normal_cut_at_two(weight: Tensor, std: float) -> None:
+    """Fills with N(0, std²) cut at two deviations; torch takes bounds as values, -2 and 2 by default."""
+    nn.init.trunc_normal_(weight, std=std, a=-2 * std, b=2 * std)
+
+
 @torch.no_grad()
 def initialise(model: VideoTokenizer) -> None:
-    """All initial weights, in one place: linear maps N(0, 1/fan_in) cut at two deviations, residual branches
-    scaled down by the depth, so that every layer starts near the identity; codes evenly on the sphere."""
+    """All initial weights, in one place: linear maps N(0, 1/fan_in) and embeddings N(0, 0.02²), both cut at two
+    deviations; residual branches scaled down by the depth, so that every layer starts near the identity; learnt codes
+    evenly on the sphere."""
     for module in model.modules():
         if isinstance(module, nn.Linear):
-            nn.init.trunc_normal_(module.weight, std=module.in_features**-0.5)
+            _normal_cut_at_two(module.weight, module.in_features**-0.5)
             nn.init.zeros_(module.bias)
         elif isinstance(module, nn.Embedding):
-            nn.init.trunc_normal_(module.weight, std=0.02)
+            _normal_cut_at_two(module.weight, 0.02)
     for stack in (model.encoder, model.decoder):
         for layer in stack.layers:
             for attention in (layer.self_attention, layer.cross_attention):
@@ -314,5 +347,6 @@ def initialise(model: VideoTokenizer) -> None:
         for layer in stack.layers:
             for branch in (layer.self_attention.to_out, layer.cross_attention.to_out, layer.mlp[-1]):
                 branch.weight.mul_(scale)
-    nn.init.normal_(model.quantizer.codebook)
+    if model.quantizer.codebook is not None:
+        nn.init.normal_(model.quantizer.codebook)
     model.to_pixels.weight.mul_(0.1)

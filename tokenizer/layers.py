@@ -131,12 +131,12 @@ class QFormer(nn.Module):
     """A stack of `QFormerLayer`s over a context that is normalised once and stays the same for all layers.
 
     Called on whole clips, or repeatedly on later blocks with the caches of the earlier ones: the plans
-    say which rows, cached or new, each query sees.
+    say which rows, cached or new, each query sees. finest_blocks: shortest wavelength of the places, see `Rotary`.
     """
 
-    def __init__(self, width: int, context_width: int, depth: int, num_heads: int):
+    def __init__(self, width: int, context_width: int, depth: int, num_heads: int, finest_blocks: float):
         super().__init__()
-        self.rotary = Rotary(width // num_heads)
+        self.rotary = Rotary(width // num_heads, finest_blocks)
         self.norm_context = nn.LayerNorm(context_width)
         self.layers = nn.ModuleList(QFormerLayer(width, context_width, num_heads) for _ in range(depth))
         self.norm_out = nn.LayerNorm(width)

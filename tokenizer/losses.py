@@ -18,8 +18,10 @@ from evagen.tokenizer.autoencoder import TokenizerOutput
 
 @dataclass(frozen=True)
 class LossWeights:
-    """Factors of the terms, and what the terms are measured in. `entropy` is γ = 0.02 of the paper; `l2` is not in the
-    paper: it makes small moving things, which L1 passes over for long, count early in short trainings.
+    """Factors of the terms that exist, and what the terms are measured in. Not every quantiser has `codebook`,
+    `commitment` and `entropy` (`quantizer_kinds`); the factor of a term that is not there has no effect. `entropy` is
+    γ = 0.02 of the paper; `l2` is not in the paper: it makes small moving things, which L1 passes over for long, count
+    early in short trainings.
 
     The paper names neither the range of pixels nor the mean or sum over a code's numbers, so its factors could mean
     either; LARP, which it follows, has pixels in [0, 1] and the mean.

@@ -25,56 +25,82 @@ def cell_centres(rows: int, columns: int) -> Tensor:
     return torch.stack(torch.meshgrid(y, x, indexing="ij"), dim=-1).flatten(0, 1)
 
 
+class Exact(nn.Module):
+    """Constants in fp32 that move with the model and stay exact in one that is converted (`model.to(torch.bfloat16)`):
+    only floating-point buffers are rounded, so these are kept as the integers that have their bits."""
+
+    bits: Tensor
+
+    def __init__(self, values: Tensor):
+        super().__init__()
+        self.register_buffer("bits", values.float().view(torch.int32), persistent=False)
+
+    def forward(self) -> Tensor:
+        return self.bits.view(torch.float32)
+
+
 class FourierPosition(nn.Module):
     """Embeds (block, y, x) coordinates: sines and cosines at octave-spaced frequencies, then a linear map.
 
     Block numbers are taken as they are (0, 1, 2, …) and y, x lie in [0, 1].
     """
 
-    scale: Tensor
-    frequencies: Tensor
-
     def __init__(self, width: int, num_octaves: int = 6):
         super().__init__()
-        frequencies = math.pi * 2.0 ** torch.arange(num_octaves)
         # One block is about as far in time as an eighth of the picture is in space.
-        self.register_buffer("scale", torch.tensor([0.125, 1.0, 1.0]), persistent=False)
-        self.register_buffer("frequencies", frequencies, persistent=False)
+        self.scale = Exact(torch.tensor([0.125, 1.0, 1.0]))
+        self.frequencies = Exact(math.pi * 2.0 ** torch.arange(num_octaves))
         self.project = nn.Linear(3 * 2 * num_octaves, width)
 
+    def features(self, coordinates: Tensor) -> Tensor:
+        """(N, 3) in fp32 as (block, y, x) → sines and cosines (N, 6 * octaves) in fp32, whatever the precision around
+        them and of the weights."""
+        with torch.autocast(coordinates.device.type, enabled=False):
+            angles = (coordinates.float() * self.scale())[..., None] * self.frequencies()  # (N, 3, octaves)
+            return torch.cat([angles.sin(), angles.cos()], dim=-1).flatten(-2)  # (N, 6 * octaves)
+
     def forward(self, coordinates: Tensor) -> Tensor:
-        """(N, 3) as (block, y, x) → (N, width)."""
-        angles = (coordinates * self.scale)[..., None] * self.frequencies  # (N, 3, octaves)
-        return self.project(torch.cat([angles.sin(), angles.cos()], dim=-1).flatten(-2))  # (N, width)
+        """(N, 3) in fp32 as (block, y, x) → (N, width)."""
+        return self.project(self.features(coordinates).to(self.project.weight.dtype))  # (N, width)
 
 
 class Rotary(nn.Module):
     """Rotary position embedding (RoFormer, arXiv 2104.09864) over continuous (block, y, x) coordinates.
 
-    A quarter of the pairs of a head turns with time, the rest with y and x in equal parts, at wavelengths
-    from twice the clip's or picture's extent down to `finest` of it.
+    A quarter of the pairs of a head turns with time, the rest with y and x in equal parts. Wavelengths are spaced
+    evenly on a logarithmic scale.
+
+    Args:
+        head_width: of an attention head, even and at least 6.
+        finest_blocks: shortest wavelength in time, in blocks; the longest is 16. Blocks are whole numbers, so nothing
+            below 2 tells more than a longer wavelength does, and at 1 a pair turns full circle from block to block
+            and tells nothing.
+        finest: shortest wavelength of y and x, as a share of the picture; the longest is twice the picture.
+
+    Raises ValueError for other head widths, and for wavelengths that are not positive.
     """
 
-    frequencies: Tensor
-
-    def __init__(self, head_width: int, finest: float = 1 / 8):
+    def __init__(self, head_width: int, finest_blocks: float = 2.0, finest: float = 1 / 8):
         super().__init__()
         pairs = head_width // 2
         shares = [pairs - 2 * (3 * pairs // 8), 3 * pairs // 8, 3 * pairs // 8]  # block, y, x
         if head_width % 2 or min(shares) < 1:
             raise ValueError(f"heads must be of even width, at least 6; got {head_width}")
+        if min(finest_blocks, finest) <= 0:
+            raise ValueError(f"the finest wavelengths must be positive; got {finest_blocks} blocks and {finest}")
         frequencies = torch.zeros(3, pairs)
         start = 0
         for axis, (share, extent) in enumerate(zip(shares, (8.0, 1.0, 1.0))):
-            wavelengths = 2 * (finest / 2) ** (torch.arange(share) / max(share - 1, 1))  # 2 … finest
+            shortest = finest_blocks / extent if axis == 0 else finest  # in extents
+            wavelengths = 2 * (shortest / 2) ** (torch.arange(share) / max(share - 1, 1))  # 2 … shortest
             frequencies[axis, start : start + share] = 2 * math.pi / (wavelengths * extent)
             start += share
-        self.register_buffer("frequencies", frequencies, persistent=False)
+        self.frequencies = Exact(frequencies)
 
     def forward(self, coordinates: Tensor) -> Tensor:
         """(N, 3) as (block, y, x) → unit complex numbers (N, 1, head_width / 2), to multiply pairs with."""
         with torch.autocast(coordinates.device.type, enabled=False):  # half precision is no precision for an angle
-            angles = coordinates.float() @ self.frequencies.float()  # (N, pairs)
+            angles = coordinates.float() @ self.frequencies()  # (N, pairs)
         return torch.polar(torch.ones_like(angles), angles)[:, None]
 
 

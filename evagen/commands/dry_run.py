@@ -1,9 +1,9 @@
-"""`evagen COMMAND CONFIG --dry-run`: whether a shipped config can be carried out on this machine, and what a step takes.
+"""`evagen COMMAND CONFIG --dry-run`: whether a shipped config can be carried out here, and what a step takes.
 
 The command runs for real, at full size, on two random videos: two steps of a training with a batch of one clip, or one
 clip of everything else. What the config reads of earlier stages is made up: a tokenizer and a generator of the right
-shape with random weights, a record of random distances, a corpus of random clips. Networks that losses look through have
-their published shapes and random weights, so nothing is downloaded.
+shape with random weights, a record of random distances, a corpus of random clips. Networks that losses look through
+have their published shapes and random weights, so nothing is downloaded.
 """
 
 import json
@@ -105,11 +105,12 @@ class _Inputs:
             found += ["run.tracker=none", "run.log_every=1", "optimizer.steps=2", "optimizer.batch_size=1"]
             found += ["optimizer.accumulation=1", "optimizer.warmup_steps=0"]
             found += [] if torch.cuda.is_available() else ["run.mixed_precision=no"]
+        values = read_shipped(self.name)
+        for key, group in (("loss.compare", values.get("loss", {}).get("compare")), ("compare", values.get("compare"))):
+            found += [f"{key}.vgg16=untrained"] if (group or {}).get("network") == "lpips" else []
         if "loss" in fields:
-            found += ["loss.compare.vgg16=untrained", "loss.alignment.teacher=untrained"]
-            found += ["loss.adversarial.videomae=untrained", "loss.adversarial.start_step=0"]
-        if "compare" in fields:
-            found += ["compare.vgg16=untrained"]
+            found += ["loss.alignment.teacher=untrained", "loss.adversarial.videomae=untrained"]
+            found += ["loss.adversarial.start_step=0"]
         if "slots" in fields:
             found += ["clips_per_class=1"] + ([] if "given" in " ".join(found) else [f"classes=[{CLASSES[0]}]"])
         made = {"tokenizer": self._tokenizer, "router": self._router, "record": self._record, "corpus": self._corpus}

@@ -44,7 +44,8 @@ class TokenizerTraining(LengthChoice):
     loss: ObjectiveConfig = ObjectiveConfig()
     optimizer: OptimizerConfig
     restart_codes_after: int = Field(100, ge=1)
-    """Batches after which a code that was not chosen is dead: it restarts where one of the encoder's vectors is."""
+    """Batches after which a code that was not chosen is dead: it restarts where one of the encoder's vectors is. For
+    quantisers with a learnt codebook."""
 
 
 def main(config: TokenizerTraining) -> Path:
@@ -57,10 +58,11 @@ def main(config: TokenizerTraining) -> Path:
     model = new_model(VideoTokenizer, **config.model.model_dump(), **shape)
     if config.start_from:
         start_from(model, config.start_from)
-    dead_codes = DeadCodeRestart(model.quantizer, config.restart_codes_after)
+    learnt = model.quantizer.codebook is not None  # fsq and bsq have codes that cannot die
+    dead_codes = DeadCodeRestart(model.quantizer, config.restart_codes_after) if learnt else None
     run = TrainingRun(config, config.run, config.optimizer, model)
     objective = Objective(config.loss, model, config.optimizer, run.accelerator)
-    run.resume(keep=[dead_codes, objective.lecam, *objective.schedulers])
+    run.resume(keep=[*([dead_codes] if dead_codes else []), objective.lecam, *objective.schedulers])
     assign = config.load(model) if config.is_made else None
     skipped = list(dataset.skipped)
     usage = CodebookUsage(config.model.codebook_size)
@@ -90,7 +92,7 @@ def main(config: TokenizerTraining) -> Path:
             run.log({"loss": loss, **terms, **of_codes, "tokens_per_clip": lengths.sum(1).double().mean()})
             usage.reset()
         discriminator_terms = objective.after_update(output, video, run.step, random) or discriminator_terms
-        if run.step < RESTART_UNTIL * config.optimizer.steps:
+        if dead_codes and run.step < RESTART_UNTIL * config.optimizer.steps:
             restart_dead_codes(dead_codes, output.tokens.codes, output.encoded, random, accelerator)
     run.finish(model)
     report_skipped(skipped, dataset.num_files, accelerator.print)

@@ -27,13 +27,17 @@ def load_model(kind: type[Model], source: str | Path, device: torch.device | str
         if found != kind.__name__:
             raise UserError(f"{folder} holds a {found}, a {kind.__name__} is needed")
     try:
-        model = kind.from_pretrained(str(source))
+        model, keys = kind.from_pretrained(str(source), output_loading_info=True)
     except ValueError as error:
         raise UserError(f"the weights at {source} are not those of its config.json: {error}") from error
     except OSError as error:
         if folder.is_dir():
             raise UserError(f"the weights in {folder} are missing or damaged: copy or train them again") from error
         raise UserError(f"no {kind.__name__} at {source}: neither a local folder nor a hub id within reach") from error
+    wrong = [f"{each} is missing" for each in keys["missing_keys"]]
+    wrong += [f"{each} is of no use" for each in keys["unexpected_keys"]]
+    if wrong:
+        raise UserError(f"the weights at {source} are not those of its config.json: {', '.join(sorted(wrong)[:5])}")
     return pack_linears(model.to(device).eval().requires_grad_(False))
 
 
@@ -47,10 +51,11 @@ def new_model(kind: type[Model], **arguments: Any) -> Model:
 
 def start_from(model: ModelMixin, source: str | Path) -> ModelMixin:
     """Gives a new model the weights of a trained one, to train it further; returns the trained one. Raises UserError
-    unless both have weights of the same names and shapes."""
+    unless both have weights of the same names and shapes, with the same meaning."""
     trained = load_model(type(model), source)
     theirs, ours = trained.state_dict(), model.state_dict()
-    if {name: tensor.shape for name, tensor in theirs.items()} != {name: tensor.shape for name, tensor in ours.items()}:
+    shapes = [{name: tensor.shape for name, tensor in weights.items()} for weights in (theirs, ours)]
+    if shapes[0] != shapes[1] or _meaning(trained) != _meaning(model):
         settings = {name: value for name, value in model.config.items() if not name.startswith("_")}
         differing = [
             f"{name} is {trained.config.get(name)} there and {value} here"
@@ -60,6 +65,11 @@ def start_from(model: ModelMixin, source: str | Path) -> ModelMixin:
         raise UserError(f"the weights at {source} do not fit this model: {', '.join(differing)}; use its settings")
     model.load_state_dict(theirs)
     return trained
+
+
+def _meaning(model: ModelMixin) -> Any:
+    """What else the weights follow from than from their shapes, where a model says so."""
+    return model.meaning_of_weights() if hasattr(model, "meaning_of_weights") else None
 
 
 def fingerprint(model: torch.nn.Module) -> str:

@@ -52,6 +52,7 @@ MODEL = {
     "model.encoder_depth": "2", "model.encoder_heads": "1", "model.decoder_width": "48", "model.decoder_depth": "3",
     "model.decoder_heads": "1", "model.codebook_size": "48", "model.code_width": "5",
     "model.encoder_self_attention": "causal",
+    "model.finest_blocks": "4", "model.quantizer": "svq", "model.stochastic_temperature": "1 | model.quantizer=svq",
 }  # fmt: skip
 LOSS = {
     **{f"loss.{name}": "7" for name in ("l1", "l2", "perceptual", "codebook", "commitment", "entropy")},

@@ -1,0 +1,76 @@
+"""Loading models: what does not fit its config, or the model that it is to start, is named."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from tiny_models import tiny_tokenizer
+
+from evagen.errors import UserError
+from evagen.models.loading import load_model, start_from
+from evagen.tokenizer import VideoTokenizer
+
+SIZES = {"vq": (32, 5), "svq": (32, 5), "fsq": (243, 5), "bsq": (32, 5)}
+
+
+def tokenizer(kind: str, seed: int = 0, **changes) -> VideoTokenizer:
+    size, width = SIZES[kind]
+    return tiny_tokenizer(seed, quantizer=kind, codebook_size=size, code_width=width, **changes)
+
+
+def saved(folder: Path, kind: str, config: dict | None = None, **changes) -> Path:
+    """A tokenizer's folder, with some of its config.json changed by hand."""
+    tokenizer(kind, **changes).save_pretrained(folder)
+    values = json.loads((folder / "config.json").read_text()) | (config or {})
+    (folder / "config.json").write_text(json.dumps(values))
+    return folder
+
+
+@pytest.mark.parametrize("kind", SIZES)
+def test_a_tokenizer_with_each_quantiser_is_loaded(tmp_path, kind):
+    model = load_model(VideoTokenizer, saved(tmp_path, kind))
+    assert model.config.quantizer == kind
+
+
+@pytest.mark.parametrize(
+    ("kind", "config", "message"),
+    [
+        ("vq", {"quantizer": "fsq", "codebook_size": 243}, "not those of its config.json: quantizer.codebook is of no"),
+        ("vq", {"quantizer": "fsq"}, "no product of 5 such numbers"),
+        ("vq", {"quantizer": "bsq"}, "quantizer.codebook is of no use"),
+        ("fsq", {"quantizer": "vq"}, "quantizer.codebook is missing"),
+        ("bsq", {"quantizer": "svq"}, "quantizer.codebook is missing"),
+        ("vq", {"quantizer": "lfq"}, "is vq, svq, fsq or bsq; got 'lfq'"),
+    ],
+)
+def test_weights_of_another_quantiser_are_explained(tmp_path, kind, config, message):
+    with pytest.raises(UserError, match=message):
+        load_model(VideoTokenizer, saved(tmp_path, kind, config))
+
+
+@pytest.mark.parametrize(
+    ("kind", "other", "message"),
+    [
+        ("vq", "fsq", "codebook_size is 32 there and 243 here, quantizer is vq there and fsq here"),
+        ("bsq", "fsq", "quantizer is bsq there and fsq here"),
+        ("fsq", "svq", "quantizer is fsq there and svq here"),
+        ("vq", "bsq", "quantizer is vq there and bsq here"),
+    ],
+)
+def test_fine_tuning_with_another_quantiser_is_explained(tmp_path, kind, other, message):
+    with pytest.raises(UserError, match=f"do not fit this model: .*{message}"):
+        start_from(tokenizer(other), saved(tmp_path, kind))
+
+
+@pytest.mark.parametrize(("setting", "value"), [("finest_blocks", 1.0), ("encoder_heads", 1), ("decoder_heads", 1)])
+def test_settings_that_no_shape_shows_must_agree_too(tmp_path, setting, value):
+    folder = saved(tmp_path, "vq", **{setting: value})
+    with pytest.raises(UserError, match=rf"{setting} is {value} there and 2(\.0)? here; use its settings"):
+        start_from(tokenizer("vq"), folder)
+
+
+def test_stochastic_codes_start_from_deterministic_ones(tmp_path):
+    model = tokenizer("svq", seed=1)
+    trained = start_from(model, saved(tmp_path, "vq"))
+    assert torch.equal(model.quantizer.codebook, trained.quantizer.codebook)
