@@ -36,7 +36,8 @@ OPTIMIZER = {
     "optimizer.matrices": "muon", "optimizer.steps": "3", "optimizer.batch_size": "3", "optimizer.accumulation": "2",
     "optimizer.learning_rate": "0.02", "optimizer.muon_learning_rate": "0.5 | optimizer.matrices=muon",
     "optimizer.warmup_steps": "2", "optimizer.weight_decay": "0.5", "optimizer.betas": "[0.5, 0.5]",
-    "optimizer.gradient_clip": "0.01", "optimizer.ema_decay": "0.9",
+    "optimizer.gradient_clip": "0.01", "optimizer.ema_decay": "0.9", "optimizer.schedule": "wsd",
+    "optimizer.final_learning_rate": "0.005", "optimizer.decay_share": "1 | optimizer.schedule=wsd",
 }  # fmt: skip
 TRAINING = {"run.seed": "1", "run.mixed_precision": "bf16"}
 LENGTHS = {"router": "{}/router2", "preference": "0.8", "uniform_length": "4 | router=null"}
