@@ -92,6 +92,7 @@ OTHER_VALUES = {  # behind a bar: what else has to be set, in both runs, for the
         **TRAINING, **OPTIMIZER, "optimizer.tokens_per_batch": "99 | optimizer.batch_size=null", "corpus": "{}/tokens2",
         "model.width": "48", "model.depth": "2", "model.num_heads": "1", "model.hidden_width": "64",
         "model.rope_theta": "2", "model.norm_eps": "0.5",
+        "model.token_dropout": "0.5", "model.residual_dropout": "0.5", "model.mlp_dropout": "0.5",
         "model.size": "nano", "start_from": "{}/generator",
         "class_dropout": "0.9", "use_classes": "false",
     },
