@@ -29,7 +29,7 @@ DATA = {
     "data.root": "{}/other", "data.layout": "folder", "data.split": "test", "data.split_index": "2",
     "data.csv": "x.csv", "data.video_column": "v", "data.label_column": "l", "data.skip_list": "{}/skip.json",
     "data.more": "[{{root: {}/other, layout: ucf101}}]", "data.frames": "12", "data.stride": "2", "data.size": "40",
-    "data.frames_per_second": "14",
+    "data.frames_per_second": "12.5",
     "data.clip": "centre", "data.crop": "random", "data.flip": "true", "data.seed": "1 | data.crop=random",
     "data.classes": "[Boxing]", "data.without_classes": "[Boxing]", "data.limit": "3",
 }  # fmt: skip
