@@ -4,7 +4,8 @@
     generator = from_llama(LlamaForCausalLM.from_pretrained(folder))
 
 The Llama's config has an attribute `evagen` with the vocabulary layout, so that whatever runs the Llama can turn its
-tokens back into codes and lengths. `ar_model` itself does not import this module, since transformers takes seconds.
+tokens back into codes and lengths. Dropout, which matters in training alone, is not taken along: a Llama has none in
+these places. `ar_model` itself does not import this module, since transformers takes seconds.
 
 Legend: S sequences sampled together, n tokens so far, V vocabulary.
 """

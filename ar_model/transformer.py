@@ -26,7 +26,7 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
 
 class CausalSelfAttention(nn.Module):
-    def __init__(self, width: int, num_heads: int):
+    def __init__(self, width: int, num_heads: int, dropout: float):
         super().__init__()
         if width % num_heads or width // num_heads % 2:
             raise ValueError(f"width {width} must split into {num_heads} heads of even width")
@@ -36,6 +36,7 @@ class CausalSelfAttention(nn.Module):
         self.v_proj = nn.Linear(width, width, bias=False)
         self.o_proj = nn.Linear(width, width, bias=False)
         self.attend = PlannedAttention()
+        self.dropout = nn.Dropout(dropout)
 
     def _heads(self, x: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         query, key, value = (p(x).unflatten(-1, (self.num_heads, -1)) for p in (self.q_proj, self.k_proj, self.v_proj))
@@ -44,27 +45,37 @@ class CausalSelfAttention(nn.Module):
     def forward(self, x: Tensor, cos: Tensor, sin: Tensor, plan: AttentionPlan) -> Tensor:
         query, key, value = self._heads(x, cos, sin)  # (N, h, d)
         attended = self.attend(query, key, value, plan)  # (N, h, d)
-        return self.o_proj(attended.flatten(1))  # (N, D)
+        return self.dropout(self.o_proj(attended.flatten(1)))  # (N, D)
 
 
 class SwiGLU(nn.Module):
-    def __init__(self, width: int, hidden_width: int):
+    def __init__(self, width: int, hidden_width: int, dropout: float):
         super().__init__()
         self.gate_proj = nn.Linear(width, hidden_width, bias=False)
         self.up_proj = nn.Linear(width, hidden_width, bias=False)
         self.down_proj = nn.Linear(hidden_width, width, bias=False)
+        self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))  # (…, E) inside, (…, D) out
+        hidden = F.silu(self.gate_proj(x)) * self.up_proj(x)  # (…, E)
+        return self.dropout(self.down_proj(hidden))  # (…, D)
 
 
 class DecoderLayer(nn.Module):
-    def __init__(self, width: int, num_heads: int, hidden_width: int, norm_eps: float):
+    def __init__(
+        self,
+        width: int,
+        num_heads: int,
+        hidden_width: int,
+        norm_eps: float,
+        residual_dropout: float,
+        mlp_dropout: float,
+    ):
         super().__init__()
         self.input_layernorm = nn.RMSNorm(width, eps=norm_eps)
-        self.self_attn = CausalSelfAttention(width, num_heads)
+        self.self_attn = CausalSelfAttention(width, num_heads, residual_dropout)
         self.post_attention_layernorm = nn.RMSNorm(width, eps=norm_eps)
-        self.mlp = SwiGLU(width, hidden_width)
+        self.mlp = SwiGLU(width, hidden_width, mlp_dropout)
 
     def forward(self, x: Tensor, cos: Tensor, sin: Tensor, plan: AttentionPlan) -> Tensor:
         x = x + self.self_attn(self.input_layernorm(x), cos, sin, plan)  # (N, D)
@@ -86,6 +97,9 @@ class VideoGenerator(ModelMixin, ConfigMixin):
         hidden_width: E; Llama's rule if None.
         rope_theta: base of the rotary frequencies.
         norm_eps: what the norms add to the mean square.
+        token_dropout, residual_dropout, mlp_dropout: share of the values that training sets to zero in what leaves the
+            embedding, each attention's output projection, each MLP. These are the places of LlamaGen (arXiv 2406.06525)
+            and LARP (arXiv 2410.21264), whose code has 0.1 in all three and none on attention weights.
         tokenizer_fingerprint: names the tokenizer whose codes it writes; kept with the weights.
         class_dropout: share of the clips that it is trained on without their class, which guidance needs; None if not
             known.
@@ -110,6 +124,9 @@ class VideoGenerator(ModelMixin, ConfigMixin):
         hidden_width: int | None = None,
         rope_theta: float = 10_000.0,
         norm_eps: float = 1e-6,
+        token_dropout: float = 0.0,
+        residual_dropout: float = 0.0,
+        mlp_dropout: float = 0.0,
         tokenizer_fingerprint: str | None = None,
         class_dropout: float | None = None,
         given_frames: int = 0,
@@ -118,8 +135,11 @@ class VideoGenerator(ModelMixin, ConfigMixin):
         super().__init__()
         self.grammar = SequenceGrammar(codebook_size, levels, num_blocks, len(class_names), num_given_blocks)
         self.embed_tokens = nn.Embedding(self.grammar.vocabulary_size, width)
+        self.dropout = nn.Dropout(token_dropout)
         hidden_width = hidden_width or default_hidden_width(width)
-        self.layers = nn.ModuleList(DecoderLayer(width, num_heads, hidden_width, norm_eps) for _ in range(depth))
+        self.layers = nn.ModuleList(
+            DecoderLayer(width, num_heads, hidden_width, norm_eps, residual_dropout, mlp_dropout) for _ in range(depth)
+        )
         self.norm = nn.RMSNorm(width, eps=norm_eps)
         self.lm_head = nn.Linear(width, self.grammar.vocabulary_size, bias=False)
         self.gradient_checkpointing = False  # diffusers switches it on by this name
@@ -138,7 +158,7 @@ class VideoGenerator(ModelMixin, ConfigMixin):
         length beside each other, attention takes fewer calls."""
         plan = plan_causal(sequence_lengths).to(tokens.device)
         cos, sin = self.rotary(plan.positions.to(tokens.device))  # (N, 1, d / 2)
-        x = self.embed_tokens(tokens)  # (N, D)
+        x = self.dropout(self.embed_tokens(tokens))  # (N, D)
         for layer in self.layers:
             if self.gradient_checkpointing and torch.is_grad_enabled():
                 x = checkpoint(layer, x, cos, sin, plan, use_reentrant=False)  # (N, D)

@@ -29,7 +29,7 @@ from evagen.config import Section, section_of
 from evagen.data.corpus import Corpus, read_corpus
 from evagen.training.generator import FROM_CORPUS, new_generator
 from evagen.training.metrics import Mean
-from evagen.training.run import TrainingRun, is_finished
+from evagen.training.run import TrainingRun, is_finished, seed_draws
 from evagen.training.settings import LayerSettings, OptimizerConfig, TrainingSettings
 from evagen.training.token_batches import ClipBatches, class_dropout_numbers
 
@@ -92,6 +92,7 @@ def main(config: GeneratorTraining) -> Path:
         tokens_of_row, config.run.seed, run.accelerator.num_processes,
         config.optimizer.batch_size, config.optimizer.tokens_per_batch,
     )  # fmt: skip
+    seed_draws(config.run.seed, run.accelerator.process_index)
     run.resume(keep=[batches])
     for _ in run.batches():
         shares = next(batches)

@@ -9,17 +9,18 @@ Dimensions: C = 3 colours (RGB), F frames, H = W = `size`.
 
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from fractions import Fraction
 
 import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from evagen.data.frame_counts import count_all_frames
+from evagen.data.frame_counts import all_frame_rates, count_all_frames
 from evagen.data.layouts import VideoFile
 from evagen.data.sources import DataConfig, list_files
 from evagen.data.square_clips import read_square
-from evagen.data.video_reader import VideoError, VideoPath
+from evagen.data.video_reader import Stride, VideoError, VideoPath, frame_offset
 from evagen.errors import UserError
 
 
@@ -50,10 +51,10 @@ class ClipDataset(Dataset):
     clip (its place in the video, crop, mirroring) follows from (seed, epoch, index) alone, so neither
     workers nor order nor resuming change anything. Iterating goes over epoch 0 once.
 
-    Every file that was not seen before is opened once at construction. Those that cannot be read, or are shorter than
-    `(frames - 1) * stride + 1`, are left out and listed in `skipped`; after them what is known to be unusable without
-    opening it: videos that the layout's lists name and that are not there, and those that `evagen data scan` found
-    bad.
+    Every file that was not seen before is opened at construction. Those that cannot be read, are shorter than a clip,
+    or have fewer frames a second than asked for, are left out and listed in `skipped`; after them what is known to be
+    unusable without opening it: videos that the layout's lists name and that are not there, and those that `evagen
+    data scan` found bad.
 
     Attributes: `class_names` (all classes of the layout, in label order), `labels` (of every item),
     `paths` (the usable videos), `skipped`, `num_files` (usable and skipped together).
@@ -64,20 +65,22 @@ class ClipDataset(Dataset):
         listing = list_files(config)
         files, self.class_names = listing.files, listing.class_names
         self.num_files = len(files) + len(listing.left_out)
-        span = (config.frames - 1) * config.stride + 1
         counts = count_all_frames([file.path for file in files])
         self.skipped: list[SkippedClip] = []
         self._items: list[_Item] = []
         self.paths: list[str] = []
-        for file, count in zip(files, counts):
+        for file, count, stride in zip(files, counts, _strides(files, config)):
             if isinstance(count, VideoError):
-                self.skipped.append(SkippedClip(str(file.path), count.reason))
-            elif count < span:
-                reason = f"too short: {count} frames, a clip needs {span}"
-                self.skipped.append(SkippedClip(str(file.path), reason))
+                unusable = count.reason
+            elif isinstance(stride, VideoError):
+                unusable = stride.reason
+            elif count < (span := frame_offset(config.frames - 1, stride) + 1):
+                unusable = f"too short: {count} frames, a clip needs {span}"
             else:
                 self.paths.append(str(file.path))
-                self._items += _items_of(file, count, config, span)
+                self._items += _items_of(file, count, config, stride)
+                continue
+            self.skipped.append(SkippedClip(str(file.path), unusable))
         self.skipped += [SkippedClip(video.path, video.reason) for video in listing.left_out]
         if not self._items:
             lines: list[str] = []
@@ -91,8 +94,12 @@ class ClipDataset(Dataset):
 
     def fingerprint(self) -> str:
         """16 hexadecimal digits that change where a key no longer means the same clip: with the files that are
-        there, their lengths and labels. The files' contents are not looked at."""
-        return hashlib.sha256(repr(self._items).encode()).hexdigest()[:16]
+        there, their lengths and labels, and their frame rates where these matter. The files' contents are not looked
+        at."""
+        about = repr(self._items)
+        if self.config.frames_per_second is not None:
+            about += repr([item.stride for item in self._items])
+        return hashlib.sha256(about.encode()).hexdigest()[:16]
 
     def __iter__(self) -> Iterator[Clip | SkippedClip]:
         return (self[index] for index in range(len(self)))
@@ -107,7 +114,7 @@ class ClipDataset(Dataset):
         place, mirrored = random.random(), random.random() < 0.5
         try:
             video = read_square(
-                item.path, start, config.frames, config.stride, config.size, place if config.crop == "random" else None
+                item.path, start, config.frames, item.stride, config.size, place if config.crop == "random" else None
             )
         except VideoError as error:
             return SkippedClip(str(item.path), error.reason)
@@ -138,14 +145,36 @@ class _Item:
     label: int
     first_start: int
     last_start: int
+    stride: Stride = field(repr=False)
 
 
-def _items_of(file: VideoFile, num_frames: int, config: DataConfig, span: int) -> list[_Item]:
-    last = num_frames - span
+def _items_of(file: VideoFile, num_frames: int, config: DataConfig, stride: Stride) -> list[_Item]:
+    last = num_frames - 1 - frame_offset(config.frames - 1, stride)
     ranges = {
         "random": [(0, last)],
         "first": [(0, 0)],
         "centre": [(last // 2, last // 2)],
-        "all": [(start, start) for start in range(0, last + 1, config.frames * config.stride)],
+        "all": [(start, start) for start in range(0, last + 1, frame_offset(config.frames, stride))],
     }
-    return [_Item(file.path, file.label, first, final) for first, final in ranges[config.clip]]
+    return [_Item(file.path, file.label, first, final, stride) for first, final in ranges[config.clip]]
+
+
+_SAME_RATE = Fraction(101, 100)
+"""How far a rate may lie above a file's own and still mean it."""
+
+
+def _strides(files: Sequence[VideoFile], config: DataConfig) -> list[Stride | VideoError]:
+    """The distance between a clip's frames in each file, or why the file has too few of them a second."""
+    strides: list[Stride | VideoError] = []
+    if config.frames_per_second is None:
+        return strides + [config.stride] * len(files)
+    asked = Fraction(str(config.frames_per_second))
+    for file, rate in zip(files, all_frame_rates([file.path for file in files])):
+        if isinstance(rate, VideoError):
+            strides.append(rate)
+        elif asked > rate * _SAME_RATE:
+            reason = f"too slow: {float(rate):.4g} frames a second, frames_per_second={config.frames_per_second:g} "
+            strides.append(VideoError(file.path, reason + "needs as many"))
+        else:
+            strides.append(max(rate / asked, Fraction(1)))
+    return strides

@@ -1,34 +1,52 @@
-"""How many frames each video file has, remembered between runs (see `file_memory`)."""
+"""How many frames each video file has, and at which rate, remembered between runs (see `file_memory`)."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from fractions import Fraction
+from typing import Any
 
 from evagen.data.file_memory import FileMemory, State, file_state
-from evagen.data.video_reader import VideoError, VideoPath, count_frames
+from evagen.data.video_reader import VideoError, VideoPath, count_frames, exact_frame_rate
 
 
 def count_all_frames(videos: Sequence[VideoPath]) -> list[int | VideoError]:
     """The number of frames of each video, or why it cannot be opened. Errors are not remembered."""
+    return _of_all("frame_counts", videos, count_frames)
+
+
+def all_frame_rates(videos: Sequence[VideoPath]) -> list[Fraction | VideoError]:
+    """Frames a second of each video, on average where it varies, or why it is not known, likewise. In a memory of its
+    own, since most runs need the counts alone."""
+    rates = _of_all("frame_rates", videos, lambda video: str(exact_frame_rate(video)))
+    return [rate if isinstance(rate, VideoError) else Fraction(rate) for rate in rates]
+
+
+def _of_all(name: str, videos: Sequence[VideoPath], measure: Callable[[VideoPath], Any]) -> list[Any]:
+    """What `measure` makes of each video, or the VideoError that it raised."""
     names = [str(video) for video in videos]
-    with ThreadPoolExecutor(min(32, 4 * (os.cpu_count() or 1))) as threads, FileMemory("frame_counts") as memory:
+    with ThreadPoolExecutor(min(32, 4 * (os.cpu_count() or 1))) as threads, FileMemory(name) as memory:
         states = list(threads.map(file_state, videos))
         known = memory.recall()
-        counts = list(threads.map(_count, videos, states, [known.get(name) for name in names]))
+        found = list(
+            threads.map(lambda *of_one: _of_one(measure, *of_one), videos, states, [known.get(name) for name in names])
+        )
         memory.remember(
             [
-                (name, state, count)
-                for name, state, count in zip(names, states, counts)
-                if state and isinstance(count, int) and known.get(name) != (state, count)
+                (name, state, value)
+                for name, state, value in zip(names, states, found)
+                if state and not isinstance(value, VideoError) and known.get(name) != (state, value)
             ]
         )
-    return counts
+    return found
 
 
-def _count(video: VideoPath, state: State | None, known: tuple[State, int] | None) -> int | VideoError:
+def _of_one(
+    measure: Callable[[VideoPath], Any], video: VideoPath, state: State | None, known: tuple[State, Any] | None
+) -> Any:
     if known is not None and known[0] == state:
         return known[1]
     try:
-        return count_frames(video)
+        return measure(video)
     except VideoError as error:
         return error

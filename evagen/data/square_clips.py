@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from av.video.reformatter import Interpolation, VideoReformatter
 
-from evagen.data.video_reader import RgbConverter, VideoPath, decode, upright_planes
+from evagen.data.video_reader import RgbConverter, Stride, VideoPath, decode, upright_planes
 from evagen.kernels.levels import levels_to_floats
 
 _RESIZED = Interpolation.BILINEAR | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT
@@ -27,7 +27,7 @@ _WHITE = 255 * 256
 
 
 def read_square(
-    path: VideoPath, start: int, count: int, stride: int, size: int, place: float | None = None
+    path: VideoPath, start: int, count: int, stride: Stride, size: int, place: float | None = None
 ) -> torch.Tensor:
     """The frames that `read_frames` gives for the same arguments, as float32 `C F size size` in [-1, 1], cropped in
     the centre or at `place` in [0, 1) of the long side's play. Raises VideoError as `read_frames` does."""

@@ -7,10 +7,12 @@ A frame is counted as stored: frame 7 is the eighth in the order of showing, wha
 so that videos with variable frame rates have the same frames for everybody.
 """
 
+import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 from typing import BinaryIO, Generic, Protocol, TypeVar
 
@@ -61,8 +63,19 @@ class VideoError(Exception):
         return f"{self.path}: {self.reason}"
 
 
-def read_frames(path: VideoPath, start: int = 0, count: int | None = None, stride: int = 1) -> np.ndarray:
-    """Decodes the frames `start`, `start + stride`, ... of a video; nothing after the last one is decoded.
+Stride = int | Fraction
+"""Distance between frames, in frames of the file; between whole numbers where a video is read at another rate."""
+
+
+def frame_offset(number: int, stride: Stride) -> int:
+    """How many frames of the file lie between frame 0 and frame `number` of a clip: the nearest to `number * stride`,
+    of two that are equally near the earlier one."""
+    return math.ceil(number * stride - Fraction(1, 2))
+
+
+def read_frames(path: VideoPath, start: int = 0, count: int | None = None, stride: Stride = 1) -> np.ndarray:
+    """Decodes the frames `start`, `start + stride`, ... of a video, or those nearest to them (`frame_offset`); nothing
+    after the last one is decoded.
 
     Returns uint8 `F H W C` (RGB, 0 to 255, turned upright where the file says so), F = `count`, or as
     many as there are for `count=None`. Raises VideoError when the file cannot be decoded, when a needed
@@ -74,7 +87,11 @@ def read_frames(path: VideoPath, start: int = 0, count: int | None = None, strid
 
 
 def decode(
-    path: VideoPath, convert: Callable[[av.VideoFrame], Made], start: int = 0, count: int | None = None, stride: int = 1
+    path: VideoPath,
+    convert: Callable[[av.VideoFrame], Made],
+    start: int = 0,
+    count: int | None = None,
+    stride: Stride = 1,
 ) -> list[Made]:
     """What `convert` makes of each frame that `read_frames` would return; it is called before the next frame is
     decoded. Raises what `read_frames` raises."""
@@ -88,7 +105,7 @@ def decode(
         with _opened(path) as (container, stream):
             made = wanted.take(container.decode(stream))
     if not made or (count is not None and len(made) < count):
-        last = start + ((count or 1) - 1) * stride
+        last = start + frame_offset((count or 1) - 1, stride)
         raise VideoError(path, f"too short: frame {last} was asked for, it has {count_frames(path)} frames")
     return made
 
@@ -137,12 +154,17 @@ def decoded_frames(path: VideoPath) -> Iterator[tuple[av.VideoFrame, VideoStream
 
 
 def frame_rate(path: VideoPath) -> float:
+    """`exact_frame_rate`, as a number to write down."""
+    return float(exact_frame_rate(path))
+
+
+def exact_frame_rate(path: VideoPath) -> Fraction:
     """Frames a second, on average where it varies. Raises VideoError when the file does not tell."""
     with _opened(path) as (_, stream):
         rate = stream.average_rate or stream.guessed_rate
     if not rate:
         raise VideoError(path, "does not tell its frame rate")
-    return float(rate)
+    return Fraction(rate)
 
 
 def count_frames(path: VideoPath) -> int:
@@ -203,15 +225,17 @@ class _Wanted(Generic[Made]):
     convert: Callable[[av.VideoFrame], Made]
     start: int
     count: int | None
-    stride: int
+    stride: Stride
 
     def take(self, frames: Iterable[av.VideoFrame], first: int = 0) -> list[Made]:
         """From frames in the order of showing, of which the first is number `first`."""
         made: list[Made] = []
+        due = self.start
         for number, frame in enumerate(frames, start=first):
-            if number >= self.start and (number - self.start) % self.stride == 0:
+            if number == due:
                 check_whole(self.path, frame)
                 made.append(self.convert(frame))
+                due = self.start + frame_offset(len(made), self.stride)
             if len(made) == self.count:
                 break
         return made

@@ -1,7 +1,8 @@
 """Which optimiser trains which parameter, and how its learning rate goes."""
 
+import math
+
 import torch
-from diffusers.optimization import get_cosine_schedule_with_warmup
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 
@@ -29,5 +30,22 @@ def make_optimizers(model: nn.Module, config: OptimizerConfig) -> list[torch.opt
 
 
 def make_scheduler(optimizer: torch.optim.Optimizer, config: OptimizerConfig) -> LambdaLR:
-    """Linear warm-up, then cosine decay to zero at the last step."""
-    return get_cosine_schedule_with_warmup(optimizer, config.warmup_steps, config.steps)
+    """The learning rate of each step, as a factor of the optimiser's own: of Muon's as of AdamW's."""
+    return LambdaLR(optimizer, lambda step: learning_rate_factor(step, config))
+
+
+def learning_rate_factor(step: int, config: OptimizerConfig) -> float:
+    """What the peak rate is multiplied by when `step` steps are done, in [0, 1]: linear warm-up from 0 to 1, then by
+    `config.schedule` to `final_learning_rate / learning_rate`, which is reached when all steps are done."""
+    if step < config.warmup_steps:
+        return step / config.warmup_steps
+    if config.schedule == "constant":
+        return 1.0
+    floor = config.final_learning_rate / config.learning_rate
+    if config.schedule == "wsd":
+        begin = max(config.warmup_steps, config.steps - config.steps * config.decay_share)  # of the decay
+        left = min(1.0, (config.steps - step) / max(config.steps - begin, 1))
+    else:
+        progress = (step - config.warmup_steps) / max(config.steps - config.warmup_steps, 1)
+        left = 0.5 * (1.0 + math.cos(math.pi * progress))
+    return floor + (1.0 - floor) * max(left, 0.0)

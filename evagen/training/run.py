@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from diffusers.training_utils import EMAModel
 from torch import Tensor, nn
@@ -216,6 +217,12 @@ def prepare_layers(model: nn.Module, run: LayerSettings) -> None:
 def batch_generator(seed: int, batch_number: int, process_index: int = 0) -> torch.Generator:
     """The random numbers of one batch: they depend on nothing else, so a resumed run draws the same."""
     return torch.Generator().manual_seed((seed * 1_000_003 + batch_number) * 4_099 + process_index)
+
+
+def seed_draws(seed: int, process_index: int) -> None:
+    """Starts torch's own random numbers, which are dropout's, anew: other ones in every process, and none that the
+    weights were made of. Checkpoints hold each process's place among them, so `resume` comes after this."""
+    torch.manual_seed(int(np.random.SeedSequence([seed, process_index]).generate_state(1, np.uint64)[0]))
 
 
 def is_finished(config: Section, out: Path) -> bool:

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Field, model_validator
 
 from evagen.config import ONLY_HOW, Section
 from evagen.run import Attends, RunFolder, Seeded
@@ -36,8 +36,8 @@ class LayerSettings(Attends):
 
 
 class OptimizerConfig(Section):
-    """AdamW, or Muon for the matrices of the transformer layers and AdamW for the rest; linear warm-up and
-    cosine decay to zero."""
+    """AdamW, or Muon for the matrices of the transformer layers and AdamW for the rest; linear warm-up, and then a
+    schedule of the learning rate."""
 
     matrices: Literal["adamw", "muon"] = "adamw"
     """What trains the matrices of the layers. Muon reaches in 100 steps what AdamW does in several hundred on
@@ -53,6 +53,14 @@ class OptimizerConfig(Section):
     muon_learning_rate: float = Field(0.02, gt=0)
     """Of Muon, scaled to AdamW's update size (torch's `match_rms_adamw`)."""
     warmup_steps: int = Field(0, ge=0)
+    schedule: Literal["cosine", "wsd", "constant"] = "cosine"
+    """How the rate goes after the warm-up. `cosine` falls from its peak to `final_learning_rate`, as the paper's
+    tokenizers do (1e-4 to 1e-6, section H). `wsd`, warm-up-stable-decay (arXiv 2405.18392), stays at its peak and falls
+    in a straight line in the last part, as the paper's generators do. `constant` stays."""
+    final_learning_rate: float = Field(0.0, ge=0)
+    """Of AdamW, after the last step; Muon's falls to the same share of its own."""
+    decay_share: float = Field(0.2, gt=0, le=1)
+    """With `wsd`: the last part of all steps, in which the rate falls. It begins after the warm-up at the earliest."""
     weight_decay: float = Field(0.01, ge=0)
     """On matrices only, not on norms, biases and embeddings."""
     betas: tuple[float, float] = (0.9, 0.95)
@@ -61,3 +69,16 @@ class OptimizerConfig(Section):
     ema_decay: float = Field(0.0, ge=0, lt=1)
     """Decay of the moving average of the weights, which is what a run leaves; 0 leaves the last weights. The average
     starts with a smaller decay, (1 + step) / (10 + step)."""
+
+    @model_validator(mode="after")
+    def _the_floor_lies_below_the_peak(self) -> "OptimizerConfig":
+        final, peak = self.final_learning_rate, self.learning_rate
+        if final > peak:
+            raise ValueError(
+                f"final_learning_rate={final:g} lies above learning_rate={peak:g}, from which the rate falls to it"
+            )
+        if final and self.schedule == "constant":
+            raise ValueError(
+                f"final_learning_rate={final:g} does nothing with schedule=constant: give schedule=cosine or wsd, or 0"
+            )
+        return self

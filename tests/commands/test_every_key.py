@@ -29,6 +29,7 @@ DATA = {
     "data.root": "{}/other", "data.layout": "folder", "data.split": "test", "data.split_index": "2",
     "data.csv": "x.csv", "data.video_column": "v", "data.label_column": "l", "data.skip_list": "{}/skip.json",
     "data.more": "[{{root: {}/other, layout: ucf101}}]", "data.frames": "12", "data.stride": "2", "data.size": "40",
+    "data.frames_per_second": "12.5",
     "data.clip": "centre", "data.crop": "random", "data.flip": "true", "data.seed": "1 | data.crop=random",
     "data.classes": "[Boxing]", "data.without_classes": "[Boxing]", "data.limit": "3",
 }  # fmt: skip
@@ -36,7 +37,8 @@ OPTIMIZER = {
     "optimizer.matrices": "muon", "optimizer.steps": "3", "optimizer.batch_size": "3", "optimizer.accumulation": "2",
     "optimizer.learning_rate": "0.02", "optimizer.muon_learning_rate": "0.5 | optimizer.matrices=muon",
     "optimizer.warmup_steps": "2", "optimizer.weight_decay": "0.5", "optimizer.betas": "[0.5, 0.5]",
-    "optimizer.gradient_clip": "0.01", "optimizer.ema_decay": "0.9",
+    "optimizer.gradient_clip": "0.01", "optimizer.ema_decay": "0.9", "optimizer.schedule": "wsd",
+    "optimizer.final_learning_rate": "0.005", "optimizer.decay_share": "1 | optimizer.schedule=wsd",
 }  # fmt: skip
 TRAINING = {"run.seed": "1", "run.mixed_precision": "bf16"}
 LENGTHS = {"router": "{}/router2", "preference": "0.8", "uniform_length": "4 | router=null", "prefix": "[4, 4, 4, 4]"}
@@ -103,6 +105,7 @@ OTHER_VALUES = {  # behind a bar: what else has to be set, in both runs, for the
         **TRAINING, **OPTIMIZER, "optimizer.tokens_per_batch": "99 | optimizer.batch_size=null", "corpus": "{}/tokens2",
         "model.width": "48", "model.depth": "2", "model.num_heads": "1", "model.hidden_width": "64",
         "model.rope_theta": "2", "model.norm_eps": "0.5",
+        "model.token_dropout": "0.5", "model.residual_dropout": "0.5", "model.mlp_dropout": "0.5",
         "model.size": "nano", "start_from": "{}/generator",
         "class_dropout": "0.9", "use_classes": "false",
     },

@@ -82,6 +82,79 @@ def test_resumed_equals_uninterrupted_bit_for_bit(corpus, tmp_path, batch):
     assert all(torch.equal(mine[name], theirs[name]) for name in theirs)
 
 
+DROPPING = {
+    "width": 32, "depth": 2, "num_heads": 2, "hidden_width": 48, "token_dropout": 0.2, "residual_dropout": 0.2,
+    "mlp_dropout": 0.2,
+}  # fmt: skip
+
+
+def test_resumed_equals_uninterrupted_with_dropout(corpus, tmp_path):
+    run = {"gradient_checkpointing": True}  # which drops twice, the same
+    for name, model in (("plain", None), ("straight", DROPPING)):
+        train_generator.main(training(corpus, tmp_path / name, run, model, batch_size=5))
+    patch = killed_in_step(5)
+    with pytest.raises(KeyboardInterrupt):
+        train_generator.main(training(corpus, tmp_path / "resumed", run, DROPPING, batch_size=5))
+    patch.undo()
+    train_generator.main(
+        training(corpus, tmp_path / "resumed", {"gradient_checkpointing": False}, DROPPING, batch_size=5)
+    )
+    assert timeless(tmp_path / "resumed") == timeless(tmp_path / "straight")
+    mine, theirs, plain = (weights(tmp_path / name) for name in ("resumed", "straight", "plain"))
+    assert all(torch.equal(mine[name], theirs[name]) for name in theirs)
+    assert not any(torch.equal(plain[name], theirs[name]) for name in theirs)
+
+
+RESUMED_BY_TWO = """
+import sys
+import torch
+from accelerate import Accelerator, PartialState
+from evagen.config import load_config
+from evagen.commands.train_generator import GeneratorTraining, main
+from evagen.training.run import TrainingRun
+
+straight, resumed = (load_config(GeneratorTraining, path) for path in sys.argv[1:])
+Accelerator.end_training = lambda self: None  # the second training still needs both processes
+main(straight)
+assert PartialState().num_processes == 2
+(straight.run.out / f"seed_{PartialState().process_index}").write_text(str(torch.initial_seed()))
+update = TrainingRun.update
+
+def killed(self, *rest):
+    if self.step == 3:
+        raise KeyboardInterrupt
+    update(self, *rest)
+
+TrainingRun.update = killed
+try:
+    main(resumed)
+except KeyboardInterrupt:
+    TrainingRun.update = update
+main(resumed)
+"""
+
+
+def test_two_processes_drop_differently_and_resume_alike(corpus, tmp_path):
+    configs = [training(corpus, tmp_path / name, None, DROPPING, batch_size=3) for name in ("straight", "resumed")]
+    launch(tmp_path, RESUMED_BY_TWO, "ddp", *(str(save_config(config, config.run.out)) for config in configs))
+    assert timeless(tmp_path / "resumed") == timeless(tmp_path / "straight")
+    mine, theirs = weights(tmp_path / "resumed"), weights(tmp_path / "straight")
+    assert all(torch.equal(mine[name], theirs[name]) for name in theirs)
+    assert len({(tmp_path / "straight" / f"seed_{process}").read_text() for process in (0, 1)}) == 2
+
+
+def launch(folder: Path, program: str, file: str, *arguments: str) -> None:
+    """Two real processes, launched with a shipped file."""
+    (folder / "both.py").write_text(program)
+    command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(CONFIGS / f"{file}.yaml")]
+    command += ["--num_processes", "2", "--main_process_port", "0", str(folder / "both.py")]
+    done = subprocess.run(
+        [*command, *arguments], capture_output=True, text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+
+
 TWO_PROCESSES = """
 import sys
 from accelerate import PartialState
@@ -119,17 +192,10 @@ assert kind in str(PartialState().distributed_type)
 
 @pytest.mark.parametrize(("file", "kind"), [("ddp", "MULTI_CPU"), ("fsdp", "FSDP")])
 def test_two_processes_with_half_the_batch_each_equal_one_with_the_whole(corpus, tmp_path, file, kind):
-    """Real processes, launched with the shipped files; under FSDP killed, and going on from sharded checkpoints."""
+    """With the shipped files; under FSDP killed, and going on from sharded checkpoints."""
     one, two = (training(corpus, tmp_path / name, ema_decay=0.5, batch_size=b) for name, b in (("one", 6), ("two", 3)))
     train_generator.main(one)
-    (tmp_path / "both.py").write_text(TWO_PROCESSES)
-    command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(CONFIGS / f"{file}.yaml")]
-    command += ["--num_processes", "2", "--main_process_port", "0", str(tmp_path / "both.py")]
-    done = subprocess.run(
-        [*command, str(save_config(two, two.run.out)), kind], capture_output=True, text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)},
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
+    launch(tmp_path, TWO_PROCESSES, file, str(save_config(two, two.run.out)), kind)
     for mine, theirs in zip(timeless(two.run.out), timeless(one.run.out), strict=True):
         assert mine == pytest.approx(theirs, rel=1e-4, abs=2e-6)
     mine, theirs = weights(two.run.out), weights(one.run.out)

@@ -80,6 +80,27 @@ def test_averaged_weights_are_the_moving_average_of_each_steps_weights(tmp_path)
     torch.testing.assert_close(run.average.shadow_params[0], expected)
 
 
+@pytest.mark.parametrize(
+    "schedule",
+    [
+        {"final_learning_rate": 0.01},
+        {"schedule": "wsd", "decay_share": 0.6, "warmup_steps": 1},
+        {"schedule": "constant"},
+    ],
+)
+def test_resumed_equals_uninterrupted_by_every_schedule(tmp_path, schedule):
+    settings = {"run": {"save_every": 2}, **schedule}
+    straight, resumed = linear(), linear()
+    train(start(tmp_path / "straight", straight, **settings), batches())
+    with pytest.raises(KeyboardInterrupt):
+        train(start(tmp_path / "run", linear(), **settings), batches(), stop_at=3)
+    train(start(tmp_path / "run", resumed, **settings), batches())
+    assert torch.equal(straight.weight, resumed.weight)
+    one, other = ([line["learning_rate"] for line in read_metrics(tmp_path / name)] for name in ("straight", "run"))
+    assert one == other
+    assert len(one) == 6
+
+
 @pytest.mark.parametrize("accumulation", [1, 2])
 def test_resumed_equals_uninterrupted_with_averaged_weights_and_accumulation(tmp_path, accumulation):
     settings = {"ema_decay": 0.9, "accumulation": accumulation, "run": {"save_every": 2}}
