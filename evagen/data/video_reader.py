@@ -8,7 +8,8 @@ so that videos with variable frame rates have the same frames for everybody.
 """
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import sys
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -67,7 +68,22 @@ def read_frames(path: VideoPath, start: int = 0, count: int | None = None, strid
     Returns uint8 `F H W C` (RGB, 0 to 255, turned upright where the file says so), F = `count`, or as
     many as there are for `count=None`. Raises VideoError when the file cannot be decoded, when a needed
     frame is damaged, or when the video is too short or changes its size; ValueError for impossible arguments."""
-    frames = decode(path, RgbConverter(), start, count, stride)
+    return _stacked(path, decode(path, RgbConverter(), start, count, stride))
+
+
+def read_numbered(path: VideoPath, numbers: Sequence[int]) -> np.ndarray:
+    """The frames of these numbers, which rise or repeat, as `read_frames` returns them: uint8 `F H W C`, F =
+    `len(numbers)`. Frames between them are decoded and not converted. Raises what `read_frames` raises."""
+    distinct = sorted(set(numbers))
+    if not distinct or distinct[0] < 0 or list(numbers) != sorted(numbers):
+        raise ValueError(f"frame numbers should rise from at least 0, not {list(numbers)}")
+    wanted = _Wanted(path, RgbConverter(), distinct[0], len(distinct), frozenset(distinct))
+    frames = _stacked(path, _decoded(wanted, distinct[-1]))  # distinct H W C
+    return frames[np.searchsorted(distinct, numbers)]
+
+
+def _stacked(path: VideoPath, frames: Sequence[np.ndarray]) -> np.ndarray:
+    """Frames C H W → F H W C."""
     if any(frame.shape != frames[0].shape for frame in frames):
         raise VideoError(path, "has frames of several sizes")
     return np.stack(frames).transpose(0, 2, 3, 1)
@@ -80,15 +96,20 @@ def decode(
     decoded. Raises what `read_frames` raises."""
     if start < 0 or stride < 1 or (count is not None and count < 1):
         raise ValueError(f"start={start}, count={count}, stride={stride}: need start >= 0, count >= 1, stride >= 1")
-    wanted = _Wanted(path, convert, start, count, stride)
+    wanted = _Wanted(path, convert, start, count, range(start, sys.maxsize, stride))
+    return _decoded(wanted, start + ((count or 1) - 1) * stride)
+
+
+def _decoded(wanted: "_Wanted[Made]", last: int) -> list[Made]:
+    """last: number of the last frame that has to be there."""
+    path = wanted.path
     with _opened(path) as (container, stream):
-        seeking = _seeking_pays(stream, start)
+        seeking = _seeking_pays(stream, wanted.start)
         made = _decode_after_seek(wanted, container, stream) if seeking else wanted.take(container.decode(stream))
     if made is None:
         with _opened(path) as (container, stream):
             made = wanted.take(container.decode(stream))
-    if not made or (count is not None and len(made) < count):
-        last = start + ((count or 1) - 1) * stride
+    if not made or (wanted.count is not None and len(made) < wanted.count):
         raise VideoError(path, f"too short: frame {last} was asked for, it has {count_frames(path)} frames")
     return made
 
@@ -197,19 +218,20 @@ def _indexed_frames(container: av.container.InputContainer, stream: VideoStream)
 
 @dataclass(frozen=True)
 class _Wanted(Generic[Made]):
-    """Which frames of a video are wanted, and what is to be made of them."""
+    """Which frames of a video are wanted, and what is to be made of them. start, count: number of the first, and how
+    many there are, None for as many as the file has; numbers: all of them."""
 
     path: VideoPath
     convert: Callable[[av.VideoFrame], Made]
     start: int
     count: int | None
-    stride: int
+    numbers: Container[int]
 
     def take(self, frames: Iterable[av.VideoFrame], first: int = 0) -> list[Made]:
         """From frames in the order of showing, of which the first is number `first`."""
         made: list[Made] = []
         for number, frame in enumerate(frames, start=first):
-            if number >= self.start and (number - self.start) % self.stride == 0:
+            if number in self.numbers:
                 check_whole(self.path, frame)
                 made.append(self.convert(frame))
             if len(made) == self.count:

@@ -6,7 +6,7 @@ import pytest
 from video_fixtures import moving_frames
 
 from evagen.data import frame_counts
-from evagen.data.frame_counts import count_all_frames
+from evagen.data.frame_counts import all_frame_rates, count_all_frames
 from evagen.data.video_reader import VideoError, count_frames
 from evagen.data.video_writer import write_video
 
@@ -41,6 +41,19 @@ def test_only_new_and_changed_files_are_opened_again(tmp_path, opened):
     write_video(files[0], moving_frames(7), 10)
     assert count_all_frames(files[:2]) == [7, 5]
     assert opened == ["3.avi"]
+
+
+def test_frame_rates_are_remembered_like_counts(tmp_path, opened, monkeypatch):
+    path = str(tmp_path / "a.avi")
+    write_video(path, moving_frames(4), 12)
+    gone = str(tmp_path / "gone.avi")
+    rates = all_frame_rates([path, gone])
+    assert rates[0] == 12.0
+    assert isinstance(rates[1], VideoError)
+    monkeypatch.setattr(frame_counts, "frame_rate", lambda path: 99.0)
+    assert all_frame_rates([path]) == [12.0]
+    write_video(path, moving_frames(5), 12)
+    assert all_frame_rates([path]) == [99.0]
 
 
 @pytest.mark.parametrize("state", ["damaged", "a file in its place"])
