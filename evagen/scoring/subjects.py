@@ -76,7 +76,6 @@ class Reconstruction:
         with autocast_to(self.clips.protocol.tokenizer_precision, video.device):
             tokens = self.tokenizer.encode(video, self.assign(video))
             again = self.tokenizer.decode(tokens, (video.shape[-2], video.shape[-1]))  # B C F S S
-        again = again.float()
         features = scored_features(self.detector, again)
         measures: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
             "psnr": psnr,
@@ -138,7 +137,7 @@ class Generation:
         except ValueError as error:
             raise UserError(f"the generator cannot write these clips: {error}") from error
         with autocast_to(precision, real.device):
-            video = decode_clips(self.tokenizer, written).float()  # B C F S S
+            video = decode_clips(self.tokenizer, written)  # B C F S S
         if self.assign:
             video, _ = self.protocol.scored(video, real)  # B C F S S
         return [
