@@ -16,7 +16,8 @@ from evagen.eval.kernel import KernelVideoDistance, kernel_distance
 from evagen.eval.lpips import LPIPSDistance
 from evagen.eval.network_input import NetworkInput, PreparedDetector
 from evagen.eval.perceptual import PerceptualDistance
-from evagen.eval.protocols import PROTOCOLS, Protocol, get_protocol
+from evagen.eval.protocol import Precision, Protocol
+from evagen.eval.protocols import PROTOCOLS, get_protocol
 from evagen.eval.reconstruction import psnr, psnr_of_mse, reconstruction_metrics, ssim
 from evagen.eval.uncertainty import Extrapolation, Interval, bootstrap_interval, extrapolated_distance
 from evagen.eval.videomae import VideoMAEDetector
@@ -38,6 +39,7 @@ __all__ = [
     "LPIPSDistance",
     "NetworkInput",
     "PerceptualDistance",
+    "Precision",
     "PreparedDetector",
     "Protocol",
     "SourceClip",

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from evagen.eval.i3d import I3DDetector
 from evagen.eval.network_input import PreparedDetector, as_floats, check_videos
 from evagen.eval.offline_network import StageFeatures, load_offline_network
-from evagen.eval.protocols import Protocol
+from evagen.eval.protocol import Protocol
 from evagen.kernels.frozen import Frozen
 from evagen.kernels.weights import weights_fingerprint
 

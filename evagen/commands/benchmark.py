@@ -21,7 +21,6 @@ import torch
 from evagen.config import load_config, with_overrides
 from evagen.data.clip_table import fill_table, open_table
 from evagen.errors import UserError
-from evagen.models.inference import autocast
 from evagen.run import PATIENCE, start_accelerator
 from evagen.scoring.clips import FileClips, list_fingerprint
 from evagen.scoring.config import Benchmark
@@ -68,11 +67,10 @@ def main(config: Benchmark) -> Path:
     subject = subject_of(config, models, clips, videos, options, detector, accelerator.device)
     earlier = seconds_before(out)
     about = {"protocol": protocol.name, "real": real.key, "detector": f"{detector.name} {detector.fingerprint}"}
-    with autocast(config.run, accelerator.device):
-        fill_table(
-            out / "scored", subject.clips, subject.rows, about | subject.about | {"precision": config.run.precision},
-            accelerator, config.batch_size, config.run.num_workers, config.save_seconds,
-        )  # fmt: skip
+    fill_table(
+        out / "scored", subject.clips, subject.rows, about | subject.about, accelerator, config.batch_size,
+        config.run.num_workers, config.save_seconds,
+    )  # fmt: skip
     if accelerator.is_main_process:
         rows = read_rows(out, len(subject.clips))
         paired = protocol.task in ("reconstruction", "frame-prediction")
@@ -98,7 +96,7 @@ def main(config: Benchmark) -> Path:
             ),
             remarks=remarks,
             code=code_version(),
-            environment=environment(accelerator.device, accelerator.num_processes, config.run.precision),
+            environment=environment(accelerator.device, accelerator.num_processes, subject.precision),
             seconds=earlier or round(time.monotonic() - started, 2),
         )  # fmt: skip
         _publish(out, record, [*videos.remarks, *remarks])

@@ -81,6 +81,8 @@ def folder_protocol(config: FolderScoring) -> Protocol:
         raise UserError(str(error)) from error
     if protocol.scored_frames != "generated":
         raise UserError(f"{protocol.name} needs to know which real clip each prediction continues: `evagen benchmark`")
+    if protocol.frames_per_second is not None:
+        raise UserError(f"{protocol.name} resamples videos in time, and folders are compared as they are")
     return relabelled(protocol, "folders", task="generation", num_real=None, num_generated=None)
 
 

@@ -20,8 +20,9 @@ from evagen.data.frame_counts import all_frame_rates, count_all_frames
 from evagen.data.layouts import VideoFile
 from evagen.data.sources import DataConfig, list_files
 from evagen.data.square_clips import read_square
-from evagen.data.video_reader import Stride, VideoError, VideoPath, frame_offset
+from evagen.data.video_reader import VideoError, VideoPath
 from evagen.errors import UserError
+from evagen.kernels.strides import Stride, frame_offset
 
 
 @dataclass(frozen=True)

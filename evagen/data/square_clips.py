@@ -17,8 +17,9 @@ import torch
 import torch.nn.functional as F
 from av.video.reformatter import Interpolation, VideoReformatter
 
-from evagen.data.video_reader import RgbConverter, Stride, VideoPath, decode, upright_planes
+from evagen.data.video_reader import RgbConverter, VideoPath, decode, upright_planes
 from evagen.kernels.levels import levels_to_floats
+from evagen.kernels.strides import Stride
 
 _RESIZED = Interpolation.BILINEAR | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT
 

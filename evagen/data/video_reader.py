@@ -7,7 +7,6 @@ A frame is counted as stored: frame 7 is the eighth in the order of showing, wha
 so that videos with variable frame rates have the same frames for everybody.
 """
 
-import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -21,6 +20,8 @@ import numpy as np
 from av.video.reformatter import Interpolation, VideoReformatter
 from av.video.stream import VideoStream
 from numpy.typing import DTypeLike
+
+from evagen.kernels.strides import Stride, frame_offset
 
 VIDEO_SUFFIXES = frozenset({".avi", ".gif", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm", ".wmv"})
 
@@ -63,16 +64,6 @@ class VideoError(Exception):
         return f"{self.path}: {self.reason}"
 
 
-Stride = int | Fraction
-"""Distance between frames, in frames of the file; between whole numbers where a video is read at another rate."""
-
-
-def frame_offset(number: int, stride: Stride) -> int:
-    """How many frames of the file lie between frame 0 and frame `number` of a clip: the nearest to `number * stride`,
-    of two that are equally near the earlier one."""
-    return math.ceil(number * stride - Fraction(1, 2))
-
-
 def read_frames(path: VideoPath, start: int = 0, count: int | None = None, stride: Stride = 1) -> np.ndarray:
     """Decodes the frames `start`, `start + stride`, ... of a video, or those nearest to them (`frame_offset`); nothing
     after the last one is decoded.
@@ -80,7 +71,22 @@ def read_frames(path: VideoPath, start: int = 0, count: int | None = None, strid
     Returns uint8 `F H W C` (RGB, 0 to 255, turned upright where the file says so), F = `count`, or as
     many as there are for `count=None`. Raises VideoError when the file cannot be decoded, when a needed
     frame is damaged, or when the video is too short or changes its size; ValueError for impossible arguments."""
-    frames = decode(path, RgbConverter(), start, count, stride)
+    return _stacked(path, decode(path, RgbConverter(), start, count, stride))
+
+
+def read_numbered(path: VideoPath, numbers: Sequence[int]) -> np.ndarray:
+    """The frames of these numbers, which rise or repeat, as `read_frames` returns them: uint8 `F H W C`, F =
+    `len(numbers)`. Frames between them are decoded and not converted. Raises what `read_frames` raises."""
+    distinct = sorted(set(numbers))
+    if not distinct or distinct[0] < 0 or list(numbers) != sorted(numbers):
+        raise ValueError(f"frame numbers should rise from at least 0, not {list(numbers)}")
+    wanted = _Wanted(path, RgbConverter(), len(distinct), distinct.__getitem__)
+    frames = _stacked(path, _decoded(wanted))  # distinct H W C
+    return frames[np.searchsorted(distinct, numbers)]
+
+
+def _stacked(path: VideoPath, frames: Sequence[np.ndarray]) -> np.ndarray:
+    """Frames C H W → F H W C."""
     if any(frame.shape != frames[0].shape for frame in frames):
         raise VideoError(path, "has frames of several sizes")
     return np.stack(frames).transpose(0, 2, 3, 1)
@@ -97,15 +103,19 @@ def decode(
     decoded. Raises what `read_frames` raises."""
     if start < 0 or stride < 1 or (count is not None and count < 1):
         raise ValueError(f"start={start}, count={count}, stride={stride}: need start >= 0, count >= 1, stride >= 1")
-    wanted = _Wanted(path, convert, start, count, stride)
+    return _decoded(_Wanted(path, convert, count, lambda index: start + frame_offset(index, stride)))
+
+
+def _decoded(wanted: "_Wanted[Made]") -> list[Made]:
+    path = wanted.path
     with _opened(path) as (container, stream):
-        seeking = _seeking_pays(stream, start)
+        seeking = _seeking_pays(stream, wanted.start)
         made = _decode_after_seek(wanted, container, stream) if seeking else wanted.take(container.decode(stream))
     if made is None:
         with _opened(path) as (container, stream):
             made = wanted.take(container.decode(stream))
-    if not made or (count is not None and len(made) < count):
-        last = start + frame_offset((count or 1) - 1, stride)
+    if not made or (wanted.count is not None and len(made) < wanted.count):
+        last = wanted.number_of((wanted.count or 1) - 1)
         raise VideoError(path, f"too short: frame {last} was asked for, it has {count_frames(path)} frames")
     return made
 
@@ -219,25 +229,30 @@ def _indexed_frames(container: av.container.InputContainer, stream: VideoStream)
 
 @dataclass(frozen=True)
 class _Wanted(Generic[Made]):
-    """Which frames of a video are wanted, and what is to be made of them."""
+    """Which frames of a video are wanted, and what is to be made of them. count: how many, None for as many as the
+    file has; number_of: the number in the file of the wanted frame of an index."""
 
     path: VideoPath
     convert: Callable[[av.VideoFrame], Made]
-    start: int
     count: int | None
-    stride: Stride
+    number_of: Callable[[int], int]
+
+    @property
+    def start(self) -> int:
+        return self.number_of(0)
 
     def take(self, frames: Iterable[av.VideoFrame], first: int = 0) -> list[Made]:
         """From frames in the order of showing, of which the first is number `first`."""
         made: list[Made] = []
         due = self.start
         for number, frame in enumerate(frames, start=first):
-            if number == due:
-                check_whole(self.path, frame)
-                made.append(self.convert(frame))
-                due = self.start + frame_offset(len(made), self.stride)
+            if number != due:
+                continue
+            check_whole(self.path, frame)
+            made.append(self.convert(frame))
             if len(made) == self.count:
                 break
+            due = self.number_of(len(made))
         return made
 
 

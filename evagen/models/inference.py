@@ -4,6 +4,7 @@ from pathlib import Path
 
 import torch
 
+from evagen.eval import Precision
 from evagen.kernels.attention import choose_attention
 from evagen.models.loading import Model, load_model
 from evagen.run import Infers
@@ -22,4 +23,9 @@ def load_for(run: Infers, kind: type[Model], source: str | Path, device: torch.d
 def autocast(run: Infers, device: torch.device) -> torch.autocast:
     """A context in which tokenizer and router compute their matrix products in the run's precision. Networks that
     metrics look through turn it off for themselves."""
-    return torch.autocast(device.type, HALF.get(run.precision), enabled=run.precision in HALF)
+    return autocast_to(run.precision, device)
+
+
+def autocast_to(precision: Precision, device: torch.device) -> torch.autocast:
+    """`autocast` for a precision that is not the run's."""
+    return torch.autocast(device.type, HALF.get(precision), enabled=precision in HALF)

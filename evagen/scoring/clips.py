@@ -5,11 +5,12 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import astuple
 
+import numpy as np
 import torch
 
 from evagen.data.clips import Clip, SkippedClip
 from evagen.data.file_memory import file_state
-from evagen.data.video_reader import VideoError, VideoPath, read_frames
+from evagen.data.video_reader import VideoError, VideoPath, read_frames, read_numbered
 from evagen.eval import Protocol, SourceClip
 
 
@@ -27,10 +28,16 @@ class FileClips:
     def __getitem__(self, key: int) -> Clip | SkippedClip:
         clip = self.clips[key]
         try:
-            frames = read_frames(self.files[clip.path], clip.start, clip.num_frames, clip.stride)
+            frames = self._read(clip)
         except VideoError as error:
             return SkippedClip(error.path, error.reason)
         return Clip(self.protocol.prepare(torch.from_numpy(frames)), clip.label, key, clip.path, clip.start)
+
+    def _read(self, clip: SourceClip) -> np.ndarray:
+        file = self.files[clip.path]
+        if clip.numbers is not None:
+            return read_numbered(file, clip.numbers)
+        return read_frames(file, clip.start, clip.num_frames, clip.stride)
 
     def fingerprint(self) -> str:
         """16 hexadecimal digits that change with the list of clips and with the size or time of change of a file."""
@@ -57,7 +64,8 @@ class LabelClips:
 
 def list_fingerprint(clips: Sequence[SourceClip]) -> str:
     """16 hexadecimal digits of which clips of which videos these are, the same for every copy of a data set."""
-    return digest([astuple(clip) for clip in clips])
+    parts = [astuple(clip) for clip in clips]
+    return digest([part if part[-1] is not None else part[:-1] for part in parts])
 
 
 def digest(values: object) -> str:

@@ -9,7 +9,7 @@ from pydantic import Field, create_model
 from evagen.ar_model import SamplingOptions
 from evagen.config import ONLY_HOW, Section
 from evagen.data.layouts import Split
-from evagen.eval.protocols import ScoredFrames
+from evagen.eval.protocol import Precision, ScoredFrames
 from evagen.models.lengths import LengthChoice
 from evagen.models.networks import ComparisonNetwork, DetectorName
 from evagen.run import Infers, ReadsClips, RunFolder, Seeded
@@ -36,7 +36,12 @@ class Changes(Section):
     """Clips of the other side."""
     seed: int | None = Field(None, ge=0)
     """Of the choice of real clips."""
+    frames_per_second: float | None = Field(None, gt=0)
+    """Real clips are resampled in time to this rate."""
     scored_frames: ScoredFrames | None = None
+    given_lengths: tuple[int, ...] | None = None
+    """Of a frame prediction: tokens of each block that the given frames reach into, `[512, 128]`. `[]` where router or
+    uniform_length choose them, though the protocol names them."""
     ddof: int | None = Field(None, ge=0, le=1)
 
 
@@ -46,7 +51,9 @@ OptionChanges = create_model(  # the same keys as elsewhere, each of which may s
 
 
 class BenchmarkRun(Infers, ReadsClips, Seeded, RunFolder):
-    pass
+    precision: Precision | None = None  # type: ignore[assignment]
+    """Of the models' matrix products. The protocol's if None; another one goes into the score's name. Networks behind
+    metrics, the quantiser and the drawing of tokens stay in fp32."""
 
 
 class Benchmark(LengthChoice):

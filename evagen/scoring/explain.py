@@ -11,7 +11,7 @@ WIDTH = 100
 def list_protocols(protocols: Sequence[Protocol]) -> str:
     """A line for each: name, task, real clips, where they are from, what papers report."""
     rows = [
-        (protocol.name, protocol.task, f"{_count(protocol)} of {_videos(protocol)}", _published(protocol))
+        (protocol.name, protocol.task, f"{_count(protocol)} of {_videos(protocol)}", _published(protocol, 3))
         for protocol in protocols
     ]
     widths = [max(len(row[i]) for row in rows) for i in range(3)]
@@ -27,7 +27,12 @@ def explain(protocol: Protocol) -> str:
         "real clips": f"{_count(protocol)} of {_videos(protocol)}; place {protocol.clips.place}, "
         f"short videos are {'padded' if protocol.clips.short == 'pad' else 'left out'}, seed {protocol.clips.seed}",
         "scored clips": _other_side(protocol),
-        "frames": f"{protocol.num_frames}, every {_ordinal(protocol.stride)} of the file",
+        "frames": f"{protocol.num_frames}, "
+        + (
+            f"{protocol.frames_per_second:g} a second, the file's nearest in time"
+            if protocol.frames_per_second
+            else f"every {_ordinal(protocol.stride)} of the file"
+        ),
         "pixels": f"short side to {frames.size} ({frames.filter}; long side: {frames.long_side}), centre crop "
         f"({frames.crop})",
         "into the network": ", ".join(
@@ -39,6 +44,8 @@ def explain(protocol: Protocol) -> str:
         ),
         "network": f"{protocol.network}, covariance over N{f' - {protocol.ddof}' if protocol.ddof else ''}",
         "sampling": _sampling(protocol),
+        "precision": f"tokenizer {protocol.tokenizer_precision}"
+        + (f", generator {protocol.generator_precision}" if protocol.task != "reconstruction" else ""),
         "published": _published(protocol) or "nothing",
     }
     lines = [protocol.name, "", *textwrap.wrap(protocol.explanation, WIDTH), ""]
@@ -66,7 +73,9 @@ def _other_side(protocol: Protocol) -> str:
         return "the real clips, encoded and decoded"
     count = "one for each real clip" if protocol.num_generated is None else f"{protocol.num_generated:,}"
     if protocol.task == "frame-prediction":
-        return f"{count}, continuing its first {protocol.given_frames} frames; {protocol.scored_frames}"
+        lengths = " + ".join(map(str, protocol.given_lengths))
+        tokens = f", encoded with {lengths} tokens" if lengths else ""
+        return f"{count}, continuing its first {protocol.given_frames} frames{tokens}; {protocol.scored_frames}"
     return f"{count}, generated for the real clips' labels"
 
 
@@ -78,8 +87,10 @@ def _sampling(protocol: Protocol) -> str:
     return ", ".join(prescribed) if prescribed else "as the model's authors like"
 
 
-def _published(protocol: Protocol) -> str:
-    return ", ".join(f"{who}: {value:g}" for who, value in protocol.published)
+def _published(protocol: Protocol, most: int | None = None) -> str:
+    """most: leave out those behind so many."""
+    figures = [f"{who}: {value:g}" for who, value in protocol.published]
+    return "; ".join(figures[:most] + ["…"] * (len(figures[:most]) < len(figures)))
 
 
 def _ordinal(number: int) -> str:

@@ -140,9 +140,9 @@ def code_version() -> dict[str, str]:
     return found
 
 
-def environment(device: torch.device, num_processes: int, precision: str = "fp32") -> dict[str, Any]:
-    """What the numbers were computed with; precision: of the models that are scored, networks behind metrics have
-    fp32."""
+def environment(device: torch.device, num_processes: int, precision: str | None = None) -> dict[str, Any]:
+    """What the numbers were computed with; precision: of the models that are scored, None where there are none;
+    networks behind metrics have fp32."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
     return versions() | {
         "av": av.__version__,

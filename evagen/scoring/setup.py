@@ -6,9 +6,9 @@ import torch
 
 from evagen.ar_model import SamplingOptions, VideoGenerator
 from evagen.errors import UserError
-from evagen.eval import PreparedDetector, Protocol, SourceClip, get_protocol
+from evagen.eval import Precision, PreparedDetector, Protocol, SourceClip, get_protocol
 from evagen.models.fit import check_clips, check_generator
-from evagen.models.inference import HALF, load_for
+from evagen.models.inference import load_for
 from evagen.models.lengths import RoutedLengths, UniformLengths
 from evagen.models.loading import fingerprint
 from evagen.models.networks import choose_detector
@@ -38,9 +38,11 @@ class Models:
             size = tokenizer.config.resolution
             advice = f"changes.size={size} scores at its size, under another name"
             check_clips(tokenizer, protocol.num_frames, protocol.frames.size, f"the clips of {protocol.name}", advice)
-        assign = None
+        assign: RoutedLengths | UniformLengths | None = None
         if tokenizer and config.is_made:
             assign = config.load(tokenizer)
+        elif tokenizer and protocol.given_lengths:
+            assign = _given_lengths(protocol, tokenizer)
         if generator and tokenizer:
             check_generator(generator, tokenizer, config.tokenizer)
             if generator.config.given_frames != protocol.given_frames:
@@ -62,6 +64,20 @@ class Models:
         if isinstance(subject, FolderOfClips):
             found["samples"] = Model(source=str(config.samples), fingerprint=subject.clips.fingerprint())
         return found
+
+
+def _given_lengths(protocol: Protocol, tokenizer: VideoTokenizer) -> UniformLengths:
+    """Raises UserError where they are not the tokenizer's, or not one for each block that the frames reach into."""
+    space, patch = tokenizer.assignments, tokenizer.config.temporal_patch
+    count = -(-protocol.given_frames // patch)
+    lengths = protocol.given_lengths
+    if len(lengths) != count or not set(lengths) <= set(space.levels):
+        raise UserError(
+            f"{protocol.name} encodes given frames with {list(lengths)} tokens; {protocol.given_frames} frames reach "
+            f"into {count} blocks of this tokenizer, whose lengths are {', '.join(map(str, space.levels))}. Name "
+            "others, under another name, with changes.given_lengths; with [] router or uniform_length choose them"
+        )
+    return UniformLengths(lengths[-1], space.num_blocks, prefix=lengths)  # what follows is not given
 
 
 def protocol_of(config: Benchmark) -> tuple[Protocol, SamplingOptions]:
@@ -90,10 +106,23 @@ def protocol_of(config: Benchmark) -> tuple[Protocol, SamplingOptions]:
         label = ", ".join(f"{name}={value}" for name, value in sorted(others.items()))
         own = {name: others[name] for name in others if hasattr(protocol, name)}
         protocol = relabelled(protocol, label, **own)
+    protocol = _in_precision(protocol, config.run.precision)
     if protocol.name != config.protocol:
         about = f"{config.protocol} with the changes that stand in its name. {protocol.explanation}"
         protocol = replace(protocol, explanation=about)
     return protocol, options
+
+
+def _in_precision(protocol: Protocol, precision: Precision | None) -> Protocol:
+    """The protocol in the precision that a run asks for. Where the protocol computes in another one, it goes into the
+    name, unless the protocol leaves sampling open."""
+    if precision is None:
+        return protocol
+    parts = ["tokenizer_precision"] + ["generator_precision"] * (protocol.task != "reconstruction")
+    others = {part: precision for part in parts if getattr(protocol, part) != precision}
+    if not others or protocol.task == "generation":
+        return replace(protocol, **others)
+    return relabelled(protocol, f"precision={precision}", **others)
 
 
 def check_inputs(config: Benchmark, protocol: Protocol) -> None:
@@ -103,15 +132,22 @@ def check_inputs(config: Benchmark, protocol: Protocol) -> None:
     }
     possible = {
         "reconstruction": [{"tokenizer", "router"}, {"tokenizer", "uniform_length"}],
-        "frame-prediction": [{"generator", "tokenizer", "router"}, {"generator", "tokenizer", "uniform_length"}],
+        "frame-prediction": [{"generator", "tokenizer", "router"}, {"generator", "tokenizer", "uniform_length"}]
+        if not protocol.given_lengths
+        else [{"generator", "tokenizer"}],
     }.get(protocol.task, [{"generator", "tokenizer"}, {"samples"}])
     if named not in possible:
         ways = " or ".join(", ".join(f"{name}=…" for name in sorted(names)) for names in possible)
         raise UserError(f"{protocol.name} ({protocol.task}) needs {ways}; got {', '.join(sorted(named)) or 'none'}")
     if config.changes.num_generated and protocol.task in ("reconstruction", "frame-prediction"):
         raise UserError(f"changes.num_generated: {protocol.name} scores one clip for each real one; change those")
-    if config.changes.scored_frames and protocol.task != "frame-prediction":
-        raise UserError(f"changes.scored_frames is for frame prediction; {protocol.name} is {protocol.task}")
+    for name in ("scored_frames", "given_lengths"):
+        if getattr(config.changes, name) is not None and protocol.task != "frame-prediction":
+            raise UserError(f"changes.{name} is for frame prediction; {protocol.name} is {protocol.task}")
+    if config.prefix and protocol.given_lengths:
+        raise UserError(f"prefix: {protocol.name} has its own lengths of given frames; change changes.given_lengths")
+    if config.samples and config.run.precision is not None:
+        raise UserError(f"run.precision={config.run.precision} is of models; {config.samples} holds videos")
 
 
 def real_clips(protocol: Protocol, videos: RealVideos) -> list[SourceClip]:
@@ -155,10 +191,9 @@ def subject_of(
         return FolderOfClips(found, detector, device)
     assert tokenizer is not None
     assert generator is not None
-    half = HALF.get(config.run.precision)
     shared = (generator, tokenizer, options, config.run.seed, protocol, detector)
     if protocol.task == "frame-prediction":
-        return Generation(clips, *shared, models.assign, half)
+        return Generation(clips, *shared, models.assign)
     labels = protocol.labels_to_generate(clips.clips)[:count]
     if len(labels) < count:
         raise UserError(f"{protocol.name}: {count:,} clips for {len(labels):,} labels; the real clips are too few")
@@ -166,4 +201,4 @@ def subject_of(
     if protocol.task == "class-to-video" and not known:
         raise UserError(f"{protocol.name} asks for classes, and the generator at {config.generator} knows none")
     wanted = {label: label_of(videos.class_names[label], known) if known else -1 for label in set(labels)}
-    return Generation(LabelClips([wanted[label] for label in labels]), *shared, dtype=half)
+    return Generation(LabelClips([wanted[label] for label in labels]), *shared)

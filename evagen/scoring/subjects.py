@@ -22,7 +22,8 @@ from evagen.data.loader import ClipBatch
 from evagen.data.video_reader import VideoError
 from evagen.errors import UserError
 from evagen.eval import FrameDistance, PreparedDetector, Protocol, SourceClip, psnr, ssim
-from evagen.models.lengths import RoutedLengths, UniformLengths
+from evagen.models.inference import HALF, autocast_to
+from evagen.models.lengths import Assign
 from evagen.models.loading import fingerprint
 from evagen.sampling.clips import clip_seed, decode_clips
 from evagen.sampling.given import encode_given
@@ -32,13 +33,17 @@ from evagen.tokenizer import VideoTokenizer
 
 
 class Subject(Interface):
-    """Something that can be scored. about: what its rows follow from, besides protocol and detector."""
+    """Something that can be scored. about: what its rows follow from, besides protocol and detector; precision: of its
+    models, in words, None where there are none."""
 
     @property
     def clips(self) -> NumberedClips: ...
 
     @property
     def about(self) -> dict[str, Any]: ...
+
+    @property
+    def precision(self) -> str | None: ...
 
     def rows(self, batch: ClipBatch) -> list[dict[str, Any]]: ...
 
@@ -49,7 +54,7 @@ class Reconstruction:
 
     clips: FileClips
     tokenizer: VideoTokenizer
-    assign: RoutedLengths | UniformLengths
+    assign: Assign
     detector: PreparedDetector
     perceptual: FrameDistance
 
@@ -57,14 +62,20 @@ class Reconstruction:
     def about(self) -> dict[str, Any]:
         return {
             "tokenizer": fingerprint(self.tokenizer),
+            "precision": self.precision,
             "lengths": str(self.assign),
             "perceptual": f"{self.perceptual.name} {self.perceptual.fingerprint}",
         }
 
+    @property
+    def precision(self) -> str:
+        return self.clips.protocol.tokenizer_precision
+
     def rows(self, batch: ClipBatch) -> list[dict[str, Any]]:
         video = batch.video.to(self.tokenizer.device)  # B C F S S
-        tokens = self.tokenizer.encode(video, self.assign(video))
-        again = self.tokenizer.decode(tokens, (video.shape[-2], video.shape[-1]))  # B C F S S
+        with autocast_to(self.clips.protocol.tokenizer_precision, video.device):
+            tokens = self.tokenizer.encode(video, self.assign(video))
+            again = self.tokenizer.decode(tokens, (video.shape[-2], video.shape[-1]))  # B C F S S
         features = scored_features(self.detector, again)
         measures: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
             "psnr": psnr,
@@ -90,37 +101,43 @@ class Generation:
     seed: int
     protocol: Protocol
     detector: PreparedDetector
-    assign: RoutedLengths | UniformLengths | None = None
-    """Of given frames; None where none are given."""
-    dtype: torch.dtype | None = None
-    """Of the generator's matrix products; its own if None."""
+    assign: Assign | None = None
+    """Lengths of given frames; None where none are given."""
 
     @property
     def about(self) -> dict[str, Any]:
         return {
             "generator": fingerprint(self.generator),
             "tokenizer": fingerprint(self.tokenizer),
+            "precision": self.precision,
             "lengths": str(self.assign) if self.assign else None,
             "options": {name: list(v) if isinstance(v, tuple) else v for name, v in vars(self.options).items()},
             "seed": self.seed,
         }
 
+    @property
+    def precision(self) -> str:
+        return f"tokenizer {self.protocol.tokenizer_precision}, generator {self.protocol.generator_precision}"
+
     def rows(self, batch: ClipBatch) -> list[dict[str, Any]]:
         real = batch.video.to(self.tokenizer.device)  # B C F S S, or empty
+        precision, half = self.protocol.tokenizer_precision, HALF.get(self.protocol.generator_precision)
         given: Sequence[ClipTokens | None] = [None] * len(batch)
         if self.assign:
             frames = real[:, :, : self.protocol.given_frames]  # B C n S S
-            given = encode_given(frames, self.tokenizer, self.assign)
+            with autocast_to(precision, real.device):
+                given = encode_given(frames, self.tokenizer, self.assign)
         labels = batch.label.tolist() if isinstance(self.clips, LabelClips) else [-1] * len(batch)
         requests = [
             ClipRequest(clip_seed(self.seed, number), label, blocks)
             for number, label, blocks in zip(batch.index.tolist(), labels, given)
         ]
         try:
-            written = sample_in_order(self.generator, requests, self.options, len(requests), self.dtype)
+            written = sample_in_order(self.generator, requests, self.options, len(requests), half)
         except ValueError as error:
             raise UserError(f"the generator cannot write these clips: {error}") from error
-        video = decode_clips(self.tokenizer, written)  # B C F S S
+        with autocast_to(precision, real.device):
+            video = decode_clips(self.tokenizer, written)  # B C F S S
         if self.assign:
             video, _ = self.protocol.scored(video, real)  # B C F S S
         return [
@@ -141,13 +158,17 @@ class FolderOfClips:
     def about(self) -> dict[str, Any]:
         return {"samples": self.clips.fingerprint()}
 
+    @property
+    def precision(self) -> None:
+        return None
+
     def rows(self, batch: ClipBatch) -> list[dict[str, Any]]:
         return _rows(batch, scored_features(self.detector, batch.video.to(self.device)))
 
 
 def first_clips(folder: Path, protocol: Protocol) -> FileClips:
-    """The first clip of every video below a folder, in the order of their paths. Raises UserError where there are no
-    videos, and for such as are shorter than a clip or cannot be opened."""
+    """The first clip of every video below a folder, in the order of their paths; never resampled in time. Raises
+    UserError where there are no videos, and for such as are shorter than a clip or cannot be opened."""
     if not folder.is_dir():
         raise UserError(f"no folder at {folder}: a folder of videos is needed")
     found = videos_below(folder)

@@ -11,7 +11,7 @@ from typing import Any, cast
 
 from evagen.config import Section
 from evagen.data.clips import SkippedClip
-from evagen.data.frame_counts import count_all_frames
+from evagen.data.frame_counts import all_frame_rates, count_all_frames
 from evagen.data.layouts import Split
 from evagen.data.skip_list import leave_out_bad, name_in
 from evagen.data.sources import Layout, VideoSource, list_source
@@ -19,7 +19,7 @@ from evagen.data.video_reader import VideoError, VideoPath
 from evagen.errors import UserError
 from evagen.eval import Protocol, SourceVideo
 
-LAYOUTS: dict[str, Layout] = {"ucf101": "ucf101", "kinetics600": "kinetics"}
+LAYOUTS: dict[str, Layout] = {"ucf101": "ucf101", "kinetics600": "kinetics", "webvid": "folder"}
 NUM_CLASSES = {"ucf101": 101, "kinetics600": 600}
 UCF101_LISTS = {1: (9_537, 3_783), 2: (9_586, 3_734), 3: (9_624, 3_696)}
 """Videos of the three official training and test lists."""
@@ -70,12 +70,16 @@ def list_videos(protocol: Protocol, data: ScoredData) -> RealVideos:
     files: dict[str, VideoPath] = {}
     absent = [SkippedClip(video.path, video.reason) for video in listing.left_out]
     unreadable: list[SkippedClip] = []
-    for file, count in zip(listing.files, count_all_frames([file.path for file in listing.files])):
-        if isinstance(count, VideoError):
-            unreadable.append(SkippedClip(str(file.path), count.reason))
+    paths = [file.path for file in listing.files]
+    rates: Sequence[float | VideoError | None] = [None] * len(paths)
+    if protocol.frames_per_second is not None:
+        rates = all_frame_rates(paths)
+    for file, count, rate in zip(listing.files, count_all_frames(paths), rates):
+        if isinstance(error := count, VideoError) or isinstance(error := rate, VideoError):
+            unreadable.append(SkippedClip(str(file.path), error.reason))
             continue
         name = name_in(data.root, file.path).replace("\\", "/").removeprefix("UCF-101/")
-        found.append(SourceVideo(name, count, file.label))
+        found.append(SourceVideo(name, count, file.label, rate))
         files[name] = file.path
     return RealVideos(found, files, listing.class_names, absent, unreadable, listing.remarks)
 

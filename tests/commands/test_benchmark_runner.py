@@ -318,6 +318,7 @@ def test_bad_input_is_explained(root, tmp_path, changes, message):
         ({"generator": "predictor"}, "gives 0 frames of each clip; the generator at .* was trained to be given 5"),
         ({"options": {"top_p": 2.0}}, "top_p must lie in"),
         ({"changes": {"scored_frames": "paste-given"}}, "scored_frames is for frame prediction"),
+        ({"changes": {"given_lengths": [2, 2]}}, "given_lengths is for frame prediction"),
     ],
 )
 def test_bad_input_to_generation_is_explained(root, tmp_path, changes, message):

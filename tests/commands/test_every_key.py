@@ -133,7 +133,8 @@ OTHER_VALUES = {  # behind a bar: what else has to be set, in both runs, for the
         "data.label_column": "l", "data.skip_list": "{}/skip.json",
         "changes.dataset": "mine", "changes.split": "test", "changes.split_index": "2", "changes.size": "40",
         "changes.drawn": "3", "changes.first_videos": "3", "changes.num_generated": "3", "changes.seed": "1",
-        "changes.scored_frames": "predicted-only", "changes.ddof": "1",
+        "changes.scored_frames": "predicted-only", "changes.ddof": "1", "changes.given_lengths": "[4, 4]",
+        "changes.frames_per_second": "10",
         "generator": "{}/generator router=null protocol=larp-ucf101-class2video changes.drawn=4",
         "samples": "{}/other router=null tokenizer=null protocol=larp-ucf101-class2video changes.drawn=4",
         **{

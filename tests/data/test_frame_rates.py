@@ -16,9 +16,10 @@ from evagen.data.clips import ClipDataset
 from evagen.data.file_memory import FileMemory, file_state
 from evagen.data.frame_counts import all_frame_rates, count_all_frames
 from evagen.data.sources import DataConfig
-from evagen.data.video_reader import VideoError, exact_frame_rate, frame_offset, frame_rate, read_frames
+from evagen.data.video_reader import VideoError, exact_frame_rate, frame_rate, read_frames
 from evagen.data.video_writer import write_video
 from evagen.errors import UserError
+from evagen.kernels.strides import frame_offset
 
 NUM_FRAMES = 150
 RATES = {"24": Fraction(24), "25": Fraction(25), "29.97": Fraction(30000, 1001), "30": Fraction(30), "uneven": None}

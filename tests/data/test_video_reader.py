@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from video_fixtures import decode_all, moving_frames, write_h264, write_sound, write_uneven_h264
 
-from evagen.data.video_reader import VideoError, count_frames, read_frames
+from evagen.data.video_reader import VideoError, count_frames, read_frames, read_numbered
 from evagen.data.video_writer import write_video
 
 NUM_FRAMES = 130
@@ -132,6 +132,21 @@ def test_too_short_counts_with_the_stride(tmp_path):
         read_frames(tmp_path / "clip.avi", start=2, count=5, stride=2)
     with pytest.raises(VideoError, match="frame 200 was asked for"):
         read_frames(tmp_path / "clip.avi", start=200)
+
+
+@pytest.mark.parametrize("numbers", [(0,), (3, 3, 4), (20, 31, 31, 46), (5, 129)])
+def test_frames_by_their_numbers(long_videos, numbers):
+    for path, everything in long_videos.values():
+        assert np.array_equal(read_numbered(path, numbers), everything[list(numbers)])
+
+
+def test_numbers_of_no_frame_are_refused(long_videos):
+    path, _ = long_videos["even.avi"]
+    with pytest.raises(VideoError, match="too short: frame 130 was asked for, it has 130 frames"):
+        read_numbered(path, (3, NUM_FRAMES))
+    for numbers in ((), (-1, 3), (4, 3)):
+        with pytest.raises(ValueError, match="frame numbers should rise from at least 0"):
+            read_numbered(path, numbers)
 
 
 def test_impossible_arguments(tmp_path):

@@ -3,6 +3,7 @@
 # isort: split
 import json
 import random
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from torch import Tensor
 from evagen.eval.clip_choice import ClipChoice, SourceClip, SourceVideo
 from evagen.eval.frames import FramePreparation, pillow_lanczos
 from evagen.eval.protocols import PROTOCOLS, get_protocol
+from evagen.scoring.clips import list_fingerprint
 
 NAMES = [
     "larp-ucf101-recon",
@@ -24,6 +26,11 @@ NAMES = [
     "larp-k600-frame-prediction",
     "larp-k600-frame-prediction:paste-given",
     "larp-k600-frame-prediction:predicted-only",
+    "evatok-ucf101-recon",
+    "evatok-ucf101-class2video",
+    "evatok-ucf101-class2video:gpt-b",
+    "evatok-k600-frame-prediction",
+    "evatok-webvid-recon",
     "styleganv-fvd2048-16f",
     "cdfvd",
     "evagen-ucf101-heldout",
@@ -101,6 +108,67 @@ def test_random_places_are_evenly_spread():
     starts = [clip.start for clip in ClipChoice("random")([SourceVideo(str(n), 19) for n in range(2000)], 16)]
     assert set(starts) == {0, 1, 2, 3}
     assert all(abs(starts.count(start) - 500) < 5 * 500**0.5 for start in range(4))
+
+
+def test_resampled_in_time_each_frame_is_the_nearest_and_of_two_the_earlier():
+    clips = ClipChoice("all")([SourceVideo("a", 40, 3, 25.0)], 4, frames_per_second=3)
+    # 0, 8.33, 16.67, 25 of the file; a clip reaches over 26 frames, so a second one would end behind the file
+    assert clips == [SourceClip("a", 0, 4, 1, 3, (0, 8, 17, 25))]
+    (ties,) = ClipChoice("first")([SourceVideo("a", 40, 3, 7.5)], 5, frames_per_second=3)  # 0, 2.5, 5, 7.5, 10
+    assert ties.numbers == (0, 2, 5, 7, 10)
+    (slow,) = ClipChoice("first")([SourceVideo("a", 40, 3, 2.0)], 5, frames_per_second=4)  # 0, 0.5, 1, 1.5, 2
+    assert slow.numbers == (0, 0, 1, 1, 2)
+    twice = ClipChoice("all")([SourceVideo("a", 52, 3, 25.0)], 4, frames_per_second=3)
+    assert [clip.numbers for clip in twice] == [(0, 8, 17, 25), (26, 34, 43, 51)]
+
+
+@given(st.integers(10, 60), st.sampled_from([12.0, 23.976, 25.0, 30000 / 1001, 60.0]), st.integers(1, 8))
+@settings(max_examples=40, deadline=None)
+def test_no_other_frame_of_the_file_is_nearer(count, rate, wanted):
+    (clip,) = ClipChoice("random", short="pad")([SourceVideo("a", count, 0, rate)], 5, frames_per_second=wanted)
+    assert clip.start == clip.numbers[0]
+    assert len(clip.numbers) == clip.num_frames
+    times = [clip.start / rate + i / wanted for i in range(5)]
+    for number, time in zip(clip.numbers, times):
+        gaps = [abs(other / rate - time) for other in range(count)]
+        assert gaps[number] <= min(gaps) + 1e-9
+    if clip.num_frames < 5:  # what is missing lies behind the end
+        assert times[clip.num_frames] > (count - 0.5) / rate - 1e-9
+
+
+def test_short_resampled_videos_are_padded_or_dropped_by_their_own_rates():
+    listed = [SourceVideo("fast", 30, 0, 30.0), SourceVideo("slow", 30, 0, 6.0)]  # one second, five
+    assert [clip.path for clip in ClipChoice("first")(listed, 4, frames_per_second=3)] == ["slow"]
+    padded = ClipChoice("first", short="pad")(listed, 4, frames_per_second=3)
+    assert [(clip.path, clip.numbers) for clip in padded] == [("fast", (0, 10, 20)), ("slow", (0, 2, 4, 6))]
+    with pytest.raises(ValueError, match="2 videos of at least 4 frames at 3 a second are needed, and there are 1"):
+        ClipChoice("first", first_videos=2)(listed, 4, frames_per_second=3)
+
+
+def test_what_cannot_be_resampled_is_refused():
+    with pytest.raises(ValueError, match="a does not tell its frame rate, and clips are of 3 a second"):
+        get_protocol("evatok-webvid-recon").real_clips([SourceVideo("a", 100)])
+    with pytest.raises(ValueError, match="stride=2 and frames_per_second=3 exclude each other"):
+        ClipChoice("all")([SourceVideo("a", 100, 0, 30.0)], 4, 2, 3)
+
+
+FINGERPRINTS = {
+    ("all", "pad"): ("1a64b229b30c4cbe", "71e0c07a1b264f16"),
+    ("first", "pad"): ("972ff3dcfe02167a", "0a81f967cea82e58"),
+    ("first", "drop"): ("f0fc5efdd9b95db7", "80db9734da14ef68"),
+    ("random", "pad"): ("54174fd41bcf6dee", "d7b3be9448c787e6"),
+    ("random", "drop"): ("2decd6142cffe566", "1888001f6e9e685f"),
+}
+
+
+@pytest.mark.parametrize(("place", "short"), FINGERPRINTS)
+def test_lists_of_clips_have_the_fingerprints_of_earlier_records(place, short):
+    listed = [SourceVideo(f"c{n % 7}/v{n:03}.avi", 3 + n, n % 7) for n in range(60)]
+    drawn = ClipChoice(place, short, drawn=20, seed=42)(listed, 16)
+    strided = ClipChoice(place, short, seed=1)(listed, 5, 3)
+    assert (list_fingerprint(drawn), list_fingerprint(strided)) == FINGERPRINTS[place, short]
+    resampled = [replace(clip, numbers=tuple(range(clip.num_frames))) for clip in drawn]
+    assert list_fingerprint(resampled) != list_fingerprint(drawn)
 
 
 def test_too_few_videos_or_clips_are_counted():
@@ -236,6 +304,11 @@ FACTS = {
     "larp-ucf101-class2video": ("train", 1, "all", 42, 10000, 128, 10000, None, "none", None, None, 1.25),
     "evagen-ucf101-heldout": ("test", 1, "all", 42, 10000, 128, 10000, None, "none", None, None, 1.25),
     "larp-k600-frame-prediction": ("val", None, "all", 42, 50000, 128, 50000, None, "none", 64, None, 1.0),
+    "evatok-ucf101-recon": ("train", 1, "random", 0, None, 128, 9537, None, "none", None, None, None),
+    "evatok-ucf101-class2video": ("train", 1, "all", 42, 10000, 128, 10000, None, "none", None, None, 1.75),
+    "evatok-ucf101-class2video:gpt-b": ("train", 1, "all", 42, 10000, 128, 10000, None, "none", None, None, 2.5),
+    "evatok-k600-frame-prediction": ("val", None, "all", 42, 50000, 128, 50000, None, "none", 64, None, 1.0),
+    "evatok-webvid-recon": ("val", None, "random", 0, None, 128, None, None, "none", None, None, None),
     "styleganv-fvd2048-16f": ("all", None, "random", 0, None, 256, 2048, 2048, "nearest", None, None, None),
     "cdfvd": ("all", None, "random", 0, None, 256, 13320, 2048, "truncate", None, 224, None),
 }
@@ -249,6 +322,39 @@ def test_facts(name):
     choice = (p.clips.place, p.clips.seed, p.clips.drawn)
     assert (p.split, p.split_index, *choice, p.frames.size, *sides, *entry, p.guidance) == FACTS[name]
     assert (p.num_frames, p.stride, p.ddof, p.network, p.top_k, p.top_p) == (16, 1, 0, "i3d", None, None)
+
+
+def test_what_one_protocol_alone_does():
+    protocols = PROTOCOLS.values()
+    assert {p.name: p.frames_per_second for p in protocols if p.frames_per_second} == {"evatok-webvid-recon": 3}
+    assert {p.name: p.given_lengths for p in protocols if p.given_lengths} == {
+        "evatok-k600-frame-prediction": (512, 128)
+    }
+    assert {p.name: (p.tokenizer_precision, p.generator_precision) for p in protocols if p.name[:6] != "evatok"} == {
+        "larp-ucf101-recon": ("fp16", "fp32"),
+        "adaptok-ucf101-recon": ("fp16", "fp32"),
+        "larp-ucf101-class2video": ("fp16", "bf16"),
+        "evagen-ucf101-heldout": ("fp16", "bf16"),
+        "larp-k600-frame-prediction": ("fp32", "bf16"),
+        "larp-k600-frame-prediction:paste-given": ("fp32", "bf16"),
+        "larp-k600-frame-prediction:predicted-only": ("fp32", "bf16"),
+        "styleganv-fvd2048-16f": ("fp32", "fp32"),
+        "cdfvd": ("fp32", "fp32"),
+    }
+
+
+def test_published_figures_are_the_papers():
+    """EVATok, tables 1 to 6. A figure stands under the protocol that it was measured by only."""
+    values = {name: [value for _, value in get_protocol(name).published] for name in NAMES if name[:6] == "evatok"}
+    assert values == {
+        "evatok-ucf101-recon": [9.7, 13, 13, 18, 65, 80],
+        "evatok-ucf101-class2video": [48, 62],
+        "evatok-ucf101-class2video:gpt-b": [96, 98, 144, 155, 230],
+        "evatok-k600-frame-prediction": [4.0, 4.6],
+        "evatok-webvid-recon": [7.3, 32, 9.2, 33, 13, 63, 50, 73],
+    }
+    others = [protocol for name, protocol in PROTOCOLS.items() if name not in values]
+    assert not any("EVATok" in who for protocol in others for who, _ in protocol.published)
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -120,6 +120,7 @@ def test_a_bad_file_means_no_score(tmp_path, stub, harm, message):
     [
         ({"protocol": "cdfdv"}, "did you mean 'cdfvd'"),
         ({"protocol": "larp-k600-frame-prediction:paste-given"}, "which real clip each prediction continues"),
+        ({"protocol": "evatok-webvid-recon"}, "resamples videos in time, and folders are compared as they are"),
         ({"real": "nowhere"}, "no folder at nowhere"),
         ({"detector_sha256": "1" * 64}, "was not loaded: its SHA-256 is"),
         ({"fake": "{empty}"}, "no videos in .*empty"),

@@ -91,7 +91,7 @@ def test_published_figures_stand_in_the_columns_of_their_protocols_only(tmp_path
         record(tmp_path / "c", "nano", 60.0, detector=OFFLINE),
     ]
     rows = cells(compare(paths, published=True))
-    assert ["EVATok (published)", "48", "", ""] in rows
+    assert ["LARP-L-Long (published)", "57", "", ""] in rows
     assert ["nano", "80 [79, 81]", "70 [69, 71]", "60 [59, 61]"] in rows
 
 
