@@ -85,12 +85,13 @@ def _merged(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
 @dataclass(frozen=True)
 class Header:
     """What the comment lines of a config say. about: the first line; command, target (the figure it should reach),
-    hardware: what follows `# command:` and so on, empty where there is none."""
+    hardware, hours (of training, as published): what follows `# command:` and so on, empty where there is none."""
 
     about: str = ""
     command: str = ""
     target: str = ""
     hardware: str = ""
+    hours: str = ""
 
 
 def read_header(path: Path) -> Header:
@@ -99,7 +100,7 @@ def read_header(path: Path) -> Header:
     found = {"about": lines[0] if lines else ""}
     for line in lines:
         key, separator, value = line.partition(":")
-        if separator and key in ("command", "target", "hardware"):
+        if separator and key in ("command", "target", "hardware", "hours"):
             found[key] = value.strip()
     return Header(**found)
 

@@ -50,12 +50,13 @@ def describe(name: str) -> ShippedConfig:
 
 def format_table(configs: Sequence[ShippedConfig]) -> str:
     """A line for each config, folders apart."""
-    lines = [("config", "command", "model", "clip", "target")]
+    lines = [("config", "command", "model", "clip", "hours, as published", "target")]
     for config in configs:
         model = "" if config.parameters is None else f"{config.parameters / 1e6:.1f}M"
         header = config.header
-        lines.append((config.name, header.command, model, "×".join(map(str, config.clip)), header.target))
-    widths = [max(len(line[column]) for line in lines) for column in range(4)]
+        clip = "×".join(map(str, config.clip))
+        lines.append((config.name, header.command, model, clip, header.hours, header.target))
+    widths = [max(len(line[column]) for line in lines) for column in range(5)]
     rows = []
     for previous, line in zip([lines[0], *lines], lines):
         if folder_of(line[0]) != folder_of(previous[0]):
@@ -64,7 +65,7 @@ def format_table(configs: Sequence[ShippedConfig]) -> str:
             cell.rjust(width) if column == 2 else cell.ljust(width)
             for column, (cell, width) in enumerate(zip(line, widths))
         ]
-        rows.append("  ".join([*cells, line[4]]).rstrip())
+        rows.append("  ".join([*cells, line[5]]).rstrip())
     return "\n".join(rows)
 
 

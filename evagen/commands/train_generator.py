@@ -107,7 +107,8 @@ def main(config: GeneratorTraining) -> Path:
         length_logits = logits[:, model.grammar.first_length : model.grammar.first_class].detach().clone()  # N L
         run.update(losses.loss * weight, {}, sum(map(len, shares)) / len(shares))
         if run.log_is_due:
-            run.log(metrics_of(losses, length_logits, tokens, sequence_lengths, model.grammar))
+            num_targets = targets[run.accelerator.process_index]
+            run.log(metrics_of(losses, length_logits, tokens, sequence_lengths, num_targets, model.grammar))
     run.finish(model)
     return config.run.out
 
@@ -132,12 +133,14 @@ def metrics_of(
     length_logits: Tensor,
     tokens: Tensor,
     sequence_lengths: Sequence[int],
+    num_targets: int,
     grammar: SequenceGrammar,
 ) -> dict[str, Mean]:
     """What is logged of a batch: the losses, and how often each level is chosen as a length, by the model and in the
-    data; with how many tokens of this process each is a mean of. length_logits: (N, L)."""
+    data; with how many tokens of this process each is a mean of. length_logits: (N, L); num_targets: how many tokens
+    of this process are predicted, given ones not among them."""
     num_lengths = grammar.num_blocks * len(sequence_lengths)
-    num_contents = sum(sequence_lengths) - 2 * len(sequence_lengths) - num_lengths
+    num_contents = num_targets - num_lengths
     shares = length_shares(length_logits, tokens, sequence_lengths, grammar)
     by_level = {
         f"length_share_{kind}_{level}": Mean(share, num_lengths)
@@ -145,7 +148,7 @@ def metrics_of(
         for level, share in zip(grammar.levels, levels)
     }
     return {
-        "loss": Mean(losses.loss, num_lengths + num_contents),
+        "loss": Mean(losses.loss, num_targets),
         "content_loss": Mean(losses.content_loss, num_contents),
         "length_loss": Mean(losses.length_loss, num_lengths),
         **by_level,

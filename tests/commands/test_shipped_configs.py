@@ -40,23 +40,55 @@ def test_what_it_reads_is_what_another_config_of_its_folder_writes(name):
     assert len(written) == len([other for other in NAMES if other.startswith(f"{folder}/")])
 
 
-@pytest.mark.parametrize("folder", ["ucf101_k600", "webvid"])
+PAPER = ["ucf101_k600", "webvid"]
+
+
+@pytest.mark.parametrize("folder", PAPER)
 def test_sizes_are_the_published_ones(folder):
     millions = {name.rpartition("/")[2]: (describe(name).parameters or 0) / 1e6 for name in NAMES if folder in name}
-    assert millions["proxy"] == millions["final"] == pytest.approx(145, rel=0.03)
-    assert millions["router"] == pytest.approx(19.9, rel=0.05)
+    assert millions["proxy"] == millions["final"] == pytest.approx(145, rel=0.0106)  # 143.48: docs/recipe.md
+    assert millions["router"] == pytest.approx(19.9, rel=0.01)
     assert millions.get("generator", 633) == pytest.approx(633, rel=0.01)
 
 
-@pytest.mark.parametrize("folder", ["ucf101_k600", "webvid"])
-def test_the_papers_recipe(folder):
-    proxy, curation, router, final = (load(f"{folder}/{stage}") for stage in ("proxy", "curation", "router", "final"))
-    assert (proxy.optimizer.steps, router.optimizer.steps, final.optimizer.steps) == (400_000, 50_000, 1_000_000)
-    assert curation.data.limit == 100_000
-    assert (final.loss.alignment.weight, final.loss.entropy, final.preference) == (0.7, 0.02, 1.2)
-    assert (proxy.loss.adversarial.discriminator, final.loss.adversarial.discriminator) == ("patch", "videomae")
-    assert proxy.loss.compare.network == final.loss.compare.network == curation.compare.network == "lpips"
-    assert proxy.model.levels == [32, 64, 128, 256, 512]
+@pytest.mark.parametrize("folder", PAPER)
+def test_the_papers_tokenizers(folder):
+    """arXiv 2603.12267, section H and table 7."""
+    proxy, final = (load(f"{folder}/{stage}") for stage in ("proxy", "final"))
+    assert (proxy.optimizer.steps, final.optimizer.steps) == (400_000, 1_000_000)
+    for config in (proxy, final):
+        optimizer = config.optimizer
+        assert 8 * optimizer.batch_size * optimizer.accumulation == 128
+        assert (optimizer.schedule, optimizer.learning_rate, optimizer.final_learning_rate) == ("cosine", 1e-4, 1e-6)
+        assert config.model.levels == [32, 64, 128, 256, 512]
+        assert config.model.codebook_size == {"ucf101_k600": 8192, "webvid": 16384}[folder]
+        assert config.model.encoder_self_attention == "causal"
+        assert config.data.frames_per_second == {"ucf101_k600": None, "webvid": 3}[folder]
+        assert (config.loss.alignment.weight, config.loss.alignment.projection) == (0.7, "teacher")
+        assert (config.loss.entropy, config.loss.compare.network) == (0.02, "lpips")
+    discriminators = [config.loss.adversarial.discriminator for config in (proxy, final)]
+    assert discriminators == ["transformer", "videomae"]
+
+
+@pytest.mark.parametrize("folder", PAPER)
+def test_the_papers_router(folder):
+    curation, router, final = (load(f"{folder}/{stage}") for stage in ("curation", "router", "final"))
+    assert (curation.data.limit, curation.compare.network) == (100_000, "lpips")
+    assert curation.data.frames_per_second == final.data.frames_per_second
+    assert (router.optimizer.steps, router.optimizer.batch_size) == (50_000, 128)
+    assert (router.reward_scale, router.preference_range) == ("z-score", (1.2, 1.2))
+    assert final.preference == 1.2
+
+
+def test_the_papers_generators():
+    for name in ("generator", "prediction_generator"):
+        optimizer = load(f"ucf101_k600/{name}").optimizer
+        assert 8 * optimizer.batch_size * optimizer.accumulation == 128
+        assert (optimizer.schedule, optimizer.decay_share, optimizer.final_learning_rate) == ("wsd", 0.2, 0)
+    assert load("ucf101_k600/sample").options.guidance == 1.75
+    assert load("ucf101_k600/prediction_sample").options.guidance == 1
+    assert load("ucf101_k600/prediction_tokens").prefix == (512, 128)
+    assert load("ucf101_k600/prediction_sample").given.prefix == (512, 128)
 
 
 @pytest.mark.parametrize("folder", sorted({name.rpartition("/")[0] for name in NAMES}))

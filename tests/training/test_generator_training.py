@@ -13,9 +13,10 @@ from accelerate.state import AcceleratorState
 from tiny_corpus import LEVELS, write_corpus
 from tiny_models import tiny_tokenizer
 
-from evagen.ar_model import VideoGenerator
+from evagen.ar_model import ClipTokens, SequenceGrammar, VideoGenerator
+from evagen.ar_model.loss import next_token_loss
 from evagen.commands import train_generator
-from evagen.commands.train_generator import GeneratorTraining
+from evagen.commands.train_generator import GeneratorTraining, metrics_of
 from evagen.config import check_config, load_config, save_config
 from evagen.data.corpus import read_corpus
 from evagen.errors import UserError
@@ -240,6 +241,23 @@ def test_the_log_compares_lengths_with_the_corpus(corpus, tmp_path):
         contents, blocks = float(lengths.sum()), lengths.numel()
         mean = (line["content_loss"] * contents + line["length_loss"] * blocks) / (contents + blocks)
         assert line["loss"] == pytest.approx(mean, abs=1e-5)
+
+
+def test_given_tokens_weigh_nothing_in_the_log():
+    grammar = SequenceGrammar(11, [1, 2, 3], 2, 0, num_given_blocks=1)
+
+    def clip(*lengths):
+        return ClipTokens(torch.arange(sum(lengths)), torch.tensor(lengths))
+
+    clips, given = [clip(1, 3), clip(2, 2), clip(1, 1)], [clip(3), clip(1), clip(2)]
+    tokens, sequence_lengths = grammar.pack(clips, torch.full((3,), -1), given)
+    logits = torch.randn(len(tokens), grammar.vocabulary_size, generator=torch.Generator().manual_seed(0))
+    losses = next_token_loss(logits, tokens, sequence_lengths, grammar)
+    length_logits = logits[:, grammar.first_length : grammar.first_class]
+    logged = metrics_of(losses, length_logits, tokens, sequence_lengths, 10 + 6, grammar)
+    assert [logged[name].number for name in ("loss", "content_loss", "length_loss")] == [16, 10, 6]
+    parts = sum(logged[name].value * logged[name].number for name in ("content_loss", "length_loss"))
+    assert float(logged["loss"].value) == pytest.approx(float(parts) / 16)
 
 
 def test_training_in_bf16_with_checkpointing_learns(corpus, tmp_path, fresh_accelerator):
