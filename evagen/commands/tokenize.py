@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Annotated
 
 import numpy as np
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from evagen.ar_model import ClipTokens
 from evagen.config import ONLY_HOW
 from evagen.data.clip_table import fill_table
-from evagen.data.clips import ClipDataset
+from evagen.data.clips import ClipDataset, SeveralEpochs
 from evagen.data.loader import ClipBatch
 from evagen.data.sources import DataConfig
 from evagen.errors import UserError
@@ -39,11 +39,23 @@ class Tokenization(LengthChoice):
     """The final tokenizer, folder or hub id."""
     flips: bool = True
     """Adds the mirrored view of each clip."""
+    epochs: int = Field(1, ge=1)
+    """Times that the data set is gone over. With `data.clip=random` each time takes another clip of every video, so a
+    generator sees many beginnings, as in a training that cuts its clips itself (LARP's)."""
     given_frames: int = Field(0, ge=0)
     """For frame prediction: the tokens of each clip's first frames, by themselves, are stored too; 5 on K600."""
     batch_size: int = Field(16, ge=1)
     save_seconds: Annotated[float, ONLY_HOW] = Field(60, ge=0)
     """Seconds between saves, which is what a killed process loses at most."""
+
+    @model_validator(mode="after")
+    def _epochs_differ(self) -> "Tokenization":
+        if self.epochs > 1 and "random" not in (self.data.clip, self.data.crop) and not self.data.flip:
+            raise ValueError(
+                f"epochs={self.epochs}: nothing is random in the clips of data.clip={self.data.clip}, so every epoch "
+                "would be the same; give data.clip=random, or epochs=1"
+            )
+        return self
 
 
 def main(config: Tokenization) -> Path:
@@ -73,7 +85,7 @@ def main(config: Tokenization) -> Path:
     }
     with autocast(config.run, accelerator.device):
         fill_table(
-            table, dataset, lambda batch: _tokens(batch, tokenizer, assign, config),
+            table, SeveralEpochs(dataset, config.epochs), lambda batch: _tokens(batch, tokenizer, assign, config),
             {"tokenizer": made_by, "lengths": str(assign)}, accelerator, config.batch_size, config.run.num_workers,
             config.save_seconds, contents,
         )  # fmt: skip

@@ -124,6 +124,24 @@ class ClipDataset(Dataset):
         return Clip(video, item.label, index, str(item.path), start)
 
 
+class SeveralEpochs(Dataset):
+    """The first epochs of a `ClipDataset` as one data set, one behind the other: with `clip=random` each has other
+    clips of the same videos. For `fill_table`, which takes the keys below `len`."""
+
+    def __init__(self, dataset: ClipDataset, num_epochs: int):
+        self.dataset, self.num_epochs = dataset, num_epochs
+        self.skipped, self.num_files = dataset.skipped, dataset.num_files
+
+    def __len__(self) -> int:
+        return self.num_epochs * len(self.dataset)
+
+    def __getitem__(self, key: int) -> Clip | SkippedClip:
+        return self.dataset[key]
+
+    def fingerprint(self) -> str:
+        return self.dataset.fingerprint()
+
+
 def report_skipped(
     skipped: Sequence[SkippedClip], num_files: int, write: Callable[[str], object] = print, shown: int = 20
 ) -> None:

@@ -1,7 +1,7 @@
 """What `evagen tokenize` leaves: a row for each view of each clip.
 
 Columns: codes, lengths, label, path, start, flipped, and for frame prediction also given_codes and given_lengths. Rows
-stand clip by clip in the data set's order, a clip before its mirror image.
+stand epoch by epoch, in each clip by clip in the data set's order, a clip before its mirror image.
 """
 
 from dataclasses import dataclass

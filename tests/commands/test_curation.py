@@ -45,6 +45,7 @@ def root(tmp_path_factory) -> Path:
     write_inputs(root)
     curate.main(curation(root, root / "curated"))
     tokenize.main(tokenization(root, root / "tokens"))
+    tokenize.main(tokenization(root, root / "epochs", epochs=3))
     return root
 
 
@@ -82,6 +83,7 @@ from evagen.config import load_config
 
 stages = {
     "curated": (curate, curate.Curation), "tokens": (tokenize, tokenize.Tokenization),
+    "epochs": (tokenize, tokenize.Tokenization),
     "router": (train_router, train_router.RouterTraining),
 }
 for path in sys.argv[1:]:
@@ -97,9 +99,11 @@ def test_two_processes_fresh_or_going_on_equal_one(root, record, tmp_path):
     begun = (
         curation(root, tmp_path / "curated", save_seconds=0),
         tokenization(root, tmp_path / "tokens", save_seconds=0),
+        tokenization(root, tmp_path / "epochs", save_seconds=0, epochs=3),
     )
     interrupt(lambda: curate.main(begun[0]), parts=3)
     interrupt(lambda: tokenize.main(begun[1]), parts=2)
+    interrupt(lambda: tokenize.main(begun[2]), parts=10)
     assert len(list((tmp_path / "curated" / "record.parts").glob("*.arrow"))) == 3
     fresh = curation(root, tmp_path / "fresh" / "curated"), tokenization(root, tmp_path / "fresh" / "tokens")
     router = routing(record, tmp_path / "router")
@@ -115,6 +119,7 @@ def test_two_processes_fresh_or_going_on_equal_one(root, record, tmp_path):
     for folder in (tmp_path, tmp_path / "fresh"):
         assert rows(folder / "curated" / "record") == rows(root / "curated" / "record")
         assert rows(folder / "tokens" / "table") == rows(root / "tokens" / "table")
+        assert folder.name == "fresh" or rows(folder / "epochs" / "table") == rows(root / "epochs" / "table")
         assert sorted(os.listdir(folder / "curated")) == ["config.yaml", "record"]
         assert sorted(os.listdir(folder / "tokens")) == ["config.yaml", "table"]
     assert (tmp_path / "tokens" / "table" / "about.json").read_text() == (
@@ -138,6 +143,34 @@ def test_the_corpus_has_each_clip_and_then_its_mirror_image(root):
     straight = tokenization(root, root / "straight", flips=False)
     tokenize.main(straight)
     assert not any(read_corpus(root / "straight").table["flipped"])
+
+
+def test_several_epochs_have_other_clips_of_the_same_videos(root):
+    corpus, config = read_corpus(root / "epochs"), tokenization(root, root / "epochs", epochs=3)
+    one, clips = read_corpus(root / "tokens").table, ClipDataset(config.data)
+    assert len(clips) == 13
+    expected = [clips[key] for key in range(39)]
+    assert corpus.table["start"][:].tolist() == [clip.start for clip in expected for _ in range(2)]
+    assert corpus.table["path"][:] == [clip.path for clip in expected for _ in range(2)]
+    assert corpus.table["flipped"][:].tolist() == [False, True] * 39
+    for name in ("codes", "lengths", "label", "start"):  # an epoch more changes nothing in those before
+        assert [str(row) for row in corpus.table[name][:26]] == [str(row) for row in one[name][:]]
+    starts = corpus.table["start"][::2].reshape(3, 13)
+    assert len({tuple(epoch) for epoch in starts.tolist()}) == 3
+    video = expected[30].video[None]
+    tokenizer = VideoTokenizer.from_pretrained(root / "tokenizer").eval()
+    router = Router.from_pretrained(root / "router").eval()
+    assert torch.equal(corpus.table[60]["codes"], tokenizer.encode(video, router.assign(video, 1.2)).codes)
+    assert [len(tokens) for tokens in corpus.tokens_per_clip()] == [78, 78]
+
+
+@pytest.mark.parametrize("place", ["first", "centre", "all"])
+def test_epochs_that_would_all_be_the_same_are_refused(root, tmp_path, place):
+    data = {**inputs(root, tmp_path)["data"], "clip": place}
+    with pytest.raises(UserError, match=f"epochs=2: nothing is random in the clips of data.clip={place}"):
+        tokenization(root, tmp_path, epochs=2, data=data)
+    assert tokenization(root, tmp_path, epochs=2, data={**data, "crop": "random"}).epochs == 2
+    assert tokenization(root, tmp_path, epochs=1, data=data).epochs == 1
 
 
 def test_clips_that_cannot_be_decoded_are_listed_and_left_out(root, tmp_path, monkeypatch, capsys):

@@ -99,7 +99,7 @@ OTHER_VALUES = {  # behind a bar: what else has to be set, in both runs, for the
     },
     "tokenize": {
         **PRECISION, **DATA, **LENGTHS, "tokenizer": "{}/proxy", "flips": "false", "given_frames": "4",
-        "batch_size": "3",
+        "batch_size": "3", "epochs": "2 | data.clip=random",
     },
     "train-generator": {
         **TRAINING, **OPTIMIZER, "optimizer.tokens_per_batch": "99 | optimizer.batch_size=null", "corpus": "{}/tokens2",
