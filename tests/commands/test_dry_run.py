@@ -1,0 +1,41 @@
+"""`--dry-run`: every kind of stage runs in little from a shipped config's name alone, and leaves nothing behind."""
+
+import subprocess
+import sys
+
+import pytest
+
+from evagen.commands import COMMANDS
+from evagen.commands.dry_run import main
+from evagen.config import read_header, shipped_configs
+from evagen.errors import UserError
+
+STAGES = sorted(name for name in shipped_configs() if name.startswith("quickstart/"))
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_a_stage_in_little(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    command = COMMANDS[read_header(shipped_configs()[name]).command]
+    found = main(command, name)
+    trains = command.name.startswith("train-")
+    assert (found.parameters is not None) == trains
+    assert found.of_what == ("step of one clip" if trains else "clip")
+    assert found.seconds > 0
+    assert found.peak_gb > 0
+    assert not list(tmp_path.iterdir())
+
+
+def test_from_the_command_line(tmp_path):
+    command = [sys.executable, "-m", "evagen", "train-generator", "quickstart/generator", "--dry-run"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "dry run: " in done.stdout
+    assert "parameters" in done.stdout
+    assert "s a step of one clip" in done.stdout
+
+
+def test_a_config_that_is_not_shipped(tmp_path):
+    (tmp_path / "mine.yaml").write_text("run: {out: x}\n")
+    with pytest.raises(UserError, match="takes the name of a shipped config, such as ucf101_k600/final; got .*mine"):
+        main(COMMANDS["train-tokenizer"], str(tmp_path / "mine.yaml"))
