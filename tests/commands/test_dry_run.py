@@ -37,5 +37,5 @@ def test_from_the_command_line(tmp_path):
 
 def test_a_config_that_is_not_shipped(tmp_path):
     (tmp_path / "mine.yaml").write_text("run: {out: x}\n")
-    with pytest.raises(UserError, match="takes the name of a shipped config, such as ucf101_k600/final; got .*mine"):
+    with pytest.raises(UserError, match=r"takes the name of a shipped config, such as ucf101_k600/final; got .*mine"):
         main(COMMANDS["train-tokenizer"], str(tmp_path / "mine.yaml"))

@@ -15,11 +15,12 @@ from transformers import VJEPA2Config, VJEPA2Model
 
 from evagen.commands import COMMANDS
 from evagen.commands.benchmark import main as benchmark
-from evagen.config import ONLY_HOW, Section, _section_in, with_overrides
+from evagen.config import ONLY_HOW, Section, _section_in, load_config, with_overrides
 from evagen.data.arcade import build_arcade
+from evagen.data.clips import ClipDataset
 from evagen.errors import UserError
 from evagen.scoring.config import Benchmark
-from evagen.tokenizer import Router
+from evagen.tokenizer import Router, VideoTokenizer
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -230,6 +231,8 @@ def root(tmp_path_factory) -> Iterator[Path]:
         ("train-generator", "generator2", ["run.seed=1"]),
     ):
         run(command, root, root / out, overrides)
+        if command == "train-tokenizer":
+            tell_clips_apart(root / out, ClipDataset(load_config(schema_of(command), root / out / "config.yaml").data))
         if command == "train-router":  # one that looks at clips and preferences
             router = Router.from_pretrained(root / out)
             torch.manual_seed(len(out))
@@ -238,6 +241,16 @@ def root(tmp_path_factory) -> Iterator[Path]:
             router.save_pretrained(root / out)
     yield root
     del os.environ["EVAGEN_VGG16"]
+
+
+def tell_clips_apart(folder: Path, clips: ClipDataset) -> None:
+    """Takes from a tokenizer's vectors what all of them share, for which a short training gives most the same code."""
+    tokenizer = VideoTokenizer.from_pretrained(folder)
+    video = torch.stack([clips[n].video for n in range(len(clips))])  # B C F H W
+    with torch.no_grad():
+        encoded = tokenizer(video, torch.full((len(video), tokenizer.assignments.num_blocks), 4)).encoded  # N c
+        tokenizer.to_code.bias -= encoded.mean(0)
+    tokenizer.save_pretrained(folder)
 
 
 def run(command: str, root: Path, out: Path, overrides: list[str]) -> None:
