@@ -21,6 +21,7 @@ from datasets import Dataset
 
 from evagen.ar_model import VideoGenerator
 from evagen.commands import COMMANDS, Command
+from evagen.config import Section
 from evagen.data.clips import ClipDataset
 from evagen.data.sources import DataConfig
 from evagen.data.video_writer import write_video
@@ -97,6 +98,8 @@ class _Inputs:
         """Overrides of the config."""
         fields = command.schema_class().model_fields
         found = [f"run.out={self.folder / 'run'}"]
+        if "num_workers" in (fields["run"].annotation or Section).model_fields:
+            found.append("run.num_workers=0")
         if "data" in fields:
             found += self._data("data", [] if "optimizer" in fields else ["data.limit=1"])
         if "given" in fields and self.name.rpartition("/")[2].startswith("prediction"):
@@ -119,8 +122,8 @@ class _Inputs:
         return found + [f"{key}={made[key]()}" for key in reads]
 
     def _data(self, key: str, more: list[str]) -> list[str]:
-        root = self.folder / "videos"
-        return [f"{key}.root={root}", f"{key}.layout=folder", f"{key}.split=all", f"{key}.more=[]", *more]
+        settings = (f"root={self.folder / 'videos'}", "layout=folder", "split=all", "more=[]", "frames_per_second=null")
+        return [f"{key}.{setting}" for setting in settings] + more
 
     def _tokenizer(self) -> Path:
         return self._saved("tokenizer", lambda: VideoTokenizer(**self.shape))
