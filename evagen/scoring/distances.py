@@ -37,7 +37,7 @@ def score_features(
 ) -> tuple[Score, list[str]]:
     """Features float32 (N, D) and (M, D) → the score, and remarks on it. paired: generated clip i belongs to real clip
     i. Raises UserError for fewer clips than a distance can be made of."""
-    device = "cuda" if torch.cuda.is_available() else "cpu"  # float64 is everywhere else unknown
+    device = "cuda" if torch.cuda.is_available() else "cpu"  # other GPUs have no float64
     real, generated = real.to(device), generated.to(device)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", FewSamplesWarning)

@@ -106,33 +106,42 @@ def test_resumed_equals_uninterrupted_with_dropout(corpus, tmp_path):
     assert not any(torch.equal(plain[name], theirs[name]) for name in theirs)
 
 
-RESUMED_BY_TWO = """
+INTERRUPTED = """
+from evagen.training.run import TrainingRun
+
+def interrupted(main, config):
+    update = TrainingRun.update
+
+    def killed(self, *rest):
+        if self.step == 3:
+            raise KeyboardInterrupt
+        update(self, *rest)
+
+    TrainingRun.update = killed
+    try:
+        main(config)
+    except KeyboardInterrupt:
+        TrainingRun.update = update
+"""
+
+RESUMED_BY_TWO = (
+    INTERRUPTED
+    + """
 import sys
 import torch
 from accelerate import Accelerator, PartialState
 from evagen.config import load_config
 from evagen.commands.train_generator import GeneratorTraining, main
-from evagen.training.run import TrainingRun
 
 straight, resumed = (load_config(GeneratorTraining, path) for path in sys.argv[1:])
 Accelerator.end_training = lambda self: None  # the second training still needs both processes
 main(straight)
 assert PartialState().num_processes == 2
 (straight.run.out / f"seed_{PartialState().process_index}").write_text(str(torch.initial_seed()))
-update = TrainingRun.update
-
-def killed(self, *rest):
-    if self.step == 3:
-        raise KeyboardInterrupt
-    update(self, *rest)
-
-TrainingRun.update = killed
-try:
-    main(resumed)
-except KeyboardInterrupt:
-    TrainingRun.update = update
+interrupted(main, resumed)
 main(resumed)
 """
+)
 
 
 def test_two_processes_drop_differently_and_resume_alike(corpus, tmp_path):
@@ -156,13 +165,14 @@ def launch(folder: Path, program: str, file: str, *arguments: str) -> None:
     assert done.returncode == 0, done.stderr
 
 
-TWO_PROCESSES = """
+TWO_PROCESSES = (
+    INTERRUPTED
+    + """
 import sys
 from accelerate import PartialState
 from accelerate.utils import DistributedType
 from evagen.config import load_config
 from evagen.commands.train_generator import GeneratorTraining, main
-from evagen.training.run import TrainingRun
 
 config_file, kind = sys.argv[1:]
 config = load_config(GeneratorTraining, config_file)
@@ -170,18 +180,7 @@ if kind == "FSDP":
     # Accelerate offers FSDP on GPUs only: these processes pass for such, and go on with gloo on CPUs.
     PartialState(cpu=True)
     PartialState._shared_state["distributed_type"] = DistributedType.MULTI_GPU
-    update = TrainingRun.update
-
-    def killed(self, *rest):
-        if self.step == 3:
-            raise KeyboardInterrupt
-        update(self, *rest)
-
-    TrainingRun.update = killed
-    try:
-        main(config)
-    except KeyboardInterrupt:
-        TrainingRun.update = update
+    interrupted(main, config)
     saved = config.run.out / "checkpoints" / "step_00000002"
     assert len(list((saved / "pytorch_model_fsdp_0").glob("*.distcp"))) == 2
     assert len(list((saved / "optimizer_0").glob("*.distcp"))) == 2
@@ -189,6 +188,7 @@ main(config)
 assert PartialState().num_processes == 2
 assert kind in str(PartialState().distributed_type)
 """
+)
 
 
 @pytest.mark.parametrize(("file", "kind"), [("ddp", "MULTI_CPU"), ("fsdp", "FSDP")])
