@@ -14,6 +14,7 @@ from evagen.eval.frechet import (
 from evagen.eval.i3d import I3D_FILE, I3DDetector
 from evagen.eval.kernel import KernelVideoDistance, kernel_distance
 from evagen.eval.lpips import LPIPSDistance
+from evagen.eval.motion import MotionExplained, frame_change, motion_explained, moving_errors, moving_share
 from evagen.eval.network_input import NetworkInput, PreparedDetector
 from evagen.eval.perceptual import PerceptualDistance
 from evagen.eval.protocol import Precision, Protocol
@@ -37,6 +38,7 @@ __all__ = [
     "Interval",
     "KernelVideoDistance",
     "LPIPSDistance",
+    "MotionExplained",
     "NetworkInput",
     "PerceptualDistance",
     "Precision",
@@ -49,11 +51,15 @@ __all__ = [
     "bootstrap_interval",
     "extrapolated_distance",
     "features_of",
+    "frame_change",
     "frechet_distance",
     "frechet_distance_between",
     "get_protocol",
     "kernel_distance",
     "load_detector",
+    "motion_explained",
+    "moving_errors",
+    "moving_share",
     "psnr",
     "psnr_of_mse",
     "reconstruction_metrics",

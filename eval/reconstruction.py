@@ -1,6 +1,6 @@
 """How near a reconstructed video is to its original: PSNR, SSIM and perceptual distance.
 
-Each measure gives one number per video, which a data set's mean is taken over.
+Each measure gives one number per video, which a data set's mean is taken over. `motion.py` has what moves.
 
 Letters: B videos, F frames of a video, H and W pixels.
 """
@@ -16,6 +16,8 @@ from torchmetrics import Metric, MetricCollection
 from torchmetrics.functional.image import structural_similarity_index_measure
 
 from evagen.eval.frame_distance import FrameDistance
+from evagen.eval.motion import MotionExplained
+from evagen.eval.video_pairs import checked_pair
 
 # A video reconstructed without any error would have an infinite PSNR and so would the mean over all
 # videos. The cap is out of the way of real scores: rounding to 8 bits alone limits PSNR to 59 dB.
@@ -29,7 +31,7 @@ def psnr(reconstruction: Tensor, original: Tensor) -> Tensor:
 
     The squared error is averaged over a video's pixels and frames before the logarithm is taken; values
     outside [-1, 1] count as clipped; equal videos give `PSNR_CAP_DB`. Raises ValueError for bad shapes."""
-    reconstruction, original = _checked(reconstruction, original)
+    reconstruction, original = checked_pair(reconstruction, original)
     return psnr_of_mse((reconstruction - original).square().flatten(1).mean(1))  # (B,)
 
 
@@ -41,7 +43,7 @@ def psnr_of_mse(mse: Tensor) -> Tensor:
 def ssim(reconstruction: Tensor, original: Tensor) -> Tensor:
     """Structural similarity (Wang et al. 2004, Gaussian window of 11 pixels) of videos `B 3 F H W` in [-1, 1],
     averaged over each video's frames → `(B,)`. Raises ValueError for bad shapes or frames below 11 pixels."""
-    reconstruction, original = _checked(reconstruction, original)
+    reconstruction, original = checked_pair(reconstruction, original)
     if min(original.shape[-2:]) < SSIM_WINDOW_PIXELS:
         raise ValueError(f"SSIM needs frames of at least 11×11 pixels, not {tuple(original.shape[-2:])}")
     scores = []
@@ -56,7 +58,7 @@ def ssim(reconstruction: Tensor, original: Tensor) -> Tensor:
 
 def perceptual_distance(perceptual: FrameDistance, reconstruction: Tensor, original: Tensor) -> Tensor:
     """The perceptual distance of videos `B 3 F H W` in [-1, 1], averaged over each video's frames → `(B,)`."""
-    return perceptual.video_distance(*_checked(reconstruction, original)).mean(1)
+    return perceptual.video_distance(*checked_pair(reconstruction, original)).mean(1)
 
 
 class MeanOverVideos(Metric):
@@ -90,22 +92,13 @@ class MeanOverVideos(Metric):
 
 
 def reconstruction_metrics(perceptual: FrameDistance, **torchmetrics_options: Any) -> MetricCollection:
-    """The keys `psnr` (dB), `ssim` and `perceptual`, fed by `update(reconstruction, original)` with videos
+    """The keys `psnr` (dB), `ssim`, `perceptual` and `motion` (explained), fed by `update(reconstruction, original)` with videos
     `B 3 F H W` in [-1, 1]. `perceptual` has to be on the videos' device."""
     measures: dict[str, Metric | MetricCollection] = {
         "psnr": MeanOverVideos(psnr, **torchmetrics_options),
         "ssim": MeanOverVideos(ssim, **torchmetrics_options),
         "perceptual": MeanOverVideos(partial(perceptual_distance, perceptual), **torchmetrics_options),
+        "motion": MotionExplained(**torchmetrics_options),
     }
     # Compute groups would treat metrics whose states happen to agree as one.
     return MetricCollection(measures, compute_groups=False)
-
-
-def _checked(reconstruction: Tensor, original: Tensor) -> tuple[Tensor, Tensor]:
-    """Both as float32 clipped to [-1, 1]."""
-    if original.ndim != 5 or reconstruction.shape != original.shape or not original.is_floating_point():
-        raise ValueError(
-            f"reconstruction and original should both be floating point B 3 F H W in [-1, 1], "
-            f"not {tuple(reconstruction.shape)} and {original.dtype} {tuple(original.shape)}"
-        )
-    return reconstruction.float().clamp(-1, 1), original.float().clamp(-1, 1)

@@ -20,13 +20,13 @@ from evagen.kernels.plans import concatenated_ranges
 from evagen.tokenizer.assignments import AssignmentSpace
 from evagen.tokenizer.layers import Attention, Plans, QFormer, Rows
 from evagen.tokenizer.packing import PackedLayout, plan_block_causal, plan_within_blocks
-from evagen.tokenizer.positions import FourierPosition, cell_centres, grid_shape
+from evagen.tokenizer.positions import FourierPosition, cell_centres, grid_shape, nearest_cell
 from evagen.tokenizer.quantizer_kinds import Quantizer, QuantizerKind, make_quantizer
 
 NEARBY = 1.2
 """Constant that the biases of the sharpest head begin with."""
 
-BEFORE_IT_WAS_SET = {"finest_blocks": 1.0}
+BEFORE_IT_WAS_SET = {"finest_blocks": 1.0, "decoder_start": "first"}
 """Values of settings that a config.json does not name, where they are not those of new models."""
 
 
@@ -77,6 +77,8 @@ class VideoTokenizer(ModelMixin, ConfigMixin):
             not depend on how many the earlier blocks were given, and curation encodes 39 times fewer blocks.
         quantizer: its kind (`quantizer_kinds`).
         stochastic_temperature: of the draws of `svq`, for nothing else.
+        decoder_start: which of its block's 1D tokens a 3D query of the decoder starts from: the `nearest` one in the
+            picture; or the `first` one, the same for all queries of a block, as published (EVATok §3.1).
         finest_blocks: shortest wavelength of the rotary embedding in time, in blocks (`positions.Rotary`). Checkpoints
             that do not name it have 1, with which one pair of each head does nothing.
     """
@@ -103,6 +105,7 @@ class VideoTokenizer(ModelMixin, ConfigMixin):
         encoder_self_attention: Literal["block", "causal"] = "block",
         quantizer: QuantizerKind = "vq",
         stochastic_temperature: float = 0.03,
+        decoder_start: Literal["nearest", "first"] = "nearest",
         finest_blocks: float = 2.0,
     ):
         super().__init__()
@@ -130,7 +133,8 @@ class VideoTokenizer(ModelMixin, ConfigMixin):
         """What the weights were trained for and their shapes do not show: with other values they would be useless.
         `vq` and `svq` differ in training only."""
         names = ("codebook_size", "finest_blocks", "encoder_heads", "decoder_heads", "encoder_self_attention")
-        return {"quantizer": type(self.quantizer).__name__, **{name: self.config[name] for name in names}}
+        settings = {name: self.config[name] for name in (*names, "decoder_start")}
+        return {"quantizer": type(self.quantizer).__name__, **settings}
 
     @classmethod
     def extract_init_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> tuple[dict, dict, dict]:
@@ -191,8 +195,7 @@ class VideoTokenizer(ModelMixin, ConfigMixin):
         tokens = self.embed_codes(vectors, blocks, lengths.flatten(), grid)  # N rows of width Dd
         rows_1d = PackedLayout(lengths)
         rows_3d = PackedLayout(torch.full_like(lengths, grid[0] * grid[1]))
-        first = tokens.values[rows_1d.starts.flatten().to(vectors.device)]  # (B*T, Dd)
-        queries = self.decoder_queries(first, blocks, grid)  # B*T*P rows of width Dd
+        queries = self.decoder_queries(tokens.values, blocks, lengths.flatten(), grid)  # B*T*P rows of width Dd
         plans = Plans(plan_block_causal(rows_3d, rows_3d), plan_block_causal(rows_3d, rows_1d)).to(vectors.device)
         decoded, layers = self.decoder(queries, tokens, plans)  # (B*T*P, Dd)
         video = rearrange(self.pixels(decoded, grid), "(b t) c f h w -> b c (t f) h w", b=num_clips)
@@ -264,10 +267,16 @@ class VideoTokenizer(ModelMixin, ConfigMixin):
         position = self.decoder_position(place)  # (n, Dd)
         return Rows(embedded + position + self.decoder_level(level_number), place)
 
-    def decoder_queries(self, first_tokens: Tensor, blocks: Tensor, grid: tuple[int, int]) -> Rows:
-        """3D queries of each block, begun from that block's first 1D token: (S, Dd) → S*P rows of width Dd."""
-        place = _block_coordinates(blocks, cell_centres(*grid)).to(first_tokens.device)  # (S*P, 3)
-        start = self.start_query(first_tokens).repeat_interleave(grid[0] * grid[1], dim=0)  # (S*P, Dd)
+    def decoder_queries(self, tokens: Tensor, blocks: Tensor, lengths: Tensor, grid: tuple[int, int]) -> Rows:
+        """3D queries of S segments, each begun from a 1D token of its own segment: tokens (n, Dd), blocks and lengths
+        int64 (S,) → S*P rows of width Dd."""
+        starts = (lengths.cumsum(0) - lengths)[:, None]  # (S, 1)
+        if self.config.decoder_start == "nearest":
+            rows = starts + torch.stack([nearest_cell(length, grid) for length in lengths.tolist()])  # (S, P)
+        else:
+            rows = starts.expand(-1, grid[0] * grid[1])  # (S, P)
+        place = _block_coordinates(blocks, cell_centres(*grid)).to(tokens.device)  # (S*P, 3)
+        start = self.start_query(tokens)[rows.flatten().to(tokens.device)]  # (S*P, Dd)
         return Rows(start + self.decoder_position(place), place)
 
     def pixels(self, decoded: Tensor, grid: tuple[int, int]) -> Tensor:

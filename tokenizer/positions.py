@@ -4,6 +4,7 @@
 a region carries the region's place, whatever the assigned number of tokens.
 """
 
+import functools
 import math
 
 import torch
@@ -23,6 +24,15 @@ def cell_centres(rows: int, columns: int) -> Tensor:
     y = (torch.arange(rows) + 0.5) / rows
     x = (torch.arange(columns) + 0.5) / columns
     return torch.stack(torch.meshgrid(y, x, indexing="ij"), dim=-1).flatten(0, 1)
+
+
+@functools.lru_cache(maxsize=256)
+def nearest_cell(num_cells: int, grid: tuple[int, int]) -> Tensor:
+    """Which of the `num_cells` cells that `grid_shape` makes over a grid is nearest to each cell of that grid, in units
+    of the picture: int64 (rows*columns,). In whole numbers, so that a tie goes the same way everywhere."""
+    cells = grid_shape(num_cells, *grid)
+    y, x = (((2 * torch.arange(fine) + 1) * coarse) // (2 * fine) for fine, coarse in zip(grid, cells))
+    return (y[:, None] * cells[1] + x[None, :]).flatten()
 
 
 class Exact(nn.Module):

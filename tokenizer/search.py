@@ -38,26 +38,26 @@ class _Tokens:
 
     def __init__(self) -> None:
         self.starts = self.lengths = torch.empty(0, dtype=torch.int64)  # of each segment
-        self._first: Tensor | None = None  # (segments, Dd)
+        self._values: Tensor | None = None  # (rows, Dd)
         self.decoder: list[KeyValue] = []
         self.encoder: list[KeyValue] = []
 
     def __len__(self) -> int:
         return len(self.starts)
 
-    def add(self, lengths: Tensor, first: Tensor, decoder: list[KeyValue], encoder: list[KeyValue]) -> Tensor:
-        """Further segments, whose tokens stand one after another; returns their numbers. first: (s, Dd)."""
+    def add(self, lengths: Tensor, values: Tensor, decoder: list[KeyValue], encoder: list[KeyValue]) -> Tensor:
+        """Further segments, whose tokens stand one after another; returns their numbers. values: (rows, Dd)."""
         before, end = len(self), int(self.lengths.sum())
         self.starts = torch.cat([self.starts, end + lengths.cumsum(0) - lengths])
         self.lengths = torch.cat([self.lengths, lengths])
-        self._first = first if self._first is None else torch.cat([self._first, first])
+        self._values = values if self._values is None else torch.cat([self._values, values])
         self.decoder, self.encoder = _behind(self.decoder, decoder), _behind(self.encoder, encoder)
         return torch.arange(before, len(self))
 
-    def first(self, segments: Tensor) -> Tensor:
-        """The first token of each of S segments, (S, Dd), from which a block's 3D queries start."""
-        assert self._first is not None
-        return self._first[segments.to(self._first.device)]
+    def values(self, segments: Tensor) -> Tensor:
+        """The tokens of S segments, one after another, (n, Dd), from which their blocks' 3D queries start."""
+        assert self._values is not None
+        return self._values[self.rows(segments).to(self._values.device)]
 
     def rows(self, segments: Tensor) -> Tensor:
         """Where the tokens of some segments stand, one after another: any shape → int64 (rows,)."""
@@ -67,19 +67,19 @@ class _Tokens:
     def keep(self, segments: Tensor) -> Tensor:
         """Drops all but these segments; returns their new numbers, in the same shape."""
         used, renumbered = segments.unique(return_inverse=True)
-        rows, first = self.rows(used), self.first(used)
+        rows, values = self.rows(used), self.values(used)
         decoder, encoder = ([_rows_of(each, rows) for each in layers] for layers in (self.decoder, self.encoder))
         kept = _Tokens()
-        kept.add(self.lengths[used], first, decoder, encoder)
+        kept.add(self.lengths[used], values, decoder, encoder)
         vars(self).update(vars(kept))
         return renumbered
 
     def forget(self, kept: int) -> None:
         """Drops all but the first segments."""
-        if kept == len(self) or self._first is None:
+        if kept == len(self) or self._values is None:
             return
         rows = int(self.lengths[:kept].sum())
-        self.starts, self.lengths, self._first = self.starts[:kept], self.lengths[:kept], self._first[:kept]
+        self.starts, self.lengths, self._values = self.starts[:kept], self.lengths[:kept], self._values[:rows]
         self.decoder, self.encoder = (
             [(key[:rows], value[:rows]) for key, value in layers] for layers in (self.decoder, self.encoder)
         )
@@ -135,9 +135,8 @@ class _Batch:
         encoded, keys = model.encoder.extend(queries, self._seen, Plans(within, visible).to(device), past)  # (rows, De)
         vectors = model.quantizer(model.to_code(encoded), with_losses=False).vectors  # (rows, c)
         tokens = model.embed_codes(vectors, blocks, lengths, tuple(self.grid))
-        first = tokens.values[PackedLayout(lengths[None]).starts[0].to(device)]  # (s, Dd)
         known = model.decoder.context_key_values(tokens)
-        return self.tokens.add(lengths, first, known, keys if self.depends_on_prefix else [])
+        return self.tokens.add(lengths, tokens.values, known, keys if self.depends_on_prefix else [])
 
 
 @dataclass(frozen=True)
@@ -254,13 +253,13 @@ class CandidateSearch:
         clips, new_level = parents.clips[parent], torch.arange(len(levels)).repeat(num_parents)  # (S,) each
 
         segments = batch.segments(block, parents, parent, new_level)  # (S,)
-        first = batch.tokens.first(segments)  # (S, Dd)
-        queries = model.decoder_queries(first, torch.full_like(clips, block), tuple(batch.grid))  # S·P rows
-        sizes, counts = [patches] * num_children, levels[new_level].tolist()
+        begun_from, lengths, blocks = batch.tokens.values(segments), levels[new_level], torch.full_like(clips, block)
+        queries = model.decoder_queries(begun_from, blocks, lengths, tuple(batch.grid))  # S·P rows
+        sizes, counts = [patches] * num_children, lengths.tolist()
         shared_tokens = levels[parents.levels].sum(1).tolist()
         plans = Plans(
             plan_families([block * patches] * num_parents, sizes, sizes), plan_families(shared_tokens, sizes, counts)
-        ).to(first.device)
+        ).to(begun_from.device)
         known, rows = batch.tokens.decoder, batch.tokens.rows
         past = Past(parents.new, [_rows_of(each, rows(parents.segments)) for each in known]) if block else None
         tokens = [_rows_of(each, rows(segments)) for each in known]

@@ -1,5 +1,6 @@
 """Scores over data sets of clips: reconstruction by a tokenizer, and generated against real clips."""
 
+import math
 import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -14,12 +15,13 @@ from evagen.tokenizer import CodebookUsage, VideoTokenizer
 
 @dataclass(frozen=True)
 class ReconstructionScores:
-    """Means over clips. codes_used: share of the codebook that they use together; lengths: int64 (n, T), each clip's
-    assignment."""
+    """Means over clips. motion: explained over all clips together, None where nothing moves; codes_used: share of the
+    codebook that they use together; lengths: int64 (n, T), each clip's assignment."""
 
     psnr: float
     ssim: float
     perceptual: float
+    motion: float | None
     codes_used: float
     lengths: Tensor
 
@@ -27,12 +29,13 @@ class ReconstructionScores:
     def tokens_per_clip(self) -> float:
         return self.lengths.sum(1).double().mean().item()
 
-    def as_dict(self) -> dict[str, float]:
+    def as_dict(self) -> dict[str, float | None]:
         return {
             "tokens_per_clip": self.tokens_per_clip,
             "psnr": self.psnr,
             "ssim": self.ssim,
             "perceptual": self.perceptual,
+            "motion": self.motion,
             "codes_used": self.codes_used,
         }
 
@@ -51,8 +54,9 @@ def score_reconstruction(
         lengths.append(tokens.lengths)
         usage.update(tokens.codes)
     values = {name: value.item() for name, value in metrics.compute().items()}
+    motion = None if math.isnan(values["motion"]) else values["motion"]
     measures = (values[name] for name in ("psnr", "ssim", "perceptual"))
-    return ReconstructionScores(*measures, usage.used_fraction(), torch.cat(lengths))
+    return ReconstructionScores(*measures, motion, usage.used_fraction(), torch.cat(lengths))
 
 
 def frechet_between(real: Iterable[Tensor], fake: Iterable[Tensor], detector: torch.nn.Module) -> float:

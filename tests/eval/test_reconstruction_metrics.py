@@ -62,7 +62,7 @@ def test_equal_videos_do_not_poison_the_mean(perceptual):
     metrics.reset()
     metrics.update(original, original)
     values = {key: value.item() for key, value in metrics.compute().items()}
-    assert values == {"psnr": 100, "ssim": pytest.approx(1), "perceptual": 0}
+    assert values == {"psnr": 100, "ssim": pytest.approx(1), "perceptual": 0, "motion": 1}
 
 
 def test_means_are_over_videos_whatever_the_batches(perceptual):
@@ -76,7 +76,7 @@ def test_means_are_over_videos_whatever_the_batches(perceptual):
         "ssim": ssim(reconstruction, original).mean(),
         "perceptual": perceptual.video_distance(reconstruction.clamp(-1, 1), original).mean(),
     }
-    assert set(batched.compute()) == set(expected)
+    assert set(batched.compute()) == {*expected, "motion"}
     for key, value in expected.items():
         assert batched.compute()[key].item() == pytest.approx(value.item(), rel=1e-4)
         assert at_once.compute()[key].item() == pytest.approx(value.item(), rel=1e-4)
@@ -86,7 +86,7 @@ def test_worse_videos_score_worse(perceptual):
     reconstruction, original = videos(4)
     metrics = reconstruction_metrics(perceptual)
     scores = [metrics(reconstruction[b : b + 1], original[b : b + 1]) for b in range(4)]
-    for key, best_first in (("psnr", True), ("ssim", True), ("perceptual", False)):
+    for key, best_first in (("psnr", True), ("ssim", True), ("perceptual", False), ("motion", True)):
         values = [score[key].item() for score in scores]
         assert values == sorted(values, reverse=best_first)
 

@@ -4,9 +4,11 @@ import json
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from evagen.tokenizer import VideoTokenizer
-from evagen.tokenizer.positions import FourierPosition, Rotary
+from evagen.tokenizer.positions import FourierPosition, Rotary, cell_centres, grid_shape, nearest_cell
 
 PLACES = torch.rand(50, 3, generator=torch.Generator().manual_seed(0)) + torch.tensor([1.0, 0, 0]) * torch.arange(
     300, 350
@@ -60,12 +62,12 @@ def test_angles_and_sines_are_exact_in_half_precision(dtype):
 def test_late_blocks_of_a_long_video_keep_their_places_in_bf16(converted):
     """bf16 has no number between 300 and 302."""
     model = tokenizer()
-    first, vectors, blocks = torch.ones(2, 64), torch.ones(4, 4), torch.tensor([300, 301])
+    tokens, vectors, blocks = torch.ones(2, 64), torch.ones(4, 4), torch.tensor([300, 301])
     if converted:
-        model, first = model.to(torch.bfloat16), first.to(torch.bfloat16)
+        model, tokens = model.to(torch.bfloat16), tokens.to(torch.bfloat16)
     with torch.autocast("cpu", torch.bfloat16, enabled=not converted):
         for rows in (
-            model.decoder_queries(first, blocks, (4, 4)).values,
+            model.decoder_queries(tokens, blocks, torch.tensor([1, 1]), (4, 4)).values,
             model.embed_codes(vectors, blocks, torch.tensor([2, 2]), (4, 4)).values,
         ):
             one, other = rows.float().chunk(2)
@@ -83,26 +85,46 @@ def test_a_converted_tokenizer_encodes_and_decodes_nearly_as_before():
     torch.testing.assert_close(half.decode(tokens), decoded, atol=0.02, rtol=0)
 
 
-def test_a_tokenizer_without_the_setting_decodes_as_it_was_trained(tmp_path):
-    old, new = tokenizer(finest_blocks=1.0), tokenizer()
+@pytest.mark.parametrize("setting, before, now", [("finest_blocks", 1.0, 2.0), ("decoder_start", "first", "nearest")])
+def test_a_tokenizer_without_the_setting_decodes_as_it_was_trained(tmp_path, setting, before, now):
+    old, new = tokenizer(**{setting: before}), tokenizer()
     old.save_pretrained(tmp_path)
     config = json.loads((tmp_path / "config.json").read_text())
-    written_before = {name: value for name, value in config.items() if name != "finest_blocks"}
+    written_before = {name: value for name, value in config.items() if name != setting}
     (tmp_path / "config.json").write_text(json.dumps(written_before))
     again = VideoTokenizer.from_pretrained(tmp_path)
-    assert (again.config.finest_blocks, new.config.finest_blocks) == (1.0, 2.0)
+    assert (again.config[setting], new.config[setting]) == (before, now)
     video = torch.rand(1, 3, 16, 32, 32, generator=torch.Generator().manual_seed(2)) * 2 - 1
     tokens = old.encode(video, old.assignments.uniform(4, 1))
     assert torch.equal(old.decode(tokens), again.decode(tokens))
     assert not torch.equal(old.decode(tokens), new.decode(tokens))
     again.save_pretrained(tmp_path)  # and says so from then on
-    assert json.loads((tmp_path / "config.json").read_text())["finest_blocks"] == 1.0
+    assert json.loads((tmp_path / "config.json").read_text())[setting] == before
 
 
-def test_new_tokenizers_keep_their_setting(tmp_path):
+def test_new_tokenizers_keep_their_settings(tmp_path):
     tokenizer().save_pretrained(tmp_path)
-    assert VideoTokenizer.from_pretrained(tmp_path).config.finest_blocks == 2.0
-    assert VideoTokenizer.from_config(tokenizer().config).config.finest_blocks == 2.0
+    for model in (VideoTokenizer.from_pretrained(tmp_path), VideoTokenizer.from_config(tokenizer().config)):
+        assert (model.config.finest_blocks, model.config.decoder_start) == (2.0, "nearest")
+
+
+@given(st.integers(1, 40), st.integers(1, 9), st.integers(1, 9))
+def test_the_nearest_cell_is_the_one_whose_centre_is_nearest(num_cells, rows, columns):
+    chosen = nearest_cell(num_cells, (rows, columns))
+    cells = grid_shape(num_cells, rows, columns)
+    apart = torch.cdist(cell_centres(rows, columns).double(), cell_centres(*cells).double())
+    assert chosen.shape == (rows * columns,)
+    torch.testing.assert_close(apart.gather(1, chosen[:, None])[:, 0], apart.min(1).values, atol=1e-6, rtol=0)
+
+
+def test_queries_begin_from_the_token_that_stands_there():
+    model, grid, lengths = tokenizer(), (4, 4), torch.tensor([4, 1, 4])
+    rows = torch.arange(9.0)[:, None].expand(9, 64)
+    torch.nn.init.eye_(model.start_query.weight)
+    torch.nn.init.zeros_(model.decoder_position.project.weight)
+    begun = model.decoder_queries(rows, torch.arange(3), lengths, grid).values[:, 0].view(3, 4, 4)
+    quarters = torch.tensor([[0, 0, 1, 1], [0, 0, 1, 1], [2, 2, 3, 3], [2, 2, 3, 3]]).float()
+    assert torch.equal(begun, torch.stack([quarters, torch.full((4, 4), 4.0), quarters + 5]))
 
 
 def test_initial_weights_are_cut_at_two_deviations():

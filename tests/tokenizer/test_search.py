@@ -7,14 +7,15 @@ from evagen.tokenizer import CandidateSearch, RewardScale, VideoTokenizer, best_
 from evagen.tokenizer.search import _Tokens
 
 
-@pytest.fixture(scope="module", params=["block", "causal"])
+@pytest.fixture(scope="module", params=[("block", "nearest"), ("causal", "nearest"), ("block", "first")], ids=str)
 def model(request) -> VideoTokenizer:
-    """With encoders whose queries see their own block, or those of earlier blocks too."""
+    """With encoders whose queries see their own block, or those of earlier blocks too, and both starts of a decoder."""
+    self_attention, start = request.param
     torch.manual_seed(0)
     return VideoTokenizer(
         levels=[1, 4, 6], num_frames=12, resolution=24, encoder_width=32, encoder_depth=2, encoder_heads=2,
         decoder_width=32, decoder_depth=2, decoder_heads=2, codebook_size=32, code_width=6,
-        encoder_self_attention=request.param,
+        encoder_self_attention=self_attention, decoder_start=start,
     ).eval()  # fmt: skip
 
 

@@ -3,6 +3,7 @@
 from itertools import pairwise, product
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -13,6 +14,7 @@ from transformers import VJEPA2Config, VJEPA2Model
 from evagen.config import check_config
 from evagen.errors import UserError
 from evagen.tokenizer import LossWeights, VideoTokenizer, tokenizer_loss
+from evagen.tokenizer.losses import place_weights
 from evagen.training.objective import Objective, ObjectiveConfig
 from evagen.training.optimizers import make_scheduler
 from evagen.training.settings import OptimizerConfig
@@ -78,6 +80,25 @@ def test_mean_over_the_numbers_of_a_code_by_hand():
     for name in ("codebook", "commitment"):
         torch.testing.assert_close(terms[name], by_hand)
         torch.testing.assert_close(terms_of(LossWeights())[1][name], 4 * by_hand)
+
+
+def test_what_moves_weighs_more_by_hand():
+    _, plain, error = terms_of(LossWeights())
+    _, terms, _ = terms_of(LossWeights(moving_pixels=10))
+    video = clips(1).numpy()
+    background = np.percentile(video, 50, axis=2, method="lower", keepdims=True)
+    weights = torch.tensor(1 + 10 * np.minimum(np.abs(video - background).max(1, keepdims=True), 0.5))
+    torch.testing.assert_close(terms["l1"], (error.abs() * weights).mean())
+    torch.testing.assert_close(terms["l2"], (error.square() * weights).mean())
+    assert {name for name in plain if not torch.equal(plain[name], terms[name])} == {"l1", "l2"}
+
+
+@pytest.mark.parametrize("frames", [1, 4])
+def test_still_clips_weigh_as_without_and_flashes_stay_finite(frames):
+    still = clips()[:, :, :1].expand(-1, -1, frames, -1, -1)
+    assert torch.equal(place_weights(still, 10), torch.ones(2, 1, frames, 16, 16))
+    flashes = torch.tensor([-1.0, 1.0]).repeat(4).view(1, 1, 8, 1, 1).expand(2, 3, -1, 16, 16)
+    assert set(place_weights(flashes, 10).unique().tolist()) == {1.0, 6.0}
 
 
 def test_the_total_is_the_weighted_sum_in_the_ranges_chosen():
