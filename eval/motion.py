@@ -9,8 +9,8 @@ where x and b differ by more than 0.2 in a channel:
 
     motion explained = 1 - Σ_M (x̂ - x)² / Σ_M (b - x)²
 
-A generated video has no original, so what is compared with real ones is how much moves: the share of places in M, and the
-mean change from frame to frame.
+A generated video has no original, so what is compared with real ones is how much moves: the share of places in M, and
+the mean change from frame to frame.
 
 Letters: B videos, F frames of a video, H and W pixels.
 """

@@ -92,8 +92,8 @@ class MeanOverVideos(Metric):
 
 
 def reconstruction_metrics(perceptual: FrameDistance, **torchmetrics_options: Any) -> MetricCollection:
-    """The keys `psnr` (dB), `ssim`, `perceptual` and `motion` (explained), fed by `update(reconstruction, original)` with videos
-    `B 3 F H W` in [-1, 1]. `perceptual` has to be on the videos' device."""
+    """The keys `psnr` (dB), `ssim`, `perceptual` and `motion` (explained), fed by `update(reconstruction, original)`
+    with videos `B 3 F H W` in [-1, 1]. `perceptual` has to be on the videos' device."""
     measures: dict[str, Metric | MetricCollection] = {
         "psnr": MeanOverVideos(psnr, **torchmetrics_options),
         "ssim": MeanOverVideos(ssim, **torchmetrics_options),

@@ -21,6 +21,7 @@ import torch
 from evagen.config import load_config, with_overrides
 from evagen.data.clip_table import fill_table, open_table
 from evagen.errors import UserError
+from evagen.eval import motion_explained
 from evagen.run import PATIENCE, start_accelerator
 from evagen.scoring.clips import FileClips, list_fingerprint
 from evagen.scoring.config import Benchmark
@@ -34,9 +35,11 @@ from evagen.scoring.record import (
     Tokens,
     code_version,
     environment,
+    movement_between,
     read_record,
     write_record,
 )
+from evagen.scoring.rows import movement_of
 from evagen.scoring.setup import Models, check_inputs, detector_of, protocol_of, real_clips, subject_of
 from evagen.scoring.subjects import Reconstruction
 from evagen.scoring.table import compare
@@ -89,6 +92,7 @@ def main(config: Benchmark) -> Path:
             seed=config.run.seed if models.generator else None,
             tokens=token_use(rows, models.tokenizer) if models.tokenizer else None,
             reconstruction=quality_of(rows, subject) if isinstance(subject, Reconstruction) else None,
+            movement=movement_between(movement_of(rows), real.movement),
             data=Clips(
                 root=str(config.data.root), videos=len(videos.videos), clips=list_fingerprint(clips.clips),
                 statistics=real.key, absent=len(videos.absent),
@@ -148,8 +152,12 @@ def token_use(rows: Any, tokenizer: VideoTokenizer) -> Tokens:
 def quality_of(rows: Any, subject: Reconstruction) -> ReconstructionQuality:
     """Means over clips."""
     means = {name: float(np.mean(rows[name][:], dtype=np.float64)) for name in ("psnr", "ssim", "perceptual")}
+    moving, still = (torch.from_numpy(np.asarray(rows[name][:])) for name in ("moving_error", "still_error"))
     network = subject.perceptual
-    return ReconstructionQuality(**means, perceptual_network=network.name, perceptual_fingerprint=network.fingerprint)
+    return ReconstructionQuality(
+        **means, motion=motion_explained(moving, still), perceptual_network=network.name,
+        perceptual_fingerprint=network.fingerprint,
+    )  # fmt: skip
 
 
 def load_benchmark(protocol: str, overrides: Sequence[str]) -> Benchmark:

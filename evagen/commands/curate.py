@@ -2,8 +2,8 @@
 
 evagen curate quickstart/curation [key=value …]
 
-Leaves a record, a `datasets` table with a row for each clip: its key in the clip data set, path, label, and
-for all assignments in index order the perceptual distance and the mean squared error. Distances are stored,
+Leaves a record, a `datasets` table with a row for each clip (`evagen/data/curation_record.py`): for all assignments in
+index order the perceptual distance, the mean squared error, and the same where something moves. Distances are stored,
 not rewards, so that one record serves every preference. Any number of processes gives the same record; stopped
 half-way, the same command goes on where it was.
 """
@@ -20,7 +20,8 @@ from evagen.data.clip_table import fill_table
 from evagen.data.clips import ClipDataset
 from evagen.data.loader import ClipBatch
 from evagen.data.sources import DataConfig
-from evagen.eval import LPIPSDistance, PerceptualDistance
+from evagen.eval import MOVES, LPIPSDistance, PerceptualDistance
+from evagen.kernels.motion import departure, still_background
 from evagen.models.fit import check_clips
 from evagen.models.inference import autocast, load_for
 from evagen.models.loading import fingerprint
@@ -84,6 +85,9 @@ def _measure(
     step = tokenizer.config.temporal_patch
     chosen = torch.linspace(0, step - 1, min(config.distance_frames, step)).round().long().unique()
     blocks = video.split(step, dim=2)  # T times B C f H W
+    background = still_background(video)  # B C 1 H W
+    moves = (departure(video, background) > MOVES).split(step, dim=2)  # T times B 1 f H W
+    still = torch.stack([_masked_mse(background, block, where) for block, where in zip(blocks, moves)]).mean(0)  # B
     references = [_frame_features(perceptual, block, chosen) for block in blocks]
 
     def distance(reconstruction: Tensor, clips: Tensor, t: int) -> dict[str, Tensor]:
@@ -91,7 +95,8 @@ def _measure(
         reference = [feature[clips].flatten(0, 1) for feature in references[t]]  # S·m … each
         distances = perceptual.distance_from_features(perceptual.features(frames), reference)  # S·m
         mse = (reconstruction - blocks[t][clips]).square().flatten(1).mean(1)  # S
-        return {"perceptual": distances.view(len(clips), -1).mean(1), "mse": mse}
+        moving = _masked_mse(reconstruction, blocks[t][clips], moves[t][clips])  # S
+        return {"perceptual": distances.view(len(clips), -1).mean(1), "mse": mse, "moving_mse": moving}
 
     found = CandidateSearch(tokenizer, distance, config.max_segments).all_distances(video)
     return [
@@ -99,11 +104,16 @@ def _measure(
             "key": int(batch.index[i]),
             "path": batch.paths[i],
             "label": int(batch.label[i]),
-            "perceptual": found["perceptual"][i].float().numpy(),
-            "mse": found["mse"][i].float().numpy(),
+            "still_mse": float(still[i]),
+            **{name: distances[i].float().numpy() for name, distances in found.items()},
         }
         for i in range(len(batch))
     ]
+
+
+def _masked_mse(video: Tensor, original: Tensor, where: Tensor) -> Tensor:
+    """Squared error at some places of B C f H W blocks, over all places: where bool (B, 1, f, H, W) → (B,)."""
+    return ((video - original).square() * where).flatten(1).mean(1)
 
 
 @torch.no_grad()

@@ -147,7 +147,8 @@ class _Inputs:
             size=self.shape["resolution"], clip="first",
         )  # fmt: skip
         distances = [(1 / tokens + torch.rand(len(tokens)) / 1e4).numpy() for _ in range(NUM_VIDEOS)]
-        rows = {"key": list(range(NUM_VIDEOS)), "label": [0, 1], "perceptual": distances, "mse": distances}
+        rows = {"key": list(range(NUM_VIDEOS)), "label": [0, 1], "still_mse": [0.1] * NUM_VIDEOS}
+        rows |= dict.fromkeys(("perceptual", "mse", "moving_mse"), distances)
         Dataset.from_dict(rows).save_to_disk(folder / "record")
         contents = {
             "tokenizer_source": "nowhere", "levels": list(space.levels), "num_blocks": space.num_blocks,

@@ -3,15 +3,16 @@
 import json
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from accelerate import PartialState
 from pydantic import Field
-from torch import Tensor
 from tqdm.auto import tqdm
 
 from evagen.config import Section
+from evagen.data.clips import SkippedClip
 from evagen.data.loader import clip_loader
 from evagen.errors import UserError
 from evagen.eval import PreparedDetector, Protocol, get_protocol
@@ -19,8 +20,8 @@ from evagen.models.networks import DetectorName, choose_detector
 from evagen.scoring.clips import FileClips, list_fingerprint
 from evagen.scoring.distances import Certainty, score_features
 from evagen.scoring.folders import differences, unequal_counts
-from evagen.scoring.real_side import scored_features
-from evagen.scoring.record import Clips, Detector, Model, Record, code_version, environment
+from evagen.scoring.record import Clips, Detector, Model, Record, code_version, environment, movement_between
+from evagen.scoring.rows import movement_of, scored_rows
 from evagen.scoring.subjects import first_clips
 from evagen.scoring.videos import incomplete, relabelled
 
@@ -51,8 +52,9 @@ def main(config: FolderScoring) -> Record:
         protocol, config.detector, config.detector_weights, config.detector_sha256, config.download
     ).to(device)
     real, fake = sides
-    features = (features_of_all(real, detector, device, config), features_of_all(fake, detector, device, config))
-    score, of_counts = score_features(features[0], features[1], protocol, detector, False, config.certainty)
+    of_real, of_fake = (columns_of_all(side, detector, device, config) for side in sides)
+    features = (torch.from_numpy(columns["features"]) for columns in (of_real, of_fake))
+    score, of_counts = score_features(*features, protocol, detector, False, config.certainty)
     return Record(
         label=config.fake.name,
         protocol=json.loads(json.dumps(protocol.as_dict())),
@@ -64,6 +66,7 @@ def main(config: FolderScoring) -> Record:
         data=Clips(
             root=str(config.real), videos=len(real), clips=list_fingerprint(real.clips), statistics=real.fingerprint()
         ),
+        movement=movement_between(movement_of(of_fake), movement_of(of_real)),
         remarks=[*remarks, *of_counts],
         code=code_version(),
         environment=environment(device, 1),
@@ -86,22 +89,24 @@ def folder_protocol(config: FolderScoring) -> Protocol:
     return relabelled(protocol, "folders", task="generation", num_real=None, num_generated=None)
 
 
-def features_of_all(
+def columns_of_all(
     clips: FileClips, detector: PreparedDetector, device: torch.device, config: FolderScoring
-) -> Tensor:
-    """Float32 (N, D). Raises UserError, which names all of them, where clips cannot be decoded."""
+) -> dict[str, np.ndarray]:
+    """Columns of the rows of all clips (`scoring/rows.py`). Raises UserError, which names all of them, where clips
+    cannot be decoded."""
     batches = [
         range(len(clips))[first : first + config.batch_size] for first in range(0, len(clips), config.batch_size)
     ]
-    features, skipped = [], []
+    rows: list[dict[str, Any]] = []
+    skipped: list[SkippedClip] = []
     loader = clip_loader(clips, batches, config.workers)  # type: ignore[arg-type]
     for batch in tqdm(loader, desc="features", unit="batch", dynamic_ncols=True):
         skipped += batch.skipped
         if batch and not skipped:
-            features.append(scored_features(detector, batch.video.to(device)))
+            rows += scored_rows(batch, detector, batch.video.to(device))
     if skipped:
         raise incomplete(clips.protocol, skipped, len(clips), "videos", "Replace or remove them")
-    return torch.from_numpy(np.concatenate(features))
+    return {name: np.stack([row[name] for row in rows]) for name in rows[0]}
 
 
 def describe(record: Record) -> str:

@@ -26,12 +26,12 @@ from evagen.config import ONLY_HOW, Section
 from evagen.data.curation_record import CurationRecord, read_record
 from evagen.data.loader import clip_loader
 from evagen.errors import UserError
-from evagen.eval import PerceptualDistance, psnr_of_mse
+from evagen.eval import PerceptualDistance, motion_explained, psnr_of_mse
 from evagen.kernels.levels import floats_to_levels, levels_to_floats
 from evagen.models.inference import autocast, load_for
 from evagen.report.quality_cost_plot import draw
 from evagen.run import Infers, RunFolder, claim_folder
-from evagen.scoring.reconstruction import score_reconstruction
+from evagen.scoring.reconstruction import ReconstructionScores, score_reconstruction
 from evagen.tokenizer import (
     PREFERENCE_RANGE,
     AssignmentSpace,
@@ -73,8 +73,9 @@ class QualityCost(Section):
 
 @dataclass(frozen=True)
 class Point:
-    """Means over the clips of a set. dial: length, bound or preference; reward: at that preference; percentile: of the
-    reward between the worst and the best assignments (EVATok eq. 8)."""
+    """Means over the clips of a set. motion: explained over all of them together, None where nothing moves; dial:
+    length, bound or preference; reward: at that preference; percentile: of the reward between the worst and the best
+    assignments (EVATok eq. 8)."""
 
     clips: str
     way: str
@@ -82,11 +83,15 @@ class Point:
     tokens: float
     psnr: float
     perceptual: float
+    motion: float | None
     reward: float | None = None
     percentile: float | None = None
 
-    def is_as_good_as(self, other: "Point") -> bool:
-        return self.psnr >= other.psnr and self.perceptual <= other.perceptual
+    def is_as_good_as(self, other: "Point", with_motion: bool) -> bool:
+        as_good = self.psnr >= other.psnr and self.perceptual <= other.perceptual
+        if not with_motion or self.motion is None or other.motion is None:
+            return as_good
+        return as_good and self.motion >= other.motion
 
 
 @dataclass(frozen=True)
@@ -112,7 +117,8 @@ class ClipSet:
         distances, mse = self.record.perceptual, self.record.mse  # (n, A)
         tokens = self.space.lengths_of(chosen).sum(-1).double().mean().item()
         psnr = psnr_of_mse(mse[rows, chosen]).mean().item()
-        point = Point(self.name, way, dial, tokens, psnr, distances[rows, chosen].mean().item())
+        motion = motion_explained(self.record.moving_mse[rows, chosen], self.record.still_mse)
+        point = Point(self.name, way, dial, tokens, psnr, distances[rows, chosen].mean().item(), motion)
         if preference is None:
             return point
         reward = proxy_reward(distances, preference, self.space, self.scale)  # (n, A)
@@ -162,11 +168,13 @@ def _measure(
     lengths = clips.space.lengths_of(chosen[config.preference])
     tokenizers = _compare_tokenizers(config, clips, lengths, router.device)
     points += [
-        Point(clips.name, f"{name} tokenizer", config.preference, s["tokens_per_clip"], s["psnr"], s["perceptual"])
+        Point(clips.name, f"{name} tokenizer", config.preference, s.tokens_per_clip, s.psnr, s.perceptual, s.motion)
         for name, s in tokenizers.items()
     ]
     conditioned = {p: clips.point("router", p, chosen[p], p) for p in singles}
-    return points, _summarise(points, conditioned) | {"tokenizers": tokenizers}
+    return points, _summarise(points, conditioned) | {
+        "tokenizers": {name: scores.as_dict() for name, scores in tokenizers.items()}
+    }
 
 
 def _load(name: str, folder: str, scale: RewardScale) -> ClipSet:
@@ -229,15 +237,14 @@ def _route(router: Router, clips: ClipSet, preference: float, batch_size: int) -
 
 def _compare_tokenizers(
     config: QualityCost, clips: ClipSet, lengths: Tensor, device: torch.device
-) -> dict[str, dict[str, float]]:
+) -> dict[str, ReconstructionScores]:
     """Both tokenizers at the same assignments, all frames compared: their scores by name."""
     found = {}
     for name in ("proxy", "final"):
         tokenizer = load_for(config.run, VideoTokenizer, getattr(config, name), device)
-        scores = score_reconstruction(
+        found[name] = score_reconstruction(
             tokenizer, clips.batches(config.batch_size), _in_turn(lengths), PerceptualDistance().to(device)
         )
-        found[name] = scores.as_dict()
     return found
 
 
@@ -251,10 +258,8 @@ def _summarise(points: list[Point], conditioned: dict[float, Point]) -> dict:
     """The comparisons by their figures. conditioned: the router's points at the single routers' preferences."""
     by_way = {way: [point for point in points if point.way == way] for way in {point.way for point in points}}
     return {
-        "saved_tokens_over_uniform": {
-            way: {f"{round(uniform.tokens)} tokens": _saved(uniform, by_way[way]) for uniform in by_way["uniform"][1:]}
-            for way in ("router", "max reward", "threshold")
-        },
+        "saved_tokens_over_uniform": _all_saved(by_way, with_motion=False),
+        "saved_tokens_over_uniform_motion_too": _all_saved(by_way, with_motion=True),
         "reward_percentile": {
             way: {f"{point.dial:.3g}": point.percentile for point in by_way[way]} for way in ("router", "best uniform")
         },
@@ -276,7 +281,18 @@ def _reached(point: Point, other: Point) -> float:
     return 1 - (other.reward - point.reward) / abs(other.reward)
 
 
-def _saved(uniform: Point, candidates: list[Point]) -> float | None:
-    """Share of tokens that the cheapest point at least as good in both measures saves; None where there is none."""
-    cheapest = min((point.tokens for point in candidates if point.is_as_good_as(uniform)), default=None)
+def _all_saved(by_way: dict[str, list[Point]], with_motion: bool) -> dict[str, dict[str, float | None]]:
+    return {
+        way: {
+            f"{round(uniform.tokens)} tokens": _saved(uniform, by_way[way], with_motion)
+            for uniform in by_way["uniform"][1:]
+        }
+        for way in ("router", "max reward", "threshold")
+    }
+
+
+def _saved(uniform: Point, candidates: list[Point], with_motion: bool) -> float | None:
+    """Share of tokens that the cheapest point at least as good in PSNR and perceptual distance saves, or in these and
+    in motion explained; None where there is none."""
+    cheapest = min((point.tokens for point in candidates if point.is_as_good_as(uniform, with_motion)), default=None)
     return None if cheapest is None else 1 - cheapest / uniform.tokens

@@ -12,12 +12,14 @@ from pydantic import Field
 
 from evagen.config import section_of
 from evagen.data.clips import ClipDataset, report_skipped
-from evagen.data.loader import train_loader
+from evagen.data.loader import collate_clips, train_loader
 from evagen.data.sources import DataConfig
 from evagen.models.lengths import LengthChoice
 from evagen.models.loading import new_model, start_from
 from evagen.run import ReadsClips
 from evagen.tokenizer import CodebookUsage, DeadCodeRestart, VideoTokenizer
+from evagen.tokenizer.data_start import begin_from_clips
+from evagen.training.held_out import HeldOutClips, HeldOutConfig
 from evagen.training.objective import Objective, ObjectiveConfig
 from evagen.training.run import TrainingRun, batch_generator, is_finished
 from evagen.training.settings import LayerSettings, OptimizerConfig, TrainingSettings
@@ -41,7 +43,11 @@ class TokenizerTraining(LengthChoice):
     model: ModelConfig  # type: ignore[valid-type]
     start_from: str | None = None
     """A trained tokenizer, folder or hub id, to train further (fine-tuning). Its model settings are needed."""
+    begin_from_clips: int = Field(0, ge=0)
+    """Make the first weights from so many clips (`tokenizer.data_start`) instead of random numbers alone. Not in the
+    paper; for short trainings."""
     loss: ObjectiveConfig = ObjectiveConfig()
+    held_out: HeldOutConfig = HeldOutConfig()
     optimizer: OptimizerConfig
     restart_codes_after: int = Field(100, ge=1)
     """Batches after which a code that was not chosen is dead: it restarts where one of the encoder's vectors is. For
@@ -58,12 +64,15 @@ def main(config: TokenizerTraining) -> Path:
     model = new_model(VideoTokenizer, **config.model.model_dump(), **shape)
     if config.start_from:
         start_from(model, config.start_from)
+    elif config.begin_from_clips:
+        _begin_from_clips(model, dataset, config)
     learnt = model.quantizer.codebook is not None  # fsq and bsq have codes that cannot die
     dead_codes = DeadCodeRestart(model.quantizer, config.restart_codes_after) if learnt else None
     run = TrainingRun(config, config.run, config.optimizer, model)
     objective = Objective(config.loss, model, config.optimizer, run.accelerator)
     run.resume(keep=[*([dead_codes] if dead_codes else []), objective.lecam, *objective.schedulers])
     assign = config.load(model) if config.is_made else None
+    held_out = HeldOutClips(config.held_out, config.data) if config.held_out.clips else None
     skipped = list(dataset.skipped)
     usage = CodebookUsage(config.model.codebook_size)
     accelerator = run.accelerator
@@ -89,7 +98,11 @@ def main(config: TokenizerTraining) -> Path:
         if run.log_is_due:
             of_all = CodebookUsage.of(accelerator.reduce(usage.counts.to(run.device), "sum"))
             of_codes = {"codes_used": of_all.used_fraction(), "perplexity": of_all.perplexity()}
-            run.log({"loss": loss, **terms, **of_codes, "tokens_per_clip": lengths.sum(1).double().mean()})
+            seen = {}
+            if held_out and held_out.is_due(run.step + 1, config.run.log_every, config.optimizer.steps):
+                seen = held_out.measure(run.model, model.assignments, assign, config.optimizer.batch_size)
+            tokens = lengths.sum(1).double().mean()
+            run.log({"loss": loss, **terms, **of_codes, "tokens_per_clip": tokens, **seen})
             usage.reset()
         discriminator_terms = objective.after_update(output, video, run.step, random) or discriminator_terms
         if dead_codes and run.step < RESTART_UNTIL * config.optimizer.steps:
@@ -97,6 +110,14 @@ def main(config: TokenizerTraining) -> Path:
     run.finish(model)
     report_skipped(skipped, dataset.num_files, accelerator.print)
     return config.run.out
+
+
+def _begin_from_clips(model: VideoTokenizer, dataset: ClipDataset, config: TokenizerTraining) -> None:
+    """The first clips of the first batches, the same in all processes."""
+    random = torch.Generator().manual_seed(config.run.seed)
+    keys = torch.randperm(len(dataset), generator=random)[: config.begin_from_clips]
+    batch = collate_clips([dataset[int(key)] for key in keys])
+    begin_from_clips(model, batch.video, config.loss.moving_pixels, random)
 
 
 def restart_dead_codes(

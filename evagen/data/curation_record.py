@@ -1,7 +1,9 @@
 """What `evagen curate` leaves: a row for each clip, its distances at every candidate assignment.
 
 Columns: key (the clip's number in the data set), path, label, and for all A assignments in index order the perceptual
-distance and the mean squared error.
+distance, the mean squared error, and the squared error where something moves, over all places (moving_mse); and the
+last of these for the clip's still background (still_mse). From sums of both follows how much motion is explained
+(`eval.motion_explained`).
 """
 
 from dataclasses import dataclass
@@ -18,6 +20,9 @@ from evagen.data.sources import DataConfig
 from evagen.errors import UserError
 from evagen.models.fit import check_not_replaced
 from evagen.tokenizer import AssignmentSpace
+
+COLUMNS = {"key", "label", "perceptual", "mse", "moving_mse", "still_mse"}
+"""Those that every record has."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +50,16 @@ class CurationRecord:
         """float64 (n, A)."""
         return torch.from_numpy(self.table["mse"][:]).double()
 
+    @cached_property
+    def moving_mse(self) -> Tensor:
+        """float64 (n, A)."""
+        return torch.from_numpy(self.table["moving_mse"][:]).double()
+
+    @cached_property
+    def still_mse(self) -> Tensor:
+        """float64 (n,)."""
+        return torch.from_numpy(self.table["still_mse"][:]).double()
+
     def open_clips(self) -> ClipDataset:
         """The data set that `keys` count in. Raises UserError where its videos are no longer those of the record."""
         dataset = ClipDataset(self.clips)
@@ -61,6 +76,11 @@ def read_record(folder: str | Path) -> CurationRecord:
     tokenizer's folder holds another tokenizer by now."""
     table, about = open_table(Path(folder) / "record", "curation record", "curate")
     contents, made_from = about.contents, about.made_from
+    if missing := COLUMNS - set(table.column_names):
+        raise UserError(
+            f"the record in {folder} is of an earlier version: it has no column {', '.join(sorted(missing))}. Run "
+            "`evagen curate` again with another run.out"
+        )
     whose = f"the record in {folder} was measured with"
     check_not_replaced(contents["tokenizer_source"], made_from["tokenizer"], whose, "curate")
     space = AssignmentSpace(contents["levels"], contents["num_blocks"])

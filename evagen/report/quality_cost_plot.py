@@ -1,4 +1,4 @@
-"""The picture of the quality-cost study: a row for each set of clips, PSNR and perceptual distance against tokens."""
+"""The picture of the quality-cost study: a row for each set of clips, a column for each measure, against tokens."""
 
 from pathlib import Path
 from typing import Any
@@ -21,16 +21,27 @@ MARKS: dict[str, dict[str, Any]] = {
 """How each way is drawn; also their order in the legend."""
 
 
+MEASURES = {
+    "psnr": "PSNR, dB (higher is better)",
+    "perceptual": "perceptual distance (lower is better)",
+    "motion": "motion explained (higher is better; 0: a still picture)",
+}
+
+
 def draw(points: list, path: Path) -> None:
     """points: `quality_cost.Point`s."""
     sets = list(dict.fromkeys(point.clips for point in points))
-    figure, axes = plt.subplots(len(sets), 2, figsize=(11, 4.2 * len(sets)), squeeze=False, layout="constrained")
+    figure, axes = plt.subplots(
+        len(sets), len(MEASURES), figsize=(16, 4.2 * len(sets)), squeeze=False, layout="constrained"
+    )
     for row, name in zip(axes, sets):
-        for axis, measure, label in zip(
-            row, ("psnr", "perceptual"), ("PSNR, dB (higher is better)", "perceptual distance (lower is better)")
-        ):
+        for axis, measure, label in zip(row, MEASURES, MEASURES.values()):
             for way, marks in MARKS.items():
-                mine = sorted((p.tokens, getattr(p, measure)) for p in points if p.clips == name and p.way == way)
+                mine = sorted(
+                    (p.tokens, getattr(p, measure))
+                    for p in points
+                    if p.clips == name and p.way == way and getattr(p, measure) is not None
+                )
                 if mine:
                     axis.plot(*zip(*mine), label=way, **marks)
             axis.set(title=name, xlabel="tokens per clip", ylabel=label)

@@ -1,8 +1,9 @@
 """Features of a protocol's real clips, computed once and kept for every model that is scored against them.
 
-A cache entry is a safetensors file: `features` float32 (N, D), and `count`, `mean` and `scatter` of them as
-`eval.GaussianStatistics` has them. Its header says what it is made from, and its name is a checksum of that: the clips,
-their files' sizes and times of change, how frames are prepared, the detector, and what computes (versions, device).
+A cache entry is a safetensors file: `features` float32 (N, D), `count`, `mean` and `scatter` of them as
+`eval.GaussianStatistics` has them, and `movement` float64 (N, 2), how much moves in each clip (`rows.py`). Its header
+says what it is made from, and its name is a checksum of that: the clips, their files' sizes and times of change, how
+frames are prepared, the detector, and what computes (versions, device).
 """
 
 import json
@@ -23,18 +24,19 @@ from torch import Tensor
 from evagen.data.clip_table import fill_table, open_table
 from evagen.data.clips import SkippedClip
 from evagen.data.loader import ClipBatch
-from evagen.errors import UserError
-from evagen.eval import GaussianStatistics, PreparedDetector, Protocol, features_of
+from evagen.eval import GaussianStatistics, PreparedDetector, Protocol
 from evagen.kernels.files import atomic_write, cache_folder
 from evagen.scoring.clips import FileClips, digest
+from evagen.scoring.rows import MOVEMENT, movement_of, scored_rows
 
 
 @dataclass(frozen=True)
 class RealSide:
-    """features: float32 (N, D), of the clips that could be decoded; numbers: which these are; unreadable: the others;
-    key: what all of it follows from."""
+    """features: float32 (N, D), of the clips that could be decoded; movement: float64 (N, 2), how much moves in them;
+    numbers: which these are; unreadable: the others; key: what all of it follows from."""
 
     features: Tensor
+    movement: Tensor
     numbers: list[int]
     unreadable: list[SkippedClip]
     key: str
@@ -56,6 +58,7 @@ def made_from(clips: FileClips, detector: PreparedDetector, batch_size: int, dev
         "left_out_frames": protocol.given_frames if only_predicted else 0,
         "network_input": asdict(protocol.network_input),
         "detector": f"{detector.name} {detector.fingerprint}",
+        "movement": list(MOVEMENT),
         "batch_size": batch_size,
         "computed_by": f"torch {torch.__version__} {device.type}, av {av.__version__}",
     }
@@ -79,7 +82,7 @@ def real_side(
     found = [None if table.exists() or not accelerator.is_main_process else _read(entry)]
     broadcast_object_list(found)  # processes that look for themselves may look at different times
     if found[0] is not None:
-        return RealSide(found[0], list(range(len(clips))), [], key)
+        return RealSide(*found[0], list(range(len(clips))), [], key)
     fill_table(
         table, clips, lambda batch: _rows(batch, clips.protocol, detector, accelerator.device), about,
         accelerator, batch_size, num_workers, save_seconds,
@@ -87,41 +90,31 @@ def real_side(
     rows, found_about = open_table(table, "features of real clips", "benchmark")
     columns = rows.with_format("numpy")
     features = torch.from_numpy(np.stack(list(columns["features"][:])).astype(np.float32))
+    movement = movement_of(columns)
     if accelerator.is_main_process and not found_about.skipped:
-        _write(entry, features, about)
-    return RealSide(features, columns["number"][:].tolist(), found_about.skipped, key)
+        _write(entry, features, movement, about)
+    return RealSide(features, movement, columns["number"][:].tolist(), found_about.skipped, key)
 
 
 def _rows(batch: ClipBatch, protocol: Protocol, detector: PreparedDetector, device: torch.device) -> list[dict]:
     video = batch.video.to(device)  # B C F S S
-    features = scored_features(detector, protocol.scored(video, video)[1])
-    return [{"number": int(number), "features": row} for number, row in zip(batch.index, features)]
+    return scored_rows(batch, detector, protocol.scored(video, video)[1])
 
 
-def scored_features(detector: PreparedDetector, videos: Tensor) -> np.ndarray:
-    """Clips as they are scored, B C F S S in [-1, 1] → float32 (B, D). Raises UserError for clips that the detector
-    cannot take, or makes nothing finite of."""
-    try:
-        with torch.no_grad():
-            return features_of(detector, videos).float().cpu().numpy()
-    except ValueError as error:
-        raise UserError(f"these clips cannot be scored: {error}") from error
-
-
-def _read(entry: Path) -> Tensor | None:
-    """The features of a cache entry; None where there is none, or a damaged one."""
+def _read(entry: Path) -> tuple[Tensor, Tensor] | None:
+    """Features and movement of a cache entry; None where there is none, or a damaged one."""
     try:
         tensors = load_file(entry)
         statistics = GaussianStatistics.from_tensors(tensors)
-        features = tensors["features"]
+        features, movement = tensors["features"], tensors["movement"]
     except (OSError, SafetensorError, KeyError, ValueError):
         return None
-    return features if int(statistics.count) == len(features) else None
+    return (features, movement) if int(statistics.count) == len(features) == len(movement) else None
 
 
-def _write(entry: Path, features: Tensor, about: dict[str, Any]) -> None:
+def _write(entry: Path, features: Tensor, movement: Tensor, about: dict[str, Any]) -> None:
     """The file appears under its name only when it is complete; without a place to write there is none."""
-    tensors = {"features": features, **GaussianStatistics.of(features).as_tensors()}
+    tensors = {"features": features, "movement": movement, **GaussianStatistics.of(features).as_tensors()}
     try:
         with atomic_write(entry) as unfinished:
             save_file(tensors, unfinished, {"evagen": json.dumps(about)})

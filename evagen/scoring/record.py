@@ -10,12 +10,14 @@ from typing import Any
 import av
 import torch
 from pydantic import Field, ValidationError
+from torch import Tensor
 
 from evagen import __version__
 from evagen.config import Section
 from evagen.errors import UserError
 from evagen.kernels.files import atomic_write
 from evagen.run import versions
+from evagen.scoring.rows import MOVEMENT
 
 
 class Score(Section):
@@ -44,13 +46,26 @@ class Tokens(Section):
 
 
 class ReconstructionQuality(Section):
-    """Means over clips. perceptual: by the network that `perceptual_network` names, which may not be that of LPIPS."""
+    """Means over clips. perceptual: by the network that `perceptual_network` names, which may not be that of LPIPS;
+    motion: explained over all clips together, None where nothing moves."""
 
     psnr: float
     ssim: float
     perceptual: float
     perceptual_network: str
     perceptual_fingerprint: str
+    motion: float | None = None
+
+
+class Movement(Section):
+    """How much moves in the scored and in the real clips, means over clips. frame_change: absolute difference of
+    neighbouring frames, 0 to 2; moving_share: of the places that depart from the clip's still background by more than
+    0.2. A generator that has learnt stillness shows here."""
+
+    frame_change: float
+    real_frame_change: float
+    moving_share: float
+    real_moving_share: float
 
 
 class Model(Section):
@@ -97,11 +112,18 @@ class Record(Section):
     """Generated clip i has the seed `seed` · 1,000,003 + i."""
     tokens: Tokens | None = None
     reconstruction: ReconstructionQuality | None = None
+    movement: Movement | None = None
     data: Clips
     remarks: list[str]
     code: dict[str, str]
     environment: dict[str, Any]
     seconds: float
+
+
+def movement_between(scored: Tensor, real: Tensor) -> Movement:
+    """From both sides' `rows.movement_of`, (N, 2) each."""
+    means = zip(MOVEMENT, scored.mean(0).tolist(), real.mean(0).tolist())
+    return Movement(**{key: value for name, a, b in means for key, value in ((name, a), (f"real_{name}", b))})
 
 
 def write_record(path: Path, record: Record) -> None:

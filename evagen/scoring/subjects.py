@@ -1,7 +1,8 @@
 """What is scored: a tokenizer that reconstructs real clips, a generator that writes new ones, or a folder of videos.
 
-Each gives `clips`, by number, and `rows` of them: the clip's `number` and `features`; where it has tokens `lengths` and
-`codes`; of a reconstruction also `psnr`, `ssim` and `perceptual`.
+Each gives `clips`, by number, and `rows` of them (`rows.py`); where it has tokens with `lengths` and `codes`; of a
+reconstruction also with `psnr`, `ssim`, `perceptual`, and the squared errors where something moves, `moving_error` of
+the reconstruction and `still_error` of the still background.
 """
 
 from collections.abc import Callable, Sequence
@@ -21,14 +22,14 @@ from evagen.data.layouts import looked_for, videos_below
 from evagen.data.loader import ClipBatch
 from evagen.data.video_reader import VideoError
 from evagen.errors import UserError
-from evagen.eval import FrameDistance, PreparedDetector, Protocol, SourceClip, psnr, ssim
+from evagen.eval import FrameDistance, PreparedDetector, Protocol, SourceClip, moving_errors, psnr, ssim
 from evagen.models.inference import HALF, autocast_to
 from evagen.models.lengths import Assign
 from evagen.models.loading import fingerprint
 from evagen.sampling.clips import clip_seed, decode_clips
 from evagen.sampling.given import encode_given
 from evagen.scoring.clips import FileClips, LabelClips
-from evagen.scoring.real_side import scored_features
+from evagen.scoring.rows import scored_rows
 from evagen.tokenizer import VideoTokenizer
 
 
@@ -76,7 +77,6 @@ class Reconstruction:
         with autocast_to(self.clips.protocol.tokenizer_precision, video.device):
             tokens = self.tokenizer.encode(video, self.assign(video))
             again = self.tokenizer.decode(tokens, (video.shape[-2], video.shape[-1]))  # B C F S S
-        features = scored_features(self.detector, again)
         measures: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
             "psnr": psnr,
             "ssim": ssim,
@@ -84,9 +84,11 @@ class Reconstruction:
         }
         with torch.no_grad():
             values = {name: measure(again, video).tolist() for name, measure in measures.items()}
+            values |= dict(zip(("moving_error", "still_error"), (e.tolist() for e in moving_errors(again, video))))
+        rows = scored_rows(batch, self.detector, again)
         return [
-            row | _token_columns(clip.codes, clip.lengths[0]) | {name: values[name][i] for name in measures}
-            for i, (row, clip) in enumerate(zip(_rows(batch, features), tokens.split()))
+            row | _token_columns(clip.codes, clip.lengths[0]) | {name: values[name][i] for name in values}
+            for i, (row, clip) in enumerate(zip(rows, tokens.split()))
         ]
 
 
@@ -142,7 +144,7 @@ class Generation:
             video, _ = self.protocol.scored(video, real)  # B C F S S
         return [
             row | _token_columns(clip.codes, clip.lengths)
-            for row, clip in zip(_rows(batch, scored_features(self.detector, video)), written)
+            for row, clip in zip(scored_rows(batch, self.detector, video), written)
         ]
 
 
@@ -163,7 +165,7 @@ class FolderOfClips:
         return None
 
     def rows(self, batch: ClipBatch) -> list[dict[str, Any]]:
-        return _rows(batch, scored_features(self.detector, batch.video.to(self.device)))
+        return scored_rows(batch, self.detector, batch.video.to(self.device))
 
 
 def first_clips(folder: Path, protocol: Protocol) -> FileClips:
@@ -189,10 +191,6 @@ def first_clips(folder: Path, protocol: Protocol) -> FileClips:
     files = {Path(video.path).relative_to(folder).as_posix(): video.path for video in found}
     clips = [SourceClip(name, 0, protocol.num_frames, protocol.stride, -1) for name in sorted(files)]
     return FileClips(protocol, clips, files)
-
-
-def _rows(batch: ClipBatch, features: np.ndarray) -> list[dict[str, Any]]:
-    return [{"number": int(number), "features": row} for number, row in zip(batch.index, features)]
 
 
 def _token_columns(codes: Tensor, lengths: Tensor) -> dict[str, np.ndarray]:

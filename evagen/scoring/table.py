@@ -65,6 +65,9 @@ def _figures(record: Record) -> dict[str, str]:
         name = "LPIPS" if quality.perceptual_network.startswith("lpips") else quality.perceptual_network
         figures |= {"PSNR, dB": f"{quality.psnr:.2f}", "SSIM": f"{quality.ssim:.4f}"}
         figures[name] = f"{quality.perceptual:.4f}"
+        figures["motion explained"] = "–" if quality.motion is None else f"{quality.motion:.3f}"
+    elif (moves := record.movement) and moves.real_frame_change:
+        figures["change from frame to frame, of the real"] = f"{moves.frame_change / moves.real_frame_change:.2f}"
     return figures
 
 

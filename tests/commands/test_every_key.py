@@ -54,7 +54,7 @@ MODEL = {
     "model.levels": "[1, 8]", "model.temporal_patch": "8", "model.spatial_patch": "16", "model.encoder_width": "48",
     "model.encoder_depth": "2", "model.encoder_heads": "1", "model.decoder_width": "48", "model.decoder_depth": "3",
     "model.decoder_heads": "1", "model.codebook_size": "48", "model.code_width": "5",
-    "model.encoder_self_attention": "causal",
+    "model.encoder_self_attention": "causal", "model.decoder_start": "first",
     "model.finest_blocks": "4", "model.quantizer": "svq", "model.stochastic_temperature": "1 | model.quantizer=svq",
 }  # fmt: skip
 LOSS = {
@@ -71,7 +71,8 @@ LOSS = {
     "loss.adversarial.transformer.width": "32" + TRANSFORMER, "loss.adversarial.transformer.depth": "2" + TRANSFORMER,
     "loss.adversarial.transformer.heads": "4" + TRANSFORMER,
     "loss.adversarial.transformer.logits": "clip" + TRANSFORMER,
-    "loss.pixel_range": "unit", "loss.code_reduction": "mean", "loss.entropy_temperature": "0.5",
+    "loss.pixel_range": "unit", "loss.moving_pixels": "9", "loss.code_reduction": "mean",
+    "loss.entropy_temperature": "0.5",
     "loss.alignment.projection": "teacher" + ALIGN,
     "loss.alignment.weight": "0.7" + ALIGN, "loss.alignment.teacher": "/nowhere | loss.alignment.weight=0.5",
     "loss.alignment.learning_rate": "0.5" + ALIGN, "loss.alignment.layer": "2" + ALIGN,
@@ -88,6 +89,7 @@ OTHER_VALUES = {  # behind a bar: what else has to be set, in both runs, for the
     "train-tokenizer": {
         **TRAINING, **DATA, **MODEL, **LOSS, **OPTIMIZER, "start_from": "{}/proxy", "restart_codes_after": "1",
         "router": "{}/router", "preference": "0 | router={}/router2", "uniform_length": "4",
+        "held_out.clips": "2", "held_out.split": "train",
         "prefix": "[4, 4, 4, 4] | router={}/router2",
     },
     "curate": {
@@ -166,7 +168,7 @@ def base(command: str, root: Path) -> dict:
     return {
         "train-tokenizer": {
             "run": training, "data": data | {"clip": "random"}, "model": TINY, "optimizer": optimizer,
-            "loss": {"adversarial": {"ramp_steps": 0}, "alignment": {"layer": 1}},
+            "loss": {"adversarial": {"ramp_steps": 0}, "alignment": {"layer": 1}}, "held_out": {"clips": 1},
         },
         "curate": {"run": {}, "data": data | {"limit": 4}, "tokenizer": f"{root}/proxy", "batch_size": 2},
         "train-router": {

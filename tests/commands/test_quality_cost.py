@@ -18,6 +18,8 @@ class Record:
         tokens = self.space.table().sum(-1).double()
         self.perceptual = 2 / tokens + torch.rand(5, 9, generator=random, dtype=torch.float64) / 5
         self.mse = torch.rand(5, 9, generator=random, dtype=torch.float64) + 0.1
+        self.moving_mse = torch.rand(5, 9, generator=random, dtype=torch.float64)
+        self.still_mse = torch.rand(5, generator=random, dtype=torch.float64)
 
 
 def clip_set(seed: int) -> ClipSet:
@@ -45,10 +47,23 @@ def test_no_choice_has_a_higher_reward_than_max_reward():
         assert clips.point("any", 0, chosen, 1.2).reward <= best.reward + 1e-12
 
 
-def test_savings_need_both_measures():
-    uniform = Point("", "uniform", 4, tokens=100, psnr=30, perceptual=1.0)
-    blurred = Point("", "router", 1, tokens=50, psnr=31, perceptual=1.1)
-    dearer, cheaper = (Point("", "router", 1, tokens=n, psnr=30, perceptual=0.9) for n in (80, 70))
-    assert _saved(uniform, [blurred]) is None
-    assert _saved(uniform, [blurred, dearer, cheaper]) == pytest.approx(0.3)
-    assert _saved(uniform, [Point("", "router", 1, tokens=150, psnr=31, perceptual=0.5)]) == pytest.approx(-0.5)
+def test_motion_explained_of_a_choice_by_hand():
+    clips = clip_set(3)
+    chosen = torch.tensor([0, 8, 4, 1, 2])
+    record = clips.record
+    moving, still = sum(record.moving_mse[i, chosen[i]] for i in range(5)), record.still_mse.sum()
+    assert clips.point("any", 0, chosen).motion == pytest.approx(float(1 - moving / still))
+
+
+def routed(tokens: float, psnr: float = 30, perceptual: float = 0.9, motion: float | None = 0.5) -> Point:
+    return Point("", "router", 1, tokens, psnr, perceptual, motion)
+
+
+def test_savings_need_all_measures():
+    uniform = routed(100, perceptual=1.0)
+    blurred, stiller = routed(50, psnr=31, perceptual=1.1), routed(60, psnr=31, motion=0.4)
+    assert _saved(uniform, [blurred], with_motion=False) is None
+    assert _saved(uniform, [blurred, routed(80), routed(70), stiller], with_motion=True) == pytest.approx(0.3)
+    assert _saved(uniform, [blurred, routed(80), routed(70), stiller], with_motion=False) == pytest.approx(0.4)
+    assert _saved(uniform, [routed(150, psnr=31, perceptual=0.5)], with_motion=True) == pytest.approx(-0.5)
+    assert _saved(uniform, [routed(90, motion=None)], with_motion=True) == pytest.approx(0.1)  # where nothing moves

@@ -22,6 +22,7 @@ from evagen.data.corpus import read_corpus
 from evagen.data.curation_record import read_record
 from evagen.data.loader import collate_clips
 from evagen.errors import UserError
+from evagen.eval import motion_explained, moving_errors, psnr
 from evagen.models.loading import load_model
 from evagen.run import claim_folder
 from evagen.tokenizer import Router, TokenizedClips, VideoTokenizer
@@ -97,6 +98,8 @@ def test_curation_stores_what_reconstructing_by_hand_gives(road):
         reconstruction = tokenizer.decode(tokenizer.encode(clip.video, lengths))
         by_hand = (reconstruction - clip.video).square().mean().double()
         torch.testing.assert_close(record.mse[2, index], by_hand, atol=1e-6, rtol=1e-4)
+        explained = motion_explained(record.moving_mse[2, index], record.still_mse[2])
+        assert explained == pytest.approx(motion_explained(*moving_errors(reconstruction, clip.video)), abs=1e-4)
 
 
 def test_the_corpus_holds_the_routers_lengths_and_decodes(road):
@@ -136,6 +139,26 @@ def test_resumed_training_equals_uninterrupted_bit_for_bit(road, tmp_path, monke
         for folder in (tmp_path / "resumed", road / "proxy")
     ]
     assert timeless[0] == timeless[1]
+
+
+@pytest.mark.parametrize("lengths", ["longest", "the router's"])
+def test_training_looks_at_held_out_clips_and_is_not_disturbed_by_it(road, tmp_path, lengths):
+    stage, choice = ("proxy", {}) if lengths == "longest" else ("final", {"router": str(road / "router")})
+    config = tokenizer_config(road, tmp_path / "watched", held_out={"clips": 3, "every": 3}, **choice)
+    train_tokenizer.main(config)
+    trained, straight = (VideoTokenizer.from_pretrained(at) for at in (tmp_path / "watched", road / stage))
+    assert all(torch.equal(a, b) for a, b in zip(trained.state_dict().values(), straight.state_dict().values()))
+    log = read_metrics(tmp_path / "watched")
+    assert [line["step"] for line in log if "held_out_motion" in line] == [4, 6]  # of lines at 2, 4, 6
+    data = config.data.model_copy(
+        update={"split": "test", "clip": "first", "crop": "centre", "flip": False, "limit": 3}
+    )
+    video = collate_clips(list(ClipDataset(data))).video
+    router = load_model(Router, road / "router")
+    assigned = trained.assignments.uniform(4, 3) if lengths == "longest" else router.assign(video, config.preference)
+    again = trained.eval()(video, assigned).reconstruction
+    assert log[-1]["held_out_motion"] == pytest.approx(motion_explained(*moving_errors(again, video)), abs=1e-4)
+    assert log[-1]["held_out_psnr"] == pytest.approx(psnr(again, video).mean().item(), abs=1e-4)
 
 
 def test_a_finished_stage_is_not_run_again(road):

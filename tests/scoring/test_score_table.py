@@ -10,7 +10,17 @@ from typer.testing import CliRunner
 from evagen.cli import app
 from evagen.errors import UserError
 from evagen.eval import I3D_FILE, PROTOCOLS, get_protocol
-from evagen.scoring.record import Clips, Detector, Model, ReconstructionQuality, Record, Score, Tokens, write_record
+from evagen.scoring.record import (
+    Clips,
+    Detector,
+    Model,
+    Movement,
+    ReconstructionQuality,
+    Record,
+    Score,
+    Tokens,
+    write_record,
+)
 from evagen.scoring.table import compare
 
 I3D = Detector(name="i3d-kinetics400-torchscript", fingerprint=I3D_FILE.sha256)
@@ -73,13 +83,18 @@ def test_whatever_decides_on_a_score_gets_a_column_of_its_own(tmp_path, other):
 
 def test_reconstructions_bring_their_measures(tmp_path):
     quality = ReconstructionQuality(
-        psnr=25.678, ssim=0.87654, perceptual=0.12345, perceptual_network="lpips-vgg16", perceptual_fingerprint="ab"
+        psnr=25.678,
+        ssim=0.87654,
+        perceptual=0.12345,
+        motion=0.4321,
+        perceptual_network="lpips-vgg16",
+        perceptual_fingerprint="ab",
     )
     tokens = Tokens(tokens_per_clip=512.04, codes_used=0.9, perplexity=1000.0)
     path = record(tmp_path / "a", "final", 20.0, "larp-ucf101-recon", reconstruction=quality, tokens=tokens)
     assert cells(compare([path])) == [
-        ["model", "gFVD", "tokens per clip", "PSNR, dB", "SSIM", "LPIPS"],
-        ["final", "20 [19, 21]", "512.0", "25.68", "0.8765", "0.1235"],
+        ["model", "gFVD", "tokens per clip", "PSNR, dB", "SSIM", "LPIPS", "motion explained"],
+        ["final", "20 [19, 21]", "512.0", "25.68", "0.8765", "0.1235", "0.432"],
     ]
 
 
@@ -122,3 +137,12 @@ def test_the_list_of_protocols_has_a_line_for_each_and_explains_one():
     assert as_json["cdfvd"]["network_input"]["network_size"] == 224
     wrong = CliRunner().invoke(app, ["protocols", "cdfd"])
     assert "did you mean 'cdfvd'" in str(wrong.exception)
+
+
+def test_generated_clips_are_set_beside_the_movement_of_real_ones(tmp_path):
+    stiller = Movement(frame_change=0.01, real_frame_change=0.04, moving_share=0.1, real_moving_share=0.2)
+    path = record(tmp_path / "a", "mine", 20.0, "larp-ucf101-class2video", movement=stiller)
+    assert cells(compare([path])) == [
+        ["model", "gFVD", "change from frame to frame, of the real"],
+        ["mine", "20 [19, 21]", "0.25"],
+    ]

@@ -85,7 +85,9 @@ def test_a_converted_tokenizer_encodes_and_decodes_nearly_as_before():
     torch.testing.assert_close(half.decode(tokens), decoded, atol=0.02, rtol=0)
 
 
-@pytest.mark.parametrize("setting, before, now", [("finest_blocks", 1.0, 2.0), ("decoder_start", "first", "nearest")])
+@pytest.mark.parametrize(
+    ("setting", "before", "now"), [("finest_blocks", 1.0, 2.0), ("decoder_start", "first", "nearest")]
+)
 def test_a_tokenizer_without_the_setting_decodes_as_it_was_trained(tmp_path, setting, before, now):
     old, new = tokenizer(**{setting: before}), tokenizer()
     old.save_pretrained(tmp_path)
