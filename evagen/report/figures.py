@@ -51,12 +51,15 @@ class Mark:
     tokens_per_clip: float
     psnr: float
     perceptual: float
+    motion: float | None
 
 
 def quality_cost(uniform: Sequence[Mark], marked: Sequence[Mark], measure: Measure) -> str:
     """Quality over tokens per clip, the tokens on a logarithmic axis: uniform lengths as a line,
-    `marked` points with their names beside them. Returns an `<svg>` element."""
+    `marked` points with their names beside them. A mark without a value is left out, and at least one has to have
+    one. Returns an `<svg>` element."""
     figure, axes = _axes(WIDE_INCHES)
+    uniform, marked = ([mark for mark in marks if getattr(mark, measure) is not None] for marks in (uniform, marked))
     uniform = sorted(uniform, key=lambda mark: mark.tokens_per_clip)
     curve = np.array([[mark.tokens_per_clip, getattr(mark, measure)] for mark in uniform]).reshape(-1, 2)
     axes.plot(*curve.T, "-o", color=COLOURS["uniform"], linewidth=1.4, markersize=4)
@@ -75,6 +78,8 @@ def quality_cost(uniform: Sequence[Mark], marked: Sequence[Mark], measure: Measu
     points = np.array([[mark.tokens_per_clip, getattr(mark, measure)] for mark in (*uniform, *marked)])
     _tokens_axis(axes, points[:, 0], curve[:, 0])
     axes.margins(y=0.14)
+    if measure == "motion":  # the level of a still picture
+        axes.axhline(0, color=COLOURS["muted"], linewidth=1.0, linestyle="--")
     axes.yaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 2.5, 5, 10], min_n_ticks=3))
     axes.set_xlabel("tokens per clip")
     labels = [(mark.name, mark.role, (mark.tokens_per_clip, getattr(mark, measure))) for mark in marked[::-1]]
