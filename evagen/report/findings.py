@@ -66,16 +66,16 @@ def _explained(final: Mapping[str, Any], longest: Mapping[str, Any]) -> str:
     motion, at_longest = final["motion"], longest["motion"]
     if motion is None or at_longest is None:
         return f"{NOTHING_MOVES}."
-    if motion > 0:
-        share = f"The final tokenizer explains {format_percent(motion)} of the motion in all held-out clips."
-    else:
-        share = f"The final tokenizer explains none of the motion in all held-out clips ({format_motion(motion)})."
     return (
-        f"{share} A perfect copy explains all of it, a still picture of the background 0, and what is worse than a "
-        f"still picture is below 0. With the longest lengths, {format_count(longest['tokens_per_clip'])} tokens per "
-        f"clip, its motion explained is {format_motion(at_longest)}, and with the router’s "
-        f"{format_count(final['tokens_per_clip'])} it is {format_motion(motion)}."
+        f"With the router’s lengths, {format_count(final['tokens_per_clip'])} tokens per clip, the final tokenizer "
+        f"explains {_share_of(motion)} of the motion in the held-out clips; with the longest lengths, "
+        f"{format_count(longest['tokens_per_clip'])} tokens, it explains {_share_of(at_longest)}. "
+        f"A perfect copy gets 100\u202f%, a still picture of the background 0; below 0 is worse than a still picture."
     )
+
+
+def _share_of(motion: float) -> str:
+    return format_percent(motion) if motion >= 0 else f"none ({format_motion(motion)})"
 
 
 def _final_and_proxy(final: Mapping[str, Any], proxy: Mapping[str, Any]) -> str:
