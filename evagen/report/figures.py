@@ -51,12 +51,15 @@ class Mark:
     tokens_per_clip: float
     psnr: float
     perceptual: float
+    motion: float | None
 
 
 def quality_cost(uniform: Sequence[Mark], marked: Sequence[Mark], measure: Measure) -> str:
     """Quality over tokens per clip, the tokens on a logarithmic axis: uniform lengths as a line,
-    `marked` points with their names beside them. Returns an `<svg>` element."""
+    `marked` points with their names beside them. A mark without a value is left out, and at least one has to have
+    one. Returns an `<svg>` element."""
     figure, axes = _axes(WIDE_INCHES)
+    uniform, marked = ([mark for mark in marks if getattr(mark, measure) is not None] for marks in (uniform, marked))
     uniform = sorted(uniform, key=lambda mark: mark.tokens_per_clip)
     curve = np.array([[mark.tokens_per_clip, getattr(mark, measure)] for mark in uniform]).reshape(-1, 2)
     axes.plot(*curve.T, "-o", color=COLOURS["uniform"], linewidth=1.4, markersize=4)
@@ -75,12 +78,15 @@ def quality_cost(uniform: Sequence[Mark], marked: Sequence[Mark], measure: Measu
     points = np.array([[mark.tokens_per_clip, getattr(mark, measure)] for mark in (*uniform, *marked)])
     _tokens_axis(axes, points[:, 0], curve[:, 0])
     axes.margins(y=0.14)
+    level = 0.0 if measure == "motion" else None  # of a still picture
+    if level is not None:
+        axes.axhline(level, color=COLOURS["muted"], linewidth=1.0, linestyle="--")
     axes.yaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 2.5, 5, 10], min_n_ticks=3))
     axes.set_xlabel("tokens per clip")
     labels = [(mark.name, mark.role, (mark.tokens_per_clip, getattr(mark, measure))) for mark in marked[::-1]]
     if uniform:
         labels.append(("uniform lengths", "uniform", tuple(curve[len(curve) // 2])))
-    _place_labels(figure, axes, labels, points, curve)
+    _place_labels(figure, axes, labels, points, curve, level)
     return _svg(figure, measure)
 
 
@@ -149,11 +155,15 @@ def _place_labels(
     labels: Sequence[tuple[str, str, tuple[float, float]]],
     points: np.ndarray,
     curve: np.ndarray,
+    level: float | None,
 ) -> None:
     """Writes each label beside its point, at the nearest of its places that covers neither a point,
-    the curve, nor a label written before; at the least covered one if there is none."""
+    the curve, the line at `level`, nor a label written before; at the least covered one if there is none."""
     figure.draw_without_rendering()
-    obstacles = np.concatenate([axes.transData.transform(points), _along(axes.transData.transform(curve))])
+    drawn = [curve] if level is None else [curve, np.array([[x, level] for x in axes.get_xlim()])]
+    obstacles = np.concatenate(
+        [axes.transData.transform(points)] + [_along(axes.transData.transform(c)) for c in drawn]
+    )
     inside, taken = axes.bbox, list[Bbox]()
     for label in labels:
         costs: list[tuple[float, int, tuple[float, tuple[float, float]], Bbox]] = []

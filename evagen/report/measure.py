@@ -1,8 +1,9 @@
 """What a quickstart's report shows, measured on clips held out from training."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,10 +12,18 @@ from evagen.ar_model import ClipRequest, ClipTokens, SamplingOptions, VideoGener
 from evagen.data.clips import ClipDataset
 from evagen.data.loader import collate_clips
 from evagen.data.sources import DataConfig
-from evagen.eval import ImageNetworkDetector, PerceptualDistance, psnr_of_mse
+from evagen.eval import (
+    ImageNetworkDetector,
+    PerceptualDistance,
+    frame_change,
+    motion_explained,
+    moving_errors,
+    moving_share,
+    psnr_of_mse,
+)
 from evagen.kernels.levels import video_to_frames
 from evagen.models.loading import load_model
-from evagen.report.page import ClipPair, CurvePoint, GeneratedClip, LossCurve, RealClip, Report
+from evagen.report.page import ClipPair, CurvePoint, GeneratedClip, LossCurve, Movement, RealClip, Report
 from evagen.sampling.clips import decode_clips
 from evagen.sampling.config import Sampling
 from evagen.sampling.rows import read_rows
@@ -24,7 +33,7 @@ from evagen.training.metrics import read_metrics
 
 FURTHER_PREFERENCES = (1.2, 1.6)
 """w_q that the report shows beside the run's own."""
-PAIRS_SHOWN_PER_CLASS, GENERATED_SHOWN_PER_CLASS, REAL_SHOWN_PER_CLASS = 3, 4, 2
+PAIRS_SHOWN_PER_CLASS, GENERATED_SHOWN_PER_CLASS, REAL_SHOWN_PER_CLASS = 3, 4, 4
 SCORING_BATCH = 16
 TERMS = {
     "proxy": ("l1", "perceptual"),
@@ -59,6 +68,7 @@ def measure_quickstart(
     routed = {p: score(proxy, lambda v, p=p: router.assign(v, p)) for p in (preference, *FURTHER_PREFERENCES)}
     adaptive = routed.pop(preference)
     final_scores = score(final, lambda v: router.assign(v, preference))
+    final_longest = score(final, lambda v: final.assignments.uniform(max(final.assignments.levels), len(v)))
     by_block = adaptive.lengths.double().mean(0).tolist()
     generation, generated = _score_generation(out, final, held_out, sampling, untrained)
     return Report(
@@ -70,6 +80,7 @@ def measure_quickstart(
                 "adaptive": {**adaptive.as_dict(), "preference": preference, "lengths_by_block": by_block},
                 "further_preferences": [{"preference": p, **scores.as_dict()} for p, scores in routed.items()],
                 "final": final_scores.as_dict(),
+                "final_longest": final_longest.as_dict(),
             },
             "generation": generation,
         },
@@ -80,7 +91,7 @@ def measure_quickstart(
             for i in held_out.first_of_each_class(REAL_SHOWN_PER_CLASS)
         ],
         lengths_by_class=_lengths_by_class(final_scores, held_out),
-        router=[CurvePoint(f"w_q = {p}", s.tokens_per_clip, s.psnr, s.perceptual) for p, s in routed.items()],
+        router=[CurvePoint(f"w_q = {p}", s.tokens_per_clip, s.psnr, s.perceptual, s.motion) for p, s in routed.items()],
         curves=_loss_curves(out, stages),
     )  # fmt: skip
 
@@ -112,7 +123,8 @@ class HeldOut:
 def _score_generation(
     out: Path, tokenizer: VideoTokenizer, held_out: HeldOut, sampling: Sampling, generator: VideoGenerator
 ) -> tuple[dict, list[GeneratedClip]]:
-    """Fréchet distances of the samples, of an untrained generator's samples, and of real from real clips."""
+    """Fréchet distances of the samples, of an untrained generator's samples, and of real from real clips; how much the
+    samples move, beside the held-out clips; and the samples that are shown."""
     rows = read_rows(out / "samples")
     valid = [row for row in rows if is_valid(row["lengths"], row["codes"], tokenizer.assignments, tokenizer)]
     sampled = [ClipTokens(torch.tensor(row["codes"]), torch.tensor(row["lengths"])) for row in valid]
@@ -129,6 +141,9 @@ def _score_generation(
         "clips": len(rows),
         "tokens_per_clip": sum(len(row["codes"]) for row in rows) / len(rows),
         "invalid_sequences": len(rows) - len(valid),
+        "length_patterns": count_length_patterns(valid),
+        "motion": compare_movement(frame_change, videos, held_out.video),
+        "moving_share": compare_movement(moving_share, videos, held_out.video),
         "frechet": {
             "detector": detector.name,
             "value": distance(videos),
@@ -141,6 +156,21 @@ def _score_generation(
         if sum(clip.class_name == row["class"] for clip in shown) < GENERATED_SHOWN_PER_CLASS:
             shown.append(GeneratedClip(video_to_frames(video), row["lengths"], row["class"]))
     return generation, shown
+
+
+def compare_movement(measure: Callable[[Tensor], Tensor], generated: Tensor, real: Tensor) -> Movement:
+    """Means over clips of a measure with a number for each: two sets of videos (n, C, F, H, W) in [-1, 1]. The ratio
+    is None where no real clip moves."""
+    of_generated, of_real = (measure(video).double().mean().item() for video in (generated, real))
+    return {"generated": of_generated, "real": of_real, "ratio": of_generated / of_real if of_real else None}
+
+
+def count_length_patterns(rows: Iterable[Mapping[str, Any]]) -> dict[str, int]:
+    """How many different assignments of lengths the clips of each class have; rows: as `read_rows` gives them."""
+    patterns: dict[str, set[tuple[int, ...]]] = {}
+    for row in rows:
+        patterns.setdefault(row["class"], set()).add(tuple(row["lengths"]))
+    return {name: len(found) for name, found in patterns.items()}
 
 
 def is_valid(lengths: list[int], codes: list[int], space: AssignmentSpace, tokenizer: VideoTokenizer) -> bool:
@@ -160,8 +190,10 @@ def _pairs(tokenizer: VideoTokenizer, router: Router, held_out: HeldOut, prefere
     pairs = []
     for i, original, reconstruction, lengths in zip(chosen, video, tokenizer.decode(tokens), tokens.lengths):
         psnr = psnr_of_mse((reconstruction - original).square().mean()).item()
+        motion = motion_explained(*moving_errors(reconstruction[None], original[None]))
+        frames, rebuilt = video_to_frames(original), video_to_frames(reconstruction)
         name = held_out.class_names[int(held_out.label[i])]
-        pairs.append(ClipPair(video_to_frames(original), video_to_frames(reconstruction), lengths.tolist(), name, psnr))
+        pairs.append(ClipPair(frames, rebuilt, lengths.tolist(), name, psnr, motion))
     return pairs
 
 

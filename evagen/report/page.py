@@ -34,6 +34,8 @@ class Quality(TypedDict):
     """In dB; higher is better."""
     perceptual: float
     """Perceptual distance; lower is better."""
+    motion: float | None
+    """Motion explained (`evagen.eval.motion`): 1 is perfect, 0 a still picture; None where nothing moves."""
 
 
 class AdaptiveQuality(Quality):
@@ -44,11 +46,13 @@ class AdaptiveQuality(Quality):
 
 
 class Reconstruction(TypedDict):
-    """`uniform` and `adaptive` are measured with the proxy tokenizer, `final` with the final one."""
+    """`uniform` and `adaptive` are measured with the proxy tokenizer, the others with the final one: `final` at the
+    lengths of `adaptive`, `final_longest` at the longest uniform ones."""
 
     uniform: Sequence[Quality]
     adaptive: AdaptiveQuality
     final: Quality
+    final_longest: Quality
 
 
 class Frechet(TypedDict):
@@ -60,12 +64,27 @@ class Frechet(TypedDict):
     untrained: float
 
 
+class Movement(TypedDict):
+    """How much generated clips move, and real ones; means over clips. `ratio`: the first over the second, None where
+    no real clip moves."""
+
+    generated: float
+    real: float
+    ratio: float | None
+
+
 class Generation(TypedDict):
     """What the generator wrote."""
 
     clips: int
     tokens_per_clip: float
     invalid_sequences: int
+    length_patterns: dict[str, int]
+    """How many different assignments of lengths the clips of each class have."""
+    motion: Movement
+    """Mean change from frame to frame, of values in [-1, 1]."""
+    moving_share: Movement
+    """Share of places that differ from the clip's still background, 0 to 1."""
     frechet: Frechet
 
 
@@ -84,13 +103,15 @@ class Summary(TypedDict):
 class ClipPair:
     """A held-out clip and its reconstruction, both uint8 `F H W 3`, with the lengths of its T blocks.
 
-    `psnr` is in dB. Raises ValueError for frames of another kind or of two different shapes."""
+    `psnr` is in dB; `motion` is the motion explained, None where nothing moves.
+    Raises ValueError for frames of another kind or of two different shapes."""
 
     original: np.ndarray
     reconstruction: np.ndarray
     lengths: Sequence[int]
     class_name: str
     psnr: float
+    motion: float | None
 
     def __post_init__(self) -> None:
         check_frames(self.original, "original")
@@ -118,7 +139,7 @@ class GeneratedClip:
 
 @dataclass
 class RealClip:
-    """A real clip, uint8 `F H W 3`, shown beside the generated clips of its class."""
+    """A real clip, uint8 `F H W 3`, shown under the generated clips of its class."""
 
     frames: np.ndarray
     class_name: str
@@ -135,6 +156,7 @@ class CurvePoint:
     tokens_per_clip: float
     psnr: float
     perceptual: float
+    motion: float | None
 
 
 @dataclass
@@ -191,6 +213,8 @@ def write_report(report: Report, path: Path) -> Path:
     environment.filters |= {
         "strip": sprite_strip,
         "count": findings.format_count,
+        "motion": findings.format_motion,
+        "percent": findings.format_percent,
         "duration": findings.format_duration,
         "memory": findings.format_memory,
     }
@@ -206,6 +230,7 @@ def write_report(report: Report, path: Path) -> Path:
         generated_by_class=_by_class(report.generated),
         real_by_class=_by_class(report.real),
         classes_by_cost=sorted(report.lengths_by_class.items(), key=lambda item: -sum(item[1])),
+        still_pairs=any(pair.motion is None for pair in report.pairs),
         timeline=_timeline(report.summary),
         **_figures(report),
     )
@@ -218,15 +243,18 @@ def _figures(report: Report) -> dict[str, object]:
     """The page's drawings as inline SVG, by the names the template gives them."""
     reconstruction = report.summary["reconstruction"]
     marked = [
-        *[figures.Mark(p.name, "router", p.tokens_per_clip, p.psnr, p.perceptual) for p in report.router],
+        *[figures.Mark(p.name, "router", p.tokens_per_clip, p.psnr, p.perceptual, p.motion) for p in report.router],
         figures.Mark("adaptive", "adaptive", *findings.cost_and_quality(reconstruction["adaptive"])),
         figures.Mark("final tokenizer", "final", *findings.cost_and_quality(reconstruction["final"])),
     ]
     uniform = [figures.Mark("", "uniform", *findings.cost_and_quality(q)) for q in reconstruction["uniform"]]
+    with_motion = [mark for mark in (*uniform, *marked) if mark.motion is not None]
     codebook_use = {c.stage: (c.steps, [100 * v for v in c.codebook_use]) for c in report.curves if len(c.codebook_use)}
     return {
         "psnr_figure": Markup(figures.quality_cost(uniform, marked, "psnr")),
         "perceptual_figure": Markup(figures.quality_cost(uniform, marked, "perceptual")),
+        "motion_figure": Markup(figures.quality_cost(uniform, marked, "motion")) if with_motion else None,
+        "some_without_motion": 0 < len(with_motion) < len(uniform) + len(marked),
         "loss_figures": [
             (
                 curve.stage,

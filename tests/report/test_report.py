@@ -11,8 +11,8 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 from PIL import Image
+from tiny_summary import SUMMARY, quality
 
-from evagen.report import findings
 from evagen.report.clips import sprite_strip
 from evagen.report.page import ClipPair, CurvePoint, GeneratedClip, LossCurve, RealClip, Report, write_report
 
@@ -62,40 +62,9 @@ def noise(seed: int, frames: int = 6, size: int = 16) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, 256, (frames, size, size, 3), dtype=np.uint8)
 
 
-def quality(tokens: float, psnr: float, perceptual: float) -> dict:
-    return {"tokens_per_clip": tokens, "psnr": psnr, "perceptual": perceptual}
-
-
-SUMMARY = {
-    "total_seconds": 714.2,
-    "peak_rss_mb": 3412.5,
-    "stages": {
-        "proxy tokenizer": {"seconds": 300.0},
-        "router": {"seconds": 100.0},
-        "generator": {"seconds": 200.0},
-    },
-    "reconstruction": {
-        "uniform": [quality(16, 19.31, 0.4312), quality(64, 22.87, 0.2894), quality(256, 24.83, 0.2207)],
-        "adaptive": quality(78.4, 23.41, 0.2641) | {"lengths_by_block": [32.125, 18.4]},
-        "final": quality(79.3, 23.97, 0.2502),
-    },
-    "generation": {
-        "clips": 64,
-        "tokens_per_clip": 80.2,
-        "invalid_sequences": 0,
-        "frechet": {
-            "detector": "efficientnet-lite0",
-            "value": 38.42,
-            "real_vs_real": 9.871,
-            "untrained": 141.3,
-        },
-    },
-}
-
-
 @pytest.fixture
 def report() -> Report:
-    pair = [ClipPair(noise(i), noise(i + 10), [64, 4 + i], f"game {i}", 24.5 + i) for i in range(3)]
+    pair = [ClipPair(noise(i), noise(i + 10), [64, 4 + i], f"game {i}", 24.5 + i, 0.25 * i) for i in range(3)]
     generated = [GeneratedClip(noise(20 + i), [8, 128 + i], f"game {i % 2}") for i in range(4)]
     return Report(
         title="A run",
@@ -104,7 +73,7 @@ def report() -> Report:
         generated=generated,
         real=[RealClip(noise(30), "game 0")],
         lengths_by_class={"cheap": [3.0, 5.0], "dear": [40.0, 30.5]},
-        router=[CurvePoint("w_q = 0.8", 41.0, 21.9, 0.322)],
+        router=[CurvePoint("w_q = 0.8", 41.0, 21.9, 0.322, 0.131)],
         curves=[
             LossCurve(
                 "proxy tokenizer",
@@ -144,7 +113,7 @@ def test_page_is_sound_and_accessible(report, tmp_path):
     assert len(identifiers) == len(set(identifiers))
     assert all(attrs.get("alt") for attrs in page.all("img"))
     assert all(attrs.get("scope") in ("row", "col") for attrs in page.all("th"))
-    assert len(page.all("caption")) == len(page.all("table")) == 2
+    assert len(page.all("caption")) == len(page.all("table")) == 3
     references = [attrs["href"] for attrs in page.all("use")]
     assert references
     assert {reference[1:] for reference in references} <= set(identifiers)
@@ -204,14 +173,91 @@ def test_tables_show_the_numbers_of_the_summary(report, tmp_path):
         ["trained generator", "38.42"],
         ["other real clips", "9.871"],
     ]
-    assert page.cells[5:] == [
-        ["uniform", "16", "19.31", "0.4312"],
-        ["uniform", "64", "22.87", "0.2894"],
-        ["uniform", "256", "24.83", "0.2207"],
-        ["adaptive (router)", "78.4", "23.41", "0.2641"],
-        ["router, w_q = 0.8", "41", "21.90", "0.3220"],
-        ["final tokenizer", "79.3", "23.97", "0.2502"],
+    assert page.cells[5:7] == [
+        ["change from frame to frame, values in [−1, 1]", "0.0123", "0.0246", "50\u202f%"],
+        ["share of places that move", "0.0118", "0.0472", "25\u202f%"],
     ]
+    assert page.cells[8:] == [
+        ["uniform", "16", "19.31", "0.4312", "−0.05"],
+        ["uniform", "64", "22.87", "0.2894", "0.21"],
+        ["uniform", "256", "24.83", "0.2207", "0.53"],
+        ["adaptive (router)", "78.4", "23.41", "0.2641", "0.39"],
+        ["router, w_q = 0.8", "41", "21.90", "0.3220", "0.13"],
+        ["final tokenizer", "79.3", "23.97", "0.2502", "0.34"],
+        ["final tokenizer, longest uniform", "256", "25.31", "0.2011", "0.60"],
+    ]
+
+
+def test_page_begins_with_clips_and_comes_to_numbers_later(report, tmp_path):
+    html, _ = read(report, tmp_path)
+    body = html[html.index("<body>") :]
+    clips = [found.start() for found in re.finditer('<img class="strip', body)]
+    assert max(clips) < body.index('<dl class="tiles">') < body.index("<svg") < body.index("<table>")
+    before = re.sub(r"<[^>]*>", "", body[: body.index('<div class="player">')])
+    assert report.title in before
+    assert not re.search(r"\d", before)
+
+
+def test_real_clips_are_shown_as_generated_ones_are(report, tmp_path):
+    html, _ = read(report, tmp_path)
+    (first, _) = re.findall(r'<article class="class">.*?</article>', html, flags=re.DOTALL)
+    rows = re.findall(
+        r'<p class="label">(.*?)</p>\s*<div class="row">(.*?)</div>\s*(?=<p|</article>)', first, re.DOTALL
+    )
+    assert [(label, row.count('class="window')) for label, row in rows] == [("generated", 2), ("real", 1)]
+    style = re.search(r"<style>.*</style>", html, re.DOTALL)[0]
+    assert re.findall(r"\.(?:class|row|real)[^{}]*\{[^}]*--size:\s*([^;]*);", style) == ["var(--size-generated)"]
+
+
+def test_nothing_lies_over_the_clips_of_a_small_screen(report, tmp_path):
+    html, _ = read(report, tmp_path)
+    style = re.search(r"<style>.*</style>", html, re.DOTALL)[0]
+    assert html.index('<div class="player">') < html.index('<article class="pair">')
+    on_large_screens = r"@media \(min-width: 721px\) and \(min-height: \d+px\) \{\s*(\.player \{[^}]*\})\s*\}"
+    (sticky,) = re.findall(on_large_screens, style)
+    assert "position: sticky" in sticky
+    everywhere = re.sub(on_large_screens, "", style)
+    assert not re.search(r"position:\s*(sticky|fixed)", everywhere)
+    assert re.findall(r"([^{}]*)\{[^}]*position:\s*absolute", everywhere) == ["\n.gantt .track i "]
+    assert not re.search(r"(?<![\w-])margin(-top)?:\s*-", everywhere)
+
+
+def test_every_clip_and_class_has_its_own_numbers(report, tmp_path):
+    report.pairs[2].motion = None
+    html, _ = read(report, tmp_path)
+    about = re.findall(r'<div class="about"><h3>(.*?)</h3><p>(.*?)</p></div>', html)
+    assert about == [
+        ("game 0", "68 tokens · 24.50 dB · motion 0.00"),
+        ("game 1", "69 tokens · 25.50 dB · motion 0.25"),
+        ("game 2", "70 tokens · 26.50 dB · motion –"),
+        ("game 0", "5 patterns of lengths"),
+        ("game 1", "1 pattern of lengths"),
+    ]
+    assert "A dash stands where nothing moves" in html
+
+
+def test_motion_has_a_figure_and_what_has_none_is_left_out_of_it(report, tmp_path):
+    def figure(html: str) -> str:
+        return re.search(r"<figure><figcaption>Motion explained.*?</figure>", html, re.DOTALL)[0]
+
+    def names(drawn: str) -> set[str]:
+        return set(re.findall(r"<text[^>]*>([^<]*[a-z][^<]*)</text>", drawn))
+
+    whole = figure(read(report, tmp_path)[0])
+    assert "1 is perfect, 0 is a still picture; higher is better" in whole
+    assert {"w_q = 0.8", "final tokenizer"} <= names(whole)
+    assert "left out" not in whole
+    report.router[0].motion = None
+    partly = figure(read(report, tmp_path)[0])
+    assert names(whole) - names(partly) == {"w_q = 0.8"}
+    assert "Points are left out" in partly
+    reconstruction = report.summary["reconstruction"]
+    for measured in (*reconstruction["uniform"], *(reconstruction[n] for n in ("adaptive", "final", "final_longest"))):
+        measured["motion"] = None
+    html, page = read(report, tmp_path)
+    assert "<svg" not in figure(html)
+    assert "Nothing moves" in figure(html)
+    assert all(row[-1] == "–" for row in page.cells[8:])
 
 
 def test_classes_are_sorted_by_cost_and_stages_follow_one_another(report, tmp_path):
@@ -238,12 +284,12 @@ def test_odd_names_stay_text(report, tmp_path):
 
 def test_smallest_report(report, tmp_path):
     tiny = noise(1, frames=1, size=2)
-    report.summary["reconstruction"]["uniform"] = [quality(16, 19.0, 0.4)]
+    report.summary["reconstruction"]["uniform"] = [quality(16, 19.0, 0.4, 0.1)]
     report.summary["reconstruction"]["adaptive"]["lengths_by_block"] = [16.0]
     report = Report(
         title="Small",
         summary=report.summary,
-        pairs=[ClipPair(tiny, tiny, [16], "one", float("inf"))],
+        pairs=[ClipPair(tiny, tiny, [16], "one", float("inf"), None)],
         generated=[GeneratedClip(tiny, [16], "one")],
         real=[],
         lengths_by_class={"one": [16.0]},
@@ -260,33 +306,11 @@ def test_missing_numbers_and_wrong_frames_are_refused(report, tmp_path):
     with pytest.raises(ValueError, match="uint8 of shape F H W 3, not float64"):
         RealClip(np.zeros((2, 4, 4, 3)), "x")
     with pytest.raises(ValueError, match="should have one shape"):
-        ClipPair(noise(0, frames=2), noise(0, frames=3), [1], "x", 1.0)
+        ClipPair(noise(0, frames=2), noise(0, frames=3), [1], "x", 1.0, 0.5)
     with pytest.raises(ValueError, match="positive token count"):
         GeneratedClip(noise(0), [], "x")
     with pytest.raises(ValueError, match="'L1' has 1 values for 2 steps"):
         LossCurve("router", [0, 1], {"L1": [1.0]})
-
-
-def test_equal_quality_is_read_off_the_drawn_line():
-    uniform = [quality(16, 20.0, 0.4), quality(64, 22.0, 0.3), quality(256, 23.0, 0.1)]
-    # Half way between two points on a logarithmic axis lies their geometric mean.
-    assert findings.uniform_tokens_for(uniform, "psnr", 21.0) == pytest.approx(32)
-    assert findings.uniform_tokens_for(uniform[::-1], "perceptual", 0.2) == pytest.approx(128)
-    assert findings.uniform_tokens_for(uniform, "psnr", 22.0) == pytest.approx(64)
-    assert findings.uniform_tokens_for(uniform, "psnr", 23.5) is None
-
-
-def test_headline_says_better_and_worse_alike():
-    summary = copy.deepcopy(SUMMARY)
-    summary["reconstruction"]["uniform"] = [quality(16, 20.0, 0.4), quality(64, 24.0, 0.2)]
-    summary["reconstruction"]["adaptive"] |= quality(24, 22.0, 0.3)
-    assert "25\u202f% fewer with adaptive lengths" in findings.describe(summary)["headline"]
-    summary["reconstruction"]["adaptive"]["tokens_per_clip"] = 40
-    assert "25\u202f% more with adaptive lengths" in findings.describe(summary)["headline"]
-    summary["generation"]["frechet"]["value"] = 150.0
-    assert "has not brought" in findings.describe(summary)["frechet"]
-    summary["generation"]["invalid_sequences"] = 2
-    assert "wrote 2 invalid token sequences" in findings.describe(summary)["headline"]
 
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
