@@ -255,7 +255,8 @@ def is_larp(config: dict[str, Any]) -> bool:
 def config_at(source: str | Path, only_cached: bool = False) -> dict[str, Any]:
     """The config.json of a folder or hub id; empty where none is within reach. only_cached: do not ask the hub."""
     try:
-        config = json.loads(Path(cached_file(str(source), "config.json", local_files_only=only_cached)).read_text())
+        path = cached_file(str(source), "config.json", local_files_only=only_cached)
+        config = json.loads(Path(path).read_text()) if path else {}  # None for a folder without one
     except (OSError, ValueError):
         return {}
     return config if isinstance(config, dict) else {}
@@ -264,14 +265,14 @@ def config_at(source: str | Path, only_cached: bool = False) -> dict[str, Any]:
 def load_larp(source: str | Path, device: torch.device | str = "cpu") -> LarpTokenizer:
     """A tokenizer for inference from a folder or hub id with config.json and model.safetensors: fp32, frozen, and as
     `load_model` packs it. Raises UserError where one is missing or not LARP's."""
+    where = f"{source}/config.json is not that of the LARP tokenizer known here"
     try:
-        name = f"{source}/config.json is not that of the LARP tokenizer known here"
-        config = check_config(LarpConfig, config_at(source), name)
         with torch.device("meta"):
-            model = LarpTokenizer(config)
+            model = LarpTokenizer(check_config(LarpConfig, config_at(source), where))
     except (UserError, ValueError) as error:
+        what = str(error) if isinstance(error, UserError) else f"{where}:\n  {error}"
         raise UserError(
-            f"{error}\nSizes may differ from those of LARP-L-long-tokenizer, nothing else may (docs/peers.md): give "
+            f"{what}\nSizes may differ from those of LARP-L-long-tokenizer, nothing else may (docs/peers.md): give "
             "such a model, a folder or hub id"
         ) from error
     try:
