@@ -29,7 +29,7 @@ from evagen.kernels.packed_linear import pack_linears
 from evagen.tokenizer import AssignmentSpace, TokenizedClips
 
 BLOCK_NORM = functools.partial(nn.LayerNorm, eps=1e-5)
-"""timm's default when LARP was trained (until 1.0.15 at least; in 1.0.19 it is 1e-6)."""
+"""timm's default when LARP was trained; newer versions have 1e-6 (docs/peers.md)."""
 FINAL_NORM = functools.partial(nn.LayerNorm, eps=1e-6)
 TRAINING_ONLY = "prior_model."
 
