@@ -4,11 +4,12 @@ from pathlib import Path
 
 from evagen.ar_model import VideoGenerator
 from evagen.errors import UserError
+from evagen.models.larp import LarpTokenizer
 from evagen.models.loading import fingerprint, load_model
 from evagen.tokenizer import Router, VideoTokenizer, check_router_fits
 
 
-def check_clips(tokenizer: VideoTokenizer, frames: int, size: int, whose: str, advice: str) -> None:
+def check_clips(tokenizer: VideoTokenizer | LarpTokenizer, frames: int, size: int, whose: str, advice: str) -> None:
     """Raises UserError unless clips have the frames and the height and width in pixels that the tokenizer was trained
     on. whose: names them."""
     trained = (tokenizer.config.num_frames, tokenizer.config.resolution)
@@ -19,7 +20,7 @@ def check_clips(tokenizer: VideoTokenizer, frames: int, size: int, whose: str, a
         )
 
 
-def check_router(tokenizer: VideoTokenizer, router: Router, source: str) -> None:
+def check_router(tokenizer: VideoTokenizer | LarpTokenizer, router: Router, source: str) -> None:
     """Raises UserError unless the router's assignments are the tokenizer's: levels, blocks, and frames of a clip."""
     try:
         check_router_fits(tokenizer, router)

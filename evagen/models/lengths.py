@@ -10,6 +10,7 @@ from torch import Tensor
 from evagen.config import Section
 from evagen.errors import UserError
 from evagen.models.fit import check_router
+from evagen.models.larp import LarpTokenizer
 from evagen.models.loading import fingerprint, load_model
 from evagen.tokenizer import Router, VideoTokenizer
 
@@ -70,7 +71,7 @@ class LengthChoice(Section):
     def is_made(self) -> bool:
         return self.router is not None or self.uniform_length is not None
 
-    def load(self, tokenizer: VideoTokenizer) -> RoutedLengths | UniformLengths:
+    def load(self, tokenizer: VideoTokenizer | LarpTokenizer) -> RoutedLengths | UniformLengths:
         """Raises UserError for both or neither, and where the lengths are not the tokenizer's."""
         if (self.router is None) == (self.uniform_length is None):
             raise UserError("give either router, or uniform_length, the tokens of every block")

@@ -9,6 +9,7 @@ from diffusers.models.modeling_utils import ModelMixin
 from evagen.errors import UserError
 from evagen.kernels.packed_linear import pack_linears
 from evagen.kernels.weights import weights_fingerprint
+from evagen.models.larp import config_at, is_larp
 
 Model = TypeVar("Model", bound=ModelMixin)
 
@@ -23,7 +24,9 @@ def load_model(kind: type[Model], source: str | Path, device: torch.device | str
             "the run that should have left it there has not finished"
         )
     if folder.is_dir():
-        found = kind.load_config(folder).get("_class_name")
+        config = kind.load_config(folder)
+        _refuse_larp(config, source, kind)
+        found = config.get("_class_name")
         if found != kind.__name__:
             raise UserError(f"{folder} holds a {found}, a {kind.__name__} is needed")
     try:
@@ -33,12 +36,21 @@ def load_model(kind: type[Model], source: str | Path, device: torch.device | str
     except OSError as error:
         if folder.is_dir():
             raise UserError(f"the weights in {folder} are missing or damaged: copy or train them again") from error
+        _refuse_larp(config_at(source, only_cached=True), source, kind)
         raise UserError(f"no {kind.__name__} at {source}: neither a local folder nor a hub id within reach") from error
     wrong = [f"{each} is missing" for each in keys["missing_keys"]]
     wrong += [f"{each} is of no use" for each in keys["unexpected_keys"]]
     if wrong:
         raise UserError(f"the weights at {source} are not those of its config.json: {', '.join(sorted(wrong)[:5])}")
     return pack_linears(model.to(device).eval().requires_grad_(False))
+
+
+def _refuse_larp(config: dict[str, Any], source: str | Path, kind: type[ModelMixin]) -> None:
+    if is_larp(config):
+        raise UserError(
+            f"{source} holds a LARP tokenizer, a {kind.__name__} is needed: LARP's is only scored by reconstruction, "
+            "with `evagen benchmark` (docs/evaluation.md); give a model that evagen trained"
+        )
 
 
 def new_model(kind: type[Model], **arguments: Any) -> Model:

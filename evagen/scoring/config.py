@@ -65,7 +65,7 @@ class Benchmark(LengthChoice):
     changes: Changes = Changes()
     data: ScoredData
     tokenizer: str | None = None
-    """The tokenizer to score, or the one whose tokens the generator writes; folder or hub id."""
+    """The tokenizer to score, ours or LARP's, or the one whose tokens the generator writes; folder or hub id."""
     generator: str | None = None
     """The generator to score, folder or hub id."""
     samples: Path | None = None

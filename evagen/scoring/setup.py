@@ -8,7 +8,8 @@ from evagen.ar_model import SamplingOptions, VideoGenerator
 from evagen.errors import UserError
 from evagen.eval import Precision, PreparedDetector, Protocol, SourceClip, get_protocol
 from evagen.models.fit import check_clips, check_generator
-from evagen.models.inference import load_for
+from evagen.models.inference import load_any_tokenizer, load_for
+from evagen.models.larp import LarpTokenizer
 from evagen.models.lengths import RoutedLengths, UniformLengths
 from evagen.models.loading import fingerprint
 from evagen.models.networks import choose_detector
@@ -25,14 +26,18 @@ from evagen.tokenizer import VideoTokenizer
 class Models:
     """What is scored, and what it needs."""
 
-    tokenizer: VideoTokenizer | None
+    tokenizer: VideoTokenizer | LarpTokenizer | None
     assign: RoutedLengths | UniformLengths | None
     generator: VideoGenerator | None
 
     @staticmethod
     def load(config: Benchmark, protocol: Protocol, device: torch.device) -> "Models":
         """Raises UserError for models that are not there, or do not fit each other or the protocol's clips."""
-        tokenizer = load_for(config.run, VideoTokenizer, config.tokenizer, device) if config.tokenizer else None
+        tokenizer: VideoTokenizer | LarpTokenizer | None = None
+        if config.tokenizer and config.generator:
+            tokenizer = load_for(config.run, VideoTokenizer, config.tokenizer, device)
+        elif config.tokenizer:
+            tokenizer = load_any_tokenizer(config.run, config.tokenizer, device)
         generator = load_for(config.run, VideoGenerator, config.generator, device) if config.generator else None
         if tokenizer:
             size = tokenizer.config.resolution

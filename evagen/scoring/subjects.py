@@ -24,6 +24,7 @@ from evagen.data.video_reader import VideoError
 from evagen.errors import UserError
 from evagen.eval import FrameDistance, PreparedDetector, Protocol, SourceClip, moving_errors, psnr, ssim
 from evagen.models.inference import HALF, autocast_to
+from evagen.models.larp import LarpTokenizer
 from evagen.models.lengths import Assign
 from evagen.models.loading import fingerprint
 from evagen.sampling.clips import clip_seed, decode_clips
@@ -54,7 +55,7 @@ class Reconstruction:
     """The real clips, encoded and decoded."""
 
     clips: FileClips
-    tokenizer: VideoTokenizer
+    tokenizer: VideoTokenizer | LarpTokenizer
     assign: Assign
     detector: PreparedDetector
     perceptual: FrameDistance
