@@ -194,16 +194,17 @@ def configs(
     name: Annotated[str | None, typer.Argument(help="Print this one: ucf101_k600/final")] = None,
     resolved: Annotated[bool, typer.Option(help="With NAME: its values laid over those of its base")] = False,
 ) -> None:
-    """List the shipped configs with what they should reach, or print one."""
+    """List the shipped configs, what they should reach and what their training takes, or print one."""
     from evagen.config import find_config, format_values, read_values
 
     if name:
         path = find_config(name)
         print(format_values(read_values(path)) if resolved else path.read_text(), end="")
         return
-    from evagen.commands.configs import format_table, list_configs
+    from evagen.commands.configs import FOOTNOTE, format_costs, format_table, list_configs
 
-    print(format_table(list_configs()))
+    listed = list_configs()
+    print(format_table(listed), format_costs(listed), FOOTNOTE, sep="\n\n\n")
 
 
 @app.command()

@@ -7,6 +7,7 @@ save_config(config, "runs/proxy")          # writes runs/proxy/config.yaml, comp
 import copy
 import difflib
 import inspect
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import resources
@@ -92,6 +93,12 @@ class Header:
     target: str = ""
     hardware: str = ""
     hours: str = ""
+
+    @property
+    def num_gpus(self) -> int | None:
+        """How many GPUs `hardware` begins with, one process on each; None where it begins with something else."""
+        found = re.match(r"(one|\d+) GPUs?\b", self.hardware)
+        return int(found[1].replace("one", "1")) if found else None
 
 
 def read_header(path: Path) -> Header:

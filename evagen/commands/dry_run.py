@@ -114,6 +114,8 @@ class _Inputs:
         if "loss" in fields:
             found += ["loss.alignment.teacher=untrained", "loss.adversarial.videomae=untrained"]
             found += ["loss.adversarial.start_step=0"]
+        if "max_segments" in fields and not torch.cuda.is_available():  # fewer blocks at once, in less memory
+            found.append(f"max_segments={len(self.shape['levels'])}")
         if "slots" in fields:
             found += ["clips_per_class=1"] + ([] if "given" in " ".join(found) else [f"classes=[{CLASSES[0]}]"])
         made = {"tokenizer": self._tokenizer, "router": self._router, "record": self._record, "corpus": self._corpus}

@@ -134,6 +134,7 @@ def main(config: QualityCost) -> Path:
     singles = {w_q: load_for(config.run, Router, folder, device) for w_q, folder in config.single_routers.items()}
     record = read_record(config.record)
     scale = RewardScale.of(record.perceptual, record.space, scale_of(config, router, singles))
+    check_candidates(config, record.space, router, singles)
     sets = [_load(name, folder, scale) for name, folder in config.held_out.items()]
     points, summary = [], {}
     for clips in sets:
@@ -228,6 +229,20 @@ def scale_of(config: QualityCost, router: Router, singles: dict[float, Router]) 
                 f"reward_scale={wanted}"
             )
     return wanted
+
+
+def check_candidates(config: QualityCost, space: AssignmentSpace, router: Router, singles: dict[float, Router]) -> None:
+    """Raises UserError unless all routers and all records are of the assignments of `config.record`, space."""
+    spaces = {f"the router at {config.router}": router.assignments}
+    spaces |= {f"the router at {config.single_routers[w_q]}": one.assignments for w_q, one in singles.items()}
+    spaces |= {f"the record in {folder}": read_record(folder).space for folder in config.held_out.values()}
+    for whose, other in spaces.items():
+        if (other.levels, other.num_blocks) != (space.levels, space.num_blocks):
+            raise UserError(
+                f"{whose} is of {other.num_blocks} blocks with levels {list(other.levels)}, the record in "
+                f"{config.record} of {space.num_blocks} blocks with levels {list(space.levels)}: a study compares one "
+                "set of assignments; give what was made with the tokenizer of that record"
+            )
 
 
 def _route(router: Router, clips: ClipSet, preference: float, batch_size: int) -> Tensor:

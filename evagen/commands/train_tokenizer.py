@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast, set_seed
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from evagen.config import section_of
 from evagen.data.clips import ClipDataset, report_skipped
@@ -52,6 +52,15 @@ class TokenizerTraining(LengthChoice):
     restart_codes_after: int = Field(100, ge=1)
     """Batches after which a code that was not chosen is dead: it restarts where one of the encoder's vectors is. For
     quantisers with a learnt codebook."""
+
+    @model_validator(mode="after")
+    def _a_prefix_is_of_chosen_lengths(self) -> "TokenizerTraining":
+        if self.prefix and not self.is_made:
+            raise ValueError(
+                f"prefix={list(self.prefix)} needs router or uniform_length beside it: without, all lengths are drawn "
+                "at random"
+            )
+        return self
 
 
 def main(config: TokenizerTraining) -> Path:

@@ -193,7 +193,7 @@ def _strides(files: Sequence[VideoFile], config: DataConfig) -> list[Stride | Vi
             strides.append(rate)
         elif asked > rate * _SAME_RATE:
             reason = f"too slow: {float(rate):.4g} frames a second, frames_per_second={config.frames_per_second:g} "
-            strides.append(VideoError(file.path, reason + "needs as many"))
+            strides.append(VideoError(file.path, f"{reason}needs as many; give {float(rate):.4g} or less to read it"))
         else:
             strides.append(max(rate / asked, Fraction(1)))
     return strides

@@ -41,7 +41,10 @@ def load_model(kind: type[Model], source: str | Path, device: torch.device | str
     wrong = [f"{each} is missing" for each in keys["missing_keys"]]
     wrong += [f"{each} is of no use" for each in keys["unexpected_keys"]]
     if wrong:
-        raise UserError(f"the weights at {source} are not those of its config.json: {', '.join(sorted(wrong)[:5])}")
+        raise UserError(
+            f"the weights at {source} are not those of its config.json: {', '.join(sorted(wrong)[:5])}; put back the "
+            "config.json that was saved with them"
+        )
     return pack_linears(model.to(device).eval().requires_grad_(False))
 
 

@@ -299,6 +299,8 @@ def test_rows_of_another_model_are_not_taken_for_this_ones(root, tmp_path):
         ({"detector_sha256": "0" * 64}, "was not loaded: its SHA-256 is"),
         ({"router": None}, "needs router=…, tokenizer=… or tokenizer=…, uniform_length=…; got tokenizer"),
         ({"router": None, "uniform_length": 3}, "uniform_length=3: the tokenizer's lengths are 2, 4, 8"),
+        ({"prefix": [3]}, r"prefix=\[3\]: no assignment begins with \[3\]: .* each one of \[2, 4, 8\]"),
+        ({"prefix": [2] * 5}, "no assignment begins with .* at most 4 lengths"),
         ({"options": {"top_k": 5}}, "options.top_k is given, but .* samples nothing"),
         ({"detector": "offline", "detector_weights": "x"}, "carries its own weights"),
         ({"data": {"root": "nowhere", "layout": "ucf101"}}, "no folder at nowhere"),

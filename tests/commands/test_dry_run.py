@@ -5,10 +5,11 @@ import sys
 
 import pytest
 
-from evagen.commands import COMMANDS
+from evagen.commands import COMMANDS, Command
 from evagen.commands.dry_run import main
 from evagen.config import read_header, shipped_configs
 from evagen.errors import UserError
+from evagen.training.shipped_models import tokenizer_of
 
 STAGES = sorted(name for name in shipped_configs() if name.startswith("quickstart/"))
 
@@ -24,6 +25,14 @@ def test_a_stage_in_little(name, tmp_path, monkeypatch):
     assert found.seconds > 0
     assert found.peak_gb > 0
     assert not list(tmp_path.iterdir())
+
+
+def test_a_search_on_a_cpu_takes_few_blocks_at_once(monkeypatch):
+    seen = []
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    monkeypatch.setattr(Command, "run", lambda self, config: seen.append(config.max_segments))
+    main(COMMANDS["curate"], "quickstart/curation")
+    assert seen == [len(tokenizer_of("quickstart/curation").config.levels)]
 
 
 def test_from_the_command_line(tmp_path):

@@ -148,6 +148,9 @@ def test_equal_videos_make_equal_files(models, tmp_path):
         ({"max_tokens": 3}, "max_tokens=3 cannot be met: a clip takes at least 4 tokens"),
         ({"mean_tokens": 1.0}, "mean_tokens=1.0 cannot be met"),
         ({"preference": 1.0, "mean_tokens": 9.0}, "exclude each other"),
+        ({"prefix": [3]}, r"no assignment begins with \[3\]: .* at most 2 lengths, each one of \[2, 4, 8\]"),
+        ({"prefix": [2, 2, 2]}, r"no assignment begins with \[2, 2, 2\]: .* at most 2 lengths"),
+        ({"prefix": [3], "mean_tokens": 9.0}, r"no assignment begins with \[3\]"),
         ({"preference": 7.0}, "between 0.8 .few tokens. and 1.6"),
     ],
 )

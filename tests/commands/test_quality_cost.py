@@ -4,8 +4,21 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tiny_models import LEVELS, tiny_router
 
-from evagen.commands.quality_cost import ClipSet, Point, _max_reward, _saved, _threshold
+from evagen.commands import quality_cost
+from evagen.commands.quality_cost import (
+    ClipSet,
+    Point,
+    QualityCost,
+    _max_reward,
+    _saved,
+    _threshold,
+    check_candidates,
+    scale_of,
+)
+from evagen.config import check_config
+from evagen.errors import UserError
 from evagen.tokenizer import AssignmentSpace, RewardScale
 
 
@@ -67,3 +80,54 @@ def test_savings_need_all_measures():
     assert _saved(uniform, [blurred, routed(80), routed(70), stiller], with_motion=False) == pytest.approx(0.4)
     assert _saved(uniform, [routed(150, psnr=31, perceptual=0.5)], with_motion=True) == pytest.approx(-0.5)
     assert _saved(uniform, [routed(90, motion=None)], with_motion=True) == pytest.approx(0.1)  # where nothing moves
+
+
+def study(**changes) -> QualityCost:
+    values = {
+        "run": {"out": "study"}, "record": "curation", "held_out": {"held out": "held"}, "proxy": "proxy",
+        "final": "final", "router": "routed", "single_routers": {1.2: "single"}, **changes,
+    }  # fmt: skip
+    return check_config(QualityCost, values, "test")
+
+
+@pytest.mark.parametrize(
+    ("asked", "main", "single", "blamed"),
+    [
+        (None, "z-score", "min-max", "single was trained on rewards of scale min-max, .* than those of z-score"),
+        (None, "min-max", "z-score", "single was trained on rewards of scale z-score, .* with reward_scale=min-max"),
+        ("z-score", "min-max", "z-score", "routed was trained on rewards of scale min-max, .* reward_scale=z-score"),
+    ],
+)
+def test_routers_of_another_scale_are_refused(asked, main, single, blamed):
+    """A record holds distances and serves either scale; it is routers, and what is asked for, that must agree."""
+    routers = [tiny_router(reward_scale=name) for name in (main, single)]
+    with pytest.raises(UserError, match=f"the router at {blamed}"):
+        scale_of(study(reward_scale=asked), routers[0], {1.2: routers[1]})
+    assert scale_of(study(reward_scale=single), routers[1], {1.2: routers[1]}) == single
+
+
+@pytest.mark.parametrize(
+    ("main", "single", "held_out", "blamed"),
+    [
+        (
+            [2, 4],
+            LEVELS,
+            LEVELS,
+            r"the router at routed is of 2 blocks with levels \[2, 4\], the record in curation of",
+        ),
+        (LEVELS, [1, 2, 4, 8], LEVELS, r"the router at single is of 2 blocks with levels \[1, 2, 4, 8\]"),
+        (LEVELS, LEVELS, [2, 8], r"the record in held is of 2 blocks with levels \[2, 8\], .* the tokenizer of that"),
+        (LEVELS, LEVELS, LEVELS, None),
+    ],
+)
+def test_candidates_of_another_tokenizer_are_refused(monkeypatch, main, single, held_out, blamed):
+    record = Record(0)
+    record.space = AssignmentSpace(held_out, 2)
+    monkeypatch.setattr(quality_cost, "read_record", lambda folder: record)
+    routers = [tiny_router(levels=levels) for levels in (main, single)]
+    arguments = study(), AssignmentSpace(LEVELS, 2), routers[0], {1.2: routers[1]}
+    if blamed is None:
+        check_candidates(*arguments)
+    else:
+        with pytest.raises(UserError, match=blamed):
+            check_candidates(*arguments)

@@ -1,14 +1,15 @@
 """Every shipped config is complete, fits the others of its folder, and has the size it claims."""
 
 import os
+import re
 import subprocess
 import sys
 
 import pytest
 import yaml
 
-from evagen.commands import COMMANDS
-from evagen.commands.configs import describe, format_table, list_configs
+from evagen.commands import COMMANDS, Command
+from evagen.commands.configs import cost_of, describe, format_costs, format_table, list_configs
 from evagen.config import Header, read_header, shipped_configs
 from evagen.training.shipped_models import build_model
 
@@ -51,6 +52,63 @@ def test_sizes_are_the_published_ones(folder):
     assert millions.get("generator", 633) == pytest.approx(633, rel=0.01)
 
 
+@pytest.mark.parametrize(
+    ("name", "millions", "giga_tokens", "published_gpu_hours"),
+    [
+        ("ucf101_k600/proxy", 51.2, None, 116 * 64),
+        ("webvid/proxy", 51.2, None, 116 * 64),
+        ("ucf101_k600/router", 6.4, None, 5 * 32),
+        ("webvid/router", 6.4, None, 5 * 32),
+        ("ucf101_k600/final", 128.0, None, 347 * 64),
+        ("webvid/final", 128.0, None, 347 * 64),
+        ("ucf101_k600/generator", 28.6, 28.608 * (774 + 6) / 1000, 88 * 64),
+        ("ucf101_k600/prediction_generator", 28.8, 28.8 * (862 + 6 + 512 + 128 + 3) / 1000, 140 * 64),
+    ],
+)
+def test_what_the_papers_trainings_see(name, millions, giga_tokens, published_gpu_hours):
+    """arXiv 2603.12267, section H and table 7: batch 128 everywhere, and steps or epochs. On H100s they take less than
+    the paper's V100s, whose peak is an eighth."""
+    cost, header = cost_of(name), describe(name).header
+    assert cost.clips_per_step == 128
+    assert cost.clips / 1e6 == pytest.approx(millions, abs=0.05)
+    assert (cost.tokens and cost.tokens / 1e9) == (giga_tokens and pytest.approx(giga_tokens))
+    hours, gpus = re.fullmatch(r"([\d.]+) on (\d+) V100", header.hours).groups()
+    assert float(hours) * int(gpus) == published_gpu_hours
+    assert 0 < cost.hours * header.num_gpus < published_gpu_hours / 8
+
+
+def test_the_estimate_worked_out_by_hand():
+    """The generator: 6 operations a weight and token; attention's two products of 1280 numbers a pair of tokens, each
+    token with those up to itself, in 30 layers, forward and twice backward. On 8 GPUs at 40% of 989 TFLOP/s."""
+    cost, width, tokens = cost_of("ucf101_k600/generator"), 1280, 780
+    weights = 30 * (4 * width**2 + 3 * width * 3584) + width * (8192 + 5 + 3)
+    by_hand = 6 * weights * tokens + 3 * 30 * 2 * 2 * width * tokens * (tokens + 1) / 2
+    assert cost.operations == pytest.approx(by_hand, rel=1e-12)
+    assert cost.hours == pytest.approx(223_500 * 128 * by_hand / (8 * 0.4 * 989e12) / 3600)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_only_what_trains_costs_and_only_gpus_are_estimated(name):
+    described = describe(name)
+    cost = described.cost
+    assert (cost is None) == (described.parameters is None)
+    if cost is not None:
+        optimizer = load(name).optimizer
+        assert cost.clips == cost.clips_per_step * optimizer.steps
+        assert (cost.hours is None) == (not described.header.hardware.startswith(("one GPU", "8 GPUs")))
+        assert (cost.tokens is not None) == ("generator" in name)
+
+
+def test_a_budget_of_tokens_says_how_many_clips(monkeypatch):
+    name = "quickstart/generator"
+    one, load_config = cost_of(name), COMMANDS["train-generator"].load
+    budget = load_config(name, ["optimizer.batch_size=null", "optimizer.tokens_per_batch=1140"])
+    monkeypatch.setattr(Command, "load", lambda self, name: budget)
+    found = cost_of.__wrapped__(name)
+    assert found.tokens == pytest.approx(150 * 1140)
+    assert one.tokens / one.clips == pytest.approx(found.tokens / found.clips)
+
+
 @pytest.mark.parametrize("folder", PAPER)
 def test_the_papers_tokenizers(folder):
     """arXiv 2603.12267, section H and table 7."""
@@ -58,7 +116,6 @@ def test_the_papers_tokenizers(folder):
     assert (proxy.optimizer.steps, final.optimizer.steps) == (400_000, 1_000_000)
     for config in (proxy, final):
         optimizer = config.optimizer
-        assert 8 * optimizer.batch_size * optimizer.accumulation == 128
         assert (optimizer.schedule, optimizer.learning_rate, optimizer.final_learning_rate) == ("cosine", 1e-4, 1e-6)
         assert config.model.levels == [32, 64, 128, 256, 512]
         assert config.model.codebook_size == {"ucf101_k600": 8192, "webvid": 16384}[folder]
@@ -83,7 +140,6 @@ def test_the_papers_router(folder):
 def test_the_papers_generators():
     for name in ("generator", "prediction_generator"):
         optimizer = load(f"ucf101_k600/{name}").optimizer
-        assert 8 * optimizer.batch_size * optimizer.accumulation == 128
         assert (optimizer.schedule, optimizer.decay_share, optimizer.final_learning_rate) == ("wsd", 0.2, 0)
     assert load("ucf101_k600/sample").options.guidance == 1.75
     assert load("ucf101_k600/prediction_sample").options.guidance == 1
@@ -114,12 +170,32 @@ def test_header(tmp_path):
     assert read_header(path) == Header()
 
 
+@pytest.mark.parametrize(
+    ("hardware", "number"),
+    [
+        ("8 GPUs; one GPU with …", 8),
+        ("one GPU, or several", 1),
+        ("16 GPUs", 16),
+        ("two CPU cores, one GPU", None),
+        ("", None),
+    ],
+)
+def test_the_gpus_of_a_header(hardware, number):
+    assert Header(hardware=hardware).num_gpus == number
+
+
 def test_the_table_has_a_line_for_each():
     lines = [line for line in format_table(list_configs()).splitlines() if line]
     assert sorted(line.split()[0] for line in lines[1:]) == NAMES
     assert next(line for line in lines if line.startswith("ucf101_k600/final")).split()[1:4] == [
         "train-tokenizer", "143.5M", "16×128×128",
     ]  # fmt: skip
+    costs = [line for line in format_costs(list_configs()).splitlines() if line]
+    trains_or_took = [name for name in NAMES if describe(name).parameters or describe(name).header.hours]
+    assert sorted(line.split()[0] for line in costs[1:]) == trains_or_took
+    final = next(line for line in costs if line.startswith("ucf101_k600/final"))
+    assert re.fullmatch(r"\S+ +1,000,000 +128 +128.0M +[\d.]+ +\d+ on 8 H100 +347 on 64 V100", final)
+    assert next(line for line in costs if line.startswith("webvid/curation")).split()[1:4] == ["12.5", "on", "4"]
     stages = [line.split()[0].partition("/")[2] for line in lines if line.startswith("quickstart")]
     assert stages == ["proxy", "curation", "router", "final", "tokens", "generator", "sample"]
 

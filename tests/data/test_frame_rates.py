@@ -110,7 +110,9 @@ def test_a_file_of_a_lower_rate_is_left_out_and_one_that_is_nearly_as_fast_gives
     assert [os.path.basename(path) for path in dataset.paths] == ["29.97.mp4", "30.mp4"]
     (skipped,) = dataset.skipped
     assert skipped.path.endswith("24.mp4")
-    assert skipped.reason == "too slow: 24 frames a second, frames_per_second=30 needs as many"
+    assert skipped.reason == (
+        "too slow: 24 frames a second, frames_per_second=30 needs as many; give 24 or less to read it"
+    )
     every_frame = ClipDataset(config(tmp_path, frames=100, clip="first"))
     assert torch.equal(dataset[0].video, every_frame[1].video)
     with pytest.raises(UserError, match=r"(?s)no usable video in .*3 of 3 files skipped.*too slow: 24 frames"):

@@ -1,0 +1,25 @@
+"""Who says the lengths: a prefix that no assignment has, or that nobody continues, is explained."""
+
+import pytest
+from tiny_models import tiny_router, tiny_tokenizer
+
+from evagen.commands import COMMANDS
+from evagen.config import check_config
+from evagen.errors import UserError
+from evagen.models.lengths import LengthChoice
+
+
+@pytest.mark.parametrize("others", ["router", "uniform_length"])
+@pytest.mark.parametrize("prefix", [[3], [2, 2, 2], [0]])
+def test_a_prefix_that_no_assignment_has(tmp_path, others, prefix):
+    tiny_router().save_pretrained(tmp_path)
+    values = {"router": str(tmp_path)} if others == "router" else {"uniform_length": 4}
+    choice = check_config(LengthChoice, {**values, "prefix": prefix}, "test")
+    with pytest.raises(UserError, match=r"prefix=\[.*\]: no assignment begins with .* each one of \[2, 4, 8\]"):
+        choice.load(tiny_tokenizer())
+
+
+def test_a_prefix_beside_random_lengths():
+    with pytest.raises(UserError, match=r"prefix=\[4\] needs router or uniform_length beside it"):
+        COMMANDS["train-tokenizer"].load("quickstart/proxy", ["prefix=[4]"])
+    COMMANDS["train-tokenizer"].load("quickstart/proxy", ["prefix=[4]", "uniform_length=16"])
