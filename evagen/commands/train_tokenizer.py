@@ -12,13 +12,12 @@ from pydantic import Field, model_validator
 
 from evagen.config import section_of
 from evagen.data.clips import ClipDataset, report_skipped
-from evagen.data.loader import collate_clips, train_loader
+from evagen.data.loader import train_loader
 from evagen.data.sources import DataConfig
 from evagen.models.lengths import LengthChoice
 from evagen.models.loading import new_model, start_from
 from evagen.run import ReadsClips
 from evagen.tokenizer import CodebookUsage, DeadCodeRestart, VideoTokenizer
-from evagen.tokenizer.data_start import begin_from_clips
 from evagen.training.held_out import HeldOutClips, HeldOutConfig
 from evagen.training.objective import Objective, ObjectiveConfig
 from evagen.training.run import TrainingRun, batch_generator, is_finished
@@ -38,14 +37,14 @@ class TokenizerRun(LayerSettings, ReadsClips, TrainingSettings):
 class TokenizerTraining(LengthChoice):
     """Lengths: a router's (stage 4), uniform ones, or else drawn at random from all assignments (stage 1)."""
 
+    random_share: float = Field(0.0, ge=0, le=1)
+    """Share of the clips that are given random lengths all the same, so that the tokenizer knows lengths too that the
+    router seldom chooses. The paper's final tokenizers see the router's alone."""
     run: TokenizerRun
     data: DataConfig
     model: ModelConfig  # type: ignore[valid-type]
     start_from: str | None = None
     """A trained tokenizer, folder or hub id, to train further (fine-tuning). Its model settings are needed."""
-    begin_from_clips: int = Field(0, ge=0)
-    """Make the first weights from so many clips (`tokenizer.data_start`) instead of random numbers alone. Not in the
-    paper; for short trainings."""
     loss: ObjectiveConfig = ObjectiveConfig()
     held_out: HeldOutConfig = HeldOutConfig()
     optimizer: OptimizerConfig
@@ -54,12 +53,12 @@ class TokenizerTraining(LengthChoice):
     quantisers with a learnt codebook."""
 
     @model_validator(mode="after")
-    def _a_prefix_is_of_chosen_lengths(self) -> "TokenizerTraining":
-        if self.prefix and not self.is_made:
-            raise ValueError(
-                f"prefix={list(self.prefix)} needs router or uniform_length beside it: without, all lengths are drawn "
-                "at random"
-            )
+    def _random_lengths_have_no_settings(self) -> "TokenizerTraining":
+        for name, value in (("prefix", self.prefix and list(self.prefix)), ("random_share", self.random_share)):
+            if value and not self.is_made:
+                raise ValueError(
+                    f"{name}={value} needs router or uniform_length beside it: without, all lengths are drawn at random"
+                )
         return self
 
 
@@ -73,8 +72,6 @@ def main(config: TokenizerTraining) -> Path:
     model = new_model(VideoTokenizer, **config.model.model_dump(), **shape)
     if config.start_from:
         start_from(model, config.start_from)
-    elif config.begin_from_clips:
-        _begin_from_clips(model, dataset, config)
     learnt = model.quantizer.codebook is not None  # fsq and bsq have codes that cannot die
     dead_codes = DeadCodeRestart(model.quantizer, config.restart_codes_after) if learnt else None
     run = TrainingRun(config, config.run, config.optimizer, model)
@@ -96,9 +93,12 @@ def main(config: TokenizerTraining) -> Path:
             continue
         random = batch_generator(config.run.seed, number, accelerator.process_index)
         video = batch.video.to(run.device, non_blocking=True)  # B C F H W
-        lengths = assign(video) if assign else model.assignments.random(len(video), random)  # B T
+        lengths = model.assignments.random(len(video), random)  # B T
         frames = torch.randperm(len(video) * config.data.frames, generator=random)
         frames = frames[: len(video) * config.loss.compare.frames].to(run.device)
+        if assign:
+            is_random = torch.rand(len(video), 1, generator=random) < config.random_share  # B 1
+            lengths = torch.where(is_random, lengths, assign(video))  # B T
         output = run.model(video, lengths)
         loss, terms = objective.for_tokenizer(output, video, frames, run.step, model.to_pixels.weight)
         terms |= discriminator_terms  # the last there were, which are logged with this batch
@@ -119,14 +119,6 @@ def main(config: TokenizerTraining) -> Path:
     run.finish(model)
     report_skipped(skipped, dataset.num_files, accelerator.print)
     return config.run.out
-
-
-def _begin_from_clips(model: VideoTokenizer, dataset: ClipDataset, config: TokenizerTraining) -> None:
-    """The first clips of the first batches, the same in all processes."""
-    random = torch.Generator().manual_seed(config.run.seed)
-    keys = torch.randperm(len(dataset), generator=random)[: config.begin_from_clips]
-    batch = collate_clips([dataset[int(key)] for key in keys])
-    begin_from_clips(model, batch.video, config.loss.moving_pixels, random)
 
 
 def restart_dead_codes(

@@ -141,6 +141,18 @@ def test_resumed_training_equals_uninterrupted_bit_for_bit(road, tmp_path, monke
     assert timeless[0] == timeless[1]
 
 
+def test_random_lengths_for_all_clips_make_the_proxy_again_and_for_some_a_mixture(road, tmp_path):
+    def trained(share: float) -> Path:
+        config = tokenizer_config(road, tmp_path / f"{share}", uniform_length=4, random_share=share)
+        return train_tokenizer.main(config)
+
+    again, proxy = (VideoTokenizer.from_pretrained(at).state_dict() for at in (trained(1.0), road / "proxy"))
+    assert all(torch.equal(again[name], proxy[name]) for name in proxy)
+    tokens = {share: [line["tokens_per_clip"] for line in read_metrics(trained(share))] for share in (0.0, 0.5)}
+    assert set(tokens[0.0]) == {16.0}
+    assert sum(tokens[0.5]) < sum(tokens[0.0])
+
+
 @pytest.mark.parametrize("lengths", ["longest", "the router's"])
 def test_training_looks_at_held_out_clips_and_is_not_disturbed_by_it(road, tmp_path, lengths):
     stage, choice = ("proxy", {}) if lengths == "longest" else ("final", {"router": str(road / "router")})
