@@ -31,7 +31,7 @@ from evagen.scoring.reconstruction import ReconstructionScores, frechet_between,
 from evagen.tokenizer import AssignmentSpace, Router, VideoTokenizer
 from evagen.training.metrics import read_metrics
 
-FURTHER_PREFERENCES = (1.2, 1.6)
+FURTHER_PREFERENCES = (0.8, 1.6)
 """w_q that the report shows beside the run's own."""
 PAIRS_SHOWN_PER_CLASS, GENERATED_SHOWN_PER_CLASS, REAL_SHOWN_PER_CLASS = 3, 4, 4
 SCORING_BATCH = 16

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from datasets import Dataset
 from tiny_curation import (
     curation,
     inputs,
@@ -311,3 +312,11 @@ def test_what_does_not_fit_is_refused(root, tmp_path, stage, changes, message):
     router = {"router": str(tmp_path / "other")} if changes.get("router") else {}
     with pytest.raises(UserError, match=message):
         stage.main(make(root, tmp_path / "out", **{**changes, "data": data, **router}))
+
+
+def test_a_record_of_an_earlier_version_is_explained(record, tmp_path):
+    """Before still backgrounds were measured, there was no such column."""
+    Dataset.load_from_disk(record / "record").remove_columns(["still_mse"]).save_to_disk(tmp_path / "record")
+    shutil.copy(record / "record" / "about.json", tmp_path / "record")
+    with pytest.raises(UserError, match=r"earlier version: it has no column still_mse. Run `evagen curate` again"):
+        read_record(tmp_path)
