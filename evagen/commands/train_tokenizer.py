@@ -18,7 +18,7 @@ from evagen.models.lengths import LengthChoice
 from evagen.models.loading import new_model, start_from
 from evagen.run import ReadsClips
 from evagen.tokenizer import CodebookUsage, DeadCodeRestart, VideoTokenizer
-from evagen.training.held_out import HeldOutClips, HeldOutConfig
+from evagen.training.held_out import HeldOutConfig, open_held_out
 from evagen.training.objective import Objective, ObjectiveConfig
 from evagen.training.run import TrainingRun, batch_generator, is_finished
 from evagen.training.settings import LayerSettings, OptimizerConfig, TrainingSettings
@@ -78,7 +78,7 @@ def main(config: TokenizerTraining) -> Path:
     objective = Objective(config.loss, model, config.optimizer, run.accelerator)
     run.resume(keep=[*([dead_codes] if dead_codes else []), objective.lecam, *objective.schedulers])
     assign = config.load(model) if config.is_made else None
-    held_out = HeldOutClips(config.held_out, config.data) if config.held_out.clips else None
+    held_out = open_held_out(config.held_out, config.data, run.accelerator.print)
     skipped = list(dataset.skipped)
     usage = CodebookUsage(config.model.codebook_size)
     accelerator = run.accelerator

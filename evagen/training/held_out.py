@@ -2,11 +2,12 @@
 above all whether it draws what moves, which a falling loss does not tell."""
 
 import math
+from collections.abc import Callable
 from typing import Annotated
 
 import torch
 from pydantic import Field
-from torch import nn
+from torch import Tensor, nn
 from torchmetrics import MetricCollection
 
 from evagen.config import ONLY_HOW, Section
@@ -26,23 +27,37 @@ class HeldOutConfig(Section):
 
     clips: int = Field(0, ge=0)
     """How many, taken in turn from every class; 0 leaves it out."""
-    split: Split = "test"
-    """Where in the data set they are."""
+    split: Split | None = None
+    """Where in the data set they are. If None: `test`, and where the data set has no such split there is no look, which
+    is said."""
     every: Annotated[int, ONLY_HOW] = Field(100, ge=1)
     """Steps between looks; a look is logged with the next line of the log."""
 
 
-class HeldOutClips:
-    """The clips in memory. Raises UserError where the split has none."""
-
-    def __init__(self, config: HeldOutConfig, data: DataConfig):
-        changes = {"split": config.split, "clip": "first", "crop": "centre", "flip": False, "limit": config.clips}
+def open_held_out(config: HeldOutConfig, data: DataConfig, say: Callable[[str], object]) -> "HeldOutClips | None":
+    """The clips; None where none are asked for, or, which `say` is told, the data set keeps none. Raises UserError for
+    a split that is named and not there, and for clips of which none can be decoded."""
+    if not config.clips:
+        return None
+    changes = {"split": config.split or "test", "clip": "first", "crop": "centre", "flip": False, "limit": config.clips}
+    try:
         dataset = ClipDataset(DataConfig.model_validate(data.model_dump() | changes))
-        batch = collate_clips(list(dataset))
-        if not batch:
-            raise UserError(f"held_out: none of the {len(dataset)} clips in {data.root} can be decoded")
-        self.video = batch.video  # n C F H W
-        self._every = config.every
+    except UserError as error:
+        if config.split:
+            raise
+        say(f"the log goes without held-out clips: {error}")
+        return None
+    batch = collate_clips(list(dataset))
+    if not batch:
+        raise UserError(f"held_out: none of the {len(dataset)} clips in {data.root} can be decoded")
+    return HeldOutClips(batch.video, config.every)
+
+
+class HeldOutClips:
+    """The clips in memory: video (n, C, F, H, W) in [-1, 1]."""
+
+    def __init__(self, video: Tensor, every: int):
+        self.video, self._every = video, every
 
     def is_due(self, done: int, log_every: int, steps: int) -> bool:
         """Whether the line of the log after `done` of all `steps` brings a look: the first after each multiple of

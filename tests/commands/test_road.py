@@ -12,17 +12,17 @@ import pytest
 import torch
 import yaml
 from accelerate.state import AcceleratorState
+from tiny_road import tokenizer_config
 from transformers import VJEPA2Config, VJEPA2Model
 
-from evagen.commands import curate, quality_cost, sample, tokenize, train_generator, train_router, train_tokenizer
+from evagen.commands import curate, quality_cost, tokenize, train_tokenizer
 from evagen.config import check_config
-from evagen.data.arcade import build_arcade
 from evagen.data.clips import ClipDataset
 from evagen.data.corpus import read_corpus
 from evagen.data.curation_record import read_record
 from evagen.data.loader import collate_clips
 from evagen.errors import UserError
-from evagen.eval import motion_explained, moving_errors, psnr
+from evagen.eval import motion_explained, moving_errors
 from evagen.models.loading import load_model
 from evagen.run import claim_folder
 from evagen.tokenizer import Router, TokenizedClips, VideoTokenizer
@@ -30,62 +30,6 @@ from evagen.training.metrics import read_metrics
 from evagen.training.run import TrainingRun
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
-
-
-def tokenizer_config(root: Path, out: Path, **changes) -> train_tokenizer.TokenizerTraining:
-    """Six steps teach nothing about lengths; after those of seed 4 more tokens happen to be better, which curation
-    needs."""
-    values = {
-        "run": {"out": str(out), "seed": 4, "log_every": 2, "save_every": 2, "tracker": "none"},
-        "data": {"root": str(root / "arcade"), "layout": "ucf101", "size": 32, "flip": True, "crop": "random"},
-        "model": {
-            "levels": [1, 4], "encoder_width": 32, "encoder_depth": 1, "encoder_heads": 2, "decoder_width": 32,
-            "decoder_depth": 1, "decoder_heads": 2, "codebook_size": 32, "code_width": 4,
-        },
-        "optimizer": {"steps": 6, "batch_size": 4, "matrices": "muon", "learning_rate": 0.01, "warmup_steps": 2},
-        "restart_codes_after": 2,
-        **changes,
-    }  # fmt: skip
-    return check_config(train_tokenizer.TokenizerTraining, values, "test")
-
-
-@pytest.fixture(scope="module")
-def road(tmp_path_factory) -> Path:
-    """A run folder in which every stage has been run."""
-    root = tmp_path_factory.mktemp("road")
-    build_arcade(root / "arcade", games=["boxing", "skiing"], clips_per_game=8, size=32, workers=1)
-    train_tokenizer.main(tokenizer_config(root, root / "proxy"))
-    data = {"root": str(root / "arcade"), "layout": "ucf101", "size": 32, "clip": "first"}
-
-    def run(module, schema, out: str, **values):
-        run = {"out": str(root / out)} | ({"tracker": "none", "log_every": 1} if "optimizer" in values else {})
-        values = {"run": run, **values}
-        return module.main(check_config(schema, values, out))
-
-    optimizer = {"steps": 3, "batch_size": 4, "learning_rate": 0.001}
-    run(curate, curate.Curation, "curation", data=data, tokenizer=str(root / "proxy"), max_segments=5)
-    small = {"patch": 8, "width": 32, "depth": 1, "num_heads": 2}
-    run(train_router, train_router.RouterTraining, "router", record=str(root / "curation"), model=small,
-        optimizer=optimizer, held_out=0.25)  # fmt: skip
-    train_tokenizer.main(tokenizer_config(root, root / "final", router=str(root / "router")))
-    models = {"tokenizer": str(root / "final"), "router": str(root / "router")}
-    run(tokenize, tokenize.Tokenization, "tokens", data=data, **models)
-    run(train_generator, train_generator.GeneratorTraining, "generator", corpus=str(root / "tokens"),
-        model={"width": 32, "depth": 1, "num_heads": 2}, optimizer=optimizer)  # fmt: skip
-    sample.main(sampling_config(root, root / "samples"))
-    return root
-
-
-def sampling_config(root: Path, out: Path, **changes) -> sample.Sampling:
-    values = {
-        "run": {"out": str(out)},
-        "generator": str(root / "generator"),
-        "tokenizer": str(root / "final"),
-        "clips_per_class": 3,
-        "slots": 2,
-        **changes,
-    }
-    return check_config(sample.Sampling, values, "test")
 
 
 def test_curation_stores_what_reconstructing_by_hand_gives(road):
@@ -139,38 +83,6 @@ def test_resumed_training_equals_uninterrupted_bit_for_bit(road, tmp_path, monke
         for folder in (tmp_path / "resumed", road / "proxy")
     ]
     assert timeless[0] == timeless[1]
-
-
-def test_random_lengths_for_all_clips_make_the_proxy_again_and_for_some_a_mixture(road, tmp_path):
-    def trained(share: float) -> Path:
-        config = tokenizer_config(road, tmp_path / f"{share}", uniform_length=4, random_share=share)
-        return train_tokenizer.main(config)
-
-    again, proxy = (VideoTokenizer.from_pretrained(at).state_dict() for at in (trained(1.0), road / "proxy"))
-    assert all(torch.equal(again[name], proxy[name]) for name in proxy)
-    tokens = {share: [line["tokens_per_clip"] for line in read_metrics(trained(share))] for share in (0.0, 0.5)}
-    assert set(tokens[0.0]) == {16.0}
-    assert sum(tokens[0.5]) < sum(tokens[0.0])
-
-
-@pytest.mark.parametrize("lengths", ["longest", "the router's"])
-def test_training_looks_at_held_out_clips_and_is_not_disturbed_by_it(road, tmp_path, lengths):
-    stage, choice = ("proxy", {}) if lengths == "longest" else ("final", {"router": str(road / "router")})
-    config = tokenizer_config(road, tmp_path / "watched", held_out={"clips": 3, "every": 3}, **choice)
-    train_tokenizer.main(config)
-    trained, straight = (VideoTokenizer.from_pretrained(at) for at in (tmp_path / "watched", road / stage))
-    assert all(torch.equal(a, b) for a, b in zip(trained.state_dict().values(), straight.state_dict().values()))
-    log = read_metrics(tmp_path / "watched")
-    assert [line["step"] for line in log if "held_out_motion" in line] == [4, 6]  # of lines at 2, 4, 6
-    data = config.data.model_copy(
-        update={"split": "test", "clip": "first", "crop": "centre", "flip": False, "limit": 3}
-    )
-    video = collate_clips(list(ClipDataset(data))).video
-    router = load_model(Router, road / "router")
-    assigned = trained.assignments.uniform(4, 3) if lengths == "longest" else router.assign(video, config.preference)
-    again = trained.eval()(video, assigned).reconstruction
-    assert log[-1]["held_out_motion"] == pytest.approx(motion_explained(*moving_errors(again, video)), abs=1e-4)
-    assert log[-1]["held_out_psnr"] == pytest.approx(psnr(again, video).mean().item(), abs=1e-4)
 
 
 def test_a_finished_stage_is_not_run_again(road):

@@ -1,0 +1,62 @@
+"""Training a tokenizer: which lengths its clips get, and the held-out clips that it looks at."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from tiny_road import tokenizer_config
+from video_fixtures import write_class_folders
+
+from evagen.commands import train_tokenizer
+from evagen.data.clips import ClipDataset
+from evagen.data.loader import collate_clips
+from evagen.errors import UserError
+from evagen.eval import motion_explained, moving_errors, psnr
+from evagen.models.loading import load_model
+from evagen.tokenizer import Router, VideoTokenizer
+from evagen.training.metrics import read_metrics
+
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
+
+
+def test_random_lengths_for_all_clips_make_the_proxy_again_and_for_some_a_mixture(road, tmp_path):
+    def trained(share: float | None) -> Path:
+        choice = {} if share is None else {"uniform_length": 4, "random_share": share}
+        config = tokenizer_config(road, tmp_path / f"{share}", restart_codes_after=100, **choice)
+        return train_tokenizer.main(config)
+
+    again, proxy = (VideoTokenizer.from_pretrained(trained(share)).state_dict() for share in (1.0, None))
+    assert all(torch.equal(again[name], proxy[name]) for name in proxy)
+    tokens = {share: [line["tokens_per_clip"] for line in read_metrics(trained(share))] for share in (0.0, 0.5)}
+    assert set(tokens[0.0]) == {16.0}
+    assert sum(tokens[0.5]) < sum(tokens[0.0])
+
+
+@pytest.mark.parametrize("lengths", ["longest", "the router's"])
+def test_training_looks_at_held_out_clips_and_is_not_disturbed_by_it(road, tmp_path, lengths):
+    stage, choice = ("proxy", {}) if lengths == "longest" else ("final", {"router": str(road / "router")})
+    config = tokenizer_config(road, tmp_path / "watched", held_out={"clips": 3, "every": 3}, **choice)
+    train_tokenizer.main(config)
+    trained, straight = (VideoTokenizer.from_pretrained(at) for at in (tmp_path / "watched", road / stage))
+    assert all(torch.equal(a, b) for a, b in zip(trained.state_dict().values(), straight.state_dict().values()))
+    log = read_metrics(tmp_path / "watched")
+    assert [line["step"] for line in log if "held_out_motion" in line] == [4, 6]  # of lines at 2, 4, 6
+    data = config.data.model_copy(
+        update={"split": "test", "clip": "first", "crop": "centre", "flip": False, "limit": 3}
+    )
+    video = collate_clips(list(ClipDataset(data))).video
+    router = load_model(Router, road / "router")
+    assigned = trained.assignments.uniform(4, 3) if lengths == "longest" else router.assign(video, config.preference)
+    again = trained.eval()(video, assigned).reconstruction
+    assert log[-1]["held_out_motion"] == pytest.approx(motion_explained(*moving_errors(again, video)), abs=1e-4)
+    assert log[-1]["held_out_psnr"] == pytest.approx(psnr(again, video).mean().item(), abs=1e-4)
+
+
+def test_without_held_out_clips_training_goes_on_and_says_so_unless_they_were_named(tmp_path, capfd):
+    write_class_folders(tmp_path / "videos", {"ants": 3}, num_frames=16)
+    data = {"root": str(tmp_path / "videos"), "layout": "folder", "size": 32}
+    train_tokenizer.main(tokenizer_config(tmp_path, tmp_path / "out", data=data, held_out={"clips": 2}))
+    assert "the log goes without held-out clips" in capfd.readouterr().out
+    named = tokenizer_config(tmp_path, tmp_path / "named", data=data, held_out={"clips": 2, "split": "test"})
+    with pytest.raises(UserError, match="has no test split"):
+        train_tokenizer.main(named)
