@@ -47,6 +47,10 @@ class Curation(Section):
     """The network whose distance is the reward's quality."""
     distance_frames: int = Field(4, ge=1)
     """Frames of each block, evenly spread, that the perceptual distance looks at."""
+    motion_weight: float = Field(0.0, ge=0)
+    """Of the squared error where something moves (`moving_mse`), added to the perceptual distance in the reward's
+    distance. Not in the paper. A perceptual network passes over small things; 100 makes up for it on Arcade with the
+    offline one (docs/log.md)."""
     save_seconds: Annotated[float, ONLY_HOW] = Field(60, ge=0)
     """Seconds between saves, which is what a killed process loses at most."""
 
@@ -69,6 +73,7 @@ def main(config: Curation) -> Path:
         "levels": list(tokenizer.assignments.levels),
         "num_blocks": tokenizer.assignments.num_blocks,
         "clips": config.data.model_dump(mode="json"),
+        "motion_weight": config.motion_weight,
     }
     with autocast(config.run, accelerator.device):
         fill_table(

@@ -121,7 +121,7 @@ class ClipSet:
         point = Point(self.name, way, dial, tokens, psnr, distances[rows, chosen].mean().item(), motion)
         if preference is None:
             return point
-        reward = proxy_reward(distances, preference, self.space, self.scale)  # (n, A)
+        reward = proxy_reward(self.record.distance, preference, self.space, self.scale)  # (n, A)
         reached = reward[rows, chosen].mean().item()
         return replace(point, reward=reached, percentile=reward_percentile(reward, chosen))
 
@@ -133,9 +133,9 @@ def main(config: QualityCost) -> Path:
     router = load_for(config.run, Router, config.router, device)
     singles = {w_q: load_for(config.run, Router, folder, device) for w_q, folder in config.single_routers.items()}
     record = read_record(config.record)
-    scale = RewardScale.of(record.perceptual, record.space, scale_of(config, router, singles))
+    scale = RewardScale.of(record.distance, record.space, scale_of(config, router, singles))
     check_candidates(config, record.space, router, singles)
-    sets = [_load(name, folder, scale) for name, folder in config.held_out.items()]
+    sets = [_load(name, folder, scale, record.motion_weight) for name, folder in config.held_out.items()]
     points, summary = [], {}
     for clips in sets:
         with autocast(config.run, device):
@@ -178,8 +178,13 @@ def _measure(
     }
 
 
-def _load(name: str, folder: str, scale: RewardScale) -> ClipSet:
+def _load(name: str, folder: str, scale: RewardScale, motion_weight: float) -> ClipSet:
     record = read_record(folder)
+    if record.motion_weight != motion_weight:
+        raise UserError(
+            f"the record in {folder} was curated with motion_weight={record.motion_weight:g}, the one that sets the "
+            f"scale with {motion_weight:g}: their rewards do not compare; curate both with one"
+        )
     batches = clip_loader(record.open_clips(), [[int(key)] for key in record.keys])
     video = [floats_to_levels(batch.video) for batch in batches]
     if len(video) != len(record.keys):
@@ -207,14 +212,14 @@ def _threshold(clips: ClipSet, count: int) -> Iterator[Point]:
 
 
 def _max_reward(clips: ClipSet, preference: float) -> Point:
-    chosen = best_assignment(clips.record.perceptual, preference, clips.space, clips.scale)
+    chosen = best_assignment(clips.record.distance, preference, clips.space, clips.scale)
     return clips.point("max reward", preference, chosen, preference)
 
 
 def _best_uniform(clips: ClipSet, preference: float) -> Point:
     """For each clip the uniform assignment of highest reward (EVATok supplement L)."""
     numbers = torch.cat([clips.space.index_of(clips.space.uniform(level, 1)) for level in clips.space.levels])
-    reward = proxy_reward(clips.record.perceptual, preference, clips.space, clips.scale)[:, numbers]  # (n, levels)
+    reward = proxy_reward(clips.record.distance, preference, clips.space, clips.scale)[:, numbers]  # (n, levels)
     return clips.point("best uniform", preference, numbers[reward.argmax(1)], preference)
 
 

@@ -72,7 +72,7 @@ def main(config: RouterTraining) -> Path:
     record = read_record(config.record)
     dataset = record.open_clips()
     try:
-        scale = RewardScale.of(record.perceptual, record.space, config.reward_scale)
+        scale = RewardScale.of(record.distance, record.space, config.reward_scale)
     except ValueError as error:
         raise UserError(f"the record in {config.record} cannot be trained on: {error}") from error
     set_seed(config.run.seed)
@@ -95,7 +95,7 @@ def main(config: RouterTraining) -> Path:
     for _, (rows, preference, is_mirrored), features in zip(run.batches(), to_train, loader):
         features = _readable(features).to(run.device)  # B c h T·w
         features = mirrored(features, record.space.num_blocks) if is_mirrored else features
-        reward = proxy_reward(record.perceptual[rows], preference, record.space, scale)  # B A
+        reward = proxy_reward(record.distance[rows], preference, record.space, scale)  # B A
         target = _target(reward, config.target_temperature).to(run.device)
         logits = run.model(features, preference.to(run.device))  # B A
         loss = F.cross_entropy(logits, target)
@@ -181,7 +181,7 @@ def _reached(
     device = next(model.parameters()).device
     low, high = config.preference_range
     for preference in sorted({low, (low + high) / 2, high}):
-        reward = proxy_reward(record.perceptual[rows], preference, record.space, scale)  # n A
+        reward = proxy_reward(record.distance[rows], preference, record.space, scale)  # n A
         chosen = []
         for seen in torch.cat(features).split(config.optimizer.batch_size):
             logits = model(seen.to(device), torch.full((len(seen),), preference, device=device))  # B A

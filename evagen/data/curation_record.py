@@ -28,17 +28,23 @@ COLUMNS = {"key", "label", "perceptual", "mse", "moving_mse", "still_mse"}
 @dataclass(frozen=True)
 class CurationRecord:
     """What stage 2 found. clips: the data set it went over, videos: its fingerprint; space: the candidates; table: a
-    row for each of the n clips that could be read, memory-mapped."""
+    row for each of the n clips that could be read, memory-mapped; motion_weight: of `moving_mse` in the distance."""
 
     clips: DataConfig
     videos: str
     space: AssignmentSpace
     table: Dataset
+    motion_weight: float = 0.0
 
     @cached_property
     def keys(self) -> Tensor:
         """int64 (n,), the clips' keys in the data set."""
         return torch.from_numpy(self.table["key"][:])
+
+    @cached_property
+    def distance(self) -> Tensor:
+        """What rewards are made of: float64 (n, A)."""
+        return self.perceptual + self.motion_weight * self.moving_mse
 
     @cached_property
     def perceptual(self) -> Tensor:
@@ -85,4 +91,5 @@ def read_record(folder: str | Path) -> CurationRecord:
     check_not_replaced(contents["tokenizer_source"], made_from["tokenizer"], whose, "curate")
     space = AssignmentSpace(contents["levels"], contents["num_blocks"])
     clips = DataConfig.model_validate(contents["clips"])
-    return CurationRecord(clips, made_from["videos"], space, table.with_format("numpy"))
+    rows, weight = table.with_format("numpy"), contents.get("motion_weight", 0.0)
+    return CurationRecord(clips, made_from["videos"], space, rows, weight)

@@ -21,7 +21,7 @@ from tiny_curation import (
 from tiny_models import tiny_router, tiny_tokenizer
 from torchmetrics.functional.image.lpips import _LPIPS
 
-from evagen.commands import curate, tokenize
+from evagen.commands import curate, quality_cost, tokenize
 from evagen.config import save_config
 from evagen.data import clip_table
 from evagen.data import clips as clips_module
@@ -320,3 +320,19 @@ def test_a_record_of_an_earlier_version_is_explained(record, tmp_path):
     shutil.copy(record / "record" / "about.json", tmp_path / "record")
     with pytest.raises(UserError, match=r"earlier version: it has no column still_mse. Run `evagen curate` again"):
         read_record(tmp_path)
+
+
+def test_the_weight_of_motion_makes_the_distance_and_nothing_else(root, tmp_path):
+    plain = read_record(root / "curated")
+    curate.main(curation(root, tmp_path / "weighted", motion_weight=3.0))
+    weighted = read_record(tmp_path / "weighted")
+    assert torch.equal(plain.distance, plain.perceptual)
+    assert torch.equal(weighted.perceptual, plain.perceptual)
+    torch.testing.assert_close(weighted.distance, plain.perceptual + 3 * plain.moving_mse)
+    assert weighted.moving_mse.max() > 0
+
+
+def test_a_study_compares_one_distance_only(root, tmp_path):
+    curate.main(curation(root, tmp_path / "weighted", motion_weight=3.0))
+    with pytest.raises(UserError, match=r"motion_weight=3, the one that sets the scale with 0: .* curate both"):
+        quality_cost._load("held out", str(tmp_path / "weighted"), None, 0.0)

@@ -31,6 +31,7 @@ class Record:
         tokens = self.space.table().sum(-1).double()
         self.perceptual = 2 / tokens + torch.rand(5, 9, generator=random, dtype=torch.float64) / 5
         self.mse = torch.rand(5, 9, generator=random, dtype=torch.float64) + 0.1
+        self.distance = self.perceptual
         self.moving_mse = torch.rand(5, 9, generator=random, dtype=torch.float64)
         self.still_mse = torch.rand(5, generator=random, dtype=torch.float64)
 
