@@ -14,7 +14,14 @@ from evagen.eval.frechet import (
 from evagen.eval.i3d import I3D_FILE, I3DDetector
 from evagen.eval.kernel import KernelVideoDistance, kernel_distance
 from evagen.eval.lpips import LPIPSDistance
-from evagen.eval.motion import MOVES, MotionExplained, frame_change, motion_explained, moving_errors, moving_share
+from evagen.eval.motion import (
+    MotionExplained,
+    frame_change,
+    motion_explained,
+    moving_errors,
+    moving_places,
+    moving_share,
+)
 from evagen.eval.network_input import NetworkInput, PreparedDetector
 from evagen.eval.perceptual import PerceptualDistance
 from evagen.eval.protocol import Precision, Protocol
@@ -25,7 +32,6 @@ from evagen.eval.videomae import VideoMAEDetector
 
 __all__ = [
     "I3D_FILE",
-    "MOVES",
     "PROTOCOLS",
     "ClipChoice",
     "Extrapolation",
@@ -60,6 +66,7 @@ __all__ = [
     "load_detector",
     "motion_explained",
     "moving_errors",
+    "moving_places",
     "moving_share",
     "psnr",
     "psnr_of_mse",

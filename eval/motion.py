@@ -28,13 +28,18 @@ MOVES = 0.2
 """Distance from the background, of values in [-1, 1], above which a place counts as moving."""
 
 
+def moving_places(video: Tensor, background: Tensor) -> Tensor:
+    """M, the places that move: bool `B 1 F H W` from videos `B 3 F H W` and their backgrounds `B 3 1 H W` in [-1, 1]."""
+    return departure(video, background) > MOVES
+
+
 def moving_errors(reconstruction: Tensor, original: Tensor) -> tuple[Tensor, Tensor]:
     """Sums of squared errors over the places that move in each video, of the reconstruction and of the still
     background: videos `B 3 F H W` in [-1, 1] → twice float64 `(B,)`. Both are 0 where nothing moves. Raises
     ValueError for bad shapes."""
     reconstruction, original = checked_pair(reconstruction, original)
     background = still_background(original)  # B 3 1 H W
-    moves = departure(original, background) > MOVES  # B 1 F H W
+    moves = moving_places(original, background)  # B 1 F H W
     errors = (((video - original).square() * moves).flatten(1) for video in (reconstruction, background))
     of_reconstruction, of_background = (error.double().sum(1) for error in errors)
     return of_reconstruction, of_background
@@ -48,7 +53,7 @@ def motion_explained(of_reconstruction: Tensor, of_background: Tensor) -> float 
 
 def moving_share(video: Tensor) -> Tensor:
     """Share of places that move, 0 to 1: videos `B 3 F H W` in [-1, 1] → `(B,)`."""
-    return (departure(video, still_background(video)) > MOVES).flatten(1).float().mean(1)
+    return moving_places(video, still_background(video)).flatten(1).float().mean(1)
 
 
 def frame_change(video: Tensor) -> Tensor:

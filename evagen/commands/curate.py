@@ -20,8 +20,8 @@ from evagen.data.clip_table import fill_table
 from evagen.data.clips import ClipDataset
 from evagen.data.loader import ClipBatch
 from evagen.data.sources import DataConfig
-from evagen.eval import MOVES, LPIPSDistance, PerceptualDistance
-from evagen.kernels.motion import departure, still_background
+from evagen.eval import LPIPSDistance, PerceptualDistance, moving_places
+from evagen.kernels.motion import still_background
 from evagen.models.fit import check_clips
 from evagen.models.inference import autocast, load_for
 from evagen.models.loading import fingerprint
@@ -91,7 +91,7 @@ def _measure(
     chosen = torch.linspace(0, step - 1, min(config.distance_frames, step)).round().long().unique()
     blocks = video.split(step, dim=2)  # T times B C f H W
     background = still_background(video)  # B C 1 H W
-    moves = (departure(video, background) > MOVES).split(step, dim=2)  # T times B 1 f H W
+    moves = moving_places(video, background).split(step, dim=2)  # T times B 1 f H W
     still = torch.stack([_masked_mse(background, block, where) for block, where in zip(blocks, moves)]).mean(0)  # B
     references = [_frame_features(perceptual, block, chosen) for block in blocks]
 

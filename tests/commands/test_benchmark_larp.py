@@ -21,7 +21,7 @@ from evagen.models.loading import fingerprint
 from evagen.scoring.record import read_record
 
 pytestmark = [
-    pytest.mark.filterwarnings("ignore::eval.frechet.FewSamplesWarning"),
+    pytest.mark.filterwarnings("ignore::evagen.eval.frechet.FewSamplesWarning"),
     pytest.mark.filterwarnings("ignore::UserWarning"),
 ]
 

@@ -22,7 +22,7 @@ from evagen.scoring.videos import list_videos
 from evagen.tokenizer import VideoTokenizer
 
 pytestmark = [
-    pytest.mark.filterwarnings("ignore::eval.frechet.FewSamplesWarning"),
+    pytest.mark.filterwarnings("ignore::evagen.eval.frechet.FewSamplesWarning"),
     pytest.mark.filterwarnings("ignore::UserWarning"),
 ]
 

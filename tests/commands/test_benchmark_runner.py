@@ -46,7 +46,7 @@ from evagen.scoring.videos import ScoredData, list_videos
 from evagen.tokenizer import Router, VideoTokenizer
 
 pytestmark = [
-    pytest.mark.filterwarnings("ignore::eval.frechet.FewSamplesWarning"),
+    pytest.mark.filterwarnings("ignore::evagen.eval.frechet.FewSamplesWarning"),
     pytest.mark.filterwarnings("ignore::UserWarning"),
 ]
 

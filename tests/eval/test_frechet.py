@@ -24,7 +24,7 @@ from evagen.eval.frechet import (
     frechet_distance_between,
 )
 
-pytestmark = pytest.mark.filterwarnings("ignore::eval.frechet.FewSamplesWarning")
+pytestmark = pytest.mark.filterwarnings("ignore::evagen.eval.frechet.FewSamplesWarning")
 
 
 def moments(features: Tensor) -> tuple[Tensor, Tensor]:
