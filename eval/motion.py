@@ -29,7 +29,7 @@ MOVES = 0.2
 
 
 def moving_places(video: Tensor, background: Tensor) -> Tensor:
-    """M, the places that move: bool `B 1 F H W` from videos `B 3 F H W` and their backgrounds `B 3 1 H W` in [-1, 1]."""
+    """M, the places that move: videos `B 3 F H W` and their backgrounds `B 3 1 H W` in [-1, 1] → bool `B 1 F H W`."""
     return departure(video, background) > MOVES
 
 
