@@ -218,7 +218,10 @@ def test_a_scan_that_is_stopped_goes_on_where_it_was(tree, capsys):
     os.mkfifo(tree / "ants" / "pipe.avi")
     command = [sys.executable, "-c", "from evagen.cli import main; main()", "data", "scan", str(tree), "--workers", "2"]
     show_all = {**os.environ, "TQDM_MININTERVAL": "0"}
-    running = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=show_all)
+    running = subprocess.Popen(
+        command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=show_all,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # tests in the background ignore it
+    )  # fmt: skip
     seen = b""
     while b" 6/7 " not in seen:  # all but the one that hangs
         seen += os.read(running.stderr.fileno(), 4096) or pytest.fail(seen.decode())
