@@ -121,6 +121,19 @@ def data_scan(
     print(written)
 
 
+@study_app.command()
+def lengths(
+    samples: Annotated[Path, typer.Argument(help="The run folder of `evagen sample`")],
+    corpus: Annotated[Path, typer.Argument(help="The run folder of `evagen tokenize` that its generator learnt from")],
+    json_output: Annotated[bool, typer.Option("--json", help="JSON on standard output")] = False,
+) -> None:
+    """Whether a generator has learnt how many tokens each class deserves: its lengths against its corpus', by class."""
+    from evagen.commands.lengths_by_class import as_json, describe, main
+
+    found = main(samples, corpus)
+    print(as_json(found) if json_output else describe(found))
+
+
 @app.command()
 def encode(
     video: Annotated[Path, typer.Argument(help="A video file of any length and size")],

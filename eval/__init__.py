@@ -27,12 +27,20 @@ from evagen.eval.perceptual import PerceptualDistance
 from evagen.eval.protocol import Precision, Protocol
 from evagen.eval.protocols import PROTOCOLS, get_protocol
 from evagen.eval.reconstruction import psnr, psnr_of_mse, reconstruction_metrics, ssim
-from evagen.eval.uncertainty import Extrapolation, Interval, bootstrap_interval, extrapolated_distance
+from evagen.eval.uncertainty import (
+    Between,
+    Extrapolation,
+    Interval,
+    bootstrap_interval,
+    extrapolated_distance,
+    paired_bootstrap,
+)
 from evagen.eval.videomae import VideoMAEDetector
 
 __all__ = [
     "I3D_FILE",
     "PROTOCOLS",
+    "Between",
     "ClipChoice",
     "Extrapolation",
     "FewSamplesWarning",
@@ -68,6 +76,7 @@ __all__ = [
     "moving_errors",
     "moving_places",
     "moving_share",
+    "paired_bootstrap",
     "psnr",
     "psnr_of_mse",
     "reconstruction_metrics",

@@ -1,13 +1,13 @@
-"""How sure a Fréchet distance is: its interval over other draws of videos, and its value without the error that
-finite sets bring.
+"""How sure a score is: a Fréchet distance's interval over other draws of videos, and its value without the error that
+finite sets bring; and the interval of a mean over clips, or of the difference of two.
 
-Both need the features themselves, not their statistics: 10,000 videos of 400 features are 16 MB of float32. A real
-set of which only statistics were kept counts as given, without error of its own.
+What is said of Fréchet distances needs the features themselves, not their statistics: 10,000 videos of 400 features are
+16 MB of float32. A real set of which only statistics were kept counts as given, without error of its own.
 
 Letters: N samples, D features.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from statistics import NormalDist
 
@@ -64,6 +64,51 @@ def bootstrap_interval(
     error = distances.std().item()
     reach = NormalDist().inv_cdf((1 + level) / 2) * error
     return Interval(value, max(0.0, value - reach), value + reach, error, level, resamples)
+
+
+@dataclass(frozen=True)
+class Between:
+    """`low` and `high` enclose `value` in a share `level` of the bootstrap's draws."""
+
+    value: float
+    low: float
+    high: float
+    level: float
+
+
+def paired_bootstrap(
+    measure: Callable[[Mapping[str, Tensor]], Tensor],
+    scored: Mapping[str, Tensor],
+    against: Mapping[str, Tensor] | None = None,
+    level: float = 0.95,
+    resamples: int = 1000,
+    seed: int = 0,
+) -> Between:
+    """A measure of scored clips, or how much larger it is than of the same clips scored in another way, and where it
+    would lie had other clips been scored: quantiles over clips drawn again with replacement, the same ones on both
+    sides, so that what is hard about a clip does not count as difference.
+
+    Args:
+        measure: columns of clips → `()`, a mean or a ratio of sums, say.
+        scored, against: columns by name, `(…, N)` each; clip i is the same one in both.
+
+    Raises ValueError for sides of unequal size, for `level` outside (0, 1) and with fewer than 2 resamples."""
+    sides = [scored] if against is None else [scored, against]
+    counts = {column.shape[-1] for side in sides for column in side.values()}
+    if len(counts) != 1:
+        raise ValueError(f"both sides are the same clips, in columns of one length; got lengths {sorted(counts)}")
+    if not 0 < level < 1 or resamples < 2:
+        raise ValueError(f"level={level}, resamples={resamples}: need 0 < level < 1 and at least 2 resamples")
+    count, generator = counts.pop(), torch.Generator().manual_seed(seed)
+
+    def of(clips: Tensor) -> float:
+        measured = [measure({name: column[..., clips] for name, column in side.items()}) for side in sides]
+        return (measured[0] if against is None else measured[0] - measured[1]).item()
+
+    drawn = torch.tensor([of(torch.randint(count, (count,), generator=generator)) for _ in range(resamples)])
+    outside = (1 - level) / 2
+    low, high = drawn.double().nanquantile(torch.tensor([outside, 1 - outside], dtype=torch.float64)).tolist()
+    return Between(of(torch.arange(count)), low, high, level)
 
 
 @dataclass(frozen=True)

@@ -50,5 +50,9 @@ COMMANDS = {
             "study quality-cost", "quality_cost", "QualityCost",
             "What quality costs in tokens: uniform, threshold, max reward and router; proxy against final tokenizer.",
         ),
+        Command(
+            "study fixed-against-adaptive", "fixed_against_adaptive", "FixedAgainstAdaptive",
+            "Tokenizers and generators of one length against adaptive ones, over training times and seeds.",
+        ),
     )
 }  # fmt: skip

@@ -18,6 +18,7 @@ from torch import Tensor
 from evagen.config import ONLY_HOW, Section
 from evagen.data.clip_table import fill_table
 from evagen.data.clips import ClipDataset
+from evagen.data.curation_record import WEIGHTED
 from evagen.data.loader import ClipBatch
 from evagen.data.sources import DataConfig
 from evagen.eval import LPIPSDistance, PerceptualDistance, moving_places
@@ -51,6 +52,9 @@ class Curation(Section):
     """Of the squared error where something moves (`moving_mse`), added to the perceptual distance in the reward's
     distance. Not in the paper. A perceptual network passes over small things; 100 makes up for it on Arcade with the
     offline one (docs/log.md)."""
+    mse_weight: float = Field(0.0, ge=0)
+    """Of the mean squared error, likewise. Where PSNR counts as much as the perceptual distance: their ratio in the
+    uniform assignments' range, about 100 on Arcade."""
     save_seconds: Annotated[float, ONLY_HOW] = Field(60, ge=0)
     """Seconds between saves, which is what a killed process loses at most."""
 
@@ -73,7 +77,7 @@ def main(config: Curation) -> Path:
         "levels": list(tokenizer.assignments.levels),
         "num_blocks": tokenizer.assignments.num_blocks,
         "clips": config.data.model_dump(mode="json"),
-        "motion_weight": config.motion_weight,
+        **{name: getattr(config, name) for name in WEIGHTED},
     }
     with autocast(config.run, accelerator.device):
         fill_table(

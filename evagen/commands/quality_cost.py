@@ -135,7 +135,7 @@ def main(config: QualityCost) -> Path:
     record = read_record(config.record)
     scale = RewardScale.of(record.distance, record.space, scale_of(config, router, singles))
     check_candidates(config, record.space, router, singles)
-    sets = [_load(name, folder, scale, record.motion_weight) for name, folder in config.held_out.items()]
+    sets = [_load(name, folder, scale, record.weights) for name, folder in config.held_out.items()]
     points, summary = [], {}
     for clips in sets:
         with autocast(config.run, device):
@@ -178,12 +178,15 @@ def _measure(
     }
 
 
-def _load(name: str, folder: str, scale: RewardScale, motion_weight: float) -> ClipSet:
+def _load(name: str, folder: str, scale: RewardScale, weights: dict[str, float]) -> ClipSet:
     record = read_record(folder)
-    if record.motion_weight != motion_weight:
+    if record.weights != weights:
+        here, there = (
+            ", ".join(f"{name}={value:g}" for name, value in each.items()) for each in (record.weights, weights)
+        )
         raise UserError(
-            f"the record in {folder} was curated with motion_weight={record.motion_weight:g}, the one that sets the "
-            f"scale with {motion_weight:g}: their rewards do not compare; curate both with one"
+            f"the record in {folder} was curated with {here}, the one that sets the scale with {there}: their rewards "
+            "do not compare; curate both with the same"
         )
     batches = clip_loader(record.open_clips(), [[int(key)] for key in record.keys])
     video = [floats_to_levels(batch.video) for batch in batches]

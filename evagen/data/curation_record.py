@@ -6,7 +6,7 @@ last of these for the clip's still background (still_mse). From sums of both fol
 (`eval.motion_explained`).
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
@@ -24,17 +24,21 @@ from evagen.tokenizer import AssignmentSpace
 COLUMNS = {"key", "label", "perceptual", "mse", "moving_mse", "still_mse"}
 """Those that every record has."""
 
+WEIGHTED = {"motion_weight": "moving_mse", "mse_weight": "mse"}
+"""Settings of `evagen curate`, and the columns that they weigh."""
+
 
 @dataclass(frozen=True)
 class CurationRecord:
     """What stage 2 found. clips: the data set it went over, videos: its fingerprint; space: the candidates; table: a
-    row for each of the n clips that could be read, memory-mapped; motion_weight: of `moving_mse` in the distance."""
+    row for each of the n clips that could be read, memory-mapped; weights: of columns in the distance, by the names in
+    `WEIGHTED`."""
 
     clips: DataConfig
     videos: str
     space: AssignmentSpace
     table: Dataset
-    motion_weight: float = 0.0
+    weights: dict[str, float] = field(default_factory=lambda: dict.fromkeys(WEIGHTED, 0.0))
 
     @cached_property
     def keys(self) -> Tensor:
@@ -44,7 +48,7 @@ class CurationRecord:
     @cached_property
     def distance(self) -> Tensor:
         """What rewards are made of: float64 (n, A)."""
-        return self.perceptual + self.motion_weight * self.moving_mse
+        return self.perceptual + sum(self.weights[name] * getattr(self, WEIGHTED[name]) for name in self.weights)
 
     @cached_property
     def perceptual(self) -> Tensor:
@@ -91,5 +95,5 @@ def read_record(folder: str | Path) -> CurationRecord:
     check_not_replaced(contents["tokenizer_source"], made_from["tokenizer"], whose, "curate")
     space = AssignmentSpace(contents["levels"], contents["num_blocks"])
     clips = DataConfig.model_validate(contents["clips"])
-    rows, weight = table.with_format("numpy"), contents.get("motion_weight", 0.0)
-    return CurationRecord(clips, made_from["videos"], space, rows, weight)
+    weights = {name: contents.get(name, 0.0) for name in WEIGHTED}  # earlier records lack some
+    return CurationRecord(clips, made_from["videos"], space, table.with_format("numpy"), weights)

@@ -160,7 +160,7 @@ def real_clips(protocol: Protocol, videos: RealVideos) -> list[SourceClip]:
     try:
         return protocol.real_clips(videos.videos)
     except ValueError as error:
-        hint = "" if chosen_count(protocol) is None else ". changes.drawn or changes.first_videos take fewer"
+        hint = "" if chosen_count(protocol) is None else " changes.drawn or changes.first_videos take fewer"
         raise UserError(f"{error}{hint}") from error
 
 

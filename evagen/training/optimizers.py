@@ -8,14 +8,17 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from evagen.training.settings import OptimizerConfig
 
+MATRICES = ("layers.", "blocks.", "embed_patches.", "start_query.", "to_pixels.")
+"""In the names of what Muon trains: layers, ours and timm's; and the tokenizer's maps from pixels, to its first 3D
+queries and to pixels, which by AdamW learn more slowly (docs/log.md)."""
+
 
 def make_optimizers(model: nn.Module, config: OptimizerConfig) -> list[torch.optim.Optimizer]:
-    """Muon for the layers' matrices if asked for, AdamW for the rest, without decay on norms, biases, embeddings."""
+    """Muon for the matrices if asked for, AdamW for the rest, without decay on norms, biases, embeddings."""
     embeddings = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
     muon, decayed, others = [], [], []
     for name, parameter in model.named_parameters():
-        in_layer = "layers." in name or "blocks." in name  # ours, and timm's
-        if config.matrices == "muon" and parameter.ndim == 2 and in_layer:
+        if config.matrices == "muon" and parameter.ndim == 2 and any(part in name for part in MATRICES):
             muon.append(parameter)
         else:
             (others if parameter.ndim < 2 or id(parameter) in embeddings else decayed).append(parameter)

@@ -36,12 +36,12 @@ class LayerSettings(Attends):
 
 
 class OptimizerConfig(Section):
-    """AdamW, or Muon for the matrices of the transformer layers and AdamW for the rest; linear warm-up, and then a
-    schedule of the learning rate."""
+    """AdamW, or Muon for the matrices and AdamW for the rest; linear warm-up, and then a schedule of the learning
+    rate."""
 
     matrices: Literal["adamw", "muon"] = "adamw"
-    """What trains the matrices of the layers. Muon reaches in 100 steps what AdamW does in several hundred on
-    the small models here (docs/log.md)."""
+    """What trains the matrices of the layers, and those from and to a tokenizer's pixels. Muon reaches in 100 steps
+    what AdamW does in several hundred on the small models here (docs/log.md)."""
 
     steps: int = Field(ge=1)
     batch_size: int = Field(ge=1)

@@ -322,17 +322,19 @@ def test_a_record_of_an_earlier_version_is_explained(record, tmp_path):
         read_record(tmp_path)
 
 
-def test_the_weight_of_motion_makes_the_distance_and_nothing_else(root, tmp_path):
+def test_weights_make_the_distance_and_nothing_else(root, tmp_path):
     plain = read_record(root / "curated")
-    curate.main(curation(root, tmp_path / "weighted", motion_weight=3.0))
+    curate.main(curation(root, tmp_path / "weighted", motion_weight=3.0, mse_weight=5.0))
     weighted = read_record(tmp_path / "weighted")
     assert torch.equal(plain.distance, plain.perceptual)
     assert torch.equal(weighted.perceptual, plain.perceptual)
-    torch.testing.assert_close(weighted.distance, plain.perceptual + 3 * plain.moving_mse)
+    torch.testing.assert_close(weighted.distance, plain.perceptual + 3 * plain.moving_mse + 5 * plain.mse)
     assert weighted.moving_mse.max() > 0
 
 
 def test_a_study_compares_one_distance_only(root, tmp_path):
     curate.main(curation(root, tmp_path / "weighted", motion_weight=3.0))
-    with pytest.raises(UserError, match=r"motion_weight=3, the one that sets the scale with 0: .* curate both"):
-        quality_cost._load("held out", str(tmp_path / "weighted"), None, 0.0)
+    with pytest.raises(
+        UserError, match=r"motion_weight=3, mse_weight=0, the one that .* motion_weight=0, mse_w.* curate"
+    ):
+        quality_cost._load("held out", str(tmp_path / "weighted"), None, read_record(root / "curated").weights)

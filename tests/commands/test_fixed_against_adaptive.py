@@ -1,0 +1,127 @@
+"""The comparison of fixed against adaptive lengths: on real files, gone on with, and what it refuses."""
+
+import json
+from pathlib import Path
+
+import pytest
+from tiny_road import tokenizer_config
+
+from evagen.commands import fixed_against_adaptive as study
+from evagen.config import check_config, load_config, save_config
+from evagen.errors import UserError
+from evagen.scoring.record import read_record
+from evagen.tokenizer import VideoTokenizer
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+
+@pytest.fixture(scope="module")
+def stages(road, tmp_path_factory) -> dict:
+    """Configs of the three stages as files, of the road's size."""
+    folder = tmp_path_factory.mktemp("stages")
+    stages = {"tokenizer": tokenizer_config(road, folder / "unused", router=str(road / "router"))}
+    for name, kind in (("tokens", "tokenize"), ("generator", "train-generator")):
+        stages[name] = load_config(study.COMMANDS[kind].schema_class(), road / name / "config.yaml")
+    files = {name: {"config": str(save_config(config, folder / name))} for name, config in stages.items()}
+    files["generator"]["overrides"] = ["optimizer.batch_size=null", "optimizer.tokens_per_batch=60"]
+    return files
+
+
+def comparison(road: Path, stages: dict, out: Path, **changes) -> study.FixedAgainstAdaptive:
+    scored = {
+        "data": {"root": str(road / "arcade"), "layout": "ucf101"}, "detector": "offline",
+        "changes": {"dataset": "arcade", "split": "test", "size": 32}, "cache": str(out.parent / "cache"),
+    }  # fmt: skip
+    generated = {"changes": {**scored["changes"], "drawn": 4}}
+    values = {
+        "run": {"out": str(out)}, **stages, "fixed_length": 4, "seeds": [0, 1], "trainings": [0.5, 1],
+        "scoring": {"settings": scored, "generation_settings": generated}, **changes,
+    }  # fmt: skip
+    return check_config(study.FixedAgainstAdaptive, values, "test")
+
+
+@pytest.fixture(scope="module")
+def compared(road, stages, tmp_path_factory) -> Path:
+    out = tmp_path_factory.mktemp("comparison") / "out"
+    study.main(comparison(road, stages, out, seeds=[0]))  # a part first, as another process would
+    return study.main(comparison(road, stages, out))
+
+
+def weights_of(tokenizer: Path) -> int:
+    """Without those of the lengths themselves, a vector for each."""
+    named = VideoTokenizer.from_pretrained(tokenizer).named_parameters()
+    return sum(parameter.numel() for name, parameter in named if not name.startswith("decoder_level"))
+
+
+def test_both_sides_have_equal_steps_size_and_data(compared):
+    for training, steps in (("0.5x", 3), ("1x", 6)):
+        for seed in (0, 1):
+            cell = compared / training / f"seed{seed}"
+            fixed, adaptive = (
+                load_config(study.COMMANDS["train-tokenizer"].schema_class(), cell / side / "tokenizer" / "config.yaml")
+                for side in ("fixed", "adaptive")
+            )
+            assert fixed.optimizer == adaptive.optimizer
+            assert fixed.optimizer.steps == steps
+            assert fixed.run.seed == adaptive.run.seed == seed
+            assert fixed.data == adaptive.data
+            assert (fixed.uniform_length, fixed.router, fixed.model.levels) == (4, None, [4])
+            assert (adaptive.uniform_length, adaptive.router is None) == (None, False)
+            sizes = [weights_of(cell / side / "tokenizer") for side in ("fixed", "adaptive")]
+            assert sizes[0] == sizes[1]
+
+
+def test_the_values_are_those_of_the_records(compared):
+    found = json.loads((compared / "comparison.json").read_text())
+    assert [(row["training"], row["lengths"]) for row in found["scores"]] == [
+        (training, kind) for training in (0.5, 1) for kind in (study.FIXED, study.MATCHED, study.FEWER)
+    ]
+    for row in found["scores"]:
+        side = {study.FIXED: "fixed/fixed-length", study.MATCHED: "adaptive/as-many-tokens"}
+        name = side.get(row["lengths"], "adaptive/fewer-tokens")
+        folders = [compared / f"{row['training']:g}x" / f"seed{seed}" / name for seed in (0, 1)]
+        records = [read_record(folder / "reconstruction") for folder in folders]
+        for measure in ("psnr", "perceptual", "motion"):
+            mean = sum(getattr(record.reconstruction, measure) for record in records) / 2
+            value = row["values"][measure]
+            assert value["value"] == pytest.approx(mean, rel=1e-5)
+            assert value["low"] <= value["value"] <= value["high"]
+        assert row["frechet"] == [record.score.value for record in records]
+        assert len(row["generated_frechet"]) == (0 if row["lengths"] == study.MATCHED else 2)
+        if row["lengths"] == study.FIXED:
+            assert row["tokens"] == 16
+            assert all(gain["low"] == gain["value"] == gain["high"] == 0 for gain in row["gains"].values())
+
+
+def test_budgets_are_kept(compared):
+    rows = json.loads((compared / "comparison.json").read_text())["scores"]
+    tokens = {row["lengths"]: row["tokens"] for row in rows}
+    assert tokens[study.FEWER] <= tokens[study.MATCHED] <= tokens[study.FIXED]
+
+
+def test_going_on_trains_nothing_again(compared, road, stages):
+    weights = sorted(compared.rglob("*.safetensors"))
+    before = [path.stat().st_mtime_ns for path in weights]
+    assert len(weights) == 2 * 2 * 4
+    study.main(comparison(road, stages, compared))
+    assert [path.stat().st_mtime_ns for path in weights] == before
+
+
+def test_plot_and_table(compared):
+    assert (compared / "comparison.png").stat().st_size > 10_000
+    table = (compared / "table.md").read_text()
+    assert table.count(study.FEWER) == 2
+    assert table.count("gain over fixed") == 4
+
+
+def test_unfair_comparisons_are_refused(road, stages, tmp_path):
+    proxy = {"config": str(save_config(tokenizer_config(road, tmp_path / "unused"), tmp_path / "proxy"))}
+    with pytest.raises(UserError, match="has no router: give the config of an adaptive tokenizer"):
+        study.main(comparison(road, stages, tmp_path / "a", tokenizer=proxy))
+    by_clips = {"config": stages["generator"]["config"]}
+    with pytest.raises(UserError, match=r"batches of 4 clips, .* optimizer\.tokens_per_batch"):
+        study.main(comparison(road, stages, tmp_path / "b", generator=by_clips))
+    with pytest.raises(UserError, match="spends more than 4 tokens a clip at its lowest preference; give a larger"):
+        study.main(comparison(road, stages, tmp_path / "c", fixed_length=1))
+    with pytest.raises(UserError, match="is a config of curate; one of train-tokenizer is needed"):
+        study.main(comparison(road, stages, tmp_path / "d", tokenizer={"config": "quickstart/curation"}))
