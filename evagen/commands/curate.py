@@ -55,6 +55,8 @@ class Curation(Section):
     mse_weight: float = Field(0.0, ge=0)
     """Of the mean squared error, likewise. Where PSNR counts as much as the perceptual distance: their ratio in the
     uniform assignments' range, about 100 on Arcade."""
+    mirrored: bool = False
+    """Measure the clips' mirror images: what a look at a clip can tell at best of its own distances, for the study."""
     save_seconds: Annotated[float, ONLY_HOW] = Field(60, ge=0)
     """Seconds between saves, which is what a killed process loses at most."""
 
@@ -70,7 +72,7 @@ def main(config: Curation) -> Path:
     perceptual = config.compare.load().to(accelerator.device)
     about = {
         "tokenizer": fingerprint(tokenizer),
-        "distance": f"{perceptual.name} {perceptual.fingerprint}",
+        "distance": f"{perceptual.name} {perceptual.fingerprint}" + ", mirrored" * config.mirrored,
     }
     contents = {
         "tokenizer_source": config.tokenizer,
@@ -78,6 +80,7 @@ def main(config: Curation) -> Path:
         "num_blocks": tokenizer.assignments.num_blocks,
         "clips": config.data.model_dump(mode="json"),
         **{name: getattr(config, name) for name in WEIGHTED},
+        "mirrored": config.mirrored,
     }
     with autocast(config.run, accelerator.device):
         fill_table(
@@ -91,6 +94,7 @@ def _measure(
     batch: ClipBatch, tokenizer: VideoTokenizer, perceptual: PerceptualDistance | LPIPSDistance, config: Curation
 ) -> list[dict]:
     video = batch.video.to(tokenizer.device)  # B C F H W
+    video = video.flip(-1) if config.mirrored else video
     step = tokenizer.config.temporal_patch
     chosen = torch.linspace(0, step - 1, min(config.distance_frames, step)).round().long().unique()
     blocks = video.split(step, dim=2)  # T times B C f H W

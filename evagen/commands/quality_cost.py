@@ -55,6 +55,9 @@ class QualityCost(Section):
     """The curation record that the router was trained on; its scale of quality holds for all."""
     held_out: dict[str, str]
     """Curation records of clips that nothing was trained on, by name."""
+    mirrored: dict[str, str] = Field(default_factory=dict)
+    """Records of the same clips' mirror images (`mirrored=true` of `curate`), by the names in `held_out`. Choosing by
+    them is the best that a look at a clip can be asked for: the rest is how the tokenizer happens to draw it."""
     proxy: str
     final: str
     router: str
@@ -102,6 +105,7 @@ class ClipSet:
     record: CurationRecord
     video: Tensor
     scale: RewardScale
+    mirrored: CurationRecord | None = None
 
     @property
     def space(self) -> AssignmentSpace:
@@ -135,7 +139,10 @@ def main(config: QualityCost) -> Path:
     record = read_record(config.record)
     scale = RewardScale.of(record.distance, record.space, scale_of(config, router, singles))
     check_candidates(config, record.space, router, singles)
-    sets = [_load(name, folder, scale, record.weights) for name, folder in config.held_out.items()]
+    sets = [
+        _load(name, folder, scale, record.weights, config.mirrored.get(name))
+        for name, folder in config.held_out.items()
+    ]
     points, summary = [], {}
     for clips in sets:
         with autocast(config.run, device):
@@ -162,6 +169,7 @@ def _measure(
         *_uniform(clips),
         *_threshold(clips, config.num_preferences),
         *(_max_reward(clips, p) for p in preferences),
+        *(_mirror_image(clips, p) for p in preferences if clips.mirrored),
         *(_best_uniform(clips, p) for p in preferences),
         *(clips.point("router", p, chosen[p], p) for p in preferences),
         *(clips.point("single router", p, _route(r, clips, p, config.batch_size), p) for p, r in singles.items()),
@@ -178,8 +186,16 @@ def _measure(
     }
 
 
-def _load(name: str, folder: str, scale: RewardScale, weights: dict[str, float]) -> ClipSet:
+def _load(
+    name: str, folder: str, scale: RewardScale, weights: dict[str, float], mirrored: str | None = None
+) -> ClipSet:
     record = read_record(folder)
+    images = read_record(mirrored) if mirrored else None
+    if record.mirrored or (images and not (images.mirrored and torch.equal(images.keys, record.keys))):
+        raise UserError(
+            f"held_out takes records of clips, and mirrored records of the same clips with mirrored=true; {folder}"
+            f"{f' and {mirrored}' if mirrored else ''} are not such"
+        )
     if record.weights != weights:
         here, there = (
             ", ".join(f"{name}={value:g}" for name, value in each.items()) for each in (record.weights, weights)
@@ -192,7 +208,7 @@ def _load(name: str, folder: str, scale: RewardScale, weights: dict[str, float])
     video = [floats_to_levels(batch.video) for batch in batches]
     if len(video) != len(record.keys):
         raise UserError(f"clips of the record {folder} can no longer be read")
-    return ClipSet(name, record, torch.cat(video), scale)
+    return ClipSet(name, record, torch.cat(video), scale, images)
 
 
 def _uniform(clips: ClipSet) -> Iterator[Point]:
@@ -217,6 +233,13 @@ def _threshold(clips: ClipSet, count: int) -> Iterator[Point]:
 def _max_reward(clips: ClipSet, preference: float) -> Point:
     chosen = best_assignment(clips.record.distance, preference, clips.space, clips.scale)
     return clips.point("max reward", preference, chosen, preference)
+
+
+def _mirror_image(clips: ClipSet, preference: float) -> Point:
+    """The assignments that are best for the clips' mirror images."""
+    assert clips.mirrored is not None
+    chosen = best_assignment(clips.mirrored.distance, preference, clips.space, clips.scale)
+    return clips.point("mirror image", preference, chosen, preference)
 
 
 def _best_uniform(clips: ClipSet, preference: float) -> Point:
@@ -288,6 +311,10 @@ def _summarise(points: list[Point], conditioned: dict[float, Point]) -> dict:
         },
         "router_reward_over_max_reward": {
             f"{routed.dial:.3g}": _reached(routed, best) for routed, best in zip(by_way["router"], by_way["max reward"])
+        },
+        "router_reward_over_mirror_image": {
+            f"{routed.dial:.3g}": _reached(routed, mirror)
+            for routed, mirror in zip(by_way["router"], by_way.get("mirror image", []))
         },
         "conditioned_over_single_router_reward": {
             f"{single.dial:.3g}": _reached(conditioned[single.dial], single)

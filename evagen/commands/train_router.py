@@ -70,6 +70,10 @@ def main(config: RouterTraining) -> Path:
     if is_finished(config, config.run.out):
         return config.run.out
     record = read_record(config.record)
+    if record.mirrored:
+        raise UserError(
+            f"the record in {config.record} is of mirror images, which a study asks for; curate without mirrored=true"
+        )
     dataset = record.open_clips()
     try:
         scale = RewardScale.of(record.distance, record.space, config.reward_scale)

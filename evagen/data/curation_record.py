@@ -32,13 +32,14 @@ WEIGHTED = {"motion_weight": "moving_mse", "mse_weight": "mse"}
 class CurationRecord:
     """What stage 2 found. clips: the data set it went over, videos: its fingerprint; space: the candidates; table: a
     row for each of the n clips that could be read, memory-mapped; weights: of columns in the distance, by the names in
-    `WEIGHTED`."""
+    `WEIGHTED`; mirrored: whether what was measured are the clips' mirror images."""
 
     clips: DataConfig
     videos: str
     space: AssignmentSpace
     table: Dataset
     weights: dict[str, float] = field(default_factory=lambda: dict.fromkeys(WEIGHTED, 0.0))
+    mirrored: bool = False
 
     @cached_property
     def keys(self) -> Tensor:
@@ -96,4 +97,5 @@ def read_record(folder: str | Path) -> CurationRecord:
     space = AssignmentSpace(contents["levels"], contents["num_blocks"])
     clips = DataConfig.model_validate(contents["clips"])
     weights = {name: contents.get(name, 0.0) for name in WEIGHTED}  # earlier records lack some
-    return CurationRecord(clips, made_from["videos"], space, table.with_format("numpy"), weights)
+    mirrored = contents.get("mirrored", False)
+    return CurationRecord(clips, made_from["videos"], space, table.with_format("numpy"), weights, mirrored)

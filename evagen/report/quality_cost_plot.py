@@ -12,6 +12,7 @@ MARKS: dict[str, dict[str, Any]] = {
     "uniform": {"color": "#555555", "marker": "s", "linestyle": "--"},
     "threshold": {"color": "#c2781b", "linestyle": "-"},
     "max reward": {"color": "#2f6fb0", "linestyle": "-"},
+    "mirror image": {"color": "#2f6fb0", "linestyle": ":"},
     "best uniform": {"color": "#999999", "linestyle": ":"},
     "router": {"color": "#b02f4f", "linestyle": "-", "linewidth": 2.2},
     "single router": {"color": "#b02f4f", "marker": "o", "linestyle": "none", "fillstyle": "none"},

@@ -1,5 +1,6 @@
 """Curation and tokenization on real files: one process or two, resumed, skipped, refused."""
 
+import dataclasses
 import os
 import shutil
 import subprocess
@@ -21,7 +22,7 @@ from tiny_curation import (
 from tiny_models import tiny_router, tiny_tokenizer
 from torchmetrics.functional.image.lpips import _LPIPS
 
-from evagen.commands import curate, quality_cost, tokenize
+from evagen.commands import curate, quality_cost, tokenize, train_router
 from evagen.config import save_config
 from evagen.data import clip_table
 from evagen.data import clips as clips_module
@@ -330,6 +331,20 @@ def test_weights_make_the_distance_and_nothing_else(root, tmp_path):
     assert torch.equal(weighted.perceptual, plain.perceptual)
     torch.testing.assert_close(weighted.distance, plain.perceptual + 3 * plain.moving_mse + 5 * plain.mse)
     assert weighted.moving_mse.max() > 0
+
+
+def test_mirrored_measures_the_mirror_images(root, tmp_path):
+    """As if the videos themselves were mirrored; and no router learns from such a record."""
+    batch = collate_clips([read_record(root / "curated").open_clips()[0]])
+    config = curation(root, tmp_path / "mirrored", mirrored=True)
+    curate.main(config)
+    tokenizer, perceptual = VideoTokenizer.from_pretrained(root / "tokenizer"), config.compare.load()
+    mirror = dataclasses.replace(batch, video=batch.video.flip(-1))
+    (row,) = curate._measure(mirror, tokenizer, perceptual, curation(root, tmp_path / "plain"))
+    record = read_record(tmp_path / "mirrored")
+    torch.testing.assert_close(record.perceptual[0], torch.from_numpy(row["perceptual"]).double(), atol=1e-5, rtol=1e-5)
+    with pytest.raises(UserError, match=r"is of mirror images, .* curate without mirrored=true"):
+        train_router.main(routing(tmp_path / "mirrored", tmp_path / "router"))
 
 
 def test_a_study_compares_one_distance_only(root, tmp_path):

@@ -94,7 +94,7 @@ OTHER_VALUES = {  # behind a bar: what else has to be set, in both runs, for the
     },
     "curate": {
         **PRECISION, **DATA, **COMPARE, "tokenizer": "{}/final", "batch_size": "3", "distance_frames": "1",
-        "motion_weight": "3", "mse_weight": "3",
+        "motion_weight": "3", "mse_weight": "3", "mirrored": "true",
     },
     "train-router": {
         **TRAINING, **OPTIMIZER, "record": "{}/curation2", "model.downscale": "2", "model.patch": "4",
@@ -128,7 +128,7 @@ OTHER_VALUES = {  # behind a bar: what else has to be set, in both runs, for the
     "study quality-cost": {
         **PRECISION, "record": "{}/curation2", "held_out": "{{a: {}/curation2}}", "proxy": "{}/final",
         "final": "{}/proxy", "router": "{}/router2", "single_routers": "{{0.8: {}/router2}}", "preference": "0.8",
-        "num_preferences": "2", "reward_scale": "z-score",
+        "num_preferences": "2", "reward_scale": "z-score", "mirrored": "{{a: {}/mirrored}}",
     },
     "benchmark": {
         **PRECISION, **COMPARE, **LENGTHS, "protocol": "adaptok-ucf101-recon", "tokenizer": "{}/proxy",
@@ -225,6 +225,7 @@ def root(tmp_path_factory) -> Iterator[Path]:
         ("train-tokenizer", "proxy", gently),
         ("curate", "curation", ["data.limit=null"]),
         ("curate", "curation2", ["data.limit=null", "distance_frames=1"]),
+        ("curate", "mirrored", ["data.limit=null", "mirrored=true"]),
         ("train-router", "router", []),
         ("train-router", "router2", ["run.seed=1", "optimizer.learning_rate=0.1"]),
         ("train-tokenizer", "final", ["run.seed=1", *gently]),

@@ -282,28 +282,37 @@ def test_the_quality_cost_study_on_real_files(road, tmp_path):
     data = {"root": str(road / "arcade"), "layout": "ucf101", "split": "test", "size": 32, "clip": "first"}
     held_out = {"run": {"out": str(tmp_path / "held")}, "data": data, "max_segments": 8}
     curate.main(check_config(curate.Curation, {**held_out, "tokenizer": str(road / "proxy")}, "test"))
+    mirrored = {**held_out, "run": {"out": str(tmp_path / "mirrored")}, "mirrored": True}
+    curate.main(check_config(curate.Curation, {**mirrored, "tokenizer": str(road / "proxy")}, "test"))
     config = {
         "run": {"out": str(tmp_path / "study")}, "record": str(road / "curation"),
-        "held_out": {"held out": str(tmp_path / "held")}, "proxy": str(road / "proxy"), "final": str(road / "final"),
+        "held_out": {"held out": str(tmp_path / "held")}, "mirrored": {"held out": str(tmp_path / "mirrored")},
+        "proxy": str(road / "proxy"), "final": str(road / "final"),
         "router": str(road / "router"), "single_routers": {1.0: str(road / "router")}, "num_preferences": 3,
     }  # fmt: skip
     out = quality_cost.main(check_config(quality_cost.QualityCost, config, "test"))
     rows = list(csv.DictReader((out / "points.csv").open()))
     assert {row["way"] for row in rows} == {
-        "uniform", "threshold", "max reward", "best uniform", "router", "single router", "proxy tokenizer",
-        "final tokenizer",
+        "uniform", "threshold", "max reward", "mirror image", "best uniform", "router", "single router",
+        "proxy tokenizer", "final tokenizer",
     }  # fmt: skip
     uniform = [float(row["tokens"]) for row in rows if row["way"] == "uniform"]
     assert uniform == [4.0, 16.0]
     summary = json.loads((out / "summary.json").read_text())["held out"]
     assert all(0 <= share <= 1 for way in summary["reward_percentile"].values() for share in way.values())
     assert summary["conditioned_over_single_router_reward"]["1"] == 1.0  # the same router
+    best, image = ([float(r["reward"]) for r in rows if r["way"] == way] for way in ("max reward", "mirror image"))
+    assert all(a >= b - 1e-12 for a, b in zip(best, image))
+    assert len(summary["router_reward_over_mirror_image"]) == 3
     # What is read off the record is what reconstructing gives (all frames are compared in both).
     proxy = next(row for row in rows if row["way"] == "proxy tokenizer")
     routed = next(row for row in rows if row["way"] == "router" and float(row["dial"]) == float(proxy["dial"]))
     assert float(proxy["psnr"]) == pytest.approx(float(routed["psnr"]), abs=1e-3)
     assert float(proxy["perceptual"]) == pytest.approx(float(routed["perceptual"]), abs=1e-4)
     assert (out / "quality_cost.png").stat().st_size > 10_000
+    unmirrored = config | {"run": {"out": str(tmp_path / "wrong")}, "mirrored": config["held_out"]}
+    with pytest.raises(UserError, match=r"mirrored records of the same clips with mirrored=true; .* are not such"):
+        quality_cost.main(check_config(quality_cost.QualityCost, unmirrored, "test"))
     other = config | {"run": {"out": str(tmp_path / "other")}, "reward_scale": "z-score"}
     with pytest.raises(UserError, match="trained on rewards of scale min-max, whose preferences mean something else"):
         quality_cost.main(check_config(quality_cost.QualityCost, other, "test"))
