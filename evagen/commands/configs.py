@@ -211,9 +211,12 @@ def _aligned(lines: Sequence[tuple[str, ...]], numbers: Collection[int]) -> str:
 
 @lru_cache
 def _place(name: str) -> tuple[int, int]:
-    """Comes after the configs of its folder whose results it reads; of several, in the order of the commands."""
-    texts = json.dumps({key: value for key, value in read_shipped(name).items() if key != "run"})
+    """Comes after the configs of its folder that it names or whose results it reads; of several, in the order of the
+    commands."""
+    text = json.dumps({key: value for key, value in read_shipped(name).items() if key != "run"})
     others = [other for other in shipped_configs() if folder_of(other) == folder_of(name) and other != name]
-    read = [other for other in others if json.dumps(read_shipped(other)["run"]["out"]) in texts]
+    read = [
+        other for other in others if json.dumps(other) in text or json.dumps(read_shipped(other)["run"]["out"]) in text
+    ]
     after = 1 + max((_place(other)[0] for other in read), default=-1)
     return after, list(COMMANDS).index(read_header(shipped_configs()[name]).command)

@@ -66,6 +66,8 @@ def main(command: Command, name: str, overrides: Sequence[str] = ()) -> DryRun:
         raise UserError(
             f"--dry-run takes the name of a shipped config, such as ucf101_k600/final; got {name}"
         ) from error
+    if command.name.startswith("study "):
+        raise UserError(f"a study has no dry run; {name} is made of stages that have")
     with tempfile.TemporaryDirectory() as folder:
         changes = _Inputs(name, Path(folder)).changes(command)
         config = command.load(name, [*overrides, *changes])

@@ -69,11 +69,11 @@ class Stage(Section):
 
 class FixedAgainstAdaptive(Section):
     run: RunFolder
-    tokenizer: Stage
+    tokenizer_training: Stage
     """Of `train-tokenizer`, with a router: the adaptive tokenizer."""
-    tokens: Stage
+    tokenization: Stage
     """Of `tokenize`: the clips that the generators learn from."""
-    generator: Stage
+    generator_training: Stage
     """Of `train-generator`, in batches of equally many tokens, which makes the compute equal."""
     fixed_length: int = Field(ge=1)
     """Tokens of every block of the fixed tokenizer."""
@@ -106,7 +106,7 @@ class Scores:
 def main(config: FixedAgainstAdaptive) -> Path:
     """Trains and scores what is not there yet, and compares; returns the run folder."""
     claim_folder(config, config.run.out)
-    base = _load("train-tokenizer", config.tokenizer)
+    base = _load("train-tokenizer", config.tokenizer_training)
     check(config, base)
     preferences = find_preferences(config, base.router)
     scores = []
@@ -123,12 +123,12 @@ def main(config: FixedAgainstAdaptive) -> Path:
 def check(config: FixedAgainstAdaptive, base: Any) -> None:
     """Raises UserError for configs that do not make a fair comparison."""
     if not base.router:
-        raise UserError(f"{config.tokenizer.config} has no router: give the config of an adaptive tokenizer")
-    optimizer = _load("train-generator", config.generator).optimizer
+        raise UserError(f"{config.tokenizer_training.config} has no router: give the config of an adaptive tokenizer")
+    optimizer = _load("train-generator", config.generator_training).optimizer
     if optimizer.tokens_per_batch is None:
         raise UserError(
-            f"{config.generator.config} has batches of {optimizer.batch_size} clips, which are more tokens where clips "
-            "are longer; for equal compute give generator.overrides=[optimizer.batch_size=null, "
+            f"{config.generator_training.config} has batches of {optimizer.batch_size} clips, which are more tokens "
+            "where clips are longer; for equal compute give generator_training.overrides=[optimizer.batch_size=null, "
             "optimizer.tokens_per_batch=…]"
         )
 
@@ -138,7 +138,7 @@ def find_preferences(config: FixedAgainstAdaptive, router_source: str) -> dict[s
     the clips of the tokens' config: found there, so that the scored clips have no part in it. Raises UserError for a
     budget that the router does not keep at any preference."""
     router = load_model(Router, router_source, PartialState().device)
-    clips = collate_clips(list(ClipDataset(_load("tokenize", config.tokens).data))).video
+    clips = collate_clips(list(ClipDataset(_load("tokenize", config.tokenization).data))).video
     batches = [batch.to(router.device) for batch in clips.split(32)]
     full = config.fixed_length * router.assignments.num_blocks
     found = {}
@@ -175,7 +175,7 @@ def _run_cell(
     ):
         tokenizer = out / name / "tokenizer"
         changes = [*lengths, f"run.out={tokenizer}", f"run.seed={seed}", f"optimizer.steps={steps}"]
-        _run("train-tokenizer", config.tokenizer, changes)
+        _run("train-tokenizer", config.tokenizer_training, changes)
         for kind, how in kinds.items():
             generator = None
             folder = out / name / kind.split(", ")[-1].replace(" ", "-")
@@ -193,10 +193,10 @@ def _generator(
 ) -> Path:
     """Tokens, a generator on them, and its score: the run folder of that."""
     tokens, generator = folder / "tokens", folder / "generator"
-    _run("tokenize", config.tokens, [*how, f"tokenizer={tokenizer}", f"run.out={tokens}"])
-    steps = round(training * _load("train-generator", config.generator).optimizer.steps)
+    _run("tokenize", config.tokenization, [*how, f"tokenizer={tokenizer}", f"run.out={tokens}"])
+    steps = round(training * _load("train-generator", config.generator_training).optimizer.steps)
     changes = [f"corpus={tokens}", f"run.out={generator}", f"run.seed={seed}", f"optimizer.steps={steps}"]
-    _run("train-generator", config.generator, changes)
+    _run("train-generator", config.generator_training, changes)
     models = [f"tokenizer={tokenizer}", f"generator={generator}", f"run.seed={seed}"]
     return _score(config, config.scoring.generation, folder / "generation", kind, models)
 

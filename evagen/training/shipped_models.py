@@ -41,6 +41,8 @@ def tokenizer_of(name: str) -> VideoTokenizer:
         data = DataConfig.model_validate(values["data"])
         shape = {"num_frames": data.frames, "resolution": data.size}
         return _build(VideoTokenizer, json.dumps(values["model"] | shape))
+    if "tokenizer_training" in values:
+        return tokenizer_of(values["tokenizer_training"]["config"])
     source = next(values[key] for key in ("tokenizer", "record", "corpus") if key in values)
     return tokenizer_of(f"{folder_of(name)}/{source.rpartition('/')[2]}")
 

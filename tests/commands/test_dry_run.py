@@ -11,13 +11,14 @@ from evagen.config import read_header, shipped_configs
 from evagen.errors import UserError
 from evagen.training.shipped_models import tokenizer_of
 
-STAGES = sorted(name for name in shipped_configs() if name.startswith("quickstart/"))
+CONFIGS = {name: read_header(path).command for name, path in shipped_configs().items() if "quickstart/" in name}
+STAGES = sorted(name for name, command in CONFIGS.items() if not command.startswith("study "))
 
 
 @pytest.mark.parametrize("name", STAGES)
 def test_a_stage_in_little(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    command = COMMANDS[read_header(shipped_configs()[name]).command]
+    command = COMMANDS[CONFIGS[name]]
     found = main(command, name)
     trains = command.name.startswith("train-")
     assert (found.parameters is not None) == trains
@@ -33,6 +34,11 @@ def test_a_search_on_a_cpu_takes_few_blocks_at_once(monkeypatch):
     monkeypatch.setattr(Command, "run", lambda self, config: seen.append(config.max_segments))
     main(COMMANDS["curate"], "quickstart/curation")
     assert seen == [len(tokenizer_of("quickstart/curation").config.levels)]
+
+
+def test_a_study_has_none():
+    with pytest.raises(UserError, match="a study has no dry run; arcade_nano/study is made of stages that have"):
+        main(COMMANDS["study quality-cost"], "arcade_nano/study")
 
 
 def test_from_the_command_line(tmp_path):

@@ -19,11 +19,12 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 def stages(road, tmp_path_factory) -> dict:
     """Configs of the three stages as files, of the road's size."""
     folder = tmp_path_factory.mktemp("stages")
-    stages = {"tokenizer": tokenizer_config(road, folder / "unused", router=str(road / "router"))}
+    stages = {"tokenizer_training": tokenizer_config(road, folder / "unused", router=str(road / "router"))}
     for name, kind in (("tokens", "tokenize"), ("generator", "train-generator")):
-        stages[name] = load_config(study.COMMANDS[kind].schema_class(), road / name / "config.yaml")
+        stage = "tokenization" if name == "tokens" else "generator_training"
+        stages[stage] = load_config(study.COMMANDS[kind].schema_class(), road / name / "config.yaml")
     files = {name: {"config": str(save_config(config, folder / name))} for name, config in stages.items()}
-    files["generator"]["overrides"] = ["optimizer.batch_size=null", "optimizer.tokens_per_batch=60"]
+    files["generator_training"]["overrides"] = ["optimizer.batch_size=null", "optimizer.tokens_per_batch=60"]
     return files
 
 
@@ -117,11 +118,11 @@ def test_plot_and_table(compared):
 def test_unfair_comparisons_are_refused(road, stages, tmp_path):
     proxy = {"config": str(save_config(tokenizer_config(road, tmp_path / "unused"), tmp_path / "proxy"))}
     with pytest.raises(UserError, match="has no router: give the config of an adaptive tokenizer"):
-        study.main(comparison(road, stages, tmp_path / "a", tokenizer=proxy))
-    by_clips = {"config": stages["generator"]["config"]}
+        study.main(comparison(road, stages, tmp_path / "a", tokenizer_training=proxy))
+    by_clips = {"config": stages["generator_training"]["config"]}
     with pytest.raises(UserError, match=r"batches of 4 clips, .* optimizer\.tokens_per_batch"):
-        study.main(comparison(road, stages, tmp_path / "b", generator=by_clips))
+        study.main(comparison(road, stages, tmp_path / "b", generator_training=by_clips))
     with pytest.raises(UserError, match="spends more than 4 tokens a clip at its lowest preference; give a larger"):
         study.main(comparison(road, stages, tmp_path / "c", fixed_length=1))
     with pytest.raises(UserError, match="is a config of curate; one of train-tokenizer is needed"):
-        study.main(comparison(road, stages, tmp_path / "d", tokenizer={"config": "quickstart/curation"}))
+        study.main(comparison(road, stages, tmp_path / "d", tokenizer_training={"config": "quickstart/curation"}))
