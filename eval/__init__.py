@@ -28,7 +28,6 @@ from evagen.eval.protocol import Precision, Protocol
 from evagen.eval.protocols import PROTOCOLS, get_protocol
 from evagen.eval.reconstruction import psnr, psnr_of_mse, reconstruction_metrics, ssim
 from evagen.eval.uncertainty import (
-    Between,
     Extrapolation,
     Interval,
     bootstrap_interval,
@@ -40,7 +39,6 @@ from evagen.eval.videomae import VideoMAEDetector
 __all__ = [
     "I3D_FILE",
     "PROTOCOLS",
-    "Between",
     "ClipChoice",
     "Extrapolation",
     "FewSamplesWarning",

@@ -66,16 +66,6 @@ def bootstrap_interval(
     return Interval(value, max(0.0, value - reach), value + reach, error, level, resamples)
 
 
-@dataclass(frozen=True)
-class Between:
-    """`low` and `high` enclose `value` in a share `level` of the bootstrap's draws."""
-
-    value: float
-    low: float
-    high: float
-    level: float
-
-
 def paired_bootstrap(
     measure: Callable[[Mapping[str, Tensor]], Tensor],
     scored: Mapping[str, Tensor],
@@ -83,7 +73,7 @@ def paired_bootstrap(
     level: float = 0.95,
     resamples: int = 1000,
     seed: int = 0,
-) -> Between:
+) -> Interval:
     """A measure of scored clips, or how much larger it is than of the same clips scored in another way, and where it
     would lie had other clips been scored: quantiles over clips drawn again with replacement, the same ones on both
     sides, so that what is hard about a clip does not count as difference.
@@ -105,10 +95,11 @@ def paired_bootstrap(
         measured = [measure({name: column[..., clips] for name, column in side.items()}) for side in sides]
         return (measured[0] if against is None else measured[0] - measured[1]).item()
 
-    drawn = torch.tensor([of(torch.randint(count, (count,), generator=generator)) for _ in range(resamples)])
+    values = [of(torch.randint(count, (count,), generator=generator)) for _ in range(resamples)]
+    drawn = torch.tensor(values, dtype=torch.float64)
     outside = (1 - level) / 2
-    low, high = drawn.double().nanquantile(torch.tensor([outside, 1 - outside], dtype=torch.float64)).tolist()
-    return Between(of(torch.arange(count)), low, high, level)
+    low, high = drawn.nanquantile(torch.tensor([outside, 1 - outside], dtype=torch.float64)).tolist()
+    return Interval(of(torch.arange(count)), low, high, drawn.std().item(), level, resamples)
 
 
 @dataclass(frozen=True)

@@ -31,7 +31,7 @@ from evagen.config import ONLY_HOW, Section, find_config, read_header
 from evagen.data.clips import ClipDataset
 from evagen.data.loader import collate_clips
 from evagen.errors import UserError
-from evagen.eval import Between, paired_bootstrap
+from evagen.eval import Interval, paired_bootstrap
 from evagen.models.loading import load_model
 from evagen.report.comparison_plot import draw
 from evagen.run import RunFolder, claim_folder
@@ -95,8 +95,8 @@ class Scores:
     training: float
     records: list[Record]
     generator_records: list[Record] | None
-    values: dict[str, Between]
-    gains: dict[str, Between]
+    values: dict[str, Interval]
+    gains: dict[str, Interval]
 
     @property
     def tokens(self) -> float:
@@ -286,7 +286,7 @@ def movement(generated: list[Record]) -> list[float]:
     return [each.frame_change / each.real_frame_change for each in moves if each.real_frame_change]
 
 
-def _with_range(found: Between, digits: int, sign: bool = False) -> str:
+def _with_range(found: Interval, digits: int, sign: bool = False) -> str:
     shown = f"+.{digits}f" if sign else f".{digits}f"
     return f"{found.value:{shown}} [{found.low:{shown}}, {found.high:{shown}}]"
 

@@ -1,11 +1,13 @@
 """Intervals and extrapolated distances on Gaussians, whose true distances are known."""
 
+import numpy as np
 import pytest
 import torch
+from scipy.stats import bootstrap
 from torch import Tensor
 
 from evagen.eval.frechet import GaussianStatistics, frechet_distance_between
-from evagen.eval.uncertainty import bootstrap_interval, extrapolated_distance
+from evagen.eval.uncertainty import bootstrap_interval, extrapolated_distance, paired_bootstrap
 
 D = 6
 TRUE_DISTANCE = D * 0.5**2 + D * (1.5 - 1) ** 2
@@ -101,3 +103,52 @@ def test_bad_requests_are_refused():
         bootstrap_interval(real, fake, level=1.5)
     with pytest.raises(ValueError, match="got 60 real and 1 generated"):
         bootstrap_interval(real, fake[:1])
+
+
+def ratio(columns) -> Tensor:
+    return 1 - columns["error"].sum() / columns["still"].sum()
+
+
+def clips(seed: int, shift: float = 0.0) -> dict[str, Tensor]:
+    """Errors of 80 clips; what is hard about each is the same with every shift."""
+    random = torch.Generator().manual_seed(seed)
+    still = torch.rand(80, generator=random, dtype=torch.float64) + 0.1
+    noise = torch.rand(80, generator=random, dtype=torch.float64)
+    return {"error": still * (0.4 - shift + 0.2 * noise), "still": still}
+
+
+def test_the_paired_interval_is_scipys():
+    scored, against = clips(0), clips(0, shift=0.05)
+    found = paired_bootstrap(ratio, scored, against, level=0.9, resamples=4000)
+
+    def difference(error, still, other):
+        return 1 - error.sum() / still.sum() - (1 - other.sum() / still.sum())
+
+    columns = [np.asarray(column) for column in (scored["error"], scored["still"], against["error"])]
+    theirs = bootstrap(columns, difference, paired=True, vectorized=False, confidence_level=0.9, n_resamples=4000,
+                       method="percentile", rng=0).confidence_interval  # fmt: skip
+    assert found.value == pytest.approx(-0.05)
+    spread = theirs.high - theirs.low
+    assert (found.low, found.high) == (
+        pytest.approx(theirs.low, abs=0.1 * spread),
+        pytest.approx(theirs.high, abs=0.1 * spread),
+    )
+
+
+def test_what_is_hard_about_a_clip_counts_on_both_sides():
+    alone, gain = paired_bootstrap(ratio, clips(1)), paired_bootstrap(ratio, clips(1, shift=0.05), clips(1))
+    assert gain.high - gain.low < 0.1 * (alone.high - alone.low)
+    assert paired_bootstrap(ratio, clips(1), clips(1)).high == 0
+
+
+def test_paired_intervals_enclose_other_draws_as_often_as_they_say():
+    truth = paired_bootstrap(
+        ratio, {name: torch.cat([clips(s)[name] for s in range(300, 500)]) for name in ("error", "still")}
+    ).value
+    intervals = [paired_bootstrap(ratio, clips(seed), resamples=200, level=0.9) for seed in range(100)]
+    assert 80 <= sum(interval.low <= truth <= interval.high for interval in intervals) <= 98
+
+
+def test_sides_of_unequal_size_are_refused():
+    with pytest.raises(ValueError, match=r"the same clips, in columns of one length; got lengths \[79, 80\]"):
+        paired_bootstrap(ratio, clips(0), {name: column[1:] for name, column in clips(0).items()})
