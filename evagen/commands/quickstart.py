@@ -23,7 +23,7 @@ from evagen.report.page import Report, write_report
 from evagen.report.stopwatch import StageClock
 from evagen.training.generator import new_generator
 
-ARCADE = {"games": ["battle_zone", "boxing", "enduro", "skiing"], "clips_per_game": 128, "size": 64, "seed": 0}
+ARCADE = {"games": ["frogger", "frostbite", "skiing", "time_pilot"], "clips_per_game": 128, "size": 64, "seed": 0}
 
 
 STAGES = {

@@ -1,7 +1,7 @@
 """Generator and tokenizer as one `diffusers` pipeline, which is saved, loaded and published as others are.
 
 VideoPipeline.of("runs/quickstart/generator", "runs/quickstart/final").save_pretrained("pipeline")
-clips = VideoPipeline.from_pretrained("pipeline")(["Boxing", "Enduro"], seed=1, guidance=1.5).frames
+clips = VideoPipeline.from_pretrained("pipeline")(["Frogger", "Frostbite"], seed=1, guidance=1.5).frames
 """
 
 from collections.abc import Sequence
