@@ -1,12 +1,14 @@
 """A tokenizer with a memory: clips of any length, streamed as whole, and the present model where it sees all."""
 
+from itertools import pairwise
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny_models import LEVELS, random_clips, tiny_tokenizer
 
-from evagen.tokenizer import TokenizedClips, TokenizerStream
+from evagen.tokenizer import CandidateSearch, TokenizedClips, TokenizerStream, brute_force_distances
 
 STEP = 4  # frames of a block
 
@@ -17,7 +19,7 @@ def lengths_of(num_blocks: int, seed: int = 0) -> torch.Tensor:
 
 def in_parts(cuts: list[int], num_blocks: int) -> list[slice]:
     edges = sorted({0, num_blocks, *(cut % num_blocks for cut in cuts)})
-    return [slice(a, b) for a, b in zip(edges, edges[1:])]
+    return [slice(a, b) for a, b in pairwise(edges)]
 
 
 @settings(max_examples=25, deadline=None)
@@ -32,7 +34,7 @@ def test_streamed_is_whole(num_blocks, memory, cuts, seed, encoder, start):
     video, lengths = random_clips(1, seed, frames=STEP * num_blocks), lengths_of(num_blocks, seed)
     whole = model.encode(video, lengths[None])
     pictures = model.decode(whole)[0]
-    stream, codes, frames, start_of = TokenizerStream(model), [], [], 0
+    stream, codes, frames = TokenizerStream(model), [], []
     for part in in_parts(cuts, num_blocks):
         codes.append(stream.encode(video[0, :, part.start * STEP : part.stop * STEP], lengths[part]))
         frames.append(stream.decode(codes[-1], lengths[part]))
@@ -61,9 +63,8 @@ def test_what_lies_further_back_is_not_seen():
     for depth, reach in ((1, 2), (2, 4)):
         model = tiny_tokenizer(memory_blocks=memory, decoder_depth=depth)
         tokens, others = model.encode(video, lengths), model.encode(changed, lengths)
-        differs = [
-            not torch.equal(a, b) for a, b in zip(*(t.codes.split(lengths[0].tolist()) for t in (tokens, others)))
-        ]
+        by_block = (each.codes.split(lengths[0].tolist()) for each in (tokens, others))
+        differs = [not torch.equal(*pair) for pair in zip(*by_block)]
         assert differs[0]
         assert not any(differs[memory + 1 :])  # the encoder looks at patches, which do not depend on each other
         first_only = torch.cat([others.codes[: lengths[0, 0]], tokens.codes[lengths[0, 0] :]])
@@ -100,26 +101,32 @@ def test_no_more_is_kept_than_the_memory():
         lengths = torch.tensor([8])
         codes = stream.encode(random_clips(1, seed, frames=STEP)[0], lengths)
         stream.decode(codes, lengths)
-    rows = [
-        key.untyped_storage().nbytes()
-        for kept in (stream._patches, stream._tokens, stream._decoded)
-        for key, _ in kept.layers
-    ]
-    assert [kept.lengths.tolist() for kept in (stream._patches, stream._tokens, stream._decoded)] == [
-        [16] * 3,
-        [8] * 3,
-        [16] * 3,
-    ]
-    assert rows == [3 * 16 * 32 * 4, 3 * 8 * 32 * 4, 3 * 16 * 32 * 4]
+    for kept, rows in ((stream._patches, 16), (stream._tokens, 8), (stream._decoded, 16)):
+        assert kept.lengths.tolist() == [rows] * 3
+        assert [key.untyped_storage().nbytes() for key, _ in kept.layers] == [3 * rows * 32 * 4]
 
 
 def test_bad_input():
-    with pytest.raises(ValueError, match="memory_blocks must be at least 1, or None .*; got 0"):
+    with pytest.raises(ValueError, match=r"memory_blocks must be at least 1, or None .*; got 0"):
         tiny_tokenizer(memory_blocks=0)
-    with pytest.raises(ValueError, match="without a memory sees clips of 8 frames, .* model.memory_blocks to stream"):
+    with pytest.raises(ValueError, match=r"without a memory sees clips of 8 frames, .* model\.memory_blocks to stream"):
         TokenizerStream(tiny_tokenizer())
     stream = TokenizerStream(tiny_tokenizer(memory_blocks=1))
     with pytest.raises(ValueError, match="2 blocks need as many lengths; got 1"):
         stream.encode(random_clips(1)[0], torch.tensor([4]))
     with pytest.raises(ValueError, match="multiple of the temporal patch 4; got 6"):
         stream.encode(random_clips(1, frames=6)[0], torch.tensor([4]))
+
+
+@pytest.mark.parametrize("encoder", ["block", "causal"])
+@pytest.mark.parametrize("memory", [1, 2, 5])
+def test_search_is_brute_force(encoder, memory):
+    model = tiny_tokenizer(memory_blocks=memory, num_frames=4 * STEP, encoder_self_attention=encoder, levels=[2, 4])
+    video = random_clips(2, frames=4 * STEP)
+
+    def distance(blocks: torch.Tensor, clips: torch.Tensor, t: int) -> dict[str, torch.Tensor]:
+        originals = video[clips][:, :, t * STEP : (t + 1) * STEP]
+        return {"mse": (blocks - originals).square().flatten(1).mean(1)}
+
+    found = CandidateSearch(model, distance, max_segments=6).all_distances(video)["mse"]
+    torch.testing.assert_close(found, brute_force_distances(model, video, distance)["mse"], atol=1e-6, rtol=1e-5)
