@@ -89,9 +89,9 @@ class _Batch:
     """Clips that are searched together.
 
     numbers: int64 (b,), which of the caller's clips they are; num_blocks: T; memory: how many earlier blocks a block
-    sees; grid: (Hp, Wp); tokens: of blocks that have been encoded so far. Where an encoder's queries see their own block
-    only, a block has one segment of tokens for each length; where they see those of earlier blocks, one for each prefix,
-    and `tokens` holds the prefixes that the search stands at.
+    sees; grid: (Hp, Wp); tokens: of blocks that have been encoded so far. Where an encoder's queries see their own
+    block only, a block has one segment of tokens for each length; where they see those of earlier blocks, one for each
+    prefix, and `tokens` holds the prefixes that the search stands at.
     """
 
     def __init__(self, model: VideoTokenizer, numbers: Tensor, clips: Tensor):
