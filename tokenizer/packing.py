@@ -46,9 +46,8 @@ def plan_block_causal(
     first = torch.zeros_like(blocks) if memory is None else (blocks - memory).clamp(min=0)
     ends = keys.starts + keys.lengths
     starts = keys.starts[:, first]
-    seen = ends[:, blocks] - starts
-    lengths, seen, starts = (tuple(x.flatten().tolist()) for x in (queries.lengths, seen, starts))
-    return AttentionPlan(lengths, seen, starts)
+    rows = (queries.lengths, ends[:, blocks] - starts, starts)
+    return AttentionPlan(*(tuple(x.flatten().tolist()) for x in rows))
 
 
 def plan_within_blocks(rows: PackedLayout) -> AttentionPlan:
