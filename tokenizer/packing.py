@@ -46,8 +46,10 @@ def plan_block_causal(
     first = torch.zeros_like(blocks) if memory is None else (blocks - memory).clamp(min=0)
     ends = keys.starts + keys.lengths
     starts = keys.starts[:, first]
-    rows = (queries.lengths, ends[:, blocks] - starts, starts)
-    return AttentionPlan(*(tuple(x.flatten().tolist()) for x in rows))
+    lengths, seen, first_rows = (
+        tuple(x.flatten().tolist()) for x in (queries.lengths, ends[:, blocks] - starts, starts)
+    )
+    return AttentionPlan(lengths, seen, first_rows)
 
 
 def plan_within_blocks(rows: PackedLayout) -> AttentionPlan:
