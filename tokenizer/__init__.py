@@ -14,6 +14,7 @@ from evagen.tokenizer.quantizer_kinds import make_quantizer
 from evagen.tokenizer.reward import PREFERENCE_RANGE, RewardScale, best_assignment, proxy_reward, reward_percentile
 from evagen.tokenizer.router import Router, VideoAssignment
 from evagen.tokenizer.search import CandidateSearch, brute_force_distances
+from evagen.tokenizer.stream import TokenizerStream
 
 __all__ = [
     "PREFERENCE_RANGE",
@@ -30,6 +31,7 @@ __all__ = [
     "TokenizedClips",
     "TokenizedVideo",
     "TokenizerOutput",
+    "TokenizerStream",
     "VectorQuantizer",
     "VideoAssignment",
     "VideoTokenizer",

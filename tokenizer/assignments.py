@@ -89,4 +89,7 @@ class AssignmentSpace:
 
     def random(self, batch_size: int, generator: torch.Generator | None = None) -> Tensor:
         """Assignments drawn evenly from all candidates, as stage 1 trains on: int64 (B, T)."""
+        if len(self) > 2**62:  # more than an index can number
+            digits = torch.randint(len(self.levels), (batch_size, self.num_blocks), generator=generator)
+            return torch.tensor(self.levels)[digits]
         return self.lengths_of(torch.randint(len(self), (batch_size,), generator=generator))

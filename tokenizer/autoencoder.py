@@ -79,6 +79,9 @@ class VideoTokenizer(ModelMixin, ConfigMixin):
         stochastic_temperature: of the draws of `svq`, for nothing else.
         decoder_start: which of its block's 1D tokens a 3D query of the decoder starts from: the `nearest` one in the
             picture; or the `first` one, the same for all queries of a block, as published (EVATok §3.1).
+        memory_blocks: W, how many earlier blocks a block sees. If None all of its clip, for clips of `num_frames`. With
+            a memory clips and videos may have any number of blocks: the decoder is told no block numbers, so block
+            1,000 is computed as block 10, and `stream` goes through a video in constant memory.
         finest_blocks: shortest wavelength of the rotary embedding in time, in blocks (`positions.Rotary`). Checkpoints
             that do not name it have 1, with which one pair of each head does nothing.
     """
@@ -106,9 +109,12 @@ class VideoTokenizer(ModelMixin, ConfigMixin):
         quantizer: QuantizerKind = "vq",
         stochastic_temperature: float = 0.03,
         decoder_start: Literal["nearest", "first"] = "nearest",
+        memory_blocks: int | None = None,
         finest_blocks: float = 2.0,
     ):
         super().__init__()
+        if memory_blocks is not None and memory_blocks < 1:
+            raise ValueError(f"memory_blocks must be at least 1, or None for all blocks of a clip; got {memory_blocks}")
         self.assignments = AssignmentSpace(levels, self._num_blocks(num_frames))
         self.patch_grid((resolution, resolution))  # refuses sizes that do not fit
         patch_values = 3 * temporal_patch * spatial_patch**2
@@ -133,7 +139,7 @@ class VideoTokenizer(ModelMixin, ConfigMixin):
         """What the weights were trained for and their shapes do not show: with other values they would be useless.
         `vq` and `svq` differ in training only."""
         names = ("codebook_size", "finest_blocks", "encoder_heads", "decoder_heads", "encoder_self_attention")
-        settings = {name: self.config[name] for name in (*names, "decoder_start")}
+        settings = {name: self.config[name] for name in (*names, "decoder_start", "memory_blocks")}
         return {"quantizer": type(self.quantizer).__name__, **settings}
 
     @classmethod
@@ -182,8 +188,9 @@ class VideoTokenizer(ModelMixin, ConfigMixin):
         rows_1d = PackedLayout(lengths)
         rows_3d = PackedLayout(torch.full_like(lengths, patches.shape[2] * patches.shape[3]))
         is_causal = self.config.encoder_self_attention == "causal"
-        within = plan_block_causal(rows_1d, rows_1d) if is_causal else plan_within_blocks(rows_1d)
-        plans = Plans(within, plan_block_causal(rows_1d, rows_3d)).to(video.device)
+        memory = self.config.memory_blocks
+        within = plan_block_causal(rows_1d, rows_1d, memory) if is_causal else plan_within_blocks(rows_1d)
+        plans = Plans(within, plan_block_causal(rows_1d, rows_3d, memory)).to(video.device)
         encoded, _ = self.encoder(queries, self.patch_rows(patches), plans)  # (N, De)
         return self.to_code(encoded)  # (N, c)
 
@@ -196,7 +203,10 @@ class VideoTokenizer(ModelMixin, ConfigMixin):
         rows_1d = PackedLayout(lengths)
         rows_3d = PackedLayout(torch.full_like(lengths, grid[0] * grid[1]))
         queries = self.decoder_queries(tokens.values, blocks, lengths.flatten(), grid)  # B*T*P rows of width Dd
-        plans = Plans(plan_block_causal(rows_3d, rows_3d), plan_block_causal(rows_3d, rows_1d)).to(vectors.device)
+        memory = self.config.memory_blocks
+        plans = Plans(
+            plan_block_causal(rows_3d, rows_3d, memory), plan_block_causal(rows_3d, rows_1d, memory)
+        ).to(vectors.device)  # fmt: skip
         decoded, layers = self.decoder(queries, tokens, plans)  # (B*T*P, Dd)
         video = rearrange(self.pixels(decoded, grid), "(b t) c f h w -> b c (t f) h w", b=num_clips)
         return video, [rows.view(num_clips, num_blocks, *grid, -1) for rows in layers]
@@ -234,9 +244,10 @@ class VideoTokenizer(ModelMixin, ConfigMixin):
         pixels = rearrange(video, "b c (t f) (y p) (x q) -> b t y x (f p q c)", f=step, p=patch, q=patch)
         return self.embed_patches(pixels)  # (B, T, Hp, Wp, De)
 
-    def patch_rows(self, patches: Tensor) -> Rows:
-        """Patch embeddings (B, T, Hp, Wp, De) as the encoder's context: B*T*P rows of width De."""
-        blocks = torch.arange(patches.shape[1]).repeat(len(patches))  # (B*T,)
+    def patch_rows(self, patches: Tensor, first: int = 0) -> Rows:
+        """Patch embeddings (B, T, Hp, Wp, De) of blocks from number `first` on as the encoder's context: B*T*P rows of
+        width De."""
+        blocks = torch.arange(first, first + patches.shape[1]).repeat(len(patches))  # (B*T,)
         place = _block_coordinates(blocks, cell_centres(patches.shape[2], patches.shape[3]))  # (B*T*P, 3)
         return Rows(patches.flatten(0, 3), place.to(patches.device))
 
@@ -264,7 +275,7 @@ class VideoTokenizer(ModelMixin, ConfigMixin):
         place, level_number = self._token_places(blocks, lengths, grid)
         embedded = self.from_code(vectors.to(self.from_code.weight.dtype))  # (n, Dd)
         place, level_number = place.to(embedded.device), level_number.to(embedded.device)
-        position = self.decoder_position(place)  # (n, Dd)
+        position = self._decoder_place(place)  # (n, Dd)
         return Rows(embedded + position + self.decoder_level(level_number), place)
 
     def decoder_queries(self, tokens: Tensor, blocks: Tensor, lengths: Tensor, grid: tuple[int, int]) -> Rows:
@@ -277,7 +288,12 @@ class VideoTokenizer(ModelMixin, ConfigMixin):
             rows = starts.expand(-1, grid[0] * grid[1])  # (S, P)
         place = _block_coordinates(blocks, cell_centres(*grid)).to(tokens.device)  # (S*P, 3)
         start = self.start_query(tokens)[rows.flatten().to(tokens.device)]  # (S*P, Dd)
-        return Rows(start + self.decoder_position(place), place)
+        return Rows(start + self._decoder_place(place), place)
+
+    def _decoder_place(self, place: Tensor) -> Tensor:
+        """(N, 3) as (block, y, x) → what the decoder adds, (N, Dd). With a memory every block is told the same."""
+        told = place if self.config.memory_blocks is None else place * place.new_tensor([0.0, 1.0, 1.0])
+        return self.decoder_position(told)
 
     def pixels(self, decoded: Tensor, grid: tuple[int, int]) -> Tensor:
         """Decoded 3D rows (S*P, Dd) → blocks of frames (S, C, temporal_patch, H, W), unclamped."""

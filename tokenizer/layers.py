@@ -43,10 +43,10 @@ class Places:
 
 @dataclass(frozen=True)
 class Past:
-    """What families of new rows share: keys and values of the rows before them, and of these rows' context where that
-    is not all known from the start; one pair a layer, (…, h, d) each."""
+    """What families of new rows share: keys and values of the rows before them, where they see these, and of these
+    rows' context, where that is not all known from the start; one pair a layer, (…, h, d) each."""
 
-    rows: list[KeyValue]
+    rows: list[KeyValue] | None
     context: list[KeyValue] | None = None
 
 
@@ -168,7 +168,8 @@ class QFormer(nn.Module):
         new rows' keys and values, one pair a layer."""
         rotation, rows, known = self.rotary(x.coordinates), x.values, []
         for i, layer in enumerate(self.layers):
-            shared = (past.rows[i], past.context[i] if past.context else None) if past else (None, None)
+            before = (past.rows, past.context) if past else (None, None)
+            shared = [key_values[i] if key_values else None for key_values in before]
             rows, key_value = layer.extend(rows, context[i], rotation, plans, *shared)  # (Nq, D)
             known.append(key_value)
         return self.norm_out(rows), known  # (Nq, D)

@@ -1,15 +1,16 @@
 """Packed layouts: clips of different lengths in one batch without padding, and who sees whom in it.
 
 Every sequence here is a batch of clips laid end to end, each clip a run of T block segments. Attention
-is *block-causal*: the queries of (clip, block t) see the keys of that clip's blocks ≤ t. In a packed
-layout that is plain: the queries of a segment are one run of rows, and their keys are another, the
-clip's prefix. No dense mask says it, and nothing is padded.
+is *block-causal*: the queries of (clip, block t) see the keys of that clip's blocks ≤ t, or of the last few of
+these. In a packed layout that is plain: the queries of a segment are one run of rows, and their keys are another.
+No dense mask says it, and nothing is padded.
 
 Legend: B clips, T blocks.
 """
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from evagen.kernels.plans import AttentionPlan
@@ -35,12 +36,20 @@ class PackedLayout:
         return (ends - self.lengths.flatten()).view_as(self.lengths)
 
 
-def plan_block_causal(queries: PackedLayout, keys: PackedLayout) -> AttentionPlan:
-    """The plan by which block t of each clip sees that clip's blocks ≤ t. Both layouts have the same B and T."""
-    prefix_lengths = keys.lengths.cumsum(1)
-    clip_starts = keys.starts[:, :1].expand_as(prefix_lengths)
-    lengths, prefixes, starts = (x.flatten().tolist() for x in (queries.lengths, prefix_lengths, clip_starts))
-    return AttentionPlan(tuple(lengths), tuple(prefixes), tuple(starts))
+def plan_block_causal(
+    queries: PackedLayout, keys: PackedLayout, memory: int | None = None, earlier: int = 0
+) -> AttentionPlan:
+    """The plan by which block t of each clip sees that clip's blocks t - memory … t, or all up to t if None.
+
+    Both layouts have the same B. The keys may have `earlier` blocks more, those before the first of the queries."""
+    blocks = torch.arange(earlier, keys.lengths.shape[1])  # of the queries, numbered as the keys' are
+    first = torch.zeros_like(blocks) if memory is None else (blocks - memory).clamp(min=0)
+    ends = keys.starts + keys.lengths
+    starts = keys.starts[:, first]
+    lengths, seen, first_rows = (
+        tuple(x.flatten().tolist()) for x in (queries.lengths, ends[:, blocks] - starts, starts)
+    )
+    return AttentionPlan(lengths, seen, first_rows)
 
 
 def plan_within_blocks(rows: PackedLayout) -> AttentionPlan:

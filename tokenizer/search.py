@@ -88,10 +88,10 @@ class _Tokens:
 class _Batch:
     """Clips that are searched together.
 
-    numbers: int64 (b,), which of the caller's clips they are; num_blocks: T; grid: (Hp, Wp); tokens: of blocks that
-    have been encoded so far. Where an encoder's queries see their own block only, a block has one segment of tokens
-    for each length; where they see those of earlier blocks, one for each prefix, and `tokens` holds the prefixes that
-    the search stands at.
+    numbers: int64 (b,), which of the caller's clips they are; num_blocks: T; memory: how many earlier blocks a block
+    sees; grid: (Hp, Wp); tokens: of blocks that have been encoded so far. Where an encoder's queries see their own
+    block only, a block has one segment of tokens for each length; where they see those of earlier blocks, one for each
+    prefix, and `tokens` holds the prefixes that the search stands at.
     """
 
     def __init__(self, model: VideoTokenizer, numbers: Tensor, clips: Tensor):
@@ -99,6 +99,8 @@ class _Batch:
         self._patches = model.embed_video(clips)  # (b, T, Hp, Wp, De)
         self._seen = model.encoder.context_key_values(model.patch_rows(self._patches))  # b·T·P rows
         self.num_blocks, *self.grid = self._patches.shape[1:4]
+        memory = model.config.memory_blocks
+        self.memory = self.num_blocks if memory is None else memory
         self.tokens = _Tokens()
         self.depends_on_prefix = model.config.encoder_self_attention == "causal"
         self._segments: list[Tensor] = []  # of each block (b, n), where they do not depend on the prefix
@@ -106,6 +108,10 @@ class _Batch:
     @property
     def patches_per_block(self) -> int:
         return self.grid[0] * self.grid[1]
+
+    def first_seen(self, block: int) -> int:
+        """The earliest block that a block sees."""
+        return max(0, block - self.memory)
 
     def segments(self, block: int, parents: "_Nodes", parent: Tensor, levels: Tensor) -> Tensor:
         """The segment of tokens of one block of S children: parent, level numbers (S,) → int64 (S,)."""
@@ -123,15 +129,17 @@ class _Batch:
         it that are seen, each for equally many of the s."""
         model, patches, device = self._model, self.patches_per_block, self._patches.device
         lengths, blocks = torch.tensor(model.assignments.levels)[levels], torch.full_like(clips, block)
+        first = self.first_seen(block)
         queries = model.make_queries(self._patches[clips.to(device), block], blocks, lengths)
         counts, past = lengths.tolist(), None
         if prefixes is None or block == 0:
             within = plan_within_blocks(PackedLayout(lengths[None]))
         else:
+            prefixes = prefixes[:, first:]
             within = plan_families(self.tokens.lengths[prefixes].sum(1).tolist(), counts, counts)
             past = Past([_rows_of(key_value, self.tokens.rows(prefixes)) for key_value in self.tokens.encoder])
-        starts = (clips * self.num_blocks * patches).tolist()
-        visible = AttentionPlan(tuple(counts), (patches * (block + 1),) * len(counts), tuple(starts))
+        starts = ((clips * self.num_blocks + first) * patches).tolist()
+        visible = AttentionPlan(tuple(counts), (patches * (block + 1 - first),) * len(counts), tuple(starts))
         encoded, keys = model.encoder.extend(queries, self._seen, Plans(within, visible).to(device), past)  # (rows, De)
         vectors = model.quantizer(model.to_code(encoded), with_losses=False).vectors  # (rows, c)
         tokens = model.embed_codes(vectors, blocks, lengths, tuple(self.grid))
@@ -143,8 +151,8 @@ class _Batch:
 class _Nodes:
     """Prefixes of assignments, one a row. clips: (S,) numbers in the batch; levels: (S, t), the prefixes, as numbers of
     levels; segments: (S, t), their tokens in the batch; sums: distances added up over the prefix; past: keys and values
-    of the patches of the blocks before the last, one pair a decoder layer, (families · (t - 1)·P, h, d) each; family:
-    (S,), whose past it is; new: of the last block, (S·P, h, d) each."""
+    of the patches of m blocks before the last, those that it sees, one pair a decoder layer, (families · m·P, h, d)
+    each; family: (S,), whose past it is; new: of the last block, (S·P, h, d) each."""
 
     clips: Tensor
     levels: Tensor
@@ -216,7 +224,7 @@ class CandidateSearch:
             length = levels[children.levels].sum(1) / tokens_unit  # (S,)
             order = (preference * quality - (2 - preference) * length).argsort(descending=True)  # best reward first
             kept = torch.cat([order[children.clips[order] == clip][:beam] for clip in range(len(batch.numbers))])
-            nodes = _keep(children, kept)
+            nodes = _keep(children, kept, batch)
             if batch.depends_on_prefix:
                 nodes = replace(nodes, segments=batch.tokens.keep(nodes.segments))
         best = [nodes.clips.tolist().index(clip) for clip in range(len(batch.numbers))]  # each clip's first
@@ -232,7 +240,7 @@ class CandidateSearch:
         for chunk in same_shape_together.split(max(1, at_once)):
             by_clip = chunk[nodes.clips[chunk].argsort(stable=True)]
             known = len(batch.tokens)
-            children = self._evaluate(block, _keep(nodes, by_clip), batch)
+            children = self._evaluate(block, _keep(nodes, by_clip, batch), batch)
             if block + 1 < batch.num_blocks:
                 self._expand(block + 1, children, batch, results)
             if batch.depends_on_prefix:
@@ -255,13 +263,16 @@ class CandidateSearch:
         segments = batch.segments(block, parents, parent, new_level)  # (S,)
         begun_from, lengths, blocks = batch.tokens.values(segments), levels[new_level], torch.full_like(clips, block)
         queries = model.decoder_queries(begun_from, blocks, lengths, tuple(batch.grid))  # S·P rows
-        sizes, counts = [patches] * num_children, lengths.tolist()
-        shared_tokens = levels[parents.levels].sum(1).tolist()
+        sizes, counts, first = [patches] * num_children, lengths.tolist(), batch.first_seen(block)
+        shared_patches = [(block - first) * patches] * num_parents
+        shared_tokens = levels[parents.levels[:, first:]].sum(1).tolist()
         plans = Plans(
-            plan_families([block * patches] * num_parents, sizes, sizes), plan_families(shared_tokens, sizes, counts)
-        ).to(begun_from.device)
+            plan_families(shared_patches, sizes, sizes), plan_families(shared_tokens, sizes, counts)
+        ).to(begun_from.device)  # fmt: skip
         known, rows = batch.tokens.decoder, batch.tokens.rows
-        past = Past(parents.new, [_rows_of(each, rows(parents.segments)) for each in known]) if block else None
+        past = (
+            Past(parents.new, [_rows_of(each, rows(parents.segments[:, first:])) for each in known]) if block else None
+        )
         tokens = [_rows_of(each, rows(segments)) for each in known]
         decoded, new = model.decoder.extend(queries, tokens, plans, past)  # (S·P, Dd)
         pixels = model.pixels(decoded, tuple(batch.grid)).float().clamp_(-1, 1)  # (S, C, f, H, W)
@@ -281,14 +292,17 @@ def _roots(batch: _Batch) -> _Nodes:
     return _Nodes(clips, none, none, {}, clips, [], [])
 
 
-def _keep(nodes: _Nodes, kept: Tensor) -> _Nodes:
-    """Some of the nodes, in this order, each a family by itself: `new` holds all of their blocks, prefix by prefix."""
+def _keep(nodes: _Nodes, kept: Tensor, batch: _Batch) -> _Nodes:
+    """Some of the nodes, in this order, each a family by itself: `new` holds all of their blocks that the next
+    one sees, prefix by prefix."""
     sums = {name: values[kept] for name, values in nodes.sums.items()}
     whole = nodes.new and [_rows_of(key_value, kept, len(nodes.clips)) for key_value in nodes.new]  # (kept, P, h, d)
     if nodes.past:
         num_families = int(nodes.family.max()) + 1
         before = [_rows_of(key_value, nodes.family[kept], num_families) for key_value in nodes.past]
-        whole = [_joined(*pair, dim=1) for pair in zip(before, whole)]  # (kept, t·P, h, d)
+        whole = [_joined(*pair, dim=1) for pair in zip(before, whole)]  # (kept, m·P, h, d)
+    seen = batch.memory * batch.patches_per_block
+    whole = [(key[:, -seen:], value[:, -seen:]) for key, value in whole]
     flat = [(key.flatten(0, 1), value.flatten(0, 1)) for key, value in whole]
     return _Nodes(nodes.clips[kept], nodes.levels[kept], nodes.segments[kept], sums, torch.arange(len(kept)), [], flat)
 

@@ -4,10 +4,12 @@ evagen train-tokenizer quickstart/proxy [key=value …]
 """
 
 from pathlib import Path
+from typing import Annotated
 
 import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast, set_seed
+from einops import rearrange
 from pydantic import Field, model_validator
 
 from evagen.config import section_of
@@ -17,7 +19,7 @@ from evagen.data.sources import DataConfig
 from evagen.models.lengths import LengthChoice
 from evagen.models.loading import new_model, start_from
 from evagen.run import ReadsClips
-from evagen.tokenizer import CodebookUsage, DeadCodeRestart, VideoTokenizer
+from evagen.tokenizer import AssignmentSpace, CodebookUsage, DeadCodeRestart, VideoTokenizer
 from evagen.training.held_out import HeldOutConfig, open_held_out
 from evagen.training.objective import Objective, ObjectiveConfig
 from evagen.training.run import TrainingRun, batch_generator, is_finished
@@ -40,6 +42,9 @@ class TokenizerTraining(LengthChoice):
     random_share: float = Field(0.0, ge=0, le=1)
     """Share of the clips that are given random lengths all the same, so that the tokenizer knows lengths too that the
     router seldom chooses. The paper's final tokenizers see the router's alone."""
+    pieces: tuple[Annotated[int, Field(ge=1)], ...] = ()
+    """Lengths in frames, of which each divides `data.frames`; for a model with `memory_blocks`. Every batch is cut into
+    pieces of one of them, drawn at random, so that videos of several lengths are learnt at equal cost."""
     run: TokenizerRun
     data: DataConfig
     model: ModelConfig  # type: ignore[valid-type]
@@ -59,6 +64,24 @@ class TokenizerTraining(LengthChoice):
                 raise ValueError(
                     f"{name}={value} needs router or uniform_length beside it: without, all lengths are drawn at random"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _pieces_fit(self) -> "TokenizerTraining":
+        if self.pieces and self.model.memory_blocks is None:
+            raise ValueError(
+                f"pieces={list(self.pieces)} needs model.memory_blocks: without, a tokenizer knows clips of one length"
+            )
+        if self.pieces and self.is_made:
+            raise ValueError(
+                f"pieces={list(self.pieces)} are given random lengths; leave out router and uniform_length"
+            )
+        odd = [frames for frames in self.pieces if self.data.frames % frames or frames % self.model.temporal_patch]
+        if odd:
+            raise ValueError(
+                f"pieces={list(self.pieces)}: {odd} do not divide data.frames={self.data.frames} into whole blocks of "
+                f"model.temporal_patch={self.model.temporal_patch} frames"
+            )
         return self
 
 
@@ -93,9 +116,13 @@ def main(config: TokenizerTraining) -> Path:
             continue
         random = batch_generator(config.run.seed, number, accelerator.process_index)
         video = batch.video.to(run.device, non_blocking=True)  # B C F H W
-        lengths = model.assignments.random(len(video), random)  # B T
-        frames = torch.randperm(len(video) * config.data.frames, generator=random)
-        frames = frames[: len(video) * config.loss.compare.frames].to(run.device)
+        num_compared = len(video) * config.loss.compare.frames
+        if config.pieces:
+            chosen = config.pieces[int(torch.randint(len(config.pieces), (), generator=random))]
+            video = rearrange(video, "b c (n f) h w -> (b n) c f h w", f=chosen)  # a few more, shorter clips
+        num_blocks = video.shape[2] // config.model.temporal_patch
+        lengths = AssignmentSpace(config.model.levels, num_blocks).random(len(video), random)  # B T
+        frames = torch.randperm(len(video) * video.shape[2], generator=random)[:num_compared].to(run.device)
         if assign:
             is_random = torch.rand(len(video), 1, generator=random) < config.random_share  # B 1
             lengths = torch.where(is_random, lengths, assign(video))  # B T

@@ -55,7 +55,8 @@ MODEL = {
     "model.encoder_depth": "2", "model.encoder_heads": "1", "model.decoder_width": "48", "model.decoder_depth": "3",
     "model.decoder_heads": "1", "model.codebook_size": "48", "model.code_width": "5",
     "model.encoder_self_attention": "causal", "model.decoder_start": "first",
-    "model.finest_blocks": "4", "model.quantizer": "svq", "model.stochastic_temperature": "1 | model.quantizer=svq",
+    "model.memory_blocks": "1", "model.finest_blocks": "4", "model.quantizer": "svq",
+    "model.stochastic_temperature": "1 | model.quantizer=svq",
 }  # fmt: skip
 LOSS = {
     **{f"loss.{name}": "7" for name in ("l1", "l2", "perceptual", "codebook", "commitment", "entropy")},
@@ -90,7 +91,7 @@ OTHER_VALUES = {  # behind a bar: what else has to be set, in both runs, for the
         **TRAINING, **DATA, **MODEL, **LOSS, **OPTIMIZER, "start_from": "{}/proxy", "restart_codes_after": "1",
         "router": "{}/router", "preference": "0 | router={}/router2", "uniform_length": "4",
         "random_share": "0.5 | router={}/router2", "held_out.clips": "2", "held_out.split": "train",
-        "prefix": "[4, 4, 4, 4] | router={}/router2",
+        "prefix": "[4, 4, 4, 4] | router={}/router2", "pieces": "[4] | model.memory_blocks=1",
     },
     "curate": {
         **PRECISION, **DATA, **COMPARE, "tokenizer": "{}/final", "batch_size": "3", "distance_frames": "1",

@@ -60,3 +60,57 @@ def test_without_held_out_clips_training_goes_on_and_says_so_unless_they_were_na
     named = tokenizer_config(tmp_path, tmp_path / "named", data=data, held_out={"clips": 2, "split": "test"})
     with pytest.raises(UserError, match="has no test split"):
         train_tokenizer.main(named)
+
+
+def remembering(root: Path, out: Path, **changes) -> train_tokenizer.TokenizerTraining:
+    config = tokenizer_config(root, out)
+    model = {**config.model.model_dump(), "memory_blocks": 1}
+    data = {**config.data.model_dump(), "frames": 16}
+    return tokenizer_config(root, out, **{"model": model, "data": data, "pieces": [4, 8, 16], **changes})
+
+
+@pytest.fixture
+def seen(monkeypatch) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """Videos and lengths of all training batches."""
+    passes, whole = [], VideoTokenizer.forward
+
+    def forward(self, video, lengths):
+        passes.append((video, lengths))
+        return whole(self, video, lengths)
+
+    monkeypatch.setattr(VideoTokenizer, "forward", forward)
+    return passes
+
+
+def test_every_batch_is_cut_into_pieces_of_one_length(road, tmp_path, seen):
+    optimizer = {"steps": 12, "batch_size": 2, "learning_rate": 0.01}
+    train_tokenizer.main(remembering(road, tmp_path / "out", optimizer=optimizer))
+    assert {video.shape[2] for video, _ in seen} == {4, 8, 16}
+    for video, lengths in seen:
+        assert video.shape[0] * video.shape[2] == 2 * 16  # all batches cost about the same
+        assert lengths.shape == (len(video), video.shape[2] // 4)
+    assert VideoTokenizer.from_pretrained(tmp_path / "out").config.memory_blocks == 1
+
+
+def test_pieces_lie_in_order_and_none_is_lost(road, tmp_path, seen):
+    optimizer = {"steps": 1, "batch_size": 2, "learning_rate": 0.01}
+    for pieces in ([16], [4]):
+        train_tokenizer.main(remembering(road, tmp_path / f"{pieces}", pieces=pieces, optimizer=optimizer))
+    (clips, _), (pieces, _) = seen
+    assert torch.equal(torch.cat(list(pieces.unflatten(0, (2, 4)).unbind(1)), dim=2), clips)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"model": None}, r"pieces=\[4, 8, 16\] needs model\.memory_blocks"),
+        ({"uniform_length": 4}, "are given random lengths; leave out router and uniform_length"),
+        ({"pieces": [8, 12]}, r"\[12\] do not divide data\.frames=16 into whole blocks of model\.temporal_patch=4"),
+        ({"pieces": [2]}, r"\[2\] do not divide"),
+    ],
+)
+def test_pieces_that_do_not_fit_are_refused(road, tmp_path, changes, message):
+    if changes == {"model": None}:
+        changes = {"model": tokenizer_config(road, tmp_path).model.model_dump()}
+    with pytest.raises(UserError, match=message):
+        remembering(road, tmp_path / "out", **changes)
