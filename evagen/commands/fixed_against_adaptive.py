@@ -42,6 +42,9 @@ from evagen.tokenizer import Router
 FIXED, MATCHED, FEWER = "fixed length", "adaptive, as many tokens", "adaptive, fewer tokens"
 """The rows of the table. The generators are of the first and the last."""
 
+LOOKED_AT = 512
+"""Clips, of all classes in turn, that tell how much the router spends at a preference."""
+
 MEASURES = {"psnr": "PSNR, dB", "perceptual": "perceptual", "motion": "motion explained"}
 
 
@@ -135,10 +138,12 @@ def check(config: FixedAgainstAdaptive, base: Any) -> None:
 
 def find_preferences(config: FixedAgainstAdaptive, router_source: str) -> dict[str, float]:
     """Which preference of the router spends as many tokens as the fixed tokenizer, or the share fewer, at most, over
-    the clips of the tokens' config: found there, so that the scored clips have no part in it. Raises UserError for a
+    clips of the tokens' config: found there, so that the scored clips have no part in it. Raises UserError for a
     budget that the router does not keep at any preference."""
     router = load_model(Router, router_source, PartialState().device)
-    clips = collate_clips(list(ClipDataset(_load("tokenize", config.tokenization).data))).video
+    data = _load("tokenize", config.tokenization).data
+    some = data.model_copy(update={"limit": min(data.limit or LOOKED_AT, LOOKED_AT)})
+    clips = collate_clips(list(ClipDataset(some))).video
     batches = [batch.to(router.device) for batch in clips.split(32)]
     full = config.fixed_length * router.assignments.num_blocks
     found = {}
