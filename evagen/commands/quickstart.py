@@ -23,7 +23,10 @@ from evagen.report.page import Report, write_report
 from evagen.report.stopwatch import StageClock
 from evagen.training.generator import new_generator
 
-ARCADE = {"games": ["frogger", "frostbite", "skiing", "time_pilot"], "clips_per_game": 128, "size": 64, "seed": 0}
+ARCADE = {
+    "games": ["frogger", "frostbite", "skiing", "time_pilot"], "clips_per_game": 320, "size": 64, "seed": 0,
+    "test_fraction": 0.1,
+}  # fmt: skip
 
 
 STAGES = {
