@@ -73,26 +73,31 @@ def main(config: Tokenization) -> Path:
         )
     dataset = ClipDataset(config.data)
     made_by = fingerprint(tokenizer)
+    # Classes that the config leaves out have no number here, or a generator would offer to write what it never saw.
+    numbers = {label: number for number, label in enumerate(sorted(set(dataset.labels) - {-1}))}
     contents = {
         "tokenizer_source": config.tokenizer,
         "tokenizer_fingerprint": made_by,
         "codebook_size": tokenizer.config.codebook_size,
         "levels": list(tokenizer.config.levels),
         "num_blocks": tokenizer.assignments.num_blocks,
-        "class_names": dataset.class_names,
+        "class_names": [dataset.class_names[label] for label in numbers],
         "given_frames": config.given_frames,
         "num_given_blocks": -(-config.given_frames // tokenizer.config.temporal_patch),
     }
     with autocast(config.run, accelerator.device):
         fill_table(
-            table, SeveralEpochs(dataset, config.epochs), lambda batch: _tokens(batch, tokenizer, assign, config),
+            table, SeveralEpochs(dataset, config.epochs),
+            lambda batch: _tokens(batch, tokenizer, assign, config, numbers),
             {"tokenizer": made_by, "lengths": str(assign)}, accelerator, config.batch_size, config.run.num_workers,
             config.save_seconds, contents,
         )  # fmt: skip
     return config.run.out
 
 
-def _tokens(batch: ClipBatch, tokenizer: VideoTokenizer, assign: Assign, config: Tokenization) -> list[dict]:
+def _tokens(
+    batch: ClipBatch, tokenizer: VideoTokenizer, assign: Assign, config: Tokenization, numbers: dict[int, int]
+) -> list[dict]:
     views, given = [], []  # the clips as they are, then all of them mirrored
     for flipped in (False, True)[: 1 + config.flips]:
         video = batch.video.to(tokenizer.device)  # B C F H W
@@ -104,7 +109,7 @@ def _tokens(batch: ClipBatch, tokenizer: VideoTokenizer, assign: Assign, config:
         {
             "codes": tokens.codes.cpu().numpy().astype(np.int32),
             "lengths": tokens.lengths[0].numpy().astype(np.int32),
-            "label": int(batch.label[i]),
+            "label": numbers.get(int(batch.label[i]), -1),
             "path": batch.paths[i],
             "start": batch.starts[i],
             "flipped": bool(flipped),

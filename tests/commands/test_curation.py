@@ -323,6 +323,18 @@ def test_a_record_of_an_earlier_version_is_explained(record, tmp_path):
         read_record(tmp_path)
 
 
+def test_classes_that_are_left_out_have_no_number(root, tmp_path):
+    """Or a generator would offer to write classes that it never saw."""
+    config = tokenization(root, tmp_path / "some")
+    some = config.data.model_copy(update={"without_classes": ["ants"]})
+    tokenize.main(config.model_copy(update={"data": some}))
+    corpus, every = read_corpus(tmp_path / "some"), read_corpus(root / "tokens")
+    assert (corpus.class_names, every.class_names) == (["bees", "cats"], ["ants", "bees", "cats"])
+    of_paths = {row["path"]: every.class_names[row["label"]] for row in every.table}
+    assert {row["path"]: corpus.class_names[row["label"]] for row in corpus.table}.items() <= of_paths.items()
+    assert {int(row["label"]) for row in corpus.table} == {0, 1}
+
+
 def test_weights_make_the_distance_and_nothing_else(root, tmp_path):
     plain = read_record(root / "curated")
     curate.main(curation(root, tmp_path / "weighted", motion_weight=3.0, mse_weight=5.0))
