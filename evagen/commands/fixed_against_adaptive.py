@@ -111,6 +111,12 @@ def main(config: FixedAgainstAdaptive) -> Path:
     claim_folder(config, config.run.out)
     base = _load("train-tokenizer", config.tokenizer_training)
     check(config, base)
+    stages = {
+        "train-tokenizer": config.tokenizer_training, "tokenize": config.tokenization,
+        "train-generator": config.generator_training,
+    }  # fmt: skip
+    for command, stage in stages.items():  # all cells are of the same configs, whenever they are run
+        claim_folder(_load(command, stage), config.run.out / "stages" / command)
     preferences = find_preferences(config, base.router)
     scores = []
     for training in config.trainings:

@@ -108,6 +108,18 @@ def test_going_on_trains_nothing_again(compared, road, stages):
     assert [path.stat().st_mtime_ns for path in weights] == before
 
 
+def test_a_stage_that_has_changed_meanwhile_is_refused(compared, road, stages):
+    """Or some seeds would be of one config and some of another."""
+    path = Path(stages["generator_training"]["config"])
+    before = path.read_text()
+    path.write_text(before.replace("class_dropout: 0.1", "class_dropout: 0.2"))
+    try:
+        with pytest.raises(UserError, match=r"another config: class_dropout is 0\.1 there and 0\.2 here"):
+            study.main(comparison(road, stages, compared))
+    finally:
+        path.write_text(before)
+
+
 def test_plot_and_table(compared):
     assert (compared / "comparison.png").stat().st_size > 10_000
     table = (compared / "table.md").read_text()
