@@ -56,7 +56,8 @@ class Curation(Section):
     """Of the mean squared error, likewise. Where PSNR counts as much as the perceptual distance: their ratio in the
     uniform assignments' range, about 100 on Arcade."""
     mirrored: bool = False
-    """Measure the clips' mirror images: what a look at a clip can tell at best of its own distances, for the study."""
+    """Measure the clips' mirror images, for the study: what a look at a clip can tell at best of its own distances,
+    if the tokenizer was trained on mirrored clips too."""
     save_seconds: Annotated[float, ONLY_HOW] = Field(60, ge=0)
     """Seconds between saves, which is what a killed process loses at most."""
 

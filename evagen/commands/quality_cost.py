@@ -57,7 +57,8 @@ class QualityCost(Section):
     """Curation records of clips that nothing was trained on, by name."""
     mirrored: dict[str, str] = Field(default_factory=dict)
     """Records of the same clips' mirror images (`mirrored=true` of `curate`), by the names in `held_out`. Choosing by
-    them is the best that a look at a clip can be asked for: the rest is how the tokenizer happens to draw it."""
+    them is the best that a look at a clip can be asked for, where the tokenizer was trained on mirrored clips too: the
+    rest is how it happens to draw a clip."""
     proxy: str
     final: str
     router: str
