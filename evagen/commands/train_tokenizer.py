@@ -3,6 +3,7 @@
 evagen train-tokenizer quickstart/proxy [key=value …]
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -117,9 +118,7 @@ def main(config: TokenizerTraining) -> Path:
         random = batch_generator(config.run.seed, number, accelerator.process_index)
         video = batch.video.to(run.device, non_blocking=True)  # B C F H W
         num_compared = len(video) * config.loss.compare.frames
-        if config.pieces:
-            chosen = config.pieces[int(torch.randint(len(config.pieces), (), generator=random))]
-            video = rearrange(video, "b c (n f) h w -> (b n) c f h w", f=chosen)  # a few more, shorter clips
+        video = _in_pieces(video, config.pieces, random) if config.pieces else video
         num_blocks = video.shape[2] // config.model.temporal_patch
         lengths = AssignmentSpace(config.model.levels, num_blocks).random(len(video), random)  # B T
         frames = torch.randperm(len(video) * video.shape[2], generator=random)[:num_compared].to(run.device)
@@ -146,6 +145,12 @@ def main(config: TokenizerTraining) -> Path:
     run.finish(model)
     report_skipped(skipped, dataset.num_files, accelerator.print)
     return config.run.out
+
+
+def _in_pieces(video: torch.Tensor, pieces: Sequence[int], random: torch.Generator) -> torch.Tensor:
+    """Clips cut into more, shorter ones of one of some lengths: (B, C, F, H, W) → (B·n, C, F/n, H, W)."""
+    frames = pieces[int(torch.randint(len(pieces), (), generator=random))]
+    return rearrange(video, "b c (n f) h w -> (b n) c f h w", f=frames)
 
 
 def restart_dead_codes(
