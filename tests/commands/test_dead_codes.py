@@ -29,6 +29,8 @@ for step in range(3):
     restart_dead_codes(dead_codes, codes, inputs, torch.Generator().manual_seed(rank), accelerator)
 state = {"codebook": quantizer.codebook.data, "steps_unused": dead_codes.steps_unused}
 save_file(state, f"{sys.argv[1]}/{rank}.safetensors")
+accelerator.wait_for_everyone()
+accelerator.end_training()  # or a process' threads may outlive it, which aborts it now and then
 """
 
 
