@@ -21,6 +21,7 @@ from evagen.data.clips import ClipDataset
 from evagen.data.curation_record import WEIGHTED
 from evagen.data.loader import ClipBatch
 from evagen.data.sources import DataConfig
+from evagen.errors import UserError
 from evagen.eval import LPIPSDistance, PerceptualDistance, moving_places
 from evagen.kernels.motion import still_background
 from evagen.models.fit import check_clips
@@ -29,6 +30,9 @@ from evagen.models.loading import fingerprint
 from evagen.models.networks import PerceptualNetwork
 from evagen.run import PATIENCE, Infers, ReadsClips, RunFolder, start_accelerator
 from evagen.tokenizer import CandidateSearch, VideoTokenizer
+
+MOST_CANDIDATES = 10_000
+"""Assignments of a clip that can be measured one and all; the paper has 625."""
 
 
 class CurationRun(Infers, ReadsClips, RunFolder):
@@ -70,6 +74,12 @@ def main(config: Curation) -> Path:
         return record
     tokenizer = load_for(config.run, VideoTokenizer, config.tokenizer, accelerator.device)
     check_clips(tokenizer, config.data.frames, config.data.size, "the clips", "change data.frames and data.size")
+    if len(tokenizer.assignments) > MOST_CANDIDATES:
+        raise UserError(
+            f"clips of {tokenizer.config.num_frames} frames have {len(tokenizer.assignments):,} candidate assignments, "
+            f"more than the {MOST_CANDIDATES:,} that can all be measured: curate with a tokenizer of shorter clips or "
+            "fewer levels"
+        )
     perceptual = config.compare.load().to(accelerator.device)
     about = {
         "tokenizer": fingerprint(tokenizer),

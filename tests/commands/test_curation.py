@@ -335,6 +335,15 @@ def test_classes_that_are_left_out_have_no_number(root, tmp_path):
     assert {int(row["label"]) for row in corpus.table} == {0, 1}
 
 
+def test_too_many_candidates_are_refused(root, tmp_path):
+    """Clips of a tokenizer with a memory may be long: 3 lengths for 16 blocks are 43 million assignments."""
+    tiny_tokenizer(num_frames=64, memory_blocks=2).save_pretrained(tmp_path / "long")
+    config = curation(root, tmp_path / "out", tokenizer=str(tmp_path / "long"))
+    config = config.model_copy(update={"data": config.data.model_copy(update={"frames": 64})})
+    with pytest.raises(UserError, match="clips of 64 frames have 43,046,721 candidate assignments, more than"):
+        curate.main(config)
+
+
 def test_weights_make_the_distance_and_nothing_else(root, tmp_path):
     plain = read_record(root / "curated")
     curate.main(curation(root, tmp_path / "weighted", motion_weight=3.0, mse_weight=5.0))
