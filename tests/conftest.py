@@ -4,3 +4,4 @@ import os
 import tempfile
 
 os.environ["EVAGEN_CACHE"] = tempfile.mkdtemp(prefix="evagen-tests-")  # nothing of these in the user's own cache
+os.environ["OMP_NUM_THREADS"] = "1"  # a thread that waits spins, and tests start processes

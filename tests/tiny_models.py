@@ -3,7 +3,7 @@
 import torch
 
 from evagen.ar_model import VideoGenerator
-from evagen.tokenizer import Router, VideoTokenizer
+from evagen.tokenizer import BlockRouter, Router, VideoTokenizer
 
 LEVELS = [2, 4, 8]
 RESOLUTION = 32
@@ -30,6 +30,20 @@ def tiny_router(seed: int = 0, **changes) -> Router:
     }  # fmt: skip
     router = Router(**(sizes | changes)).eval()
     torch.nn.init.normal_(router.vit.head.weight)
+    return router
+
+
+def tiny_block_router(seed: int = 0, **changes) -> BlockRouter:
+    """For the tiny tokenizer with a memory of two blocks, and as `tiny_router`."""
+    torch.manual_seed(seed)
+    sizes = {
+        "levels": LEVELS, "memory_blocks": 2, "resolution": RESOLUTION, "downscale": 4, "patch": 4, "width": 32,
+        "depth": 1, "num_heads": 2,
+    }  # fmt: skip
+    router = BlockRouter(**(sizes | changes)).eval()
+    with torch.no_grad():
+        for weight in router.vit.parameters():  # or no picture would matter
+            weight.add_(torch.randn_like(weight) * 0.3)
     return router
 
 

@@ -7,7 +7,9 @@ just that many and decodes them. `CandidateSearch` and the proxy reward say whic
 from evagen.tokenizer.adaptive import AdaptiveTokenizer, TokenizedVideo, check_router_fits, decode_in_chunks
 from evagen.tokenizer.assignments import AssignmentSpace
 from evagen.tokenizer.autoencoder import TokenizedClips, TokenizerOutput, VideoTokenizer
+from evagen.tokenizer.block_router import BlockRouter
 from evagen.tokenizer.lattices import BinarySphericalQuantizer, FiniteScalarQuantizer
+from evagen.tokenizer.live import LiveTokenizer, Rate, check_block_router_fits
 from evagen.tokenizer.losses import LossWeights, tokenizer_loss
 from evagen.tokenizer.quantizer import CodebookUsage, DeadCodeRestart, VectorQuantizer
 from evagen.tokenizer.quantizer_kinds import make_quantizer
@@ -21,11 +23,14 @@ __all__ = [
     "AdaptiveTokenizer",
     "AssignmentSpace",
     "BinarySphericalQuantizer",
+    "BlockRouter",
     "CandidateSearch",
     "CodebookUsage",
     "DeadCodeRestart",
     "FiniteScalarQuantizer",
+    "LiveTokenizer",
     "LossWeights",
+    "Rate",
     "RewardScale",
     "Router",
     "TokenizedClips",
@@ -37,6 +42,7 @@ __all__ = [
     "VideoTokenizer",
     "best_assignment",
     "brute_force_distances",
+    "check_block_router_fits",
     "check_router_fits",
     "decode_in_chunks",
     "make_quantizer",

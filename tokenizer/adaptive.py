@@ -23,6 +23,7 @@ from torch import Tensor
 from evagen.tokenizer.autoencoder import TokenizedClips, VideoTokenizer
 from evagen.tokenizer.reward import PREFERENCE_RANGE
 from evagen.tokenizer.router import Router
+from evagen.tokenizer.stream import TokenizerStream
 
 Video = Tensor | Iterable[Tensor]
 """A video (C, F, H, W), or its frames (C, H, W) in turn, float in [-1, 1]."""
@@ -33,14 +34,15 @@ class TokenizedVideo:
     """One video as tokens, with all that is needed to get it back, and the dials that the router was given.
 
     tokens: of its clips in order, on the CPU; num_frames: of the video, without what filled up the last clip;
-    size: (H, W) of the video; encoded_size: (h, w) it was encoded at; preference: w_q; max_tokens: the bound on
-    each clip, None without one."""
+    size: (H, W) of the video; encoded_size: (h, w) it was encoded at; preference: w_q, None where there was none;
+    max_tokens: the bound on each clip, or with a memory on each block, None without one. With a memory the video is one
+    clip."""
 
     tokens: TokenizedClips
     num_frames: int
     size: tuple[int, int]
     encoded_size: tuple[int, int]
-    preference: float
+    preference: float | None
     max_tokens: int | None
 
     @property
@@ -128,29 +130,19 @@ class AdaptiveTokenizer:
 
     def encoded_size(self, size: tuple[int, int]) -> tuple[int, int]:
         """(H, W) of a video → (h, w) that the tokenizer sees of it."""
-        patch, scale = self.tokenizer.config.spatial_patch, self.short_side / min(size)
-        height, width = (max(1, round(side * scale / patch)) * patch for side in size)
-        return height, width
+        return fit_size(size, self.short_side, self.tokenizer.config.spatial_patch)
 
     def _chunks(self, video: Video) -> Iterator["_Chunk"]:
         per_clip = self.tokenizer.config.num_frames
-        frames = iter(video.unbind(1) if isinstance(video, Tensor) and video.ndim == 4 else video)
-        size = None
-        while True:
-            group = []
-            for frame in islice(frames, per_clip * self.clips_per_chunk):
-                size = _checked_size(frame, size)
-                fitted = _resize(frame[None].to(self.tokenizer.device), self.encoded_size(size))  # (1, C, h, w)
-                group.append(fitted)
-            if not group:
-                return
-            filled = group + group[-1:] * (-len(group) % per_clip)
-            yield _Chunk(rearrange(torch.cat(filled), "(n f) c h w -> n c f h w", f=per_clip), len(group), size)
+        for group, size in grouped(video, per_clip * self.clips_per_chunk):
+            filled = torch.stack(group + group[-1:] * (-len(group) % per_clip)).to(self.tokenizer.device)
+            fitted = resize(filled, self.encoded_size(size))  # (n·f, C, h, w)
+            yield _Chunk(rearrange(fitted, "(n f) c h w -> n c f h w", f=per_clip), len(group), size)
 
     def _for_router(self, clips: Tensor) -> Tensor:
         """What the router looks at: (n, C, f, h, w) → (n, C, f, resolution, resolution)."""
         side = self.router.config.resolution
-        frames = _resize(rearrange(clips, "n c f h w -> (n f) c h w"), (side, side))  # (n·f, C, side, side)
+        frames = resize(rearrange(clips, "n c f h w -> (n f) c h w"), (side, side))  # (n·f, C, side, side)
         return rearrange(frames, "(n f) c h w -> n c f h w", n=len(clips)).to(self.router.device)
 
 
@@ -174,14 +166,29 @@ class _RouterClips:
         return (self.model._for_router(chunk.clips) for chunk in self.model._chunks(self.video))
 
 
+def grouped(video: Video, size_of_group: int) -> Iterator[tuple[list[Tensor], tuple[int, int]]]:
+    """The frames of a video, so many at a time, the last ones fewer, and their (H, W). Raises ValueError for what is no
+    frame, and for frames of other sizes."""
+    frames = iter(video.unbind(1) if isinstance(video, Tensor) and video.ndim == 4 else video)
+    size = None
+    while group := list(islice(frames, size_of_group)):
+        for frame in group:
+            size = _checked_size(frame, size)
+        assert size is not None
+        yield group, size
+
+
 @torch.no_grad()
 def decode_in_chunks(tokenizer: VideoTokenizer, video: TokenizedVideo, clips_per_chunk: int = 4) -> Iterator[Tensor]:
     """Tokens → the video in consecutive pieces (C, any, H, W) in [-1, 1]. Needs no router, and no more memory for
-    a longer video.
+    a longer video. With a memory the video is one clip, and a piece is as many blocks.
 
     Raises ValueError for a number of clips that does not go with the number of frames, and as
     `VideoTokenizer.decode` for codes and lengths that are not this tokenizer's."""
     tokenizer.check_tokens(video.tokens)
+    if tokenizer.config.memory_blocks is not None:
+        yield from _decode_stream(tokenizer, video, clips_per_chunk)
+        return
     per_clip, clips = tokenizer.config.num_frames, video.tokens.split()
     if len(clips) != -(-video.num_frames // per_clip):
         raise ValueError(
@@ -193,7 +200,23 @@ def decode_in_chunks(tokenizer: VideoTokenizer, video: TokenizedVideo, clips_per
         tokens = TokenizedClips(tokens.codes.to(tokenizer.device), tokens.lengths)
         decoded = tokenizer.decode(tokens, video.encoded_size)  # (n, C, f, h, w)
         frames = rearrange(decoded, "n c f h w -> (n f) c h w")[: video.num_frames - start * per_clip]
-        yield rearrange(_resize(frames, video.size), "f c h w -> c f h w")
+        yield rearrange(resize(frames, video.size), "f c h w -> c f h w")
+
+
+def _decode_stream(tokenizer: VideoTokenizer, video: TokenizedVideo, blocks_per_piece: int) -> Iterator[Tensor]:
+    step, (lengths,) = tokenizer.config.temporal_patch, video.tokens.lengths
+    if len(lengths) != -(-video.num_frames // step):
+        raise ValueError(
+            f"{video.num_frames} frames in blocks of {step} are {-(-video.num_frames // step)} blocks, but there are "
+            f"tokens of {len(lengths)}"
+        )
+    stream, start = TokenizerStream(tokenizer), 0
+    for number in range(0, len(lengths), blocks_per_piece):
+        some = lengths[number : number + blocks_per_piece]
+        codes = video.tokens.codes[start : start + int(some.sum())].to(tokenizer.device)
+        start += len(codes)
+        frames = stream.decode(codes, some, video.encoded_size)[:, : video.num_frames - number * step]
+        yield resize(frames.transpose(0, 1), video.size).transpose(0, 1)
 
 
 def check_router_fits(tokenizer: VideoTokenizer, router: Router) -> None:
@@ -233,7 +256,13 @@ def _checked_size(frame: Tensor, size: tuple[int, int] | None) -> tuple[int, int
     return found
 
 
-def _resize(pictures: Tensor, size: tuple[int, int]) -> Tensor:
+def fit_size(size: tuple[int, int], short_side: int, patch: int) -> tuple[int, int]:
+    """(H, W) → the nearest size with that short side whose sides are multiples of the patch."""
+    height, width = (max(1, round(side * short_side / min(size) / patch)) * patch for side in size)
+    return height, width
+
+
+def resize(pictures: Tensor, size: tuple[int, int]) -> Tensor:
     """(any, C, H, W) → (any, C, *size), bilinear, antialiased where it shrinks."""
     if tuple(pictures.shape[-2:]) == size:
         return pictures

@@ -73,13 +73,18 @@ class AssignmentSpace:
 
     def starting_with(self, prefix: Sequence[int]) -> Tensor:
         """Which assignments begin with these lengths: bool (A,). Raises ValueError where none does."""
+        prefix = self.check_prefix(prefix)
+        return (self.table()[:, : len(prefix)] == torch.tensor(prefix, dtype=torch.int64)).all(-1)
+
+    def check_prefix(self, prefix: Sequence[int]) -> list[int]:
+        """Returns it as a list. Raises ValueError where no assignment begins with these lengths."""
         prefix = [int(length) for length in prefix]
         if len(prefix) > self.num_blocks or not set(prefix) <= set(self.levels):
             raise ValueError(
                 f"no assignment begins with {prefix}: a prefix has at most {self.num_blocks} lengths, each one of "
                 f"{list(self.levels)}"
             )
-        return (self.table()[:, : len(prefix)] == torch.tensor(prefix, dtype=torch.int64)).all(-1)
+        return prefix
 
     def uniform(self, level: int, batch_size: int) -> Tensor:
         """The same level for every block of every clip: int64 (B, T)."""
@@ -93,3 +98,12 @@ class AssignmentSpace:
             digits = torch.randint(len(self.levels), (batch_size, self.num_blocks), generator=generator)
             return torch.tensor(self.levels)[digits]
         return self.lengths_of(torch.randint(len(self), (batch_size,), generator=generator))
+
+    def random_runs(self, batch_size: int, generator: torch.Generator | None = None) -> Tensor:
+        """Lengths for videos that a tokenizer with a memory is to learn, int64 (B, T): each video has a taste of its
+        own, weights of the levels drawn from all alike (a flat Dirichlet distribution), by which its blocks' lengths
+        are drawn. So long runs of the shortest length occur, as in a video in which nothing happens; were all
+        assignments alike, twelve blocks would never be short together."""
+        weights = torch.empty(batch_size, len(self.levels)).exponential_(generator=generator)  # of a Dirichlet, scaled
+        levels = torch.multinomial(weights, self.num_blocks, replacement=True, generator=generator)  # (B, T)
+        return torch.tensor(self.levels)[levels]

@@ -87,6 +87,15 @@ def mirrored(features: Tensor, num_blocks: int) -> Tensor:
     return rearrange(blocks.flip(-1), "b c h t w -> b c h (t w)")
 
 
+def with_preference(features: Tensor, preference: Tensor) -> Tensor:
+    """A router's features (B, c, h, w) and a preference w_q for each (B,) → (B, c + 1, h, w): one more channel, which
+    is constant."""
+    low, high = PREFERENCE_RANGE
+    scaled = (preference.to(features) - low) / (high - low) * 2 - 1  # (B,)
+    plane = scaled.view(-1, 1, 1, 1).expand(-1, 1, *features.shape[2:])  # (B, 1, h, w)
+    return torch.cat([features, plane], dim=1)
+
+
 class Router(ModelMixin, ConfigMixin):
     """A ViT classifier over all candidate assignments, conditioned on the preference w_q.
 
@@ -141,10 +150,7 @@ class Router(ModelMixin, ConfigMixin):
 
     def forward(self, features: Tensor, preference: Tensor) -> Tensor:
         """Router features (B, c, H/s, T·W/s), preference w_q (B,) → logits (B, A)."""
-        low, high = PREFERENCE_RANGE
-        scaled = (preference.to(features) - low) / (high - low) * 2 - 1  # (B,)
-        plane = scaled.view(-1, 1, 1, 1).expand(-1, 1, *features.shape[2:])  # (B, 1, H/s, T·W/s)
-        return self.vit(torch.cat([features, plane], dim=1))  # (B, A)
+        return self.vit(with_preference(features, preference))
 
     def features(self, video: Tensor) -> Tensor:
         """What the ViT sees of clips beside the preference: (B, C, F, H, W) in [-1, 1] → (B, c, H/s, T·W/s)."""

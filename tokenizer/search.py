@@ -152,7 +152,8 @@ class _Nodes:
     """Prefixes of assignments, one a row. clips: (S,) numbers in the batch; levels: (S, t), the prefixes, as numbers of
     levels; segments: (S, t), their tokens in the batch; sums: distances added up over the prefix; past: keys and values
     of the patches of m blocks before the last, those that it sees, one pair a decoder layer, (families · m·P, h, d)
-    each; family: (S,), whose past it is; new: of the last block, (S·P, h, d) each."""
+    each; family: (S,), whose past it is; new: of the last block, (S·P, h, d) each; first: the first block that is
+    searched, after those that are given."""
 
     clips: Tensor
     levels: Tensor
@@ -161,6 +162,12 @@ class _Nodes:
     family: Tensor
     past: list[KeyValue]
     new: list[KeyValue]
+    first: int = 0
+
+    @property
+    def block(self) -> int:
+        """The number of the next block."""
+        return self.levels.shape[1]
 
 
 class CandidateSearch:
@@ -185,12 +192,16 @@ class CandidateSearch:
         self.block_evaluations = 0
 
     @torch.no_grad()
-    def all_distances(self, video: Tensor) -> dict[str, Tensor]:
-        """video (B, C, F, H, W) in [-1, 1] → for each named distance (B, A) on the CPU, in index order."""
+    def all_distances(self, video: Tensor, past: Tensor | None = None) -> dict[str, Tensor]:
+        """video (B, C, F, H, W) in [-1, 1] → for each named distance (B, A) on the CPU, in index order.
+
+        past: lengths int64 (B, p) of first blocks, which are given: the candidates are the assignments of the blocks
+        that follow, and theirs are the distances, in which block number 0 is the first of them."""
+        past = torch.empty(len(video), 0, dtype=torch.int64) if past is None else past
         parts: list[dict[str, Tensor]] = []
         for batch in self._batches(video, self.max_segments // len(self.tokenizer.assignments.levels)):
             parts.append({})
-            self._expand(0, _roots(batch), batch, parts[-1])
+            self._expand(self._after(past[batch.numbers], batch), batch, parts[-1])
         return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
     @torch.no_grad()
@@ -218,8 +229,8 @@ class CandidateSearch:
         levels = torch.tensor(self.tokenizer.assignments.levels)
         tokens_unit = scale.tokens_unit * batch.num_blocks / scale.num_blocks  # of a video as long as this one
         nodes = _roots(batch)
-        for block in range(batch.num_blocks):
-            children = self._evaluate(block, nodes, batch)
+        for _ in range(batch.num_blocks):
+            children = self._evaluate(nodes, batch)
             quality = -children.sums[name] / batch.num_blocks / scale.distance_unit  # (S,)
             length = levels[children.levels].sum(1) / tokens_unit  # (S,)
             order = (preference * quality - (2 - preference) * length).argsort(descending=True)  # best reward first
@@ -230,9 +241,19 @@ class CandidateSearch:
         best = [nodes.clips.tolist().index(clip) for clip in range(len(batch.numbers))]  # each clip's first
         return levels[nodes.levels[best]]
 
-    def _expand(self, block: int, nodes: _Nodes, batch: _Batch, results: dict[str, Tensor]) -> None:
+    def _after(self, past: Tensor, batch: _Batch) -> _Nodes:
+        """The prefix of each clip that the past is, lengths (b, p): the roots of what is searched."""
+        nodes = _roots(batch)
+        self.tokenizer.assignments.check_levels(past)
+        levels = torch.searchsorted(torch.tensor(self.tokenizer.assignments.levels), past.contiguous())  # (b, p)
+        for block in range(past.shape[1]):
+            nodes = _keep(self._decode(nodes, levels[:, block, None], batch)[0], nodes.clips, batch)
+        return replace(nodes, first=past.shape[1])
+
+    def _expand(self, nodes: _Nodes, batch: _Batch, results: dict[str, Tensor]) -> None:
         """Evaluates every child of the nodes, in batches, and whatever lies below each batch."""
-        space = AssignmentSpace(self.tokenizer.assignments.levels, batch.num_blocks)
+        is_last = nodes.block + 1 == batch.num_blocks
+        space = AssignmentSpace(self.tokenizer.assignments.levels, batch.num_blocks - nodes.first)
         at_once = max(1, self.max_segments // len(space.levels))
         at_once -= at_once % len(batch.numbers)  # so that the same prefixes of all clips stay together
         levels = torch.tensor(space.levels)
@@ -240,25 +261,38 @@ class CandidateSearch:
         for chunk in same_shape_together.split(max(1, at_once)):
             by_clip = chunk[nodes.clips[chunk].argsort(stable=True)]
             known = len(batch.tokens)
-            children = self._evaluate(block, _keep(nodes, by_clip, batch), batch)
-            if block + 1 < batch.num_blocks:
-                self._expand(block + 1, children, batch, results)
+            children = self._evaluate(_keep(nodes, by_clip, batch), batch)
+            if not is_last:
+                self._expand(children, batch, results)
             if batch.depends_on_prefix:
                 batch.tokens.forget(known)
-            if block + 1 < batch.num_blocks:
+            if not is_last:
                 continue
             for name, sums in children.sums.items():
                 nothing = torch.full((len(batch.numbers), len(space)), torch.nan, dtype=torch.float64)
                 table = results.setdefault(name, nothing)
-                table[children.clips, space.index_of(levels[children.levels])] = sums / batch.num_blocks
+                index = space.index_of(levels[children.levels[:, nodes.first :]])
+                table[children.clips, index] = sums / space.num_blocks
 
-    def _evaluate(self, block: int, parents: _Nodes, batch: _Batch) -> _Nodes:
+    def _evaluate(self, parents: _Nodes, batch: _Batch) -> _Nodes:
         """Decodes and measures one block of every child of the parents."""
-        model, patches = self.tokenizer, batch.patches_per_block
+        every = torch.arange(len(self.tokenizer.assignments.levels)).repeat(len(parents.clips), 1)
+        children, pixels = self._decode(parents, every, batch)
+        self.block_evaluations += len(pixels)
+        found = self.distance(pixels, batch.numbers[children.clips], parents.block - parents.first)
+        sums = {name: values.double().cpu() for name, values in found.items()}  # (S,) each
+        if parents.sums:
+            sums = {name: values + parents.sums[name][children.family] for name, values in sums.items()}
+        return replace(children, sums=sums)
+
+    def _decode(self, parents: _Nodes, new_levels: Tensor, batch: _Batch) -> tuple[_Nodes, Tensor]:
+        """One block more, at each of k levels of each parent: numbers of levels (parents, k) → the children, without
+        sums, and their block's pixels (S, C, f, H, W) in [-1, 1]."""
+        model, patches, block = self.tokenizer, batch.patches_per_block, parents.block
         levels = torch.tensor(model.assignments.levels)
-        num_parents, num_children = len(parents.clips), len(parents.clips) * len(levels)
-        parent = torch.arange(num_parents).repeat_interleave(len(levels))  # (S,)
-        clips, new_level = parents.clips[parent], torch.arange(len(levels)).repeat(num_parents)  # (S,) each
+        num_parents, num_children = len(parents.clips), new_levels.numel()
+        parent = torch.arange(num_parents).repeat_interleave(new_levels.shape[1])  # (S,)
+        clips, new_level = parents.clips[parent], new_levels.flatten()  # (S,) each
 
         segments = batch.segments(block, parents, parent, new_level)  # (S,)
         begun_from, lengths, blocks = batch.tokens.values(segments), levels[new_level], torch.full_like(clips, block)
@@ -276,13 +310,9 @@ class CandidateSearch:
         tokens = [_rows_of(each, rows(segments)) for each in known]
         decoded, new = model.decoder.extend(queries, tokens, plans, past)  # (S·P, Dd)
         pixels = model.pixels(decoded, tuple(batch.grid)).float().clamp_(-1, 1)  # (S, C, f, H, W)
-
-        self.block_evaluations += num_children
-        measured = {name: d.double().cpu() for name, d in self.distance(pixels, batch.numbers[clips], block).items()}
-        sums = {name: value + (parents.sums[name][parent] if block else 0.0) for name, value in measured.items()}
         children = torch.cat([parents.levels[parent], new_level[:, None]], dim=1)  # (S, t + 1)
         of_children = torch.cat([parents.segments[parent], segments[:, None]], dim=1)  # (S, t + 1)
-        return _Nodes(clips, children, of_children, sums, parent, parents.new, new)
+        return _Nodes(clips, children, of_children, {}, parent, parents.new, new, parents.first), pixels
 
 
 def _roots(batch: _Batch) -> _Nodes:
@@ -304,7 +334,8 @@ def _keep(nodes: _Nodes, kept: Tensor, batch: _Batch) -> _Nodes:
     seen = batch.memory * batch.patches_per_block
     whole = [(key[:, -seen:], value[:, -seen:]) for key, value in whole]
     flat = [(key.flatten(0, 1), value.flatten(0, 1)) for key, value in whole]
-    return _Nodes(nodes.clips[kept], nodes.levels[kept], nodes.segments[kept], sums, torch.arange(len(kept)), [], flat)
+    family = torch.arange(len(kept))
+    return _Nodes(nodes.clips[kept], nodes.levels[kept], nodes.segments[kept], sums, family, [], flat, nodes.first)
 
 
 def _rows_of(key_value: KeyValue, rows: Tensor, groups: int | None = None) -> KeyValue:

@@ -8,10 +8,12 @@ not rewards, so that one record serves every preference. Any number of processes
 half-way, the same command goes on where it was.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
 import torch
+import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
@@ -29,7 +31,8 @@ from evagen.models.inference import autocast, load_for
 from evagen.models.loading import fingerprint
 from evagen.models.networks import PerceptualNetwork
 from evagen.run import PATIENCE, Infers, ReadsClips, RunFolder, start_accelerator
-from evagen.tokenizer import CandidateSearch, VideoTokenizer
+from evagen.tokenizer import AssignmentSpace, CandidateSearch, VideoTokenizer
+from evagen.training.run import batch_generator
 
 MOST_CANDIDATES = 10_000
 """Assignments of a clip that can be measured one and all; the paper has 625."""
@@ -59,6 +62,11 @@ class Curation(Section):
     mse_weight: float = Field(0.0, ge=0)
     """Of the mean squared error, likewise. Where PSNR counts as much as the perceptual distance: their ratio in the
     uniform assignments' range, about 100 on Arcade."""
+    past: int = Field(0, ge=0)
+    """For a tokenizer with a memory: in place of whole clips what is curated are states that a video can be in. Up to
+    so many of a clip's first blocks are a past that is given, its number and its lengths drawn at random, and the
+    candidates are the assignments of the blocks that follow. What is best for the first of them is what a block-wise
+    router learns. `data.frames` counts past and following blocks."""
     mirrored: bool = False
     """Measure the clips' mirror images, for the study: what a look at a clip can tell at best of its own distances,
     if the tokenizer was trained on mirrored clips too."""
@@ -74,21 +82,19 @@ def main(config: Curation) -> Path:
         return record
     tokenizer = load_for(config.run, VideoTokenizer, config.tokenizer, accelerator.device)
     check_clips(tokenizer, config.data.frames, config.data.size, "the clips", "change data.frames and data.size")
-    if len(tokenizer.assignments) > MOST_CANDIDATES:
-        raise UserError(
-            f"clips of {tokenizer.config.num_frames} frames have {len(tokenizer.assignments):,} candidate assignments, "
-            f"more than the {MOST_CANDIDATES:,} that can all be measured: curate with a tokenizer of shorter clips or "
-            "fewer levels"
-        )
+    space = _candidates(tokenizer, config)
     perceptual = config.compare.load().to(accelerator.device)
     about = {
         "tokenizer": fingerprint(tokenizer),
         "distance": f"{perceptual.name} {perceptual.fingerprint}" + ", mirrored" * config.mirrored,
+        **({"past": config.past} if config.past else {}),
     }
     contents = {
         "tokenizer_source": config.tokenizer,
         "levels": list(tokenizer.assignments.levels),
-        "num_blocks": tokenizer.assignments.num_blocks,
+        "num_blocks": space.num_blocks,
+        "past": config.past,
+        "memory_blocks": tokenizer.config.memory_blocks,
         "clips": config.data.model_dump(mode="json"),
         **{name: getattr(config, name) for name in WEIGHTED},
         "mirrored": config.mirrored,
@@ -101,16 +107,49 @@ def main(config: Curation) -> Path:
     return record
 
 
+def _candidates(tokenizer: VideoTokenizer, config: Curation) -> AssignmentSpace:
+    """What is measured of each clip. Raises UserError where that is too much, or nothing."""
+    step = tokenizer.config.temporal_patch
+    searched = config.data.frames // step - config.past
+    if tokenizer.config.memory_blocks is None and config.past:
+        raise UserError(
+            f"past={config.past}: the tokenizer at {config.tokenizer} has no memory, so its clips have no past: "
+            "leave it out"
+        )
+    if searched < 1:
+        raise UserError(
+            f"past={config.past}: clips of data.frames={config.data.frames} have {config.data.frames // step} blocks, "
+            f"of which none is left to search; give data.frames={(config.past + 3) * step} to search three"
+        )
+    space = AssignmentSpace(tokenizer.config.levels, searched)
+    if len(space) > MOST_CANDIDATES:
+        raise UserError(
+            f"{searched} blocks have {len(space):,} candidate assignments, more than the {MOST_CANDIDATES:,} that can "
+            "all be measured: curate with fewer levels, or "
+            + ("shorter clips" if tokenizer.config.memory_blocks is None else "a longer past and less behind it")
+        )
+    return space
+
+
+def _draw_past(batch: ClipBatch, levels: Sequence[int], config: Curation) -> Tensor:
+    """The past of a batch, as long for all of its clips: int64 (B, p) with p from 0 to `config.past`."""
+    random = batch_generator(config.data.seed, int(batch.index[0]), 0)
+    num_blocks = int(torch.randint(config.past + 1, (), generator=random))
+    return AssignmentSpace(levels, max(num_blocks, 1)).random_runs(len(batch), random)[:, :num_blocks]
+
+
 def _measure(
     batch: ClipBatch, tokenizer: VideoTokenizer, perceptual: PerceptualDistance | LPIPSDistance, config: Curation
 ) -> list[dict]:
     video = batch.video.to(tokenizer.device)  # B C F H W
     video = video.flip(-1) if config.mirrored else video
     step = tokenizer.config.temporal_patch
-    chosen = torch.linspace(0, step - 1, min(config.distance_frames, step)).round().long().unique()
-    blocks = video.split(step, dim=2)  # T times B C f H W
+    past = _draw_past(batch, tokenizer.config.levels, config)  # B p
     background = still_background(video)  # B C 1 H W
-    moves = moving_places(video, background).split(step, dim=2)  # T times B 1 f H W
+    video = video[:, :, (config.past - past.shape[1]) * step :]
+    chosen = torch.linspace(0, step - 1, min(config.distance_frames, step)).round().long().unique()
+    blocks = video.split(step, dim=2)[past.shape[1] :]  # T times B C f H W
+    moves = [moving_places(block, background) for block in blocks]  # T times B 1 f H W
     still = torch.stack([_masked_mse(background, block, where) for block, where in zip(blocks, moves)]).mean(0)  # B
     references = [_frame_features(perceptual, block, chosen) for block in blocks]
 
@@ -122,13 +161,15 @@ def _measure(
         moving = _masked_mse(reconstruction, blocks[t][clips], moves[t][clips])  # S
         return {"perceptual": distances.view(len(clips), -1).mean(1), "mse": mse, "moving_mse": moving}
 
-    found = CandidateSearch(tokenizer, distance, config.max_segments).all_distances(video)
+    found = CandidateSearch(tokenizer, distance, config.max_segments).all_distances(video, past)
+    padded = F.pad(past, (config.past - past.shape[1], 0))  # B P
     return [
         {
             "key": int(batch.index[i]),
             "path": batch.paths[i],
             "label": int(batch.label[i]),
             "still_mse": float(still[i]),
+            **({"past": padded[i].numpy()} if config.past else {}),
             **{name: distances[i].float().numpy() for name, distances in found.items()},
         }
         for i in range(len(batch))

@@ -1,4 +1,5 @@
-"""Stage 3: trains the router on a curation record, for a range of preferences at once.
+"""Stage 3: trains the router on a curation record, for a range of preferences at once: the one that looks at whole
+clips, or, for a tokenizer with a memory, the one that looks at one block after another.
 
 evagen train-router quickstart/router [key=value …]
 """
@@ -16,13 +17,14 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from evagen.config import Section, section_of
-from evagen.data.clips import ClipDataset, SkippedClip
+from evagen.data.clips import Clip, ClipDataset, SkippedClip
 from evagen.data.curation_record import CurationRecord, read_record
 from evagen.data.loader import clip_loader
 from evagen.errors import UserError
 from evagen.models.loading import new_model
 from evagen.run import ReadsClips
-from evagen.tokenizer import PREFERENCE_RANGE, RewardScale, Router, proxy_reward, reward_percentile
+from evagen.tokenizer import PREFERENCE_RANGE, BlockRouter, RewardScale, Router, reward_percentile
+from evagen.tokenizer.block_router import block_features
 from evagen.tokenizer.reward import ScaleName
 from evagen.tokenizer.router import mirrored, router_features
 from evagen.training.run import TrainingRun, batch_generator, is_finished
@@ -80,17 +82,13 @@ def main(config: RouterTraining) -> Path:
     except ValueError as error:
         raise UserError(f"the record in {config.record} cannot be trained on: {error}") from error
     set_seed(config.run.seed)
-    model = new_model(
-        Router, levels=list(record.space.levels), num_frames=record.clips.frames, resolution=record.clips.size,
-        temporal_patch=record.clips.frames // record.space.num_blocks, reward_scale=config.reward_scale,
-        **config.model.model_dump(),
-    )  # fmt: skip
+    model = _new_router(config, record)
     run = TrainingRun(config, config.run, config.optimizer, model)
     run.resume()
     train, held_out = _split(record, config.held_out)
     num_workers = config.run.num_workers
-    features_of = partial(router_features, temporal_patch=model.config.temporal_patch, downscale=model.config.downscale)
-    cached = CachedFeatures(dataset, features_of, CACHE_BYTES // max(num_workers, 1))
+    cached = CachedFeatures(dataset, _features_of(model, record), CACHE_BYTES // max(num_workers, 1))
+    side_by_side = 1 if record.is_of_states else record.space.num_blocks  # blocks in the features
     shown = [_readable(cached[int(key)])[None] for key in record.keys[held_out]]
     to_load, to_train = tee(
         _draw(config, train, number, run.accelerator.process_index) for number in count(run.first_batch)
@@ -98,8 +96,8 @@ def main(config: RouterTraining) -> Path:
     loader = clip_loader(cached, (record.keys[rows].tolist() for rows, _, _ in to_load), num_workers, stacked)
     for _, (rows, preference, is_mirrored), features in zip(run.batches(), to_train, loader):
         features = _readable(features).to(run.device)  # B c h T·w
-        features = mirrored(features, record.space.num_blocks) if is_mirrored else features
-        reward = proxy_reward(record.distance[rows], preference, record.space, scale)  # B A
+        features = mirrored(features, side_by_side) if is_mirrored else features
+        reward = record.reward(rows, preference, scale)  # B A
         target = _target(reward, config.target_temperature).to(run.device)
         logits = run.model(features, preference.to(run.device))  # B A
         loss = F.cross_entropy(logits, target)
@@ -114,11 +112,47 @@ def main(config: RouterTraining) -> Path:
     return config.run.out
 
 
+def _new_router(config: RouterTraining, record: CurationRecord) -> Router | BlockRouter:
+    """Untrained; of one block after another for a tokenizer with a memory."""
+    settings = {
+        "levels": list(record.space.levels), "resolution": record.clips.size,
+        "temporal_patch": record.clips.frames // (record.num_past + record.space.num_blocks),
+        "reward_scale": config.reward_scale, **config.model.model_dump(),
+    }  # fmt: skip
+    if record.is_of_states:
+        return new_model(BlockRouter, memory_blocks=record.memory_blocks, **settings)
+    return new_model(Router, num_frames=record.clips.frames, **settings)
+
+
+def _features_of(model: Router | BlockRouter, record: CurationRecord) -> Callable[[Clip], Tensor]:
+    """What the router sees of a clip of the record, (c, H/s, T·W/s)."""
+    config = model.config
+    if not record.is_of_states:
+        return partial(_of_clip, temporal_patch=config.temporal_patch, downscale=config.downscale)
+    return partial(
+        _of_state, past=dict(zip(record.keys.tolist(), record.past)), temporal_patch=config.temporal_patch,
+        memory=config.memory_blocks, longest=config.levels[-1], downscale=config.downscale,
+    )  # fmt: skip
+
+
+def _of_clip(clip: Clip, **settings: int) -> Tensor:
+    return router_features(clip.video[None], **settings)[0]
+
+
+def _of_state(clip: Clip, past: dict[int, Tensor], temporal_patch: int, memory: int, **settings: int) -> Tensor:
+    """Of the block that follows the clip's past, which `past` has by the clip's key."""
+    given = past[clip.index][past[clip.index] > 0][-memory:]  # (m,)
+    first = len(past[clip.index]) * temporal_patch
+    before = clip.video[None, :, first - len(given) * temporal_patch : first]
+    block = clip.video[None, :, first : first + temporal_patch]
+    return block_features(block, before, given[None], memory, **settings)[0]
+
+
 class CachedFeatures(Dataset):
     """What a router sees of a data set's clips, (c, H/s, T·W/s) each. Those asked for first stay in memory, up to
     `max_bytes`: where clips are drawn evenly, no other choice would be met more often."""
 
-    def __init__(self, dataset: ClipDataset, features_of: Callable[[Tensor], Tensor], max_bytes: int):
+    def __init__(self, dataset: ClipDataset, features_of: Callable[[Clip], Tensor], max_bytes: int):
         self.dataset, self.features_of, self.bytes_left = dataset, features_of, max_bytes
         self.kept: dict[int, Tensor] = {}
 
@@ -128,7 +162,7 @@ class CachedFeatures(Dataset):
         clip = self.dataset[key]
         if isinstance(clip, SkippedClip):
             return clip
-        features = self.features_of(clip.video[None])[0]
+        features = self.features_of(clip)
         if features.nbytes <= self.bytes_left:
             self.kept[key] = features
             self.bytes_left -= features.nbytes
@@ -185,7 +219,7 @@ def _reached(
     device = next(model.parameters()).device
     low, high = config.preference_range
     for preference in sorted({low, (low + high) / 2, high}):
-        reward = proxy_reward(record.distance[rows], preference, record.space, scale)  # n A
+        reward = record.reward(rows, preference, scale)  # n A
         chosen = []
         for seen in torch.cat(features).split(config.optimizer.batch_size):
             logits = model(seen.to(device), torch.full((len(seen),), preference, device=device))  # B A

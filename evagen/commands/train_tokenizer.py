@@ -73,10 +73,6 @@ class TokenizerTraining(LengthChoice):
             raise ValueError(
                 f"pieces={list(self.pieces)} needs model.memory_blocks: without, a tokenizer knows clips of one length"
             )
-        if self.pieces and self.is_made:
-            raise ValueError(
-                f"pieces={list(self.pieces)} are given random lengths; leave out router and uniform_length"
-            )
         odd = [frames for frames in self.pieces if self.data.frames % frames or frames % self.model.temporal_patch]
         if odd:
             raise ValueError(
@@ -119,8 +115,9 @@ def main(config: TokenizerTraining) -> Path:
         video = batch.video.to(run.device, non_blocking=True)  # B C F H W
         num_compared = len(video) * config.loss.compare.frames
         video = _in_pieces(video, config.pieces, random) if config.pieces else video
-        num_blocks = video.shape[2] // config.model.temporal_patch
-        lengths = AssignmentSpace(config.model.levels, num_blocks).random(len(video), random)  # B T
+        space = AssignmentSpace(config.model.levels, video.shape[2] // config.model.temporal_patch)
+        remembers = config.model.memory_blocks is not None
+        lengths = (space.random_runs if remembers else space.random)(len(video), random)  # B T
         frames = torch.randperm(len(video) * video.shape[2], generator=random)[:num_compared].to(run.device)
         if assign:
             is_random = torch.rand(len(video), 1, generator=random) < config.random_share  # B 1

@@ -53,7 +53,7 @@ _MIN_GROUPS = 8
 _WARM_UP_STEPS = (120, 480)  # console frames before the first clip: past the start screen, not always as far
 _STEPS_BETWEEN_CLIPS = (15, 75)
 _STEPS_HOLDING_AN_ACTION = (4, 20)
-_ATTEMPTS_PER_CLIP = 20
+_FRAMES_TRIED_PER_CLIP = 320  # so a clip of 16 frames has 20 attempts, and a minute has one
 
 
 @dataclass(frozen=True)
@@ -193,9 +193,9 @@ class _RandomPlayer:
 
     def record(self, num_frames: int, frame_skip: int) -> np.ndarray:
         """The next `num_frames` frames without the game starting again in between and not all the same
-        (waiting for a key, a black pause); if that does not happen soon, the last ones tried.
-        Returns uint8 `F H W C`."""
-        for _ in range(_ATTEMPTS_PER_CLIP):
+        (waiting for a key, a black pause); if that does not happen soon, the last ones tried, so that long videos
+        may hold a cut where the game starts again. Returns uint8 `F H W C`."""
+        for _ in range(max(1, _FRAMES_TRIED_PER_CLIP // num_frames)):
             screens, unbroken = [], True
             for _ in range(num_frames):
                 before = self.game.getScreenRGB()

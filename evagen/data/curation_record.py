@@ -3,7 +3,8 @@
 Columns: key (the clip's number in the data set), path, label, and for all A assignments in index order the perceptual
 distance, the mean squared error, and the squared error where something moves, over all places (moving_mse); and the
 last of these for the clip's still background (still_mse). From sums of both follows how much motion is explained
-(`eval.motion_explained`).
+(`eval.motion_explained`). Of a tokenizer with a memory rows are states of videos: past, the lengths of the blocks
+before those that were searched, 0 where the video had not begun yet.
 """
 
 from dataclasses import dataclass, field
@@ -19,7 +20,7 @@ from evagen.data.clips import ClipDataset
 from evagen.data.sources import DataConfig
 from evagen.errors import UserError
 from evagen.models.fit import check_not_replaced
-from evagen.tokenizer import AssignmentSpace
+from evagen.tokenizer import AssignmentSpace, RewardScale, proxy_reward
 
 COLUMNS = {"key", "label", "perceptual", "mse", "moving_mse", "still_mse"}
 """Those that every record has."""
@@ -32,7 +33,8 @@ WEIGHTED = {"motion_weight": "moving_mse", "mse_weight": "mse"}
 class CurationRecord:
     """What stage 2 found. clips: the data set it went over, videos: its fingerprint; space: the candidates; table: a
     row for each of the n clips that could be read, memory-mapped; weights: of columns in the distance, by the names in
-    `WEIGHTED`; mirrored: whether what was measured are the clips' mirror images."""
+    `WEIGHTED`; mirrored: whether what was measured are the clips' mirror images; num_past: P, blocks of a clip before
+    those that were searched; memory_blocks: of the tokenizer."""
 
     clips: DataConfig
     videos: str
@@ -40,6 +42,15 @@ class CurationRecord:
     table: Dataset
     weights: dict[str, float] = field(default_factory=lambda: dict.fromkeys(WEIGHTED, 0.0))
     mirrored: bool = False
+    num_past: int = 0
+    memory_blocks: int | None = None
+
+    @cached_property
+    def past(self) -> Tensor:
+        """Lengths of the blocks before, 0 for none: int64 (n, P)."""
+        if not self.num_past:
+            return torch.empty(len(self.table), 0, dtype=torch.int64)
+        return torch.from_numpy(self.table["past"][:]).long()
 
     @cached_property
     def keys(self) -> Tensor:
@@ -71,6 +82,18 @@ class CurationRecord:
         """float64 (n,)."""
         return torch.from_numpy(self.table["still_mse"][:]).double()
 
+    @property
+    def is_of_states(self) -> bool:
+        """Whether it is of a tokenizer with a memory, for a router of one block after another."""
+        return self.memory_blocks is not None
+
+    def reward(self, rows: Tensor, preference: float | Tensor, scale: RewardScale) -> Tensor:
+        """The reward of what a router can choose, at some rows (B,) and a preference w_q, a number or (B,): float64
+        (B, A), of each candidate. Of states (B, L), of each length of their first block, followed by the best that can
+        follow it."""
+        reward = proxy_reward(self.distance[rows], preference, self.space, scale)  # (B, A)
+        return reward.unflatten(1, (len(self.space.levels), -1)).amax(-1) if self.is_of_states else reward
+
     def open_clips(self) -> ClipDataset:
         """The data set that `keys` count in. Raises UserError where its videos are no longer those of the record."""
         dataset = ClipDataset(self.clips)
@@ -97,5 +120,7 @@ def read_record(folder: str | Path) -> CurationRecord:
     space = AssignmentSpace(contents["levels"], contents["num_blocks"])
     clips = DataConfig.model_validate(contents["clips"])
     weights = {name: contents.get(name, 0.0) for name in WEIGHTED}  # earlier records lack some
-    mirrored = contents.get("mirrored", False)
-    return CurationRecord(clips, made_from["videos"], space, table.with_format("numpy"), weights, mirrored)
+    return CurationRecord(
+        clips, made_from["videos"], space, table.with_format("numpy"), weights, contents.get("mirrored", False),
+        contents.get("past", 0), contents.get("memory_blocks"),
+    )  # fmt: skip

@@ -6,26 +6,25 @@ from evagen.ar_model import VideoGenerator
 from evagen.errors import UserError
 from evagen.models.larp import LarpTokenizer
 from evagen.models.loading import fingerprint, load_model
-from evagen.tokenizer import Router, VideoTokenizer, check_router_fits
+from evagen.tokenizer import VideoTokenizer
 
 
 def check_clips(tokenizer: VideoTokenizer | LarpTokenizer, frames: int, size: int, whose: str, advice: str) -> None:
     """Raises UserError unless clips have the frames and the height and width in pixels that the tokenizer was trained
-    on. whose: names them."""
+    on; with a memory, any whole number of blocks. whose: names them."""
     trained = (tokenizer.config.num_frames, tokenizer.config.resolution)
-    if (frames, size) != trained:
+    if tokenizer.config.get("memory_blocks") is not None:
+        step = tokenizer.config.temporal_patch
+        if frames % step or size != trained[1]:
+            raise UserError(
+                f"{whose} are of {frames} frames at {size} pixels, the tokenizer works on blocks of {step} frames at "
+                f"{trained[1]} pixels: {advice}"
+            )
+    elif (frames, size) != trained:
         raise UserError(
             f"{whose} are of {frames} frames at {size} pixels, the tokenizer works on {trained[0]} frames at "
             f"{trained[1]} pixels: {advice}"
         )
-
-
-def check_router(tokenizer: VideoTokenizer | LarpTokenizer, router: Router, source: str) -> None:
-    """Raises UserError unless the router's assignments are the tokenizer's: levels, blocks, and frames of a clip."""
-    try:
-        check_router_fits(tokenizer, router)
-    except ValueError as error:
-        raise UserError(f"the router at {source} does not fit: {error}") from error
 
 
 def check_same_tokenizer(wanted: str | None, found: str, whose: str, where: str, advice: str) -> None:

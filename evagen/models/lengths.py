@@ -9,10 +9,9 @@ from torch import Tensor
 
 from evagen.config import Section
 from evagen.errors import UserError
-from evagen.models.fit import check_router
 from evagen.models.larp import LarpTokenizer
-from evagen.models.loading import fingerprint, load_model
-from evagen.tokenizer import Router, VideoTokenizer
+from evagen.models.loading import fingerprint, load_router
+from evagen.tokenizer import BlockRouter, Router, VideoTokenizer
 
 Assign = Callable[[Tensor], Tensor]
 """Video B C F H W in [-1, 1] → lengths int64 B T."""
@@ -22,7 +21,7 @@ Assign = Callable[[Tensor], Tensor]
 class RoutedLengths:
     """What a router says at a preference w_q."""
 
-    router: Router
+    router: Router | BlockRouter
     preference: float
     prefix: tuple[int, ...] = ()
 
@@ -36,14 +35,15 @@ class RoutedLengths:
 
 @dataclass(frozen=True)
 class UniformLengths:
-    """`length` tokens for every block."""
+    """`length` tokens for every block. block_frames: frames of a block."""
 
     length: int
-    num_blocks: int
+    block_frames: int
     prefix: tuple[int, ...] = ()
 
     def __call__(self, video: Tensor) -> Tensor:
-        lengths = [*self.prefix, *[self.length] * (self.num_blocks - len(self.prefix))]
+        num_blocks = video.shape[2] // self.block_frames
+        lengths = [*self.prefix, *[self.length] * num_blocks][:num_blocks]
         return torch.tensor(lengths).repeat(len(video), 1)  # B T
 
     def __str__(self) -> str:
@@ -77,15 +77,14 @@ class LengthChoice(Section):
             raise UserError("give either router, or uniform_length, the tokens of every block")
         space = tokenizer.assignments
         try:
-            space.starting_with(self.prefix)
+            space.check_prefix(self.prefix)
         except ValueError as error:
             raise UserError(f"prefix={list(self.prefix)}: {error}") from error
         if self.router is not None:
-            router = load_model(Router, self.router, tokenizer.device)
-            check_router(tokenizer, router, self.router)
+            router = load_router(tokenizer, self.router)
             return RoutedLengths(router, self.preference, self.prefix)
         assert self.uniform_length is not None
         if self.uniform_length not in space.levels:
             levels = ", ".join(map(str, space.levels))
             raise UserError(f"uniform_length={self.uniform_length}: the tokenizer's lengths are {levels}")
-        return UniformLengths(self.uniform_length, space.num_blocks, self.prefix)
+        return UniformLengths(self.uniform_length, tokenizer.config.num_frames // space.num_blocks, self.prefix)

@@ -9,7 +9,8 @@ from diffusers.models.modeling_utils import ModelMixin
 from evagen.errors import UserError
 from evagen.kernels.packed_linear import pack_linears
 from evagen.kernels.weights import weights_fingerprint
-from evagen.models.larp import config_at, is_larp
+from evagen.models.larp import LarpTokenizer, config_at, is_larp
+from evagen.tokenizer import BlockRouter, Router, VideoTokenizer, check_block_router_fits, check_router_fits
 
 Model = TypeVar("Model", bound=ModelMixin)
 
@@ -46,6 +47,19 @@ def load_model(kind: type[Model], source: str | Path, device: torch.device | str
             "config.json that was saved with them"
         )
     return pack_linears(model.to(device).eval().requires_grad_(False))
+
+
+def load_router(tokenizer: VideoTokenizer | LarpTokenizer, source: str) -> Router | BlockRouter:
+    """The router of a tokenizer, on its device: of whole clips, or, with a memory, of one block after another. Raises
+    UserError where there is none, and unless its lengths are the tokenizer's: levels, frames of a block, and what is
+    seen together."""
+    remembers = tokenizer.config.get("memory_blocks") is not None
+    router = load_model(BlockRouter if remembers else Router, source, tokenizer.device)
+    try:
+        (check_block_router_fits if remembers else check_router_fits)(tokenizer, router)
+    except ValueError as error:
+        raise UserError(f"the router at {source} does not fit: {error}") from error
+    return router
 
 
 def _refuse_larp(config: dict[str, Any], source: str | Path, kind: type[ModelMixin]) -> None:

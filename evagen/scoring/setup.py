@@ -82,7 +82,7 @@ def _given_lengths(protocol: Protocol, tokenizer: VideoTokenizer) -> UniformLeng
             f"into {count} blocks of this tokenizer, whose lengths are {', '.join(map(str, space.levels))}. Name "
             "others, under another name, with changes.given_lengths; with [] router or uniform_length choose them"
         )
-    return UniformLengths(lengths[-1], space.num_blocks, prefix=lengths)  # what follows is not given
+    return UniformLengths(lengths[-1], patch, prefix=lengths)  # what follows is not given
 
 
 def protocol_of(config: Benchmark) -> tuple[Protocol, SamplingOptions]:

@@ -5,8 +5,6 @@ score, and that nothing goes wrong quietly."""
 import json
 import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from scored_models import benchmark, make_models, stub
+from two_processes import launch
 from video_fixtures import moving_frames
 
 from evagen.ar_model import ClipRequest, SamplingOptions, VideoGenerator, sample_in_order
@@ -168,12 +167,7 @@ def test_two_processes_fresh_or_going_on_equal_one(root, tmp_path, monkeypatch):
     paths = [str(shutil.move(save_config(config, config.run.out), tmp_path / f"{i}.yaml")) for i, config in
              enumerate(configs)]  # fmt: skip
     (tmp_path / "both.py").write_text(TWO_PROCESSES)
-    launch = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"]
-    done = subprocess.run(
-        [*launch, "--main_process_port", "0", str(tmp_path / "both.py"), *paths], capture_output=True, text=True,
-        env={**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads()), "PYTHONPATH": os.pathsep.join(sys.path)},
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
+    launch(str(tmp_path / "both.py"), *paths)
     two = [read_record(tmp_path / name) for name in ("two", "two-gen")]
     assert [same(record) for record in two] == [same(record) for record in one]
     assert two[0].environment["processes"] == 2

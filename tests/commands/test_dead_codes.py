@@ -1,13 +1,7 @@
 """Dead codes in a training of several processes."""
 
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 from safetensors.torch import load_file
-
-CONFIGS = Path(__file__).parents[2] / "configs" / "accelerate"
+from two_processes import launch, shipped
 
 TWO_PROCESSES = """
 import sys
@@ -36,13 +30,7 @@ accelerator.end_training()  # or a process' threads may outlive it, which aborts
 
 def test_a_code_that_only_the_second_process_uses_stays_and_moves_are_the_firsts(tmp_path):
     (tmp_path / "both.py").write_text(TWO_PROCESSES)
-    launch = ["-m", "accelerate.commands.launch", "--config_file", str(CONFIGS / "ddp.yaml"), "--num_processes", "2"]
-    launch += ["--main_process_port", "0"]
-    done = subprocess.run(
-        [sys.executable, *launch, str(tmp_path / "both.py"), str(tmp_path)], capture_output=True, text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)},
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
+    launch(str(tmp_path / "both.py"), str(tmp_path), options=shipped("ddp"))
     for rank in (0, 1):
         state = load_file(tmp_path / f"{rank}.safetensors")
         assert state["codebook"].tolist() == [[0, 0], [0, 0], [0, 0], [1, 1]]  # code 3, to the first one's vector

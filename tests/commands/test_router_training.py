@@ -58,7 +58,7 @@ def test_kept_features_are_those_of_the_data_sets_clips_and_within_bounds(record
     dataset = read_record(record).open_clips()
     one = router_features(dataset[0].video[None], 4, 4)[0]
     cached = train_router.CachedFeatures(
-        dataset, lambda video: router_features(video, 4, 4), max_bytes=3 * one.nbytes + 5
+        dataset, lambda clip: router_features(clip.video[None], 4, 4)[0], max_bytes=3 * one.nbytes + 5
     )
     for key in (7, 2, 7, 0, 5, 2, 9):
         assert torch.equal(cached[key], router_features(dataset[key].video[None], 4, 4)[0])

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from tiny_models import tiny_block_router
 from tiny_road import tokenizer_config
 from video_fixtures import write_class_folders
 
@@ -13,7 +14,7 @@ from evagen.data.loader import collate_clips
 from evagen.errors import UserError
 from evagen.eval import motion_explained, moving_errors, psnr
 from evagen.models.loading import load_model
-from evagen.tokenizer import Router, VideoTokenizer
+from evagen.tokenizer import BlockRouter, Router, VideoTokenizer
 from evagen.training.metrics import read_metrics
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
@@ -100,11 +101,21 @@ def test_pieces_lie_in_order_and_none_is_lost(road, tmp_path, seen):
     assert torch.equal(torch.cat(list(pieces.unflatten(0, (2, 4)).unbind(1)), dim=2), clips)
 
 
+def test_a_router_of_blocks_gives_pieces_their_lengths(road, tmp_path, seen):
+    tiny_block_router(memory_blocks=1, levels=[1, 4]).save_pretrained(tmp_path / "router")
+    router = load_model(BlockRouter, tmp_path / "router")
+    optimizer = {"steps": 6, "batch_size": 2, "learning_rate": 0.01}
+    config = remembering(road, tmp_path / "out", optimizer=optimizer, router=str(tmp_path / "router"), preference=1.0)
+    train_tokenizer.main(config)
+    assert len({len(lengths[0]) for _, lengths in seen}) > 1
+    for video, lengths in seen:
+        assert torch.equal(lengths, router.assign(video, 1.0))
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
         ({"model": None}, r"pieces=\[4, 8, 16\] needs model\.memory_blocks"),
-        ({"uniform_length": 4}, "are given random lengths; leave out router and uniform_length"),
         ({"pieces": [8, 12]}, r"\[12\] do not divide data\.frames=16 into whole blocks of model\.temporal_patch=4"),
         ({"pieces": [2]}, r"\[2\] do not divide"),
     ],

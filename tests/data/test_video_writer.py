@@ -56,14 +56,15 @@ def test_gif_shows_the_frames_at_the_asked_rate(tmp_path):
 
 def test_a_killed_writer_leaves_no_half_file(tmp_path):
     code = (
-        "import sys; sys.path.insert(0, 'tests'); from video_fixtures import moving_frames\n"
+        "import itertools, sys; sys.path.insert(0, 'tests'); from video_fixtures import moving_frames\n"
         "from evagen.data.video_writer import write_video\n"
-        f"frames = moving_frames(4, 240, 320).repeat(400, 0); print('writing', flush=True)\n"
+        "frames = itertools.cycle(moving_frames(4, 240, 320)); print('writing', flush=True)\n"
         f"write_video({str(tmp_path / 'clip.mp4')!r}, frames, 25)"
     )
     writer = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
     assert writer.stdout.readline() == b"writing\n"
-    while writer.poll() is None and not any(path.stat().st_size for path in tmp_path.iterdir()):
+    while not any(path.stat().st_size for path in tmp_path.iterdir()):
+        assert writer.poll() is None
         time.sleep(0.01)
     os.kill(writer.pid, signal.SIGKILL)
     writer.wait()

@@ -3,8 +3,6 @@
 import errno
 import json
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +10,7 @@ import pytest
 import torch
 from PIL import Image
 from tiny_models import LEVELS, tiny_router, tiny_tokenizer
+from two_processes import launch
 from video_fixtures import moving_frames
 
 from evagen.ar_model import ClipRequest, ClipTokens, SamplingOptions, VideoGenerator, sample_in_order
@@ -126,10 +125,7 @@ def test_interrupted_sampling_goes_on_with_the_same_clips(models, samples, tmp_p
 def test_two_processes_write_the_same_clips(models, samples, tmp_path):
     out = tmp_path / "both"
     save_config(config_of(models, out), tmp_path / "config")
-    launch = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"]
-    launch += ["--main_process_port", "0", "-m", "evagen", "sample", str(tmp_path / "config" / "config.yaml")]
-    done = subprocess.run(launch, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr
+    launch("-m", "evagen", "sample", str(tmp_path / "config" / "config.yaml"))
     assert read_rows(out) == read_rows(samples)
     assert not list(out.glob("tokens.*.jsonl"))
     assert len(list(out.glob("*/*.mkv"))) == 6

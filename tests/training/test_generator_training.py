@@ -1,9 +1,6 @@
 """The generator's training command on small corpora: packed, resumed, shared by processes, explained."""
 
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -12,6 +9,7 @@ import yaml
 from accelerate.state import AcceleratorState
 from tiny_corpus import LEVELS, write_corpus
 from tiny_models import tiny_tokenizer
+from two_processes import launch, shipped
 
 from evagen.ar_model import ClipTokens, SequenceGrammar, VideoGenerator
 from evagen.ar_model.loss import next_token_loss
@@ -25,7 +23,6 @@ from evagen.training.metrics import read_metrics
 from evagen.training.run import TrainingRun
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
-CONFIGS = Path(__file__).parents[2] / "configs" / "accelerate"
 
 
 @pytest.fixture(scope="module")
@@ -146,23 +143,13 @@ main(resumed)
 
 def test_two_processes_drop_differently_and_resume_alike(corpus, tmp_path):
     configs = [training(corpus, tmp_path / name, None, DROPPING, batch_size=3) for name in ("straight", "resumed")]
-    launch(tmp_path, RESUMED_BY_TWO, "ddp", *(str(save_config(config, config.run.out)) for config in configs))
+    (tmp_path / "both.py").write_text(RESUMED_BY_TWO)
+    files = [str(save_config(config, config.run.out)) for config in configs]
+    launch(str(tmp_path / "both.py"), *files, options=shipped("ddp"))
     assert timeless(tmp_path / "resumed") == timeless(tmp_path / "straight")
     mine, theirs = weights(tmp_path / "resumed"), weights(tmp_path / "straight")
     assert all(torch.equal(mine[name], theirs[name]) for name in theirs)
     assert len({(tmp_path / "straight" / f"seed_{process}").read_text() for process in (0, 1)}) == 2
-
-
-def launch(folder: Path, program: str, file: str, *arguments: str) -> None:
-    """Two real processes, launched with a shipped file."""
-    (folder / "both.py").write_text(program)
-    command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(CONFIGS / f"{file}.yaml")]
-    command += ["--num_processes", "2", "--main_process_port", "0", str(folder / "both.py")]
-    done = subprocess.run(
-        [*command, *arguments], capture_output=True, text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)},
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
 
 
 TWO_PROCESSES = (
@@ -196,7 +183,8 @@ def test_two_processes_with_half_the_batch_each_equal_one_with_the_whole(corpus,
     """With the shipped files; under FSDP killed, and going on from sharded checkpoints."""
     one, two = (training(corpus, tmp_path / name, ema_decay=0.5, batch_size=b) for name, b in (("one", 6), ("two", 3)))
     train_generator.main(one)
-    launch(tmp_path, TWO_PROCESSES, file, str(save_config(two, two.run.out)), kind)
+    (tmp_path / "both.py").write_text(TWO_PROCESSES)
+    launch(str(tmp_path / "both.py"), str(save_config(two, two.run.out)), kind, options=shipped(file))
     for mine, theirs in zip(timeless(two.run.out), timeless(one.run.out), strict=True):
         assert mine == pytest.approx(theirs, rel=1e-4, abs=2e-6)
     mine, theirs = weights(two.run.out), weights(one.run.out)

@@ -1,0 +1,177 @@
+"""Tokens for videos of any length while they go by, with a tokenizer that has a memory.
+
+    model = LiveTokenizer(tokenizer, router)
+    tokens = model.encode(video, preference=1.2)      # C F H W in [-1, 1], or its frames C H W one by one
+    video = model.decode(tokens)                      # as many frames, of the same size
+
+A block's length and tokens depend on the video up to it, so nothing is read ahead; memory and time a block do not grow.
+
+Legend: C = 3 channels, F frames, H × W pixels of the video, h × w pixels that are encoded, f frames of a block, s side
+of the router's picture, T blocks, N tokens.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from evagen.tokenizer.adaptive import TokenizedVideo, Video, check_dials, decode_in_chunks, fit_size, grouped, resize
+from evagen.tokenizer.autoencoder import TokenizedClips, VideoTokenizer
+from evagen.tokenizer.block_router import BlockRouter
+from evagen.tokenizer.rate_control import RateControl
+from evagen.tokenizer.stream import TokenizerStream
+
+
+@dataclass(frozen=True)
+class Rate:
+    """tokens_per_second: never above it over window_seconds (`RateControl`); frames_per_second: of the video."""
+
+    tokens_per_second: float
+    frames_per_second: float
+    window_seconds: float = 4.0
+
+
+class LiveLengths:
+    """Says the length of one block after another of one video.
+
+    Args:
+        router: put into eval mode.
+        preference: w_q, where there is no control.
+        max_tokens: of each block.
+        control: keeps a rate.
+
+    Raises ValueError for `max_tokens` below the shortest length."""
+
+    def __init__(
+        self,
+        router: BlockRouter,
+        preference: float = 1.2,
+        max_tokens: int | None = None,
+        control: RateControl | None = None,
+    ):
+        self.router, self.preference, self.control = router.eval(), preference, control
+        self._levels = torch.tensor(router.assignments.levels)  # (L,)
+        self._too_long = router.too_long(max_tokens)  # (L,)
+        self._before = torch.empty(1, 3, 0, router.config.resolution, router.config.resolution, device=router.device)
+        self._given = torch.empty(1, 0, dtype=torch.int64)
+
+    @torch.no_grad()
+    def choose(self, block: Tensor) -> int:
+        """Of the next block (C, f, s, s) in [-1, 1], of the router's resolution."""
+        block, memory = block[None].to(self.router.device), self.router.config.memory_blocks
+        features = self.router.features(block, self._before, self._given)
+        control, ruled_out, bias = self.control, self._too_long, 0.0
+        if control:
+            ruled_out, bias = ruled_out | ~torch.tensor(control.allowed()), control.bias
+        preference = control.preference if control else self.preference
+        logits = self.router(features, torch.full((1,), preference, device=block.device))[0].cpu()  # (L,)
+        logits = logits + bias * self._levels.log2()
+        length = int(self._levels[logits.masked_fill(ruled_out, -torch.inf).argmax()])
+        if control:
+            control.add(length)
+        self._before = torch.cat([self._before, block], dim=2)[:, :, -memory * block.shape[2] :].clone()
+        self._given = torch.cat([self._given, torch.tensor([[length]])], dim=1)[:, -memory:]
+        return length
+
+
+class LiveTokenizer:
+    """A tokenizer with a memory and the router of its blocks. Sizes are treated as in `AdaptiveTokenizer`.
+
+    Args:
+        tokenizer, router: on one device; put into eval mode. Without a router lengths have to be given.
+        short_side: height or width that is encoded, whichever is smaller; by default the tokenizer's `resolution`.
+
+    Raises ValueError for a tokenizer without a memory, and for a router of other levels or blocks."""
+
+    def __init__(self, tokenizer: VideoTokenizer, router: BlockRouter | None = None, short_side: int | None = None):
+        TokenizerStream(tokenizer)  # refuses one without a memory
+        if router:
+            check_block_router_fits(tokenizer, router)
+        self.tokenizer, self.router = tokenizer.eval(), router
+        self.short_side = short_side or tokenizer.config.resolution
+
+    def encode(
+        self,
+        video: Video,
+        *,
+        preference: float | None = None,
+        max_tokens: int | None = None,
+        rate: Rate | None = None,
+        lengths: Sequence[int] = (),
+    ) -> TokenizedVideo:
+        """One video → tokens, in one reading.
+
+        Args:
+            video: (C, F, H, W), or an iterable of frames (C, H, W), float in [-1, 1]. A last block that is not whole is
+                filled up with the last frame.
+            preference: the quality dial w_q, from 0.8 (few tokens) to 1.6 (best quality); 1.2 if there is no other.
+            max_tokens: bound for each block.
+            rate: tokens a second that are kept in place of a preference.
+            lengths: of the first blocks, given outright; the last of them is that of all further ones.
+
+        Raises ValueError for dials that exclude each other or are out of range or cannot be met, no frames, and frames
+        of other shapes."""
+        step = self.tokenizer.config.temporal_patch
+        chooser = self._chooser(preference, max_tokens, rate, lengths)
+        stream, codes, chosen = TokenizerStream(self.tokenizer), [], []
+        num_frames, size = 0, (0, 0)
+        for group, size in grouped(video, step):
+            num_frames += len(group)
+            group = torch.stack(group + group[-1:] * (step - len(group)))  # (f, C, H, W)
+            group = group.to(self.tokenizer.device)
+            if chooser:
+                side = chooser.router.config.resolution
+                chosen.append(chooser.choose(resize(group, (side, side)).transpose(0, 1)))
+            else:
+                chosen.append(lengths[min(len(chosen), len(lengths) - 1)])
+            block = resize(group, self._encoded_size(size)).transpose(0, 1)  # (C, f, h, w)
+            codes.append(stream.encode(block, torch.tensor(chosen[-1:])).cpu())
+        if not codes:
+            raise ValueError("the video holds no frame; at least one is needed")
+        steered = rate is not None or bool(lengths)
+        return TokenizedVideo(
+            TokenizedClips(torch.cat(codes), torch.tensor(chosen)[None]), num_frames, size, self._encoded_size(size),
+            None if steered else (1.2 if preference is None else preference), max_tokens,
+        )  # fmt: skip
+
+    def decode(self, tokens: TokenizedVideo) -> Tensor:
+        """Tokens → the whole video (C, F, H, W) in [-1, 1]."""
+        return torch.cat(list(decode_in_chunks(self.tokenizer, tokens)), dim=1)
+
+    def _encoded_size(self, size: tuple[int, int]) -> tuple[int, int]:
+        return fit_size(size, self.short_side, self.tokenizer.config.spatial_patch)
+
+    def _chooser(
+        self, preference: float | None, max_tokens: int | None, rate: Rate | None, lengths: Sequence[int]
+    ) -> LiveLengths | None:
+        """None where lengths are given outright."""
+        check_dials(preference, None)
+        given = {"preference": preference, "rate": rate, "lengths": tuple(lengths) or None}
+        named = [name for name, value in given.items() if value is not None]
+        if len(named) > 1:
+            raise ValueError(f"{' and '.join(named)} exclude each other: give one of them")
+        if lengths:
+            if max_tokens is not None:
+                raise ValueError(f"lengths={list(lengths)} leave nothing to bound: leave out max_tokens={max_tokens}")
+            self.tokenizer.assignments.check_levels(torch.tensor(lengths))
+            return None
+        if self.router is None:
+            raise ValueError("without a router lengths have to be given")
+        levels, control = self.router.assignments.levels, None
+        if rate:
+            blocks_per_second = rate.frames_per_second / self.tokenizer.config.temporal_patch
+            control = RateControl(levels, rate.tokens_per_second, rate.window_seconds, blocks_per_second)
+        return LiveLengths(self.router, 1.2 if preference is None else preference, max_tokens, control)
+
+
+def check_block_router_fits(tokenizer: VideoTokenizer, router: BlockRouter) -> None:
+    """Raises ValueError unless both know the same levels, frames in a block and blocks in memory."""
+    names = ("levels", "temporal_patch", "memory_blocks")
+    differing = [
+        f"{name} {tokenizer.config[name]} of the tokenizer and {router.config[name]} of the router"
+        for name in names
+        if tokenizer.config[name] != router.config[name]
+    ]
+    if differing:
+        raise ValueError(f"{', '.join(differing)} differ; give the router that was trained for this tokenizer")
