@@ -139,31 +139,29 @@ def encode(
     video: Annotated[Path, typer.Argument(help="A video file of any length and size")],
     out: Annotated[Path, typer.Argument(help="Where the tokens go: a .safetensors file")],
     tokenizer: Annotated[str, typer.Option(help="A trained tokenizer, folder or hub id")],
-    router: Annotated[str, typer.Option(help="The router trained for it")],
+    router: Annotated[str | None, typer.Option(help="The router trained for it; not needed with --lengths")] = None,
     preference: Annotated[float | None, typer.Option(help="Quality: 0.8 few tokens … 1.6 best; 1.2 if none")] = None,
-    max_tokens: Annotated[int | None, typer.Option(help="At most so many tokens for each clip")] = None,
+    max_tokens: Annotated[int | None, typer.Option(help="At most so many for each clip, or block of a memory")] = None,
     mean_tokens: Annotated[float | None, typer.Option(help="At most so many tokens a clip on average")] = None,
     prefix: Annotated[str, typer.Option(help="Tokens of each clip's first blocks, for instance 512,128")] = "",
+    tokens_per_second: Annotated[float | None, typer.Option(help="With a memory: never more than so many …")] = None,
+    rate_window: Annotated[float, typer.Option(help="… in any window of so many seconds")] = 4.0,
+    lengths: Annotated[str, typer.Option(help="With a memory: tokens of the blocks, the last for all others")] = "",
     short_side: Annotated[int | None, typer.Option(min=1, help="Pixels encoded; as trained if none")] = None,
     clips_per_chunk: Annotated[int, typer.Option(min=1, help="Clips in memory at once")] = 4,
+    plot: Annotated[Path | None, typer.Option(help="Draw tokens over time: .png, .svg or .pdf")] = None,
 ) -> None:
     """Turn one video file into tokens, as good as asked for or within a budget."""
-    from evagen.commands.encode import main
+    from evagen.commands.encode import Dials, main
 
-    written = main(
-        video,
-        out,
-        tokenizer,
-        router,
-        short_side,
-        clips_per_chunk,
-        preference=preference,
-        max_tokens=max_tokens,
-        mean_tokens=mean_tokens,
-        prefix=whole_numbers("--prefix", prefix),
-    )
+    first, given = whole_numbers("--prefix", prefix), whole_numbers("--lengths", lengths)
+    dials = Dials(preference, max_tokens, mean_tokens, first, tokens_per_second, rate_window, given)
+    written, graph = main(video, out, tokenizer, router, dials, short_side, clips_per_chunk, plot)
     print(written.summary())
+    print(graph)
     print(out)
+    if plot:
+        print(plot)
 
 
 @app.command()

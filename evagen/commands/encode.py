@@ -1,7 +1,7 @@
 """`evagen encode`: a video file into a file of tokens."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from accelerate import PartialState
@@ -12,56 +12,121 @@ from evagen.data.token_file import TokenFile, write_token_file
 from evagen.data.video_reader import VideoError, count_frames, frame_rate, iterate_frames
 from evagen.errors import UserError
 from evagen.kernels.levels import frames_to_video
-from evagen.models.loading import fingerprint, load_model
-from evagen.tokenizer import AdaptiveTokenizer, Router, TokenizedVideo, VideoTokenizer
+from evagen.models.loading import fingerprint, load_model, load_router
+from evagen.report.tokens_over_time import draw, graph
+from evagen.tokenizer import AdaptiveTokenizer, LiveTokenizer, Rate, TokenizedVideo, VideoTokenizer
+
+
+@dataclass
+class VideoFrames:
+    """The frames of a file, float (C, H, W) in [-1, 1], decoded anew each time they are gone through. changes: how much
+    each differed from the one before it, on average, the last time."""
+
+    path: Path
+    changes: list[float] = field(default_factory=list)
+
+    def __iter__(self) -> Iterator[Tensor]:
+        before: Tensor | None = None
+        self.changes = []
+        frames = tqdm(
+            iterate_frames(self.path), total=count_frames(self.path), desc="reading", unit="frame", dynamic_ncols=True
+        )
+        for read in frames:
+            frame = frames_to_video(read[None])[:, 0]
+            same_size = before is not None and before.shape == frame.shape
+            self.changes.append(float((frame - before).abs().mean()) if same_size and before is not None else 0.0)
+            before = frame
+            yield frame
 
 
 @dataclass(frozen=True)
-class VideoFrames:
-    """The frames of a file, float (C, H, W) in [-1, 1], decoded anew each time they are gone through."""
+class Dials:
+    """How many tokens a video is to have. Of all tokenizers: preference, max_tokens, as `AdaptiveTokenizer.encode` and
+    `LiveTokenizer.encode` have them. Of those that see clips: mean_tokens, prefix. Of those with a memory:
+    tokens_per_second, over windows of rate_window seconds, and lengths."""
 
-    path: Path
+    preference: float | None = None
+    max_tokens: int | None = None
+    mean_tokens: float | None = None
+    prefix: Sequence[int] = ()
+    tokens_per_second: float | None = None
+    rate_window: float = 4.0
+    lengths: Sequence[int] = ()
 
-    def __iter__(self) -> Iterator[Tensor]:
-        frames = (frames_to_video(frame[None])[:, 0] for frame in iterate_frames(self.path))
-        return iter(tqdm(frames, total=count_frames(self.path), desc="reading", unit="frame", dynamic_ncols=True))
+    def check(self, remembers: bool) -> None:
+        """Raises UserError for dials of another kind of tokenizer."""
+        if remembers:
+            wrong = {"mean_tokens": self.mean_tokens, "prefix": self.prefix or None}
+            why, instead = "is for tokenizers of clips; this one remembers", "tokens_per_second, max_tokens or lengths"
+        else:
+            wrong = {"tokens_per_second": self.tokens_per_second, "lengths": self.lengths or None}
+            why, instead = "needs a tokenizer with a memory; this one sees clips", "mean_tokens, max_tokens or prefix"
+        for name, value in wrong.items():
+            if value is not None:
+                raise UserError(f"{name}={value} {why}: give preference, {instead}")
 
 
 def main(
     video: Path,
     out: Path,
     tokenizer: str,
-    router: str,
+    router: str | None,
+    dials: Dials | None = None,
     short_side: int | None = None,
     clips_per_chunk: int = 4,
-    *,
-    preference: float | None = None,
-    max_tokens: int | None = None,
-    mean_tokens: float | None = None,
-    prefix: Sequence[int] = (),
-) -> TokenFile:
-    """Encodes one video file; the dials are those of `AdaptiveTokenizer.encode`. Returns what the header says.
+    plot: Path | None = None,
+) -> tuple[TokenFile, str]:
+    """Encodes one video file. Returns what the header says, and a graph of tokens over time for the terminal; draws it
+    to `plot`.
 
     Raises UserError for a file that is no whole video, for models that do not go together, and for dials that
     exclude each other or cannot be met."""
+    dials = dials or Dials()
     if out.suffix != ".safetensors":
         raise UserError(f"tokens are written as safetensors: the name of {out} should end in .safetensors")
-    device = PartialState().device
-    encoder, assigner = load_model(VideoTokenizer, tokenizer, device), load_model(Router, router, device)
+    if plot and plot.suffix not in (".png", ".svg", ".pdf"):
+        raise UserError(f"the graph is drawn as a picture: the name of {plot} should end in .png, .svg or .pdf")
+    encoder = load_model(VideoTokenizer, tokenizer, PartialState().device)
+    remembers = encoder.config.memory_blocks is not None
+    dials.check(remembers)
+    if router is None and not dials.lengths:
+        raise UserError("give --router, which says how many tokens each block gets")
+    frames = VideoFrames(video)
     try:
         rate = frame_rate(video)
-        model = AdaptiveTokenizer(encoder, assigner, short_side, clips_per_chunk)
-        tokens = model.encode(
-            VideoFrames(video), preference=preference, max_tokens=max_tokens, mean_tokens=mean_tokens, prefix=prefix
-        )
+        if remembers:
+            tokens = _encode_live(encoder, router, frames, dials, rate, short_side)
+        else:
+            model = AdaptiveTokenizer(encoder, load_router(encoder, str(router)), short_side, clips_per_chunk)
+            tokens = model.encode(
+                frames, preference=dials.preference, max_tokens=dials.max_tokens, mean_tokens=dials.mean_tokens,
+                prefix=dials.prefix,
+            )  # fmt: skip
     except (VideoError, ValueError) as error:
         raise UserError(str(error)) from error
-    about = _about(video.name, tokens, rate, encoder)
+    about = _about(video.name, tokens, rate, encoder, dials)
     write_token_file(out, tokens.tokens, about)
-    return about
+    lengths = tokens.tokens.lengths.flatten().tolist()
+    if plot:
+        draw(lengths, frames.changes, rate, encoder.config.temporal_patch, plot, dials.tokens_per_second)
+    return about, graph(lengths, frames.changes)
 
 
-def _about(source: str, tokens: TokenizedVideo, rate: float, tokenizer: VideoTokenizer) -> TokenFile:
+def _encode_live(
+    encoder: VideoTokenizer, router: str | None, frames: VideoFrames, dials: Dials, fps: float, short_side: int | None
+) -> TokenizedVideo:
+    assigner = load_router(encoder, router) if router else None
+    rate = None
+    if dials.tokens_per_second is not None:
+        rate = Rate(dials.tokens_per_second, fps, dials.rate_window)
+    model = LiveTokenizer(encoder, assigner, short_side)
+    return model.encode(
+        frames, preference=dials.preference, max_tokens=dials.max_tokens, rate=rate, lengths=dials.lengths
+    )
+
+
+def _about(source: str, tokens: TokenizedVideo, rate: float, tokenizer: VideoTokenizer, dials: Dials) -> TokenFile:
+    num_blocks = tokens.tokens.lengths.numel()
     return TokenFile(
         source=source,
         frames=tokens.num_frames,
@@ -71,10 +136,13 @@ def _about(source: str, tokens: TokenizedVideo, rate: float, tokenizer: VideoTok
         encoded_height=tokens.encoded_size[0],
         encoded_width=tokens.encoded_size[1],
         clips=tokens.num_clips,
+        blocks=num_blocks,
         tokens=tokens.num_tokens,
         tokens_per_second=tokens.num_tokens * rate / tokens.num_frames,
-        share_of_longest=tokens.num_tokens / (tokens.num_clips * tokenizer.assignments.max_tokens),
+        share_of_longest=tokens.num_tokens / (num_blocks * tokenizer.assignments.levels[-1]),
         preference=tokens.preference,
         max_tokens=tokens.max_tokens,
+        asked_tokens_per_second=dials.tokens_per_second,
+        rate_window_seconds=dials.rate_window if dials.tokens_per_second is not None else None,
         tokenizer_fingerprint=fingerprint(tokenizer),
     )

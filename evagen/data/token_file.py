@@ -1,7 +1,8 @@
 """Token files, which hold one video as tokens.
 
 A token file is a safetensors file: `codes` int32 (N,), all clips end to end; `lengths` int32 (clips, T), the tokens
-of each temporal block; and in its header, which is JSON at the start of the file, the fields of `TokenFile`.
+of each temporal block, where a video of a tokenizer with a memory is one clip; and in its header, which is JSON at the
+start of the file, the fields of `TokenFile`.
 """
 
 from pathlib import Path
@@ -29,25 +30,39 @@ class TokenFile(pydantic.BaseModel):
     """Pixels that the tokenizer saw."""
     encoded_width: int = pydantic.Field(ge=1)
     clips: int
+    blocks: int | None = None
+    """Of all clips. Files of before this was written do not say."""
     tokens: int
     tokens_per_second: float
     share_of_longest: float
     """Tokens relative to the longest lengths everywhere."""
-    preference: float
-    """w_q that the router was given, or that was found for a mean."""
+    preference: float | None = None
+    """w_q that the router was given, or that was found for a mean; None where a rate or lengths were given."""
     max_tokens: int | None = None
-    """Bound on the tokens of each clip."""
+    """Bound on the tokens of each clip; of a tokenizer with a memory of each block."""
+    asked_tokens_per_second: float | None = None
+    """The rate that was kept, …"""
+    rate_window_seconds: float | None = None
+    """… over windows of this length."""
     tokenizer_fingerprint: str | None = None
 
     def summary(self) -> str:
         """A few lines for the terminal."""
-        bound = "" if self.max_tokens is None else f", at most {self.max_tokens} tokens a clip"
+        unit, count = ("clip", self.clips) if self.clips > 1 or self.blocks is None else ("block", self.blocks)
+        dials = []
+        if self.preference is not None:
+            dials.append(f"preference {self.preference:g}")
+        if self.max_tokens is not None:
+            dials.append(f"at most {self.max_tokens} tokens a {unit}")
+        if self.asked_tokens_per_second is not None:
+            window = f"in any {self.rate_window_seconds:g} seconds"
+            dials.append(f"never above {self.asked_tokens_per_second:g} tokens a second {window}")
         return (
             f"{self.source}: {self.frames} frames of {self.width}x{self.height} at {self.frames_per_second:g} a "
             f"second, encoded at {self.encoded_width}x{self.encoded_height}\n"
-            f"{self.clips} clips, {self.tokens} tokens, {self.tokens / self.clips:.1f} a clip, "
+            f"{count} {unit}{'s' * (count > 1)}, {self.tokens} tokens, {self.tokens / count:.1f} a {unit}, "
             f"{self.tokens_per_second:.1f} a second; {self.share_of_longest:.1%} of the longest lengths\n"
-            f"preference {self.preference:g}{bound}"
+            f"{', '.join(dials) or 'lengths as given'}"
         )
 
 

@@ -12,21 +12,23 @@ import av
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file, save_file
-from tiny_models import random_clips, tiny_router, tiny_tokenizer
+from tiny_models import random_clips, tiny_block_router, tiny_router, tiny_tokenizer
 from typer.testing import CliRunner
 from video_fixtures import moving_frames, write_sound, write_uneven_h264
 
 from evagen import cli
+from evagen.commands import encode
 from evagen.commands.decode import main as decode_file
-from evagen.commands.encode import main as encode_file
-from evagen.data.token_file import read_token_file
+from evagen.data.token_file import TokenFile, read_token_file
 from evagen.data.video_reader import VideoError, count_frames, frame_rate, iterate_frames, read_frames
 from evagen.data.video_writer import write_video
 from evagen.errors import UserError
 from evagen.kernels.levels import frames_to_video, video_to_frames
 from evagen.models.loading import fingerprint, load_model
-from evagen.tokenizer import AdaptiveTokenizer, Router, VideoTokenizer
+from evagen.report.tokens_over_time import sparkline
+from evagen.tokenizer import AdaptiveTokenizer, BlockRouter, LiveTokenizer, Rate, Router, VideoTokenizer
 
 
 @pytest.fixture(scope="module")
@@ -37,6 +39,9 @@ def models(tmp_path_factory) -> dict[str, str]:
     tiny_tokenizer(1).save_pretrained(root / "other")
     tiny_router(2).save_pretrained(root / "router")
     tiny_router(levels=[2, 4]).save_pretrained(root / "coarse")
+    tiny_tokenizer(memory_blocks=2).save_pretrained(root / "remembers")
+    tiny_block_router().save_pretrained(root / "blocks")
+    tiny_block_router(memory_blocks=3).save_pretrained(root / "forgets")
     return {path.name: str(path) for path in root.iterdir()}
 
 
@@ -53,6 +58,11 @@ def write_odd_h264(path: Path, frames: np.ndarray) -> None:
         for frame in frames:
             container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
         container.mux(stream.encode(None))
+
+
+def encode_file(video: Path, out: Path, tokenizer: str, router: str | None, **dials) -> TokenFile:
+    others = {name: dials.pop(name) for name in ("clips_per_chunk", "plot") if name in dials}
+    return encode.main(video, out, tokenizer, router, encode.Dials(**dials), **others)[0]
 
 
 def there_and_back(video: Path, out: Path, models: dict[str, str], **dials) -> None:
@@ -119,7 +129,7 @@ def test_the_header_can_be_read_by_a_person_and_adds_up(models, tmp_path, capsys
     count = len(load_file(tokens)["codes"])
     assert about == {
         "source": "a.mp4", "frames": 23, "height": 46, "width": 70, "frames_per_second": 25.0, "encoded_height": 32,
-        "encoded_width": 48, "clips": 3, "tokens": count, "tokens_per_second": count * 25 / 23,
+        "encoded_width": 48, "clips": 3, "blocks": 6, "tokens": count, "tokens_per_second": count * 25 / 23,
         "share_of_longest": count / 48, "preference": said.preference, "max_tokens": said.max_tokens,
         "tokenizer_fingerprint": fingerprint(tiny_tokenizer()),
     }  # fmt: skip
@@ -152,6 +162,18 @@ def test_equal_videos_make_equal_files(models, tmp_path):
         ({"prefix": [2, 2, 2]}, r"no assignment begins with \[2, 2, 2\]: .* at most 2 lengths"),
         ({"prefix": [3], "mean_tokens": 9.0}, r"no assignment begins with \[3\]"),
         ({"preference": 7.0}, "between 0.8 .few tokens. and 1.6"),
+        ({"router": None}, "give --router, which says how many tokens each block gets"),
+        ({"plot": Path("a.txt")}, "a.txt should end in .png, .svg or .pdf"),
+        ({"tokens_per_second": 50.0}, r"tokens_per_second=50.0 needs a tokenizer with a memory; this one sees clips"),
+        ({"lengths": [2]}, r"lengths=\[2\] needs a tokenizer with a memory"),
+        ({"tokenizer": "remembers"}, "holds a Router, a BlockRouter is needed"),
+        (
+            {"tokenizer": "remembers", "router": "forgets"},
+            "memory_blocks 2 of the tokenizer and 3 of the router differ",
+        ),
+        ({"tokenizer": "remembers", "router": "blocks", "mean_tokens": 9.0}, "mean_tokens=9.0 is for tokenizers of"),
+        ({"tokenizer": "remembers", "router": "blocks", "tokens_per_second": 3.0}, "3 tokens a second cannot be kept"),
+        ({"tokenizer": "remembers", "router": "blocks", "video": "cut.mp4"}, "cut.mp4: "),
     ],
 )
 def test_what_cannot_be_encoded_is_explained_and_leaves_no_file(models, tmp_path, changes, message):
@@ -165,7 +187,7 @@ def test_what_cannot_be_encoded_is_explained_and_leaves_no_file(models, tmp_path
         container.start_encoding()
     arguments = {"video": "a.mp4", "out": "out.safetensors", **changes}
     video, out = tmp_path / arguments.pop("video"), tmp_path / arguments.pop("out")
-    tokenizer, router = (models[arguments.pop(kind, kind)] for kind in ("tokenizer", "router"))
+    tokenizer, router = (models.get(arguments.pop(kind, kind)) for kind in ("tokenizer", "router"))
     with pytest.raises(UserError, match=message):
         encode_file(video, out, tokenizer, router, **arguments)
     assert not list(tmp_path.glob("*safetensors*"))
@@ -217,6 +239,46 @@ def test_the_commands_as_people_type_them(models, tmp_path):
     done = CliRunner().invoke(cli.app, ["decode", str(tokens), str(back), "--tokenizer", models["tokenizer"]])
     assert (done.exit_code, done.stdout) == (0, f"{back}\n"), done.output
     assert read_frames(back).shape == (23, 46, 70, 3)
+
+
+# Tokenizers with a memory
+
+
+@pytest.mark.parametrize(
+    "dials", [{"preference": 0.9}, {"tokens_per_second": 30.0, "rate_window": 1}, {"lengths": [8, 2]}]
+)
+@pytest.mark.parametrize("num_frames", [1, 23, 40])
+def test_a_video_of_any_length_goes_by(models, tmp_path, dials, num_frames):
+    frames = video_to_frames(random_clips(1, seed=1, frames=num_frames, height=40, width=56)[0])
+    write_video(tmp_path / "a.mkv", frames, 25)  # without loss
+    tokens = tmp_path / "a.safetensors"
+    said = encode_file(tmp_path / "a.mkv", tokens, models["remembers"], models["blocks"], **dials)
+    live = LiveTokenizer(load_model(VideoTokenizer, models["remembers"]), load_model(BlockRouter, models["blocks"]))
+    if "tokens_per_second" in dials:
+        dials = {"rate": Rate(30.0, 25, 1)}
+        assert "never above 30 tokens a second in any 1 seconds" in said.summary()
+    expected = live.encode(frames_to_video(frames), **dials)
+    assert torch.equal(load_file(tokens)["codes"].long(), expected.tokens.codes)
+    assert (said.clips, said.blocks) == (1, -(-num_frames // 4))
+    decode_file(tokens, tmp_path / "b.mkv", models["remembers"])
+    assert np.array_equal(read_frames(tmp_path / "b.mkv"), video_to_frames(live.decode(expected)))
+
+
+def test_the_command_prints_and_draws_tokens_over_time(models, tmp_path):
+    video, tokens, plot = written(tmp_path / "a.mp4", 61, 32, 32), tmp_path / "a.safetensors", tmp_path / "a.png"
+    arguments = [str(video), str(tokens), "--tokenizer", models["remembers"], "--lengths", "8,2", "--plot", str(plot)]
+    done = CliRunner().invoke(cli.app, ["encode", *arguments])
+    assert done.exit_code == 0, done.output
+    assert "16 blocks, 38 tokens, 2.4 a block" in done.stdout
+    assert "tokens █▃" in done.stdout.replace("▂", "▃")  # the first block has four times as many
+    assert done.stdout.endswith(f"{tokens}\n{plot}\n")
+    assert Image.open(plot).size[0] > 800
+
+
+def test_a_graph_shows_where_the_tokens_are():
+    assert sparkline([0, 1, 2, 4]) == "▁▃▅█"  # of eight bars, 4 being the highest
+    assert sparkline([3.0] * 500) == "█" * 60
+    assert sparkline([0.0, 0.0]) == "▁▁"
 
 
 # Frames one by one, which long videos stand on
