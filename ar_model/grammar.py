@@ -6,6 +6,11 @@ For frame prediction the blocks of the given frames stand in front, closed by a 
 
     [class] [length] content … … [separator] [length of block 0] content … … [end]
 
+A generator without an end is trained on windows of long videos. One that does not begin where its video does is marked
+by a separator behind the class, so that nothing in the middle of a video is taken for a beginning:
+
+    [class] [separator] [length] content … … [end]
+
 The one place that knows the vocabulary: content codes first, then a length token for each level, a class
 token for each class, and the null class, separator and end tokens.
 
@@ -50,11 +55,20 @@ class SequenceGrammar:
         num_blocks: T.
         num_classes: class tokens; 0 for a generator without classes.
         num_given_blocks: G for frame prediction; 0 for none.
+        endless: whether clips are windows of longer videos, of T blocks.
+
+    Raises ValueError for windows with given blocks of frame prediction.
     """
 
     def __init__(
-        self, codebook_size: int, levels: Sequence[int], num_blocks: int, num_classes: int, num_given_blocks: int = 0
-    ):
+        self, codebook_size: int, levels: Sequence[int], num_blocks: int, num_classes: int, num_given_blocks: int = 0,
+        endless: bool = False,
+    ):  # fmt: skip
+        if endless and num_given_blocks:
+            raise ValueError(
+                "a generator without an end continues videos anyway and cannot be one for frame prediction"
+            )
+        self.endless = endless
         self.codebook_size = codebook_size
         self.levels = tuple(levels)
         self.num_blocks = num_blocks
@@ -68,7 +82,7 @@ class SequenceGrammar:
         self.vocabulary_size = self.null_class + 3
         longest_block = 1 + max(self.levels)
         given = num_given_blocks * longest_block + 1 if num_given_blocks else 0
-        self.max_sequence_length = 1 + given + num_blocks * longest_block + 1
+        self.max_sequence_length = 1 + endless + given + num_blocks * longest_block + 1
 
     def class_token(self, labels: Tensor) -> Tensor:
         """Labels int64 (B,), -1 for no class → class tokens (B,). Raises ValueError for a label out of range."""
@@ -92,11 +106,12 @@ class SequenceGrammar:
             parts += [content.new_tensor([self.first_length + self.levels.index(length)]), content]
         return torch.cat(parts) if parts else clip.codes
 
-    def prompt(self, label: int, given: ClipTokens | None = None) -> Tensor:
+    def prompt(self, label: int, given: ClipTokens | None = None, begins_later: bool = False) -> Tensor:
         """What is given of a clip: its class token, with its given blocks if any, int64 (n,).
 
         With `num_given_blocks` (frame prediction) the given blocks are just so many, and a separator closes them;
-        otherwise (continuation) they are the clip's own first blocks. Raises ValueError for another number."""
+        otherwise (continuation) they are the clip's own first blocks. begins_later: the clip is a window from the
+        middle of a video. Raises ValueError for another number, and for windows that this grammar has not."""
         device = given.codes.device if given is not None else None
         start = self.class_token(torch.tensor([label])).to(device)
         num_given = 0 if given is None else len(given.lengths)
@@ -104,19 +119,29 @@ class SequenceGrammar:
             raise ValueError(f"frame prediction starts from {self.num_given_blocks} given blocks, got {num_given}")
         if num_given >= self.num_blocks and not self.num_given_blocks:
             raise ValueError(f"clips have {self.num_blocks} blocks; at most {self.num_blocks - 1} of them can be given")
+        if begins_later:
+            if not self.endless:
+                raise ValueError("this generator writes clips, which begin where they begin, not windows of a video")
+            start = torch.cat([start, start.new_tensor([self.separator])])
         if given is None:
             return start
         closing = start.new_full((1 if self.num_given_blocks else 0,), self.separator)
         return torch.cat([start, self.block_tokens(given), closing])
 
     def pack(
-        self, clips: Sequence[ClipTokens], labels: Tensor, given: Sequence[ClipTokens] | None = None
+        self,
+        clips: Sequence[ClipTokens],
+        labels: Tensor,
+        given: Sequence[ClipTokens] | None = None,
+        begins_later: Sequence[bool] | None = None,
     ) -> tuple[Tensor, list[int]]:
         """Whole clips to token sequences, end to end, for training: tokens int64 (N + …,) and the length of each
-        clip's sequence. labels: int64 (B,); given: each clip's given blocks, for frame prediction."""
+        clip's sequence. labels: int64 (B,); given: each clip's given blocks, for frame prediction; begins_later: which
+        are windows from the middle of a video."""
         parts, sequence_lengths = [], []
         for i, (clip, label) in enumerate(zip(clips, labels.tolist(), strict=True)):
-            start = self.prompt(label, given[i] if given is not None else None).to(clip.codes)
+            later = begins_later is not None and begins_later[i]
+            start = self.prompt(label, given[i] if given is not None else None, later).to(clip.codes)
             sequence = torch.cat([start, self.block_tokens(clip), start.new_tensor([self.end])])
             parts.append(sequence)
             sequence_lengths.append(len(sequence))
@@ -126,7 +151,7 @@ class SequenceGrammar:
         """One clip's tokens, from its class token on, without the given blocks of frame prediction.
         Raises ValueError where the sequence breaks the grammar, saying where."""
         tokens = sequence.tolist()
-        start = 1
+        start = 2 if self.endless and tokens[1:2] == [self.separator] else 1
         if self.num_given_blocks:
             if self.separator not in tokens:
                 raise ValueError("the separator behind the given blocks is missing")

@@ -40,6 +40,7 @@ def to_llama(generator: VideoGenerator) -> LlamaForCausalLM:
         "class_dropout": ours.class_dropout,
         "given_frames": ours.given_frames,
         "num_given_blocks": ours.num_given_blocks,
+        "endless": ours.endless,
     }
     special = {"bos_token_id": grammar.null_class, "eos_token_id": grammar.end, "pad_token_id": grammar.end}
     config = LlamaConfig(

@@ -4,6 +4,9 @@ Slots write side by side, each at its own place; a clip that is finished makes r
 becomes follows from its request alone, not from what is written beside it (up to the rounding of matrix products
 of another size).
 
+A generator without an end writes a video of any length in windows: when its T blocks are written, the slot goes on with
+the last half of them as the beginning of the next window. So neither the cache nor a token's time grows.
+
 Legend: S slots, R rows of the decoder (S, or 2·S with guidance), V vocabulary, M longest sequence.
 """
 
@@ -20,6 +23,8 @@ from evagen.ar_model.grammar import ClipTokens, GrammarState
 from evagen.ar_model.lengths import LengthConstraints, LengthScores
 from evagen.ar_model.transformer import VideoGenerator
 
+SEEDS_BETWEEN_WINDOWS = 2**40
+"""More than there are clips, so that no window repeats another clip's random numbers."""
 STEPS_BETWEEN_LOOKS = 16
 """On an accelerator, how often the host asks which clips are finished; it waits for the device only then."""
 
@@ -75,12 +80,23 @@ class SamplingOptions:
 @dataclass(frozen=True)
 class ClipRequest:
     """One clip to be written. seed: a whole number; label: -1 for no class; given: for frame prediction the given
-    frames' blocks, for continuation the clip's own first blocks; constraints: on its lengths."""
+    frames' blocks, for continuation the clip's own first blocks; constraints: on its lengths; num_blocks: of the clip,
+    those that are given included, the generator's own number if None, which only one without an end can exceed."""
 
     seed: int
     label: int = -1
     given: ClipTokens | None = None
     constraints: LengthConstraints = field(default_factory=LengthConstraints)
+    num_blocks: int | None = None
+
+
+@dataclass
+class _Work:
+    """A clip that is being written: its request's number, and its blocks so far."""
+
+    number: int
+    blocks: list[ClipTokens] = field(default_factory=list)
+    windows: int = 0
 
 
 def sample(
@@ -109,10 +125,26 @@ def sample_in_order(model: VideoGenerator, requests: Sequence[ClipRequest], *res
 
 
 def _check(model: VideoGenerator, requests: Sequence[ClipRequest], options: SamplingOptions) -> None:
+    grammar = model.grammar
     for request in requests:
-        model.grammar.prompt(request.label, request.given)
-        own = request.given.lengths.tolist() if request.given and not model.grammar.num_given_blocks else []
-        request.constraints.check(model.grammar, own)
+        given = request.given and _last(request.given, grammar.num_blocks - 1) if grammar.endless else request.given
+        grammar.prompt(request.label, given)
+        own = given.lengths.tolist() if given and not grammar.num_given_blocks else []
+        request.constraints.check(grammar, own)
+        num_given = len(request.given.lengths) if request.given and not grammar.num_given_blocks else 0
+        if (wanted := request.num_blocks or grammar.num_blocks) <= num_given:
+            raise ValueError(f"of a clip of {wanted} blocks {num_given} are given: ask for more blocks, or give fewer")
+        if request.num_blocks not in (None, grammar.num_blocks):
+            if not grammar.endless:
+                raise ValueError(
+                    f"this generator writes clips of {grammar.num_blocks} blocks, not {request.num_blocks}; for videos "
+                    "of any length train one with blocks=… on the tokens of a tokenizer with a memory"
+                )
+            if request.constraints.forced is not None or request.constraints.max_tokens is not None:
+                raise ValueError(
+                    f"forced lengths and max_tokens are for clips of {grammar.num_blocks} blocks, as this generator "
+                    "was trained; bound a longer or shorter video by max_length or bias"
+                )
     if options.guidance != 1 and model.config["class_dropout"] == 0:
         raise ValueError(
             f"guidance {options.guidance} needs a model that also knows clips without a class; this one was trained "
@@ -136,7 +168,7 @@ class ContinuousBatch:
         self.guided = options.guidance != 1
         self.decoder = Decoder(model, num_slots * (2 if self.guided else 1), dtype)
         self.requests, self.next_request = requests, 0
-        self.occupants: list[int | None] = [None] * num_slots  # numbers of requests
+        self.occupants: list[_Work | None] = [None] * num_slots
         self.state = model.grammar.start(num_slots, model.device)
         longest = model.grammar.max_sequence_length
         self.tokens = torch.zeros(num_slots, dtype=torch.int64, device=model.device)  # due next
@@ -149,17 +181,63 @@ class ContinuousBatch:
     @torch.no_grad()
     def run(self) -> Iterator[tuple[int, ClipTokens]]:
         self._occupy(list(range(len(self.occupants))))
-        while any(number is not None for number in self.occupants):
+        while any(self.occupants):
             for _ in range(self.steps_between_looks):
                 self._step()
             done = self.grammar.finished(self.state).tolist()
-            finished = {slot: number for slot, number in enumerate(self.occupants) if number is not None and done[slot]}
-            if not finished:
+            ready = {slot: work for slot, work in enumerate(self.occupants) if work and done[slot]}
+            if not ready:
                 continue
-            sequences = self.written[list(finished)].cpu()  # (finished, M)
-            self._occupy(list(finished))
-            for number, sequence in zip(finished.values(), sequences):
-                yield number, self._unpacked(sequence)
+            sequences = self.written[list(ready)].cpu()  # (ready, M)
+            for work, sequence in zip(ready.values(), sequences):
+                self._add(work, self._unpacked(sequence))
+            unfinished = {slot: work for slot, work in ready.items() if self._missing(work) > 0}
+            self._start(unfinished)
+            finished = {slot: work for slot, work in ready.items() if slot not in unfinished}
+            if finished:
+                self._occupy(list(finished))
+            for work in finished.values():
+                yield work.number, _joined(work.blocks, self._wanted(work))
+
+    def _wanted(self, work: _Work) -> int:
+        return self.requests[work.number].num_blocks or self.grammar.num_blocks
+
+    def _missing(self, work: _Work) -> int:
+        """How many blocks are still to be written."""
+        return self._wanted(work) - sum(len(part.lengths) for part in work.blocks)
+
+    def _add(self, work: _Work, window: ClipTokens) -> None:
+        """What a window has written, behind what the clip had before."""
+        request = self.requests[work.number]
+        if not work.windows and (request.given is None or not self.grammar.endless):
+            work.blocks = [window]
+        else:
+            known = self._beginning(work)
+            new = self.grammar.num_blocks - (0 if known is None else len(known.lengths))
+            work.blocks = [*self._known(work), _last(window, new)]
+        work.windows += 1
+
+    def _beginning(self, work: _Work) -> ClipTokens | None:
+        """The first blocks of a clip's next window, which are there already: for the first one those that are given,
+        if there are not too many; else half a window."""
+        given, longest = self.requests[work.number].given, self.grammar.num_blocks
+        if not work.windows and (given is None or not self._begins_later(work)):
+            return given
+        known = self._known(work)
+        while len(known) > 1 and sum(len(part.lengths) for part in known[1:]) >= longest:
+            known = known[1:]
+        return _last(_joined(known), max(1, longest // 2))
+
+    def _known(self, work: _Work) -> list[ClipTokens]:
+        """All blocks of a clip up to now, given or written."""
+        given = self.requests[work.number].given
+        return work.blocks or ([] if given is None else [given])
+
+    def _begins_later(self, work: _Work) -> bool:
+        """Whether a clip's next window is one from the middle of a video."""
+        given = self.requests[work.number].given
+        too_many = given is not None and len(given.lengths) >= self.grammar.num_blocks
+        return self.grammar.endless and (work.windows > 0 or too_many)
 
     def _step(self) -> None:
         """One token for every slot."""
@@ -188,33 +266,36 @@ class ContinuousBatch:
         """Gives these slots to the next requests; where there are none, slots stay empty, or are dropped once half of
         all are."""
         for slot in slots:
-            self.occupants[slot] = self.next_request if self.next_request < len(self.requests) else None
+            self.occupants[slot] = _Work(self.next_request) if self.next_request < len(self.requests) else None
             self.next_request += self.occupants[slot] is not None
-        self._start({slot: number for slot in slots if (number := self.occupants[slot]) is not None})
-        busy = [slot for slot, number in enumerate(self.occupants) if number is not None]
+        self._start({slot: work for slot in slots if (work := self.occupants[slot])})
+        busy = [slot for slot, work in enumerate(self.occupants) if work]
         if busy and 2 * len(busy) <= len(self.occupants):
             self._keep(busy)
 
-    def _start(self, numbers: dict[int, int]) -> None:
-        """Begins these requests, by slot."""
-        if not numbers:
+    def _start(self, works: dict[int, _Work]) -> None:
+        """Begins the next window of these clips, by slot."""
+        if not works:
             return
-        slots, requests = list(numbers), [self.requests[number] for number in numbers.values()]
-        prompts = [self.grammar.prompt(request.label, request.given) for request in requests]
+        slots, requests = list(works), [self.requests[work.number] for work in works.values()]
+        given = [self._beginning(work) for work in works.values()]
+        later = [self._begins_later(work) for work in works.values()]
+        prompts = [self.grammar.prompt(r.label, known, late) for r, known, late in zip(requests, given, later)]
         self.decoder.prefill(slots, prompts)
         if self.guided:
-            unconditional = [self.grammar.prompt(-1, request.given) for request in requests]
+            unconditional = [self.grammar.prompt(-1, known, late) for known, late in zip(given, later)]
             self.decoder.prefill([slot + len(self.occupants) for slot in slots], unconditional)
         where = torch.tensor(slots, device=self.device)
         longest = self.written.shape[1]
         ended = [F.pad(prompt, (0, longest - len(prompt)), value=self.grammar.end) for prompt in prompts]
         self.written[where] = torch.stack(ended).to(self.device)
-        self.noise[where] = torch.stack([clip_noise(request.seed, longest) for request in requests]).to(self.device)
+        seeds = [r.seed + work.windows * SEEDS_BETWEEN_WINDOWS for r, work in zip(requests, works.values())]
+        self.noise[where] = torch.stack([clip_noise(seed, longest) for seed in seeds]).to(self.device)
         self.tokens[where] = torch.stack([prompt[-1] for prompt in prompts]).to(self.device)
         scores = LengthScores.of([request.constraints for request in requests], self.grammar)
         for table, values in zip(self.length_scores, scores):
             table[where] = values.to(self.device)
-        fresh = torch.tensor([self.grammar.state_after(request.given) for request in requests], device=self.device).T
+        fresh = torch.tensor([self.grammar.state_after(blocks) for blocks in given], device=self.device).T
         for each, values in zip(self._fields(), fresh):
             each[where] = values
 
@@ -232,6 +313,18 @@ class ContinuousBatch:
     def _unpacked(self, sequence: Tensor) -> ClipTokens:
         ends = (sequence == self.grammar.end).nonzero()  # what follows the last block is the end, at least once
         return self.grammar.unpack(sequence[: int(ends[0])])
+
+
+def _last(blocks: ClipTokens, count: int) -> ClipTokens:
+    """The last blocks, at most so many."""
+    lengths = blocks.lengths[max(0, len(blocks.lengths) - count) :]
+    return ClipTokens(blocks.codes[len(blocks.codes) - int(lengths.sum()) :], lengths)
+
+
+def _joined(parts: Sequence[ClipTokens], most: int | None = None) -> ClipTokens:
+    """Blocks one behind another, the first so many."""
+    codes, lengths = torch.cat([part.codes for part in parts]), torch.cat([part.lengths for part in parts])[:most]
+    return ClipTokens(codes[: int(lengths.sum())], lengths)
 
 
 def token_probabilities(logits: Tensor, options: SamplingOptions) -> Tensor:

@@ -105,6 +105,8 @@ class VideoGenerator(ModelMixin, ConfigMixin):
             known.
         given_frames, num_given_blocks: for frame prediction, how many frames are given, and in how many blocks they
             are told; 0 for none.
+        endless: whether it learnt windows of `num_blocks` blocks from anywhere in long videos, and so can go on from
+            the last blocks of what it wrote.
     """
 
     _supports_gradient_checkpointing = True
@@ -131,9 +133,10 @@ class VideoGenerator(ModelMixin, ConfigMixin):
         class_dropout: float | None = None,
         given_frames: int = 0,
         num_given_blocks: int = 0,
+        endless: bool = False,
     ):
         super().__init__()
-        self.grammar = SequenceGrammar(codebook_size, levels, num_blocks, len(class_names), num_given_blocks)
+        self.grammar = SequenceGrammar(codebook_size, levels, num_blocks, len(class_names), num_given_blocks, endless)
         self.embed_tokens = nn.Embedding(self.grammar.vocabulary_size, width)
         self.dropout = nn.Dropout(token_dropout)
         hidden_width = hidden_width or default_hidden_width(width)

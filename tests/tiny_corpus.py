@@ -11,12 +11,14 @@ CODES = 11
 BLOCKS = 3
 
 
-def write_corpus(folder: Path, num_clips: int, levels: list[int] = LEVELS, seed: int = 0) -> Path:
-    """Clips of three blocks, two classes; a code follows from the class and the one before, so there is something to
+def write_corpus(
+    folder: Path, num_clips: int, levels: list[int] = LEVELS, seed: int = 0, blocks: int = BLOCKS, **contents
+) -> Path:
+    """Clips of some blocks, two classes; a code follows from the class and the one before, so there is something to
     learn. Returns the folder."""
     random = np.random.default_rng(seed)
     often = np.array([6, 3, 1])[: len(levels)]
-    lengths = random.choice(levels, (num_clips, BLOCKS), p=often / often.sum())
+    lengths = random.choice(levels, (num_clips, blocks), p=often / often.sum())
     labels = random.integers(2, size=num_clips)
     starts = random.integers(CODES, size=num_clips)
     codes = [
@@ -26,8 +28,9 @@ def write_corpus(folder: Path, num_clips: int, levels: list[int] = LEVELS, seed:
     table = Dataset.from_dict({"codes": codes, "lengths": list(lengths.astype(np.int32)), "label": labels.tolist()})
     table.save_to_disk(folder / "table")
     contents = {
-        "codebook_size": CODES, "levels": levels, "num_blocks": BLOCKS, "class_names": ["ants", "bees"],
+        "codebook_size": CODES, "levels": levels, "num_blocks": blocks, "class_names": ["ants", "bees"],
         "tokenizer_fingerprint": "0123456789abcdef", "tokenizer_source": "nowhere",
+        **contents,
     }  # fmt: skip
     about = {"rows": num_clips, "skipped": [], "made_from": {}, "contents": contents}
     (folder / "table" / "about.json").write_text(json.dumps(about))

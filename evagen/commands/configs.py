@@ -18,7 +18,7 @@ from torch import nn
 from evagen.ar_model import VideoGenerator
 from evagen.commands import COMMANDS
 from evagen.config import Header, read_header, shipped_configs
-from evagen.tokenizer import Router, VideoTokenizer
+from evagen.tokenizer import BlockRouter, Router, VideoTokenizer
 from evagen.training.operations import (
     TRAINED,
     generator_forward,
@@ -85,12 +85,12 @@ def list_configs() -> list[ShippedConfig]:
 def describe(name: str) -> ShippedConfig:
     """One shipped config by name (`ucf101_k600/final`)."""
     model, tokenizer = build_model(name), tokenizer_of(name)
-    size = tokenizer.config.resolution
+    size, data = tokenizer.config.resolution, read_shipped(name).get("data", {})
     return ShippedConfig(
         name=name,
         header=read_header(shipped_configs()[name]),
         parameters=sum(parameter.numel() for parameter in model.parameters()) if model else None,
-        clip=(tokenizer.config.num_frames, size, size),
+        clip=(data.get("frames", tokenizer.config.num_frames), size, size),
     )
 
 
@@ -120,7 +120,7 @@ def _operations(model: nn.Module, config: Any, tokens: float) -> float:
         return TRAINED * tokenizer_forward(model, tokens) + beside  # a router's pass is less than 1% of the first
     if isinstance(model, VideoGenerator):
         return TRAINED * generator_forward(model, tokens)
-    return TRAINED * router_forward(cast(Router, model))
+    return TRAINED * router_forward(cast(Router | BlockRouter, model))
 
 
 def _tokens_of_clip(name: str, config: Any) -> float:
@@ -132,7 +132,9 @@ def _tokens_of_clip(name: str, config: Any) -> float:
     source = _written_by(name, str(config.corpus))
     begun = read_shipped(source).get("prefix", []) if read_shipped(source).get("given_frames") else []
     given = sum(begun) + len(begun) + 1 if begun else 0  # their own lengths, and a separator
-    return _mean_tokens(name, str(config.corpus)) + space.num_blocks + given + 2  # a class before, an end behind
+    blocks = config.blocks or space.num_blocks  # of a window, or of a clip
+    contents = _mean_tokens(name, str(config.corpus)) * blocks / space.num_blocks
+    return contents + blocks + given + 2  # a class before, an end behind
 
 
 def _mean_tokens(name: str, source: str | None) -> float:

@@ -21,13 +21,13 @@ from datasets import Dataset
 
 from evagen.ar_model import VideoGenerator
 from evagen.commands import COMMANDS, Command
-from evagen.config import Section
+from evagen.config import Section, shipped_configs
 from evagen.data.clips import ClipDataset
 from evagen.data.sources import DataConfig
 from evagen.data.video_writer import write_video
 from evagen.errors import UserError
 from evagen.models.loading import fingerprint
-from evagen.tokenizer import Router, VideoTokenizer
+from evagen.tokenizer import AssignmentSpace, BlockRouter, Router, VideoTokenizer
 from evagen.training.metrics import read_metrics
 from evagen.training.shipped_models import build_model, read_shipped, tokenizer_of
 
@@ -90,7 +90,9 @@ class _Inputs:
         self.folder, self.name = folder, name
         self.shape = {key: value for key, value in tokenizer_of(name).config.items() if not key.startswith("_")}
         random = np.random.default_rng(0)
-        side, frames = self.shape["resolution"], self.shape["num_frames"]
+        self.remembers = self.shape["memory_blocks"] is not None
+        frames = (read_shipped(each).get("data", {}).get("frames", 0) for each in (name, self._tokens_config()))
+        side, frames = self.shape["resolution"], max(self.shape["num_frames"], *frames)
         for number, label in enumerate(CLASSES):
             path = folder / "videos" / label / f"{number}.mkv"
             path.parent.mkdir(parents=True)
@@ -129,12 +131,19 @@ class _Inputs:
         settings = (f"root={self.folder / 'videos'}", "layout=folder", "split=all", "more=[]", "frames_per_second=null")
         return [f"{key}.{setting}" for setting in settings] + more
 
+    def _tokens_config(self) -> str:
+        """The config of the folder that makes the generator's corpus."""
+        folder, _, stage = self.name.rpartition("/")
+        name = f"{folder}/{'prediction_' if stage.startswith('prediction') else ''}tokens"
+        return name if name in shipped_configs() else self.name
+
     def _tokenizer(self) -> Path:
         return self._saved("tokenizer", lambda: VideoTokenizer(**self.shape))
 
     def _router(self) -> Path:
-        keys = ("levels", "num_frames", "resolution", "temporal_patch")
-        return self._saved("router", lambda: Router(**{key: self.shape[key] for key in keys}))
+        kind, sees = (BlockRouter, "memory_blocks") if self.remembers else (Router, "num_frames")
+        keys = ("levels", sees, "resolution", "temporal_patch")
+        return self._saved("router", lambda: kind(**{key: self.shape[key] for key in keys}))
 
     def _saved(self, name: str, make: Any) -> Path:
         path = self.folder / name
@@ -144,10 +153,11 @@ class _Inputs:
 
     def _record(self) -> Path:
         """Distances that fall with the tokens, beside noise."""
-        space = tokenizer_of(self.name).assignments
+        blocks = 2 if self.remembers else self.shape["num_frames"] // self.shape["temporal_patch"]
+        space = AssignmentSpace(self.shape["levels"], blocks)
         tokens, folder = space.table().sum(-1).double(), self.folder / "curation"
         clips = DataConfig(
-            root=self.folder / "videos", layout="folder", split="all", frames=self.shape["num_frames"],
+            root=self.folder / "videos", layout="folder", split="all", frames=blocks * self.shape["temporal_patch"],
             size=self.shape["resolution"], clip="first",
         )  # fmt: skip
         distances = [(1 / tokens + torch.rand(len(tokens)) / 1e4).numpy() for _ in range(NUM_VIDEOS)]
@@ -156,7 +166,7 @@ class _Inputs:
         Dataset.from_dict(rows).save_to_disk(folder / "record")
         contents = {
             "tokenizer_source": "nowhere", "levels": list(space.levels), "num_blocks": space.num_blocks,
-            "clips": clips.model_dump(mode="json"),
+            "clips": clips.model_dump(mode="json"), "memory_blocks": self.shape["memory_blocks"],
         }  # fmt: skip
         made_from = {"videos": ClipDataset(clips).fingerprint(), "tokenizer": "0"}
         about = {"rows": NUM_VIDEOS, "skipped": [], "made_from": made_from, "contents": contents}
@@ -172,8 +182,7 @@ class _Inputs:
             *self._data("data", []), *(["given_frames=5"] if predicts else []),
         ]  # fmt: skip
         tokenize = COMMANDS["tokenize"]
-        source = "ucf101_k600/tokens" if predicts else f"{self.name.rpartition('/')[0]}/tokens"
-        return tokenize.run(tokenize.load(source, overrides))
+        return tokenize.run(tokenize.load(self._tokens_config(), overrides))
 
     def _generator(self) -> Path:
         folder, _, stage = self.name.rpartition("/")

@@ -19,12 +19,11 @@ from tqdm.auto import tqdm
 from evagen.ar_model import VideoGenerator
 from evagen.data.video_writer import write_video
 from evagen.errors import UserError
-from evagen.kernels.levels import video_to_frames
 from evagen.models.fit import check_generator
 from evagen.models.inference import autocast, load_for
 from evagen.models.loading import fingerprint
 from evagen.run import start_accelerator, versions
-from evagen.sampling.clips import SampledClips
+from evagen.sampling.clips import SampledClip, SampledClips
 from evagen.sampling.config import Sampling
 from evagen.sampling.frame_grid import frame_grid
 from evagen.sampling.rows import SampleRows
@@ -49,7 +48,7 @@ def main(config: Sampling) -> Path:
     ):
         for number, clip in clips.write(mine):
             path = Path(clips.name_of(number)) / f"{number:06d}"
-            save_clip(video_to_frames(clip.video), config.run.out / path, config, tokenizer.config.temporal_patch)
+            save_clip(clip, config.run.out / path, config, tokenizer.config.temporal_patch)
             rows.add(
                 number,
                 path=str(path.with_suffix(f".{config.formats[0]}")), seed=clips.seed_of(number),
@@ -72,15 +71,15 @@ def main(config: Sampling) -> Path:
     return config.run.out
 
 
-def save_clip(frames: np.ndarray, path: Path, config: Sampling, frames_per_row: int) -> None:
-    """Writes uint8 F H W C frames in every format that is asked for; `path` has no suffix yet."""
+def save_clip(clip: SampledClip, path: Path, config: Sampling, frames_per_row: int) -> None:
+    """Writes a clip in every format that is asked for; `path` has no suffix yet."""
     path.parent.mkdir(parents=True, exist_ok=True)
     for suffix in config.formats:
         target = path.with_suffix(f".{suffix}")
         if suffix == "png":
-            frame_grid(frames, frames_per_row).save(target)
+            frame_grid(np.stack(list(clip.frames())), frames_per_row).save(target)
         else:
-            write_video(target, frames, config.frames_per_second)
+            write_video(target, clip.frames(), config.frames_per_second)
 
 
 @contextmanager

@@ -67,10 +67,8 @@ def main(config: Tokenization) -> Path:
     tokenizer = load_for(config.run, VideoTokenizer, config.tokenizer, accelerator.device)
     assign = config.load(tokenizer)
     check_clips(tokenizer, config.data.frames, config.data.size, "the clips", "change data.frames and data.size")
-    if config.given_frames >= tokenizer.config.num_frames:
-        raise UserError(
-            f"given_frames={config.given_frames}: clips have {tokenizer.config.num_frames} frames, so give fewer"
-        )
+    if config.given_frames >= config.data.frames:
+        raise UserError(f"given_frames={config.given_frames}: clips have {config.data.frames} frames, so give fewer")
     dataset = ClipDataset(config.data)
     made_by = fingerprint(tokenizer)
     # Classes that the config leaves out have no number here, or a generator would offer to write what it never saw.
@@ -80,7 +78,8 @@ def main(config: Tokenization) -> Path:
         "tokenizer_fingerprint": made_by,
         "codebook_size": tokenizer.config.codebook_size,
         "levels": list(tokenizer.config.levels),
-        "num_blocks": tokenizer.assignments.num_blocks,
+        "num_blocks": config.data.frames // tokenizer.config.temporal_patch,
+        "memory_blocks": tokenizer.config.memory_blocks,
         "class_names": [dataset.class_names[label] for label in numbers],
         "given_frames": config.given_frames,
         "num_given_blocks": -(-config.given_frames // tokenizer.config.temporal_patch),

@@ -16,7 +16,6 @@ from torch import Tensor
 
 from evagen.ar_model import (
     SIZES,
-    ClipTokens,
     GeneratorLoss,
     SequenceGrammar,
     VideoGenerator,
@@ -26,7 +25,7 @@ from evagen.ar_model import (
     with_shape,
 )
 from evagen.config import Section, section_of
-from evagen.data.corpus import Corpus, read_corpus
+from evagen.data.corpus import Windows, read_corpus
 from evagen.training.generator import FROM_CORPUS, new_generator
 from evagen.training.metrics import Mean
 from evagen.training.run import TrainingRun, is_finished, seed_draws
@@ -71,6 +70,9 @@ class GeneratorTraining(Section):
     """A trained generator, folder or hub id, to train further (fine-tuning): one of the same tokenizer, with as many
     classes."""
     optimizer: GeneratorOptimizer
+    blocks: int | None = Field(None, ge=1)
+    """For the corpus of a tokenizer with a memory: learn windows of so many blocks from anywhere in its rows, and with
+    them to go on without an end. Whole rows if None."""
     class_dropout: float = Field(0.1, ge=0, le=1)
     """Share of clips trained without their class, which guidance needs."""
     use_classes: bool = True
@@ -83,13 +85,14 @@ def main(config: GeneratorTraining) -> Path:
         return config.run.out
     corpus = read_corpus(config.corpus)
     set_seed(config.run.seed)
+    windows = Windows(corpus, config.blocks)
     model = new_generator(
-        corpus, config.model.model_dump(exclude={"size"}), config.class_dropout, config.use_classes, config.start_from
-    )
+        corpus, config.model.model_dump(exclude={"size"}), config.class_dropout, config.use_classes, config.start_from,
+        config.blocks,
+    )  # fmt: skip
     run = TrainingRun(config, config.run, config.optimizer, model)
-    targets_of_row, tokens_of_row = corpus.tokens_per_clip()
     batches = ClipBatches(
-        tokens_of_row, config.run.seed, run.accelerator.num_processes,
+        windows.tokens, config.run.seed, run.accelerator.num_processes,
         config.optimizer.batch_size, config.optimizer.tokens_per_batch,
     )  # fmt: skip
     seed_draws(config.run.seed, run.accelerator.process_index)
@@ -97,12 +100,12 @@ def main(config: GeneratorTraining) -> Path:
     for _ in run.batches():
         shares = next(batches)
         mine = shares[run.accelerator.process_index]
-        tokens, sequence_lengths = pack_clips(corpus, sorted(mine, key=batches.tokens_of), model.grammar, config)
+        tokens, sequence_lengths = pack_clips(windows, sorted(mine, key=batches.tokens_of), model.grammar, config)
         tokens = tokens.to(run.device)  # N
         logits = run.model(tokens, sequence_lengths)  # N V
         losses = next_token_loss(logits, tokens, sequence_lengths, model.grammar)
         # Processes' gradients are averaged; weighted by what each predicts, they are those of one large batch.
-        targets = [sum(int(targets_of_row[key % len(targets_of_row)]) for key in share) for share in shares]
+        targets = [sum(int(windows.targets[key % len(windows)]) for key in share) for share in shares]
         weight = targets[run.accelerator.process_index] * len(targets) / sum(targets)
         length_logits = logits[:, model.grammar.first_length : model.grammar.first_class].detach().clone()  # N L
         run.update(losses.loss * weight, {}, sum(map(len, shares)) / len(shares))
@@ -114,18 +117,13 @@ def main(config: GeneratorTraining) -> Path:
 
 
 def pack_clips(
-    corpus: Corpus, keys: Sequence[int], grammar: SequenceGrammar, config: GeneratorTraining
+    windows: Windows, keys: Sequence[int], grammar: SequenceGrammar, config: GeneratorTraining
 ) -> tuple[Tensor, list[int]]:
     """The clips of some keys as one run of tokens int64 (N,), and the length of each sequence."""
-    rows = corpus.table[[key % len(corpus.table) for key in keys]]
+    clips, labels, given, begins_later = windows.read([key % len(windows) for key in keys])
     uniform = torch.tensor(class_dropout_numbers(keys, config.run.seed))
     dropped = config.class_dropout if config.use_classes else 1.0
-    labels = drop_classes(torch.as_tensor(rows["label"]), dropped, uniform)  # B
-    clips = [ClipTokens(*clip) for clip in zip(rows["codes"], rows["lengths"])]
-    if not grammar.num_given_blocks:
-        return grammar.pack(clips, labels)
-    given = [ClipTokens(*clip) for clip in zip(rows["given_codes"], rows["given_lengths"])]
-    return grammar.pack(clips, labels, given)
+    return grammar.pack(clips, drop_classes(labels, dropped, uniform), given, begins_later)
 
 
 def metrics_of(

@@ -8,10 +8,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
 from datasets import Dataset
 
+from evagen.ar_model import ClipTokens
 from evagen.data.clip_table import open_table
+from evagen.errors import UserError
 from evagen.models.fit import check_not_replaced
+
+WINDOWS_OVERLAP = 4
+"""A window begins at every `blocks // WINDOWS_OVERLAP`-th block."""
 
 
 @dataclass(frozen=True)
@@ -27,20 +33,62 @@ class Corpus:
     tokenizer_fingerprint: str
     given_frames: int = 0
     num_given_blocks: int = 0
+    memory_blocks: int | None = None
 
-    def tokens_per_clip(self) -> tuple[np.ndarray, np.ndarray]:
-        """How many tokens of each clip's sequence are learnt, and its length; int64 (rows,) each, from the smallest
-        columns."""
-        targets = self._tokens_of_blocks("lengths", self.num_blocks)
-        tokens = targets + 2
-        if self.num_given_blocks:
-            tokens = tokens + self._tokens_of_blocks("given_lengths", self.num_given_blocks) + 1
-        return targets, tokens
-
-    def _tokens_of_blocks(self, name: str, num_blocks: int) -> np.ndarray:
+    def lengths(self, name: str = "lengths") -> np.ndarray:
+        """Of the blocks of each row, int32 (rows, T), read as a whole; the smallest column."""
         column = self.table.select_columns(name).with_format("arrow")
         parts = [rows[name].combine_chunks().flatten().to_numpy() for rows in column.iter(batch_size=10_000)]
-        return np.concatenate(parts).reshape(-1, num_blocks).sum(1, dtype=np.int64) + num_blocks  # rows
+        return np.concatenate(parts).reshape(len(self.table), -1)
+
+
+class Windows:
+    """What a generator learns from: whole rows of a corpus, or windows of so many blocks of them.
+
+    Attributes: rows, starts: int64 (n,), the row of each and its first block; targets: how many tokens of each sequence
+    are learnt, and tokens: how long it is, int64 (n,) each.
+
+    Raises UserError for windows of a tokenizer without a memory, whose blocks say nothing without the whole clip, and
+    for windows longer than a row."""
+
+    def __init__(self, corpus: Corpus, blocks: int | None = None):
+        if blocks is not None and corpus.memory_blocks is None:
+            raise UserError(
+                f"blocks={blocks}: the corpus is of a tokenizer without a memory, of whose clips no windows can be "
+                "learnt; leave it out"
+            )
+        if blocks is not None and blocks > corpus.num_blocks:
+            raise UserError(
+                f"blocks={blocks}: the rows of the corpus have {corpus.num_blocks} blocks; give at most as many, or "
+                "tokenize longer clips (data.frames)"
+            )
+        self.corpus, self.blocks = corpus, blocks or corpus.num_blocks
+        lengths = corpus.lengths()  # (rows, T)
+        firsts = np.arange(0, corpus.num_blocks - self.blocks + 1, max(1, self.blocks // WINDOWS_OVERLAP))
+        self.rows, self.starts = np.repeat(np.arange(len(lengths)), len(firsts)), np.tile(firsts, len(lengths))
+        ends = np.pad(lengths.cumsum(1, dtype=np.int64), ((0, 0), (1, 0)))  # (rows, T + 1): tokens before each block
+        contents = (ends[:, firsts + self.blocks] - ends[:, firsts]).flatten()
+        self.targets = contents + self.blocks
+        self.tokens = self.targets + 2 + (self.starts > 0)
+        if corpus.num_given_blocks:
+            given = corpus.lengths("given_lengths")
+            self.tokens = self.tokens + given.sum(1, dtype=np.int64) + given.shape[1] + 1
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def read(self, numbers: list[int]) -> tuple[list[ClipTokens], torch.Tensor, list[ClipTokens] | None, list[bool]]:
+        """Some of them: clips, labels int64 (B,), given blocks or None, and which do not begin where their video
+        does."""
+        found = self.corpus.table[self.rows[numbers].tolist()]
+        starts, clips = self.starts[numbers].tolist(), []
+        for codes, lengths, start in zip(found["codes"], found["lengths"], starts):
+            before, inside = lengths[:start].sum(), lengths[start : start + self.blocks]
+            clips.append(ClipTokens(codes[before : before + inside.sum()], inside))
+        given = None
+        if self.corpus.num_given_blocks:
+            given = [ClipTokens(*clip) for clip in zip(found["given_codes"], found["given_lengths"])]
+        return clips, torch.as_tensor(found["label"]), given, [start > 0 for start in starts]
 
 
 def read_corpus(folder: str | Path) -> Corpus:

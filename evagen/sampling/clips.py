@@ -5,24 +5,41 @@ Legend: B clips, C = 3, F frames, H × W pixels.
 
 import difflib
 import itertools
-from collections.abc import Iterator
-from dataclasses import replace
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from evagen.ar_model import ClipRequest, ClipTokens, LengthConstraints, SamplingOptions, VideoGenerator, sample
 from evagen.errors import UserError
+from evagen.kernels.levels import video_to_frames
 from evagen.models.inference import HALF
 from evagen.sampling.config import Sampling
 from evagen.sampling.given import GivenClips
-from evagen.sampling.windows import LongVideo, plan_windows
-from evagen.tokenizer import TokenizedClips, VideoTokenizer
+from evagen.tokenizer import TokenizedClips, TokenizedVideo, VideoTokenizer, decode_in_chunks
 
 DECODED_TOGETHER = 8
 """Clips."""
-SEEDS_BETWEEN_WINDOWS = 2**40
-"""More than there are clips, so that no window repeats another clip's random numbers."""
+
+
+@dataclass(frozen=True)
+class SampledClip:
+    """What was written. tokens: of the whole clip; decode: gives its video in consecutive pieces (C, any, H, W) in
+    [-1, 1], anew each time."""
+
+    tokens: ClipTokens
+    decode: Callable[[], Iterator[Tensor]]
+
+    def frames(self) -> Iterator[np.ndarray]:
+        """uint8 (H, W, C) one by one."""
+        return (frame for piece in self.decode() for frame in video_to_frames(piece))
+
+    def as_row(self) -> dict[str, list[int]]:
+        """For `tokens.jsonl`."""
+        return {"lengths": self.tokens.lengths.tolist(), "codes": self.tokens.codes.tolist()}
 
 
 class SampledClips:
@@ -42,7 +59,7 @@ class SampledClips:
             self.constraints.check(generator.grammar)
         except ValueError as error:
             raise UserError(str(error)) from error
-        self.num_windows, self.overlap = plan_windows(config.blocks, config.overlap, generator)
+        self.num_blocks, self.num_frames = size_of_videos(config, tokenizer)
         known = list(generator.config.class_names)
         self.names = config.classes or known or [None]
         self.labels = [label_of(name, known) for name in self.names]
@@ -69,47 +86,48 @@ class SampledClips:
             label, tokens = self.given.label(of_what), self.given.tokens(of_what)
         else:
             label, tokens = self.labels[of_what], None
-        return ClipRequest(self.seed_of(number), label, tokens, self.constraints)
+        return ClipRequest(self.seed_of(number), label, tokens, self.constraints, self.num_blocks)
 
-    def write(self, numbers: list[int]) -> Iterator[tuple[int, LongVideo]]:
+    def write(self, numbers: list[int]) -> Iterator[tuple[int, SampledClip]]:
         """These clips, as they get finished. Raises UserError where one cannot be as asked."""
+        requests, dtype = [self.request(number) for number in numbers], HALF.get(self.config.run.precision)
+        remembers = self.tokenizer.config.memory_blocks is not None
+        decoded = self._streamed if remembers else self._together
         try:
-            if self.num_windows == 1:
-                for i, window, video in self._windows([self.request(number) for number in numbers]):
-                    yield numbers[i], LongVideo(video, [window])
-                return
-            for start in range(0, len(numbers), self.config.slots):  # windows of so many clips, then their next ones
-                group = numbers[start : start + self.config.slots]
-                yield from zip(group, self._long([self.request(number) for number in group]))
+            clips = sample(self.generator, requests, self.options, self.config.slots, dtype)
+            while some := list(itertools.islice(clips, 1 if remembers else DECODED_TOGETHER)):
+                yield from ((numbers[i], clip) for i, clip in decoded(some))
         except ValueError as error:
             raise UserError(str(error)) from error
 
-    def _long(self, requests: list[ClipRequest]) -> list[LongVideo]:
-        patch = self.tokenizer.config.temporal_patch
-        new_frames = (self.generator.grammar.num_blocks - self.overlap) * patch
-        clips = {i: LongVideo(video, [window]) for i, window, video in self._windows(requests)}
-        for number in range(1, self.num_windows):
-            following = [
-                replace(
-                    request,
-                    seed=request.seed + number * SEEDS_BETWEEN_WINDOWS,
-                    given=clips[i].beginning(self.tokenizer, self.overlap),
-                )
-                for i, request in enumerate(requests)
-            ]
-            for i, window, video in self._windows(following):
-                clips[i].extend(window, video, new_frames)
-        for clip in clips.values():
-            clip.video = clip.video[:, : self.config.blocks * patch]
-        return [clips[i] for i in range(len(requests))]
+    def _streamed(self, clips: list[tuple[int, ClipTokens]]) -> Iterator[tuple[int, SampledClip]]:
+        """Frames are decoded when they are asked for, so that a long video need not fit in memory."""
+        size, patch = (self.tokenizer.config.resolution,) * 2, self.tokenizer.config.temporal_patch
+        for number, tokens in clips:
+            frames = self.num_frames or len(tokens.lengths) * patch
+            whole = TokenizedClips(tokens.codes, tokens.lengths[None])
+            video = TokenizedVideo(whole, frames, size, size, None, None)
+            yield number, SampledClip(tokens, partial(decode_in_chunks, self.tokenizer, video))
 
-    def _windows(self, requests: list[ClipRequest]) -> Iterator[tuple[int, ClipTokens, Tensor]]:
-        """The clip of each request and its video (C, F, H, W), as they get finished."""
-        clips = sample(self.generator, requests, self.options, self.config.slots, HALF.get(self.config.run.precision))
-        while some := list(itertools.islice(clips, DECODED_TOGETHER)):
-            videos = decode_clips(self.tokenizer, [clip for _, clip in some])
-            for (i, clip), video in zip(some, videos):
-                yield i, clip, video
+    def _together(self, clips: list[tuple[int, ClipTokens]]) -> Iterator[tuple[int, SampledClip]]:
+        videos = decode_clips(self.tokenizer, [tokens for _, tokens in clips])
+        for (number, tokens), video in zip(clips, videos):
+            yield number, SampledClip(tokens, partial(iter, [video]))
+
+
+def size_of_videos(config: Sampling, tokenizer: VideoTokenizer) -> tuple[int | None, int | None]:
+    """How many blocks and frames each video is to have; None where the generator's clips do as they are. Raises
+    UserError for less than a block."""
+    patch = tokenizer.config.temporal_patch
+    if config.seconds is None:
+        return config.blocks, None
+    frames = round(config.seconds * config.frames_per_second)
+    if frames < patch:
+        raise UserError(
+            f"seconds={config.seconds:g} are {frames} frames at {config.frames_per_second} a second, less than one "
+            f"block of {patch}; give at least {patch / config.frames_per_second:.3g}"
+        )
+    return -(-frames // patch), frames
 
 
 def clip_seed(seed: int, number: int) -> int:

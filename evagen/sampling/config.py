@@ -43,11 +43,18 @@ class Sampling(Section):
     lengths: Lengths = Field(default_factory=Lengths)
     """Tokens of the blocks: as the generator likes, unless asked otherwise."""
     blocks: int | None = Field(None, ge=1)
-    """Temporal blocks of each video; as trained if None. Longer ones are written in windows that move on."""
-    overlap: int | None = Field(None, ge=1)
-    """Blocks that a window shares with the one before; half of it if None."""
+    """Temporal blocks of each video, those that are given included; as trained if None. Another number needs a
+    generator without an end: one that was trained with `blocks` on the tokens of a tokenizer with a memory."""
+    seconds: float | None = Field(None, gt=0)
+    """In place of blocks: so many seconds at `frames_per_second`."""
     slots: Annotated[int, ONLY_HOW] = Field(64, ge=1)
     """Clips written side by side in each process."""
     formats: list[Literal["mp4", "gif", "avi", "mkv", "png"]] = Field(["mp4"], min_length=1)
     """`mkv` is lossless, for scoring; `png` is one picture of all frames, a row for each block."""
     frames_per_second: int = Field(15, ge=1)
+
+    @pydantic.model_validator(mode="after")
+    def _blocks_or_seconds(self) -> "Sampling":
+        if self.blocks is not None and self.seconds is not None:
+            raise ValueError(f"blocks={self.blocks} and seconds={self.seconds:g} say the same thing: give one of them")
+        return self

@@ -3,11 +3,13 @@
 Given frames are told to the generator as the tokens of the blocks that they reach into, the last frame repeated to the
 end of its block. The assigner sees them with the last frame repeated to a whole clip, so that lengths say nothing of
 what follows. Blocks are encoded from the past alone, so the tokens are those of any clip that begins with these frames.
+With a memory lengths follow from the past anyway, and a beginning may have any number of blocks.
 
 Legend: B clips, C = 3, F frames of a whole clip, n given frames, H × W pixels.
 """
 
 import functools
+import sys
 
 import torch
 from pydantic import Field
@@ -27,13 +29,15 @@ class Given(LengthChoice):
     """Videos, of which the first frames of each clip are given."""
     frames: int | None = Field(None, ge=1)
     """Frames given of each clip. Frame prediction: as the generator was trained. Continuation: whole blocks, half of
-    the clip if None."""
+    the clip if None, or of a window of a generator without an end, which can be given any number."""
 
 
 def encode_given(frames: Tensor, tokenizer: VideoTokenizer, assign: Assign) -> list[ClipTokens]:
     """Given frames (B, C, n, H, W) in [-1, 1] → each clip's given blocks, on the CPU."""
     patch, whole = tokenizer.config.temporal_patch, tokenizer.config.num_frames
     num_blocks = -(-frames.shape[2] // patch)
+    if tokenizer.config.memory_blocks is not None:
+        whole = num_blocks * patch
     repeated = frames[:, :, -1:].expand(-1, -1, whole - frames.shape[2], -1, -1)
     padded = torch.cat([frames, repeated], dim=2)  # (B, C, F, H, W)
     lengths = assign(padded)[:, :num_blocks]
@@ -103,6 +107,8 @@ def given_frames(asked: int | None, generator: VideoGenerator, tokenizer: VideoT
         if asked not in (None, trained):
             raise UserError(f"this generator was trained to predict what follows {trained} frames, not {asked}")
         return trained
+    if generator.grammar.endless:
+        whole, asked = sys.maxsize, asked or max(1, generator.grammar.num_blocks // 2) * patch
     frames = asked or max(patch, whole // 2 // patch * patch)
     if frames % patch or not patch <= frames < whole:
         raise UserError(

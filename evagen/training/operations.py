@@ -20,7 +20,7 @@ from evagen.ar_model import VideoGenerator
 from evagen.eval.lpips import STAGE_ENDS
 from evagen.eval.perceptual import PerceptualDistance
 from evagen.kernels.pretrained import UNTRAINED
-from evagen.tokenizer import Router, VideoTokenizer
+from evagen.tokenizer import BlockRouter, Router, VideoTokenizer
 from evagen.tokenizer.alignment import VideoTeacher, load_vjepa2
 from evagen.tokenizer.layers import QFormer
 from evagen.training.objective import (
@@ -60,10 +60,14 @@ def generator_forward(model: VideoGenerator, tokens: float) -> float:
     return 2 * tokens * _weights(model) + attended
 
 
-def router_forward(model: Router) -> float:
-    """Of one clip."""
+def router_forward(model: Router | BlockRouter) -> float:
+    """Of one clip, or of one block."""
     config = model.config
     with torch.device("meta"):
+        if isinstance(model, BlockRouter):
+            block = torch.empty(1, 3, config.temporal_patch, config.resolution, config.resolution)
+            seen = model.features(block, block[:, :, :0], torch.empty(1, 0, dtype=torch.int64))
+            return _counted(model, seen, torch.empty(1))
         video = torch.empty(1, 3, config.num_frames, config.resolution, config.resolution)
         return _counted(model, model.features(video), torch.empty(1))
 

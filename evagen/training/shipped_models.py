@@ -11,7 +11,7 @@ from torch import nn
 from evagen.ar_model import VideoGenerator, shape_of
 from evagen.config import read_header, read_values, shipped_configs
 from evagen.data.sources import DataConfig
-from evagen.tokenizer import Router, VideoTokenizer
+from evagen.tokenizer import BlockRouter, Router, VideoTokenizer
 
 
 def build_model(name: str) -> nn.Module | None:
@@ -23,10 +23,16 @@ def build_model(name: str) -> nn.Module | None:
     config = tokenizer.config
     settings = {**(read_shipped(name).get("model") or {}), "levels": list(config.levels)}
     if command == "train-router":
-        shape = {key: config[key] for key in ("num_frames", "resolution", "temporal_patch")}
-        return _build(Router, json.dumps(settings | shape))
+        remembers = config.memory_blocks is not None
+        names = ("memory_blocks" if remembers else "num_frames", "resolution", "temporal_patch")
+        shape = {key: config[key] for key in names}
+        return _build(BlockRouter if remembers else Router, json.dumps(settings | shape))
     if command == "train-generator":
-        vocabulary = {"codebook_size": config.codebook_size, "num_blocks": tokenizer.assignments.num_blocks}
+        blocks = read_shipped(name).get("blocks")
+        vocabulary = {
+            "codebook_size": config.codebook_size, "num_blocks": blocks or tokenizer.assignments.num_blocks,
+            "endless": blocks is not None,
+        }  # fmt: skip
         size = settings.pop("size", None)
         settings |= shape_of(size) if size else {}
         return _build(VideoGenerator, json.dumps(settings | vocabulary))

@@ -98,7 +98,7 @@ def test_the_export_says_how_to_read_its_tokens(tmp_path):
     assert layout == {
         "codebook_size": 11, "levels": LEVELS, "num_blocks": 3, "class_names": ["ants", "bees"],
         "tokenizer_fingerprint": "0123456789abcdef", "class_dropout": None, "given_frames": 0, "num_given_blocks": 0,
-        "first_length": 11, "first_class": 14, "null_class": 16,
+        "endless": False, "first_length": 11, "first_class": 14, "null_class": 16,
         "separator": 17, "end": 18,
     }  # fmt: skip
     generation = GenerationConfig.from_pretrained(tmp_path)

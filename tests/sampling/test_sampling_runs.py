@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tiny_models import LEVELS, tiny_router, tiny_tokenizer
+from tiny_models import LEVELS, tiny_block_router, tiny_router, tiny_tokenizer
 from two_processes import launch
 from video_fixtures import moving_frames
 
@@ -21,13 +21,13 @@ from evagen.data.corpus import read_corpus
 from evagen.data.video_reader import read_frames
 from evagen.data.video_writer import write_video
 from evagen.errors import UserError
-from evagen.kernels.levels import video_to_frames
+from evagen.kernels.levels import frames_to_video, video_to_frames
 from evagen.models.lengths import RoutedLengths
 from evagen.models.loading import fingerprint, load_model
 from evagen.sampling.clips import clip_seed
 from evagen.sampling.given import Given, encode_given
 from evagen.sampling.rows import read_rows
-from evagen.tokenizer import Router, TokenizedClips, VideoTokenizer
+from evagen.tokenizer import BlockRouter, Router, TokenizedClips, VideoTokenizer
 
 CLASSES = ["ants", "bees"]
 OPTIONS = {"guidance": 1.5, "top_p": 0.95}
@@ -220,24 +220,49 @@ def test_frame_prediction_from_corpus_to_samples(models, tmp_path):
     assert all(len(row["lengths"]) == 2 for row in rows)
 
 
-def test_longer_videos_move_on_from_their_own_last_blocks(models, tmp_path):
-    out = sample.main(config_of(models, tmp_path / "out", blocks=4, overlap=1, clips_per_class=2))
-    rows = read_rows(out)
-    tokenizer = load_model(VideoTokenizer, models / "tokenizer")
-    for row in rows:
-        frames = read_frames(out / row["path"]).astype(int)
-        assert len(frames) == 16
-        first, second, third = row, *row["later_windows"]
-        assert abs(frames[:8] - decoded(models, first)).max() <= 2
-        assert abs(frames[8:12] - decoded(models, second)[4:]).max() <= 2
-        assert abs(frames[12:] - decoded(models, third)[4:]).max() <= 2
-        tokens = TokenizedClips(torch.tensor(first["codes"]), torch.tensor([first["lengths"]]))
-        last_block = tokenizer.decode(tokens)[:, :, 4:]
-        again = tokenizer.encode(last_block, torch.tensor([first["lengths"][1:]]))
-        assert second["lengths"][0] == first["lengths"][1]
-        assert second["codes"][: second["lengths"][0]] == again.codes.tolist()
-    same = sample.main(config_of(models, tmp_path / "same", blocks=4, overlap=1, clips_per_class=2, slots=3))
-    assert read_rows(same) == rows
+@pytest.fixture(scope="module")
+def long_models(tmp_path_factory) -> Path:
+    """A tokenizer with a memory, the router of its blocks, and a generator of two blocks without an end."""
+    root = tmp_path_factory.mktemp("long")
+    tokenizer = tiny_tokenizer(memory_blocks=2)
+    tokenizer.save_pretrained(root / "tokenizer")
+    tiny_block_router().save_pretrained(root / "router")
+    generator = VideoGenerator(
+        64, LEVELS, 2, ["ants", "bees"], width=32, depth=1, num_heads=2, class_dropout=0.1,
+        tokenizer_fingerprint=fingerprint(tokenizer), endless=True,
+    )  # fmt: skip
+    generator.save_pretrained(root / "generator")
+    write_video(root / "given" / "bees" / "a.mkv", moving_frames(24, 32, 32), 15)
+    return root
+
+
+def test_seconds_of_video_are_written_as_a_stream(long_models, tmp_path):
+    changes = {"seconds": 1.5, "clips_per_class": 2, "formats": ["mkv", "png"]}
+    out = sample.main(config_of(long_models, tmp_path / "out", **changes))
+    tokenizer = load_model(VideoTokenizer, long_models / "tokenizer")
+    for row in read_rows(out):
+        frames = read_frames(out / row["path"])
+        assert (len(frames), len(row["lengths"])) == (22, 6)  # 22.5 frames at 15 a second, in six blocks of four
+        tokens = TokenizedClips(torch.tensor(row["codes"]), torch.tensor([row["lengths"]]))
+        assert np.array_equal(frames, video_to_frames(tokenizer.decode(tokens)[0, :, :22]))
+        assert (out / row["path"]).with_suffix(".png").exists()
+    same = sample.main(config_of(long_models, tmp_path / "same", slots=3, **changes))
+    assert read_rows(same) == read_rows(out)
+
+
+def test_a_given_video_of_any_length_goes_on(long_models, tmp_path):
+    data = {"root": str(long_models / "given"), "layout": "folder", "frames": 24, "size": 32, "clip": "first"}
+    for frames in (4, 20):
+        beginnings = {"data": data, "router": str(long_models / "router"), "frames": frames}
+        out = tmp_path / f"{frames}"
+        sample.main(config_of(long_models, out, blocks=8, given=beginnings, classes=None, clips_per_class=1))
+        (row,) = read_rows(out)
+        tokenizer, router = load_model(VideoTokenizer, long_models / "tokenizer"), long_models / "router"
+        video = frames_to_video(moving_frames(24, 32, 32))[None, :, :frames]
+        lengths = load_model(BlockRouter, router).assign(video)
+        assert row["lengths"][: frames // 4] == lengths[0].tolist()
+        assert row["codes"][: int(lengths.sum())] == tokenizer.encode(video, lengths).codes.tolist()
+        assert (len(row["lengths"]), len(read_frames(out / row["path"]))) == (8, 32)
 
 
 def test_a_full_disk_keeps_what_is_finished(models, samples, tmp_path, monkeypatch):
@@ -266,8 +291,10 @@ def test_a_full_disk_keeps_what_is_finished(models, samples, tmp_path, monkeypat
         ({"generator": "predictor"}, "predicts what follows 3 given frames: give it videos"),
         ({"lengths": "8,3"}, r"lengths \[8, 3\]: 2 are needed, one for each block, each one of \[2, 4, 8\]"),
         ({"options": {"top_p": 0}}, r"top_p must lie in \(0, 1\]"),
-        ({"blocks": 1}, "at least the generator's 2 blocks, got blocks=1"),
-        ({"blocks": 4, "overlap": 2}, "windows of 2 blocks cannot share 2 and move on: overlap is 1 at most"),
+        ({"blocks": 1}, "writes clips of 2 blocks, not 1; for videos of any length train one with blocks="),
+        ({"seconds": 60}, "writes clips of 2 blocks, not 225"),
+        ({"seconds": 0.1}, "seconds=0.1 are 2 frames at 15 a second, less than one block of 4; give at least 0.267"),
+        ({"seconds": 1, "blocks": 4}, "blocks=4 and seconds=1 say the same thing"),
     ],
 )
 def test_bad_input_is_explained(models, tmp_path, changes, message):

@@ -11,7 +11,14 @@ from tiny_corpus import LEVELS, write_corpus
 from tiny_models import tiny_tokenizer
 from two_processes import launch, shipped
 
-from evagen.ar_model import ClipTokens, SequenceGrammar, VideoGenerator
+from evagen.ar_model import (
+    ClipRequest,
+    ClipTokens,
+    SamplingOptions,
+    SequenceGrammar,
+    VideoGenerator,
+    sample_in_order,
+)
 from evagen.ar_model.loss import next_token_loss
 from evagen.commands import train_generator
 from evagen.commands.train_generator import GeneratorTraining, metrics_of
@@ -216,6 +223,19 @@ def bytes_in_memory(path: Path) -> int:
         if not line.split()[0].endswith(":"):
             mapped = line.endswith(str(path))
     return total
+
+
+def test_a_generator_without_an_end_learns_windows(tmp_path):
+    """Of rows of ten blocks; what is in them follows from the code before."""
+    rows = write_corpus(tmp_path / "rows", 40, blocks=10, memory_blocks=2)
+    config = training(rows, tmp_path / "run", tokens_per_batch=200, steps=150).model_copy(update={"blocks": 4})
+    train_generator.main(config)
+    model = VideoGenerator.from_pretrained(tmp_path / "run").eval()
+    assert (model.config.endless, model.config.num_blocks) == (True, 4)
+    (clip,) = sample_in_order(model, [ClipRequest(0, 1, num_blocks=30)], SamplingOptions(temperature=0.5))
+    steps = (clip.codes[1:] - clip.codes[:-1]) % 11
+    assert len(clip.lengths) == 30
+    assert float((steps == 3).float().mean()) > 0.8  # also over the edges of windows
 
 
 def test_the_log_compares_lengths_with_the_corpus(corpus, tmp_path):

@@ -4,9 +4,13 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tiny_corpus import write_corpus
 
+from evagen.ar_model import SequenceGrammar
+from evagen.data.corpus import Windows, read_corpus
 from evagen.data.loader import EndlessSampler
 from evagen.errors import UserError
 from evagen.training.token_batches import ClipBatches, class_dropout_numbers
@@ -62,3 +66,40 @@ def test_class_dropout_follows_from_the_clip_and_the_seed_alone():
     assert numbers[7:9] == class_dropout_numbers([7, 8], seed=1)
     assert numbers[:9] != class_dropout_numbers(range(9), seed=2)
     assert np.mean(np.array(numbers) < 0.1) == pytest.approx(0.1, abs=0.02)
+
+
+# Windows of long rows
+
+
+def test_windows_are_pieces_of_their_rows(tmp_path):
+    corpus = read_corpus(write_corpus(tmp_path, 5, blocks=10, memory_blocks=2))
+    windows = Windows(corpus, 8)
+    assert windows.starts.tolist() == [0, 2] * 5
+    numbers = [1, 4, 9]
+    clips, labels, given, begins_later = windows.read(numbers)
+    assert (given, begins_later) == (None, [True, False, True])
+    for number, clip, label in zip(numbers, clips, labels.tolist()):
+        row, start = corpus.table[int(windows.rows[number])], int(windows.starts[number])
+        before = int(row["lengths"][:start].sum())
+        assert torch.equal(clip.lengths, row["lengths"][start : start + 8])
+        assert torch.equal(clip.codes, row["codes"][before : before + int(clip.lengths.sum())])
+        assert label == row["label"]
+    grammar = SequenceGrammar(corpus.codebook_size, corpus.levels, 8, 2, endless=True)
+    _, lengths = grammar.pack(clips, labels, begins_later=begins_later)
+    assert lengths == windows.tokens[numbers].tolist()
+    assert windows.targets[numbers].tolist() == [int(clip.lengths.sum()) + 8 for clip in clips]
+
+
+def test_without_windows_rows_are_learnt_whole(tmp_path):
+    corpus = read_corpus(write_corpus(tmp_path, 5))
+    windows = Windows(corpus)
+    assert (windows.rows.tolist(), windows.starts.tolist()) == ([0, 1, 2, 3, 4], [0] * 5)
+    assert windows.tokens.tolist() == (windows.targets + 2).tolist()
+
+
+def test_windows_that_cannot_be_are_explained(tmp_path):
+    clips, runs = (write_corpus(tmp_path / f"{m}", 3, memory_blocks=m) for m in (None, 2))
+    with pytest.raises(UserError, match="blocks=2: the corpus is of a tokenizer without a memory"):
+        Windows(read_corpus(clips), 2)
+    with pytest.raises(UserError, match="blocks=4: the rows of the corpus have 3 blocks; give at most as many"):
+        Windows(read_corpus(runs), 4)
