@@ -54,5 +54,9 @@ COMMANDS = {
             "study fixed-against-adaptive", "fixed_against_adaptive", "FixedAgainstAdaptive",
             "Tokenizers and generators of one length against adaptive ones, over training times and seeds.",
         ),
+        Command(
+            "study long", "long_videos", "LongVideos",
+            "What a memory saves on long videos, against independent clips and uniform lengths.",
+        ),
     )
 }  # fmt: skip

@@ -32,6 +32,7 @@ from evagen.models.loading import fingerprint
 from evagen.models.networks import PerceptualNetwork
 from evagen.run import PATIENCE, Infers, ReadsClips, RunFolder, start_accelerator
 from evagen.tokenizer import AssignmentSpace, CandidateSearch, VideoTokenizer
+from evagen.tokenizer.search import BlockDistance
 from evagen.training.run import batch_generator
 
 MOST_CANDIDATES = 10_000
@@ -138,19 +139,17 @@ def _draw_past(batch: ClipBatch, levels: Sequence[int], config: Curation) -> Ten
     return AssignmentSpace(levels, max(num_blocks, 1)).random_runs(len(batch), random)[:, :num_blocks]
 
 
-def _measure(
-    batch: ClipBatch, tokenizer: VideoTokenizer, perceptual: PerceptualDistance | LPIPSDistance, config: Curation
-) -> list[dict]:
-    video = batch.video.to(tokenizer.device)  # B C F H W
-    video = video.flip(-1) if config.mirrored else video
-    step = tokenizer.config.temporal_patch
-    past = _draw_past(batch, tokenizer.config.levels, config)  # B p
-    background = still_background(video)  # B C 1 H W
-    video = video[:, :, (config.past - past.shape[1]) * step :]
-    chosen = torch.linspace(0, step - 1, min(config.distance_frames, step)).round().long().unique()
-    blocks = video.split(step, dim=2)[past.shape[1] :]  # T times B C f H W
+def block_distance(
+    video: Tensor, perceptual: PerceptualDistance | LPIPSDistance, block_frames: int, distance_frames: int,
+    background: Tensor | None = None,
+) -> BlockDistance:  # fmt: skip
+    """What blocks of videos (B, C, F, H, W) in [-1, 1] are compared by: the perceptual distance of so many frames of
+    each, the mean squared error, and the squared error where something moves against the still background (B, C, 1, H,
+    W), that of the videos if None."""
+    chosen = torch.linspace(0, block_frames - 1, min(distance_frames, block_frames)).round().long().unique()
+    blocks = video.split(block_frames, dim=2)  # T times B C f H W
+    background = still_background(video) if background is None else background
     moves = [moving_places(block, background) for block in blocks]  # T times B 1 f H W
-    still = torch.stack([_masked_mse(background, block, where) for block, where in zip(blocks, moves)]).mean(0)  # B
     references = [_frame_features(perceptual, block, chosen) for block in blocks]
 
     def distance(reconstruction: Tensor, clips: Tensor, t: int) -> dict[str, Tensor]:
@@ -161,6 +160,22 @@ def _measure(
         moving = _masked_mse(reconstruction, blocks[t][clips], moves[t][clips])  # S
         return {"perceptual": distances.view(len(clips), -1).mean(1), "mse": mse, "moving_mse": moving}
 
+    return distance
+
+
+def _measure(
+    batch: ClipBatch, tokenizer: VideoTokenizer, perceptual: PerceptualDistance | LPIPSDistance, config: Curation
+) -> list[dict]:
+    video = batch.video.to(tokenizer.device)  # B C F H W
+    video = video.flip(-1) if config.mirrored else video
+    step = tokenizer.config.temporal_patch
+    past = _draw_past(batch, tokenizer.config.levels, config)  # B p
+    background = still_background(video)  # B C 1 H W
+    video = video[:, :, (config.past - past.shape[1]) * step :]
+    searched = video[:, :, past.shape[1] * step :]
+    moves = moving_places(searched, background)  # B 1 F H W
+    still = _masked_mse(background, searched, moves)  # B
+    distance = block_distance(searched, perceptual, step, config.distance_frames, background)
     found = CandidateSearch(tokenizer, distance, config.max_segments).all_distances(video, past)
     padded = F.pad(past, (config.past - past.shape[1], 0))  # B P
     return [

@@ -49,6 +49,7 @@ def tokenizer_of(name: str) -> VideoTokenizer:
         return _build(VideoTokenizer, json.dumps(values["model"] | shape))
     if "tokenizer_training" in values:
         return tokenizer_of(values["tokenizer_training"]["config"])
+    values = values.get("memory", values)
     source = next(values[key] for key in ("tokenizer", "record", "corpus") if key in values)
     return tokenizer_of(f"{folder_of(name)}/{source.rpartition('/')[2]}")
 

@@ -1,0 +1,350 @@
+"""What a memory saves on long videos: tokens a minute at equal quality, against independent clips and uniform lengths.
+
+    evagen study long arcade_minutes/long
+
+Ways, each at every preference or length: with a memory the router of blocks, or the same length for every block; and
+the tokenizer of clips with its router, or the same length for every block. All encode the same held-out videos, one
+video at a time, as they go by. Beside them: block-by-block search against brute force, rates that were asked for
+against what was spent, and minutes that a generator wrote, their last seconds against their first.
+
+Leaves `summary.json`, `table.md`, `long.png` and `tokens_over_time.png` in the run folder, and `ways/`, a file for each
+way, which a run that was stopped takes up.
+"""
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import PartialState
+from pydantic import Field
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from evagen.commands.curate import WEIGHTED, Curation, block_distance
+from evagen.config import Section
+from evagen.data.clips import ClipDataset, SkippedClip
+from evagen.data.sources import DataConfig
+from evagen.errors import UserError
+from evagen.eval import PerceptualDistance, motion_explained, moving_errors, psnr
+from evagen.eval.reconstruction import perceptual_distance
+from evagen.models.loading import load_model, load_router
+from evagen.report import tokens_over_time
+from evagen.report.long_plot import draw
+from evagen.run import RunFolder, claim_folder
+from evagen.scoring.minutes import Minutes, compare_minutes
+from evagen.scoring.table import markdown
+from evagen.tokenizer import (
+    AdaptiveTokenizer,
+    AssignmentSpace,
+    CandidateSearch,
+    LiveTokenizer,
+    Rate,
+    RewardScale,
+    TokenizedVideo,
+    VideoTokenizer,
+    decode_in_chunks,
+    proxy_reward,
+)
+
+TOLERANCE = 0.01
+"""A quality counts as equal if it is no worse than this share below the other."""
+COMPARED_EVERY = 8
+"""The perceptual distance looks at every so many-th frame."""
+MEMORY, MEMORY_UNIFORM = "memory, router", "memory, uniform"
+CLIPS, CLIPS_UNIFORM = "clips, router", "clips, uniform"
+BEAM = 2
+"""Prefixes that go on in the block-by-block search."""
+
+
+class Models(Section):
+    tokenizer: str
+    router: str
+
+
+class LongVideos(Section):
+    run: RunFolder
+    data: DataConfig
+    """Long videos that nothing was trained on: `data.frames` of each."""
+    memory: Models
+    clips: Models
+    preferences: list[float] = Field(default=[0.8, 1.0, 1.2, 1.4, 1.6], min_length=1)
+    preference: float = 1.2
+    """At which the savings are read off; one of the preferences."""
+    motion_frames: int = Field(16, ge=1)
+    """Motion is explained within pieces of so many frames, as it is of short clips; they divide `data.frames`."""
+    frames_per_second: float = Field(15.0, gt=0)
+    rates: list[float] = Field(default_factory=list)
+    """Tokens a second to be kept."""
+    rate_window: float = Field(4.0, gt=0)
+    curation: str | None = None
+    """A curation config, whose distance the search is compared by; without it the search is left out."""
+    searched_clips: int = Field(16, ge=1)
+    samples: Path | None = None
+    """Run folder of `evagen sample`: long videos of a generator."""
+
+
+@dataclass(frozen=True)
+class Scores:
+    """One way at one setting, lists over videos. tokens: of each; moving_error, still_error: sums (`moving_errors`)."""
+
+    way: str
+    setting: float
+    tokens: list[int]
+    psnr: list[float]
+    perceptual: list[float]
+    moving_error: list[float]
+    still_error: list[float]
+
+    def point(self, seconds: float) -> "Point":
+        def mean(values: list[Any]) -> float:
+            return sum(values) / len(values)
+
+        motion = motion_explained(torch.tensor(self.moving_error), torch.tensor(self.still_error))
+        minute = mean(self.tokens) / seconds * 60
+        return Point(self.way, self.setting, minute, mean(self.psnr), mean(self.perceptual), motion or 0.0)
+
+
+@dataclass(frozen=True)
+class Point:
+    """Means over videos. tokens: a minute; motion: explained over all videos together."""
+
+    way: str
+    setting: float
+    tokens: float
+    psnr: float
+    perceptual: float
+    motion: float
+
+    def as_good_as(self, other: "Point") -> bool:
+        return (
+            self.psnr >= other.psnr * (1 - TOLERANCE)
+            and self.perceptual <= other.perceptual * (1 + TOLERANCE)
+            and self.motion >= other.motion * (1 - TOLERANCE)
+        )
+
+    def towards(self, other: "Point", share: float) -> "Point":
+        """On the straight line to another point."""
+        names = ("tokens", "psnr", "perceptual", "motion")
+        values = {name: (1 - share) * getattr(self, name) + share * getattr(other, name) for name in names}
+        return Point(self.way, (1 - share) * self.setting + share * other.setting, **values)
+
+
+def main(config: LongVideos) -> Path:
+    """Measures what is not there yet; returns the run folder."""
+    claim_folder(config, config.run.out)
+    if config.preference not in config.preferences:
+        raise UserError(f"preference={config.preference:g} is none of the preferences {config.preferences}")
+    if config.data.frames % config.motion_frames:
+        raise UserError(f"motion_frames={config.motion_frames} do not divide data.frames={config.data.frames}")
+    videos, device = _Videos(config), PartialState().device
+    seconds = config.data.frames / config.frames_per_second
+    with torch.no_grad():
+        scores = [_scored(config, way, setting, encode, tokenizer, videos) for way, setting, encode, tokenizer in
+                  _ways(config, device)]  # fmt: skip
+        points = [each.point(seconds) for each in scores]
+        summary: dict[str, Any] = {"points": [asdict(point) for point in points], "savings": savings(config, points)}
+        summary["rates"] = _rates(config, videos, device)
+        if config.curation:
+            summary["search"] = _search(config, videos, device)
+    minutes = compare_minutes(config.samples, videos, config.frames_per_second) if config.samples else None
+    if minutes:
+        summary["minutes"] = asdict(minutes)
+    (config.run.out / "summary.json").write_text(json.dumps(summary, indent=1))
+    (config.run.out / "table.md").write_text(_table(config, points, summary, minutes))
+    _draw_example(config, videos, device)
+    draw([MEMORY, MEMORY_UNIFORM, CLIPS, CLIPS_UNIFORM], points, config.run.out / "long.png")
+    return config.run.out
+
+
+class _Videos:
+    """The videos one by one, as often as asked: (C, F, H, W) in [-1, 1]."""
+
+    def __init__(self, config: LongVideos):
+        self.dataset = ClipDataset(config.data)
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __iter__(self) -> Iterator[Tensor]:
+        for clip in self.dataset:
+            if isinstance(clip, SkippedClip):
+                raise UserError(f"{clip.path} cannot be decoded ({clip.reason}): take it out of data.root")
+            yield clip.video
+
+
+Encode = Callable[[Tensor], TokenizedVideo]
+Way = tuple[str, float, Encode, VideoTokenizer]
+
+
+def _ways(config: LongVideos, device: torch.device) -> Iterator[Way]:
+    live, clips = _live(config, device), load_model(VideoTokenizer, config.clips.tokenizer, device)
+    adaptive = AdaptiveTokenizer(clips, load_router(clips, config.clips.router))
+    for w_q in config.preferences:
+        yield MEMORY, w_q, lambda video, w_q=w_q: live.encode(video, preference=w_q), live.tokenizer
+        yield CLIPS, w_q, lambda video, w_q=w_q: adaptive.encode(video, preference=w_q), clips
+    for level in live.tokenizer.assignments.levels:
+        yield MEMORY_UNIFORM, level, lambda video, n=level: live.encode(video, lengths=(n,)), live.tokenizer
+    for level in clips.assignments.levels:
+        yield CLIPS_UNIFORM, level, lambda video, n=level: _uniform_clips(clips, video, n), clips
+
+
+def _live(config: LongVideos, device: torch.device) -> LiveTokenizer:
+    remembers = load_model(VideoTokenizer, config.memory.tokenizer, device)
+    router = load_router(remembers, config.memory.router)
+    try:
+        return LiveTokenizer(remembers, router)
+    except ValueError as error:
+        raise UserError(f"memory.tokenizer={config.memory.tokenizer}: {error}") from error
+
+
+def _uniform_clips(tokenizer: VideoTokenizer, video: Tensor, level: int) -> TokenizedVideo:
+    size, frames = (video.shape[2], video.shape[3]), video.shape[1]
+    clips = torch.stack(video.split(tokenizer.config.num_frames, dim=1)).to(tokenizer.device)
+    tokens = tokenizer.encode(clips, tokenizer.assignments.uniform(level, len(clips)))
+    return TokenizedVideo(tokens, frames, size, size, None, None)
+
+
+def _scored(
+    config: LongVideos, way: str, setting: float, encode: Encode, tokenizer: VideoTokenizer, videos: _Videos
+) -> Scores:
+    path = config.run.out / "ways" / f"{way.replace(', ', '_')}_{setting:g}.json"
+    if path.exists():
+        return Scores(**json.loads(path.read_text()))
+    perceptual = PerceptualDistance().to(tokenizer.device)
+    rows: dict[str, list[Any]] = {}
+    for video in tqdm(videos, desc=f"{way} {setting:g}", unit="video"):
+        tokens = encode(video)
+        decoded = torch.cat(list(decode_in_chunks(tokenizer, tokens, 8)), dim=1)[None].cpu()  # 1 C F H W
+        original = video[None]
+        some = (each[:, :, ::COMPARED_EVERY].to(tokenizer.device) for each in (decoded, original))
+        pieces = (torch.cat(each.split(config.motion_frames, dim=2)) for each in (decoded, original))
+        moving, still = moving_errors(*pieces)
+        values = {
+            "tokens": tokens.num_tokens, "psnr": psnr(decoded, original).item(),
+            "perceptual": perceptual_distance(perceptual, *some).item(),
+            "moving_error": moving.sum().item(), "still_error": still.sum().item(),
+        }  # fmt: skip
+        for name, value in values.items():
+            rows.setdefault(name, []).append(value)
+    scores = Scores(way, setting, **rows)
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(json.dumps(asdict(scores)))
+    return scores
+
+
+def savings(config: LongVideos, points: list[Point]) -> list[dict[str, float | str | None]]:
+    """Of the router of blocks, against each other way: at how many tokens that one is still no better than within
+    `TOLERANCE`, on the straight lines between its points, and the share of these that the router does without."""
+    by_way = {way: sorted((p for p in points if p.way == way), key=lambda p: p.tokens) for way in
+              (MEMORY, MEMORY_UNIFORM, CLIPS, CLIPS_UNIFORM)}  # fmt: skip
+    found: list[dict[str, float | str | None]] = []
+    for point in by_way.pop(MEMORY):
+        for way, curve in by_way.items():
+            tokens = tokens_at_equal_quality(point, curve)
+            saved = None if tokens is None else 1 - point.tokens / tokens
+            found.append({"preference": point.setting, "against": way, "tokens": tokens, "saved": saved})
+    return found
+
+
+def tokens_at_equal_quality(point: Point, curve: list[Point]) -> float | None:
+    """The most tokens at which a way's curve is not better than a point; None where it is better from its first
+    point on."""
+    steps = [a.towards(b, share / 50) for a, b in pairwise(curve) for share in range(51)] or curve
+    worse = [step.tokens for step in steps if point.as_good_as(step)]
+    return max(worse) if worse else None
+
+
+def _rates(config: LongVideos, videos: _Videos, device: torch.device) -> list[dict[str, float]]:
+    """What was spent of each rate, and the most in any window, as shares of what was asked."""
+    if not config.rates:
+        return []
+    live, found = _live(config, device), []
+    step = live.tokenizer.config.temporal_patch
+    blocks = int(config.rate_window * config.frames_per_second / step + 1e-9)
+    for rate in config.rates:
+        spent, most = [], []
+        asked = rate * step / config.frames_per_second  # a block
+        for video in tqdm(videos, desc=f"{rate:g} tokens a second", unit="video"):
+            tokens = live.encode(video, rate=Rate(rate, config.frames_per_second, config.rate_window))
+            lengths = tokens.tokens.lengths[0].double()
+            spent.append(float(lengths.mean()) / asked)
+            most.append(float(lengths.unfold(0, min(blocks, len(lengths)), 1).mean(1).max()) / asked)
+        found.append({"rate": rate, "least_spent": min(spent), "most_spent": max(spent), "most_in_a_window": max(most)})
+    return found
+
+
+def _search(config: LongVideos, videos: _Videos, device: torch.device) -> dict[str, float]:
+    """Block-by-block search against every candidate of four blocks: how much of the reward's range it reaches, on
+    average, and how many blocks it evaluates."""
+    from evagen.commands import COMMANDS
+
+    curation = COMMANDS["curate"].load(str(config.curation), [])
+    assert isinstance(curation, Curation)
+    tokenizer, perceptual = _live(config, device).tokenizer, curation.compare.load().to(device)
+    frames = 4 * tokenizer.config.temporal_patch
+    clips = [video[:, start : start + frames] for video in videos for start in (0, video.shape[1] - frames)]
+    video = torch.stack(clips[: config.searched_clips]).to(device)
+    weights = {"perceptual": 1.0} | {column: getattr(curation, name) for name, column in WEIGHTED.items()}
+    measured = block_distance(video, perceptual, tokenizer.config.temporal_patch, curation.distance_frames)
+
+    def distance(blocks: Tensor, of_clips: Tensor, number: int) -> dict[str, Tensor]:
+        values = measured(blocks, of_clips, number)
+        return {"distance": sum((weight * values[name] for name, weight in weights.items()), torch.zeros(()))}
+
+    space = AssignmentSpace(tokenizer.config.levels, 4)
+    every = CandidateSearch(tokenizer, distance).all_distances(video)["distance"]
+    scale = RewardScale.of(every, space)
+    reward = proxy_reward(every, config.preference, space, scale)  # B A
+    search = CandidateSearch(tokenizer, distance)
+    chosen = search.autoregressive(video, config.preference, scale, "distance", BEAM)
+    reached = reward.gather(1, space.index_of(chosen)[:, None])[:, 0]
+    worst, best = reward.aminmax(dim=1)
+    return {
+        "clips": len(video),
+        "share_of_reward_range": float(((reached - worst) / (best - worst)).mean()),
+        "block_evaluations_a_clip": search.block_evaluations / len(video),
+        "block_evaluations_of_brute_force": len(space) * 4,
+    }
+
+
+def _draw_example(config: LongVideos, videos: _Videos, device: torch.device) -> None:
+    """Tokens over time of the first video."""
+    live, video = _live(config, device), next(iter(videos))
+    lengths = live.encode(video, preference=config.preference).tokens.lengths[0].tolist()
+    changes = [0.0, *video.diff(dim=1).abs().mean((0, 2, 3)).tolist()]
+    step, path = live.tokenizer.config.temporal_patch, config.run.out / "tokens_over_time.png"
+    tokens_over_time.draw(lengths, changes, config.frames_per_second, step, path)
+
+
+def _table(config: LongVideos, points: list[Point], summary: dict[str, Any], minutes: Minutes | None) -> str:
+    heads = ["way", "setting", "tokens a minute", "PSNR, dB", "perceptual", "motion explained"]
+    rows = [
+        [p.way, f"{p.setting:g}", f"{p.tokens:.0f}", f"{p.psnr:.2f}", f"{p.perceptual:.3f}", f"{p.motion:.3f}"]
+        for p in sorted(points, key=lambda p: (p.way, p.tokens))
+    ]
+    parts = [markdown(heads, rows)]
+    if search := summary.get("search"):
+        parts.append(
+            f"Search block by block on {search['clips']} clips: {search['share_of_reward_range']:.1%} of the reward's "
+            f"range with {search['block_evaluations_a_clip']:g} block evaluations, brute force has "
+            f"{search['block_evaluations_of_brute_force']}."
+        )
+    saved = [
+        [f"{each['preference']:g}", each["against"],
+         "never as bad" if each["tokens"] is None else f"{each['tokens']:.0f}",
+         "–" if each["saved"] is None else f"{each['saved']:.1%}"]
+        for each in summary["savings"]
+    ]  # fmt: skip
+    parts.append(markdown(["w_q", "against", "its tokens a minute at equal quality", "fewer"], saved))
+    if summary["rates"]:
+        heads = ["asked, tokens a second", "spent, least", "spent, most", "most in a window"]
+        rates = [[f"{r['rate']:g}", *(f"{r[k]:.1%}" for k in ("least_spent", "most_spent", "most_in_a_window"))] for r
+                 in summary["rates"]]  # fmt: skip
+        parts.append(markdown(heads, rates))
+    if minutes:
+        parts.append(minutes.table())
+    return "\n\n".join(parts) + "\n"

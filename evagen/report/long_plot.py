@@ -1,0 +1,36 @@
+"""The picture of the study of long videos: each measure against tokens a minute, a line for each way."""
+
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+
+MARKS: list[dict[str, Any]] = [
+    {"color": "#b02f4f", "marker": "o", "linestyle": "-"},
+    {"color": "#b02f4f", "marker": "s", "linestyle": ":", "alpha": 0.6},
+    {"color": "#2f6fb0", "marker": "o", "linestyle": "-"},
+    {"color": "#2f6fb0", "marker": "s", "linestyle": ":", "alpha": 0.6},
+]
+MEASURES = {
+    "psnr": "PSNR, dB (higher is better)",
+    "perceptual": "perceptual distance (lower is better)",
+    "motion": "motion explained (higher is better)",
+}
+
+
+def draw(ways: list[str], points: list, path: Path) -> None:
+    """points: `long_videos.Point`."""
+    figure, axes = plt.subplots(1, len(MEASURES), figsize=(15, 4.4), layout="constrained")
+    for way, marks in zip(ways, MARKS):
+        mine = sorted((point for point in points if point.way == way), key=lambda point: point.tokens)
+        for axis, name in zip(axes, MEASURES):
+            axis.plot([p.tokens for p in mine], [getattr(p, name) for p in mine], label=way, **marks)
+    for axis, label in zip(axes, MEASURES.values()):
+        axis.set(xlabel="tokens a minute", ylabel=label, xscale="log")
+        axis.grid(alpha=0.25)
+    axes[0].legend(fontsize=9)
+    figure.savefig(path, dpi=110)
+    plt.close(figure)

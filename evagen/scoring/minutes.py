@@ -1,0 +1,80 @@
+"""Minutes that a generator wrote: whether their end is still like their beginning, and like real videos.
+
+Legend: C = 3, F frames, H × W pixels.
+"""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from evagen.data.video_reader import read_frames
+from evagen.errors import UserError
+from evagen.eval import ImageNetworkDetector, moving_share
+from evagen.kernels.levels import frames_to_video
+from evagen.sampling.rows import read_rows
+from evagen.scoring.reconstruction import frechet_between
+from evagen.scoring.table import markdown
+
+SECONDS = 10
+"""Of the beginning and of the end that are compared."""
+CLIP = 16
+"""Frames of a clip of the Fréchet distance."""
+
+
+@dataclass(frozen=True)
+class Minutes:
+    """Means over videos. moving_…: share of places that move, within ten seconds; frechet_…: of clips of 16 frames from
+    ten seconds, against those of others (the offline network's features, no FVD)."""
+
+    videos: int
+    moving_first: float
+    moving_last: float
+    moving_real: float
+    frechet_first_to_last: float
+    frechet_first_to_real: float
+    frechet_last_to_real: float
+
+    def table(self) -> str:
+        """In markdown."""
+        rows = [
+            ["first ten seconds", f"{self.moving_first:.3f}", f"{self.moving_first / self.moving_real:.2f}",
+             f"{self.frechet_first_to_real:.1f}"],
+            ["last ten seconds", f"{self.moving_last:.3f}", f"{self.moving_last / self.moving_real:.2f}",
+             f"{self.frechet_last_to_real:.1f}"],
+        ]  # fmt: skip
+        heads = ["generated", "moving places", "of real", "Fréchet distance to real"]
+        between = f"Fréchet distance of the last to the first seconds: {self.frechet_first_to_last:.1f}"
+        return f"{markdown(heads, rows)}\n\n{between}"
+
+
+def compare_minutes(samples: Path, real: Iterable[Tensor], frames_per_second: float) -> Minutes:
+    """samples: the run folder of `evagen sample`; real: videos (C, F, H, W) in [-1, 1]. Raises UserError for videos
+    of less than twice ten seconds."""
+    length = round(SECONDS * frames_per_second)
+    generated = [frames_to_video(read_frames(samples / row["path"])) for row in read_rows(samples)]
+    if any(video.shape[1] < 2 * length for video in generated):
+        raise UserError(f"the videos in {samples} are too short: {SECONDS} seconds at either end are compared")
+    first, last = [video[:, :length] for video in generated], [video[:, -length:] for video in generated]
+    real = [video[:, :length] for video in real]
+    return Minutes(
+        len(generated), _moving(first), _moving(last), _moving(real),
+        _frechet(first, last), _frechet(real, first), _frechet(real, last),
+    )  # fmt: skip
+
+
+def _moving(videos: list[Tensor]) -> float:
+    return float(torch.cat([moving_share(video[None]) for video in videos]).mean())
+
+
+def _frechet(real: list[Tensor], fake: list[Tensor]) -> float:
+    """Of all clips of 16 frames."""
+    return frechet_between(_clips(real), _clips(fake), ImageNetworkDetector())
+
+
+def _clips(videos: list[Tensor]) -> Iterator[Tensor]:
+    """In batches (8, C, 16, H, W)."""
+    clips = [clip for video in videos for clip in video.split(CLIP, dim=1) if clip.shape[1] == CLIP]
+    return (torch.stack(clips[i : i + 8]) for i in range(0, len(clips), 8))

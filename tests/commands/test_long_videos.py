@@ -1,0 +1,115 @@
+"""The study of long videos, tiny: what each way spends, savings at equal quality, resuming."""
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+from tiny_models import LEVELS, random_clips, tiny_block_router, tiny_router, tiny_tokenizer
+
+from evagen.commands import long_videos
+from evagen.commands.long_videos import CLIPS, CLIPS_UNIFORM, MEMORY, MEMORY_UNIFORM, Point
+from evagen.config import check_config
+from evagen.data.video_writer import write_video
+from evagen.errors import UserError
+from evagen.kernels.levels import video_to_frames
+
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory) -> Path:
+    """Two videos of 24 frames, tokenizers and routers with random weights, and two videos that pass for generated."""
+    root = tmp_path_factory.mktemp("long")
+    tiny_tokenizer(memory_blocks=2, num_frames=16).save_pretrained(root / "remembers")
+    tiny_block_router().save_pretrained(root / "blocks")
+    tiny_tokenizer().save_pretrained(root / "tokenizer")
+    tiny_router().save_pretrained(root / "router")
+    rows = []
+    for number in range(2):
+        frames = video_to_frames(random_clips(1, number, frames=24)[0])
+        write_video(root / "videos" / f"{number}.mkv", frames, 15)
+        write_video(root / "samples" / f"{number}.mkv", frames if number else frames[::-1], 15)
+        rows.append(json.dumps({"number": number, "path": f"{number}.mkv"}) + "\n")
+    (root / "samples" / "tokens.jsonl").write_text("".join(rows))
+    curation = {
+        "run": {"out": "nowhere"}, "data": {"root": "nowhere", "layout": "folder"}, "tokenizer": "nowhere",
+        "distance_frames": 1, "mse_weight": 5.0,
+    }  # fmt: skip
+    (root / "curation.yaml").write_text(yaml.safe_dump(curation))
+    return root
+
+
+def study(models: Path, out: Path, **changes) -> long_videos.LongVideos:
+    values = {
+        "run": {"out": str(out)},
+        "data": {"root": str(models / "videos"), "layout": "folder", "frames": 24, "size": 32, "clip": "first"},
+        "memory": {"tokenizer": str(models / "remembers"), "router": str(models / "blocks")},
+        "clips": {"tokenizer": str(models / "tokenizer"), "router": str(models / "router")},
+        "preferences": [0.8, 1.2], "motion_frames": 8, "frames_per_second": 1, "rates": [1.5], "rate_window": 8,
+        **changes,
+    }  # fmt: skip
+    return check_config(long_videos.LongVideos, values, "test")
+
+
+def test_every_way_is_measured_and_nothing_twice(models, tmp_path, monkeypatch):
+    config = study(
+        models, tmp_path / "out", curation=str(models / "curation.yaml"), searched_clips=3,
+        samples=str(models / "samples"),
+    )  # fmt: skip
+    out = long_videos.main(config)
+    summary = json.loads((out / "summary.json").read_text())
+    points = [Point(**point) for point in summary["points"]]
+    assert sorted({p.way for p in points}) == sorted([MEMORY, MEMORY_UNIFORM, CLIPS, CLIPS_UNIFORM])
+    for point in points:
+        if point.way in (MEMORY_UNIFORM, CLIPS_UNIFORM):
+            assert point.tokens == 6 * point.setting / 24 * 60  # six blocks in 24 seconds
+    assert {p.setting for p in points if p.way == CLIPS_UNIFORM} == set(LEVELS)
+    (rate,) = summary["rates"]
+    assert rate["most_in_a_window"] <= 1
+    search = summary["search"]
+    assert (search["block_evaluations_of_brute_force"], search["block_evaluations_a_clip"]) == (324, 3 + 3 * 6)
+    assert 0.5 < search["share_of_reward_range"] <= 1
+    assert summary["minutes"]["moving_first"] == pytest.approx(summary["minutes"]["moving_last"], rel=0.5)
+    assert summary["minutes"]["frechet_first_to_last"] > 0
+    assert all((out / name).stat().st_size for name in ("table.md", "long.png", "tokens_over_time.png"))
+    monkeypatch.setattr(long_videos, "psnr", None)  # what is measured again would fail
+    before = (out / "summary.json").read_text()
+    long_videos.main(config)
+    assert (out / "summary.json").read_text() == before
+
+
+def curve(way: str, *values: tuple[float, float]) -> list[Point]:
+    return [Point(way, 0, tokens, psnr, 1.0, 0.8) for tokens, psnr in values]
+
+
+@pytest.mark.parametrize(
+    ("psnr", "tokens"),
+    [
+        (26.0, 400),  # as good as the last one within 1%, and more
+        (19.75, 100),  # only as good as the first, within 1%
+        (22.275, 250),  # 1% below 22.5, half-way
+        (10.0, None),  # worse than all
+    ],
+)
+def test_tokens_at_equal_quality(psnr, tokens):
+    (point,) = curve(MEMORY, (50, psnr))
+    found = long_videos.tokens_at_equal_quality(point, curve(CLIPS, (100, 19.9), (100, 20.0), (400, 25.0)))
+    assert found == (tokens and pytest.approx(tokens, rel=0.02))
+
+
+def test_one_measure_that_is_worse_is_enough_to_lose():
+    point = Point(MEMORY, 1.2, 50, 30, 1.02, 0.9)
+    assert long_videos.tokens_at_equal_quality(point, curve(CLIPS, (100, 20), (200, 21))) is None
+
+
+def test_bad_input(models, tmp_path):
+    with pytest.raises(UserError, match=r"preference=1.3 is none of the preferences \[0.8, 1.2\]"):
+        long_videos.main(study(models, tmp_path / "a", preference=1.3))
+    with pytest.raises(UserError, match="motion_frames=16 do not divide data.frames=24"):
+        long_videos.main(study(models, tmp_path / "d", motion_frames=16))
+    swapped = {"tokenizer": str(models / "tokenizer"), "router": str(models / "router")}
+    with pytest.raises(UserError, match="without a memory"):
+        long_videos.main(study(models, tmp_path / "b", memory=swapped))
+    with pytest.raises(UserError, match="are too short: 10 seconds at either end are compared"):
+        long_videos.main(study(models, tmp_path / "c", samples=str(models / "samples"), frames_per_second=2))
