@@ -76,5 +76,6 @@ def _frechet(real: list[Tensor], fake: list[Tensor]) -> float:
 
 def _clips(videos: list[Tensor]) -> Iterator[Tensor]:
     """In batches (8, C, 16, H, W)."""
-    clips = [clip for video in videos for clip in video.split(CLIP, dim=1) if clip.shape[1] == CLIP]
+    length = min(CLIP, videos[0].shape[1])
+    clips = [clip for video in videos for clip in video.split(length, dim=1) if clip.shape[1] == length]
     return (torch.stack(clips[i : i + 8]) for i in range(0, len(clips), 8))

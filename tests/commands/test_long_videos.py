@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 from tiny_models import LEVELS, random_clips, tiny_block_router, tiny_router, tiny_tokenizer
 
@@ -13,6 +14,7 @@ from evagen.config import check_config
 from evagen.data.video_writer import write_video
 from evagen.errors import UserError
 from evagen.kernels.levels import video_to_frames
+from evagen.tokenizer import VideoTokenizer
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 
@@ -21,7 +23,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 def models(tmp_path_factory) -> Path:
     """Two videos of 24 frames, tokenizers and routers with random weights, and two videos that pass for generated."""
     root = tmp_path_factory.mktemp("long")
-    tiny_tokenizer(memory_blocks=2, num_frames=16).save_pretrained(root / "remembers")
+    taught(tiny_tokenizer(memory_blocks=2, num_frames=16)).save_pretrained(root / "remembers")
     tiny_block_router().save_pretrained(root / "blocks")
     tiny_tokenizer().save_pretrained(root / "tokenizer")
     tiny_router().save_pretrained(root / "router")
@@ -38,6 +40,20 @@ def models(tmp_path_factory) -> Path:
     }  # fmt: skip
     (root / "curation.yaml").write_text(yaml.safe_dump(curation))
     return root
+
+
+def taught(tokenizer: VideoTokenizer) -> VideoTokenizer:
+    """That more tokens are better, which search needs."""
+    optimizer = torch.optim.Adam(tokenizer.parameters(), 0.003)
+    video = torch.cat([random_clips(1, number, frames=24)[:, :, :16] for number in range(2)])
+    for step in range(60):
+        lengths = tokenizer.assignments.random(2, torch.Generator().manual_seed(step))
+        output = tokenizer(video, lengths)
+        loss = (output.reconstruction - video).square().mean() + sum(output.quantizer_losses.values())
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    return tokenizer.eval()
 
 
 def study(models: Path, out: Path, **changes) -> long_videos.LongVideos:
@@ -106,7 +122,7 @@ def test_one_measure_that_is_worse_is_enough_to_lose():
 def test_bad_input(models, tmp_path):
     with pytest.raises(UserError, match=r"preference=1.3 is none of the preferences \[0.8, 1.2\]"):
         long_videos.main(study(models, tmp_path / "a", preference=1.3))
-    with pytest.raises(UserError, match="motion_frames=16 do not divide data.frames=24"):
+    with pytest.raises(UserError, match=r"motion_frames=16 do not divide data\.frames=24"):
         long_videos.main(study(models, tmp_path / "d", motion_frames=16))
     swapped = {"tokenizer": str(models / "tokenizer"), "router": str(models / "router")}
     with pytest.raises(UserError, match="without a memory"):
