@@ -28,6 +28,7 @@ from evagen.tokenizer.search import BlockDistance
 NUM_CLIPS, TURNS, BEAM = 4, 3, 5
 MAX_SEGMENTS = 80
 """Of the search; from 40 to 320 make no difference beyond noise."""
+BLOCK_FRAMES = 4
 CANDIDATES_AT_ONCE = (1, 2, 4, 8)
 PREFERENCES = (0.8, 1.2, 1.6)
 
@@ -76,9 +77,9 @@ def run() -> dict:
 
 def block_distance(perceptual: PerceptualDistance, video: Tensor) -> BlockDistance:
     """The perceptual distance of the first frame of each block, as `CandidateSearch` wants it."""
-    step = video.shape[2] // 4
+    step = BLOCK_FRAMES
     with torch.no_grad():
-        references = [perceptual.features(video[:, :, t * step]) for t in range(4)]
+        references = [perceptual.features(video[:, :, t]) for t in range(0, video.shape[2], step)]
 
     def distance(reconstruction: Tensor, clips: Tensor, t: int) -> dict[str, Tensor]:
         reference = [feature[clips] for feature in references[t]]  # S C h w each

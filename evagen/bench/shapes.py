@@ -36,12 +36,15 @@ def moving_shapes(num_clips: int, seed: int) -> Tensor:
     return video * 2 - 1
 
 
-def train_tiny_tokenizer(perceptual: PerceptualDistance, steps: int = STEPS) -> VideoTokenizer:
+def train_tiny_tokenizer(
+    perceptual: PerceptualDistance, steps: int = STEPS, memory_blocks: int | None = None
+) -> VideoTokenizer:
     """The quickstart's tokenizer, with five levels, trained as the quickstart trains it; in eval mode."""
     torch.manual_seed(0)
     model = VideoTokenizer(
         levels=LEVELS, num_frames=FRAMES, resolution=SIZE, encoder_width=128, encoder_depth=3, encoder_heads=4,
         decoder_width=128, decoder_depth=4, decoder_heads=4, codebook_size=512, code_width=8,
+        memory_blocks=memory_blocks,
     )  # fmt: skip
     config = OptimizerConfig(
         matrices="muon", steps=steps, batch_size=BATCH, learning_rate=0.005, muon_learning_rate=0.02, warmup_steps=20

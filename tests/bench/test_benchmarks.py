@@ -9,7 +9,7 @@ import pytest
 import torch
 from tiny_models import tiny_router, tiny_tokenizer
 
-from evagen.bench import BENCHMARKS, loader, packing, print_table, search
+from evagen.bench import BENCHMARKS, loader, longvideo, packing, print_table, search
 from evagen.bench import tokenizer as speed
 from evagen.bench.shapes import moving_shapes
 
@@ -77,6 +77,23 @@ def test_search_benchmark_on_a_tiny_model(monkeypatch):
     assert found["block_evaluations_per_clip"] == 3 + 9 + 27 + 81
     assert found["autoregressive"]["block_evaluation_ratio"] == (3 + 9 + 15 + 15) / (81 * 4)
     assert 0 <= found["autoregressive"]["reward_ratio"] <= 1
+
+
+def test_long_video_benchmark_in_little(monkeypatch):
+    def untrained(perceptual, memory_blocks):
+        return tiny_tokenizer(num_frames=16, resolution=64, memory_blocks=memory_blocks)
+
+    monkeypatch.setattr(longvideo, "train_tiny_tokenizer", untrained)
+    monkeypatch.setattr(longvideo, "SECONDS", {"10s": 8, "10min": 9})
+    monkeypatch.setattr(longvideo, "BLOCKS", (4, 8))
+    monkeypatch.setattr(longvideo.RewardScale, "of", lambda d, space: search.RewardScale.min_max(space, 0.0, 1.0))
+    found = json.loads(json.dumps(longvideo.run()))
+    for work in ("encode", "decode", "generate"):
+        assert found[work]["peak_rss_mb_10min"] > 100
+        assert found[work]["frames_per_second_last"] > 0
+    assert found["streamed"] == {"blocks": 225, "codes_equal": True, "max_abs_difference": pytest.approx(0, abs=1e-5)}
+    assert list(found["search"]["seconds_by_blocks"]) == ["4", "8"]
+    assert found["search"]["block_evaluation_ratio"] == (3 + 9 + 9 + 9) / (81 * 4)
 
 
 def test_tokenizer_benchmark_on_a_tiny_model():
