@@ -338,4 +338,11 @@ def bench(
 def main() -> None:
     """The console script."""
     with explained_errors():
-        app()
+        try:
+            app()
+        except SystemExit as ended:
+            if not ended.code and "torch" in sys.modules:
+                from evagen.run import part_processes
+
+                part_processes()
+            raise

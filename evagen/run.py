@@ -95,6 +95,13 @@ def start_accelerator(
     return accelerator
 
 
+def part_processes() -> None:
+    """Ends what holds several processes together; for the end of a program. Threads that outlive it would now and then
+    abort or hang the interpreter as it ends."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+
+
 def claim_folder(config: Section, out: Path) -> None:
     """Writes `config.yaml` into a run folder. Raises UserError if it already holds the config of another run, one that
     differs in more than how it is carried out."""

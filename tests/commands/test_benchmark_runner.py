@@ -149,9 +149,11 @@ TWO_PROCESSES = """
 import sys
 from accelerate import PartialState
 from evagen.commands.benchmark import load_benchmark, main
+from evagen.run import part_processes
 for path in sys.argv[1:]:
     main(load_benchmark(path, []))
 assert PartialState().num_processes == 2
+part_processes()
 """
 
 

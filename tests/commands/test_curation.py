@@ -81,6 +81,7 @@ from pathlib import Path
 from accelerate import PartialState
 from evagen.commands import curate, tokenize, train_router
 from evagen.config import load_config
+from evagen.run import part_processes
 
 stages = {
     "curated": (curate, curate.Curation), "tokens": (tokenize, tokenize.Tokenization),
@@ -91,6 +92,7 @@ for path in sys.argv[1:]:
     stage, schema = stages[Path(path).parent.name]
     stage.main(load_config(schema, path))
 assert PartialState().num_processes == 2
+part_processes()
 """
 
 

@@ -9,6 +9,7 @@ import torch
 from accelerate import Accelerator
 from safetensors.torch import save_file
 from evagen.commands.train_tokenizer import restart_dead_codes
+from evagen.run import part_processes
 from evagen.tokenizer import DeadCodeRestart, VectorQuantizer
 
 accelerator = Accelerator(cpu=True)
@@ -24,7 +25,7 @@ for step in range(3):
 state = {"codebook": quantizer.codebook.data, "steps_unused": dead_codes.steps_unused}
 save_file(state, f"{sys.argv[1]}/{rank}.safetensors")
 accelerator.wait_for_everyone()
-accelerator.end_training()  # or a process' threads may outlive it, which aborts it now and then
+part_processes()
 """
 
 

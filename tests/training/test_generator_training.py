@@ -136,6 +136,7 @@ import torch
 from accelerate import Accelerator, PartialState
 from evagen.config import load_config
 from evagen.commands.train_generator import GeneratorTraining, main
+from evagen.run import part_processes
 
 straight, resumed = (load_config(GeneratorTraining, path) for path in sys.argv[1:])
 Accelerator.end_training = lambda self: None  # the second training still needs both processes
@@ -144,6 +145,7 @@ assert PartialState().num_processes == 2
 (straight.run.out / f"seed_{PartialState().process_index}").write_text(str(torch.initial_seed()))
 interrupted(main, resumed)
 main(resumed)
+part_processes()
 """
 )
 
