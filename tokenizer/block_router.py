@@ -15,12 +15,11 @@ import torch.nn.functional as F
 from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.modeling_utils import ModelMixin
 from einops import rearrange
-from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
 from evagen.tokenizer.assignments import AssignmentSpace
 from evagen.tokenizer.reward import ScaleName
-from evagen.tokenizer.router import CHANGE_SCALE, LinearPatchEmbed, with_preference
+from evagen.tokenizer.router import CHANGE_SCALE, make_vit, with_preference
 
 
 def block_features(block: Tensor, before: Tensor, given: Tensor, memory: int, longest: int, downscale: int) -> Tensor:
@@ -76,23 +75,9 @@ class BlockRouter(ModelMixin, ConfigMixin):
         reward_scale: ScaleName = "min-max",
     ):
         super().__init__()
-        if resolution % (downscale * patch):
-            raise ValueError(
-                f"frames of {resolution} pixels, averaged over {downscale}, do not divide into patches of {patch}"
-            )
         self.assignments = AssignmentSpace(levels, 1)
-        self.vit = VisionTransformer(
-            img_size=resolution // downscale,
-            patch_size=patch,
-            in_chans=4 * temporal_patch + 2 * memory_blocks + 1,
-            num_classes=len(levels),
-            embed_dim=width,
-            depth=depth,
-            num_heads=num_heads,
-            drop_rate=drop_rate,
-            proj_drop_rate=drop_rate,
-        )
-        self.vit.patch_embed = LinearPatchEmbed(self.vit.patch_embed)
+        channels = 4 * temporal_patch + 2 * memory_blocks
+        self.vit = make_vit(resolution, 1, downscale, patch, channels, len(levels), width, depth, num_heads, drop_rate)
 
     def forward(self, features: Tensor, preference: Tensor) -> Tensor:
         """Block features (B, c, H/s, W/s), preference w_q (B,) → logits (B, L)."""

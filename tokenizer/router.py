@@ -87,6 +87,39 @@ def mirrored(features: Tensor, num_blocks: int) -> Tensor:
     return rearrange(blocks.flip(-1), "b c h t w -> b c h (t w)")
 
 
+def make_vit(
+    resolution: int,
+    num_blocks: int,
+    downscale: int,
+    patch: int,
+    channels: int,
+    num_classes: int,
+    width: int,
+    depth: int,
+    num_heads: int,
+    drop_rate: float,
+) -> VisionTransformer:
+    """Untrained, for features of so many channels, of blocks side by side, and the preference's channel. Raises
+    ValueError for a resolution that patches of averaged pixels do not divide."""
+    if resolution % (downscale * patch):
+        raise ValueError(
+            f"frames of {resolution} pixels, averaged over {downscale}, do not divide into patches of {patch}"
+        )
+    vit = VisionTransformer(
+        img_size=(resolution // downscale, num_blocks * resolution // downscale),
+        patch_size=patch,
+        in_chans=channels + 1,
+        num_classes=num_classes,
+        embed_dim=width,
+        depth=depth,
+        num_heads=num_heads,
+        drop_rate=drop_rate,
+        proj_drop_rate=drop_rate,
+    )
+    vit.patch_embed = LinearPatchEmbed(vit.patch_embed)
+    return vit
+
+
 def with_preference(features: Tensor, preference: Tensor) -> Tensor:
     """A router's features (B, c, h, w) and a preference w_q for each (B,) → (B, c + 1, h, w): one more channel, which
     is constant."""
@@ -130,23 +163,12 @@ class Router(ModelMixin, ConfigMixin):
         reward_scale: ScaleName = "min-max",
     ):
         super().__init__()
-        if resolution % (downscale * patch):
-            raise ValueError(
-                f"frames of {resolution} pixels, averaged over {downscale}, do not divide into patches of {patch}"
-            )
         self.assignments = AssignmentSpace(levels, num_frames // temporal_patch)
-        self.vit = VisionTransformer(
-            img_size=(resolution // downscale, self.assignments.num_blocks * resolution // downscale),
-            patch_size=patch,
-            in_chans=4 * temporal_patch + self.assignments.num_blocks,
-            num_classes=len(self.assignments),
-            embed_dim=width,
-            depth=depth,
-            num_heads=num_heads,
-            drop_rate=drop_rate,
-            proj_drop_rate=drop_rate,
+        num_blocks = self.assignments.num_blocks
+        channels, classes = 4 * temporal_patch + num_blocks - 1, len(self.assignments)
+        self.vit = make_vit(
+            resolution, num_blocks, downscale, patch, channels, classes, width, depth, num_heads, drop_rate
         )
-        self.vit.patch_embed = LinearPatchEmbed(self.vit.patch_embed)
 
     def forward(self, features: Tensor, preference: Tensor) -> Tensor:
         """Router features (B, c, H/s, T·W/s), preference w_q (B,) → logits (B, A)."""
