@@ -78,7 +78,7 @@ def main(config: RouterTraining) -> Path:
         )
     dataset = record.open_clips()
     try:
-        scale = RewardScale.of(record.distance, record.space, config.reward_scale)
+        scale = record.scale(config.reward_scale)
     except ValueError as error:
         raise UserError(f"the record in {config.record} cannot be trained on: {error}") from error
     set_seed(config.run.seed)

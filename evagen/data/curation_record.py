@@ -21,6 +21,7 @@ from evagen.data.sources import DataConfig
 from evagen.errors import UserError
 from evagen.models.fit import check_not_replaced
 from evagen.tokenizer import AssignmentSpace, RewardScale, proxy_reward
+from evagen.tokenizer.reward import ScaleName
 
 COLUMNS = {"key", "label", "perceptual", "mse", "moving_mse", "still_mse"}
 """Those that every record has."""
@@ -86,6 +87,12 @@ class CurationRecord:
     def is_of_states(self) -> bool:
         """Whether it is of a tokenizer with a memory, for a router of one block after another."""
         return self.memory_blocks is not None
+
+    def scale(self, name: ScaleName) -> RewardScale:
+        """Of its rewards; of states those without a past, so that a preference means what it means for clips: with a
+        past more tokens gain less. Raises ValueError as `RewardScale.of` does."""
+        begins = (self.past == 0).all(1)  # (n,)
+        return RewardScale.of(self.distance[begins] if begins.any() else self.distance, self.space, name)
 
     def reward(self, rows: Tensor, preference: float | Tensor, scale: RewardScale) -> Tensor:
         """The reward of what a router can choose, at some rows (B,) and a preference w_q, a number or (B,): float64
