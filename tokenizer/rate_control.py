@@ -28,9 +28,10 @@ class RateControl:
             control.add(length)
 
     No run of n blocks, which fill the window, ever has more than n·r tokens, nor has the whole from the first window's
-    end on. Tokens that a window left unused are lost, since no later one may have more for them; so the shortest levels
-    are ruled out where they would leave more than 4% of a window. Within these bounds the drive, an integral of what
-    was left or overspent, moves the router's preference, and beyond its range its log-odds.
+    end on. Tokens that a window left unused are lost, since no later one may have more for them; so while less than 96%
+    of all has been used, levels are ruled out with which the window could not be filled up to that. Within these bounds
+    the drive, an integral of what was left or overspent, moves the router's preference, and beyond its range its
+    log-odds.
 
     Args:
         levels: the lengths that a block can have, rising.
@@ -69,7 +70,10 @@ class RateControl:
         return most
 
     def least(self) -> int:
-        """How many tokens it should have, if `most` allows: with fewer the window could not be used up any more."""
+        """How many tokens it should have, if `most` allows: with fewer the window could not be used up any more. As long
+        as enough of the whole has been used, there is no such bound, or each window would repeat the one before."""
+        if self._blocks >= self.window_blocks and self._tokens >= USED * self._blocks * self.per_block:
+            return 0
         to_come = max(0, self.window_blocks - 1 - self._blocks)
         return math.ceil(USED * self.window_blocks * self.per_block - sum(self._window) - to_come * self.longest)
 

@@ -437,3 +437,15 @@ def test_a_router_of_blocks_is_trained_on_states(root, tmp_path):
         video = dataset[key].video[None, :, (1 - past.shape[1]) * 4 :]
         seen = router.features(video[:, :, -4:], video[:, :, :-4], past)
         torch.testing.assert_close(features_of(dataset[key]), seen[0])
+
+
+def test_a_preference_means_for_states_what_it_means_for_clips(root, tmp_path):
+    """The scale of rewards is that of beginnings, which have no past."""
+    curate.main(state_curation(root, tmp_path / "out"))
+    record = read_record(tmp_path / "out")
+    begins = record.past[:, 0] == 0
+    assert 0 < int(begins.sum()) < len(begins)
+    falling = torch.linspace(2, 1, 3).double() * torch.where(begins, 3.0, 1.0)[:, None].double()  # n A
+    record = dataclasses.replace(record, weights={})
+    vars(record)["perceptual"] = falling
+    assert record.scale("min-max") == RewardScale.min_max(record.space, 3.0, 6.0)
