@@ -70,8 +70,9 @@ class RateControl:
         return most
 
     def least(self) -> int:
-        """How many tokens it should have, if `most` allows: with fewer the window could not be used up any more. As long
-        as enough of the whole has been used, there is no such bound, or each window would repeat the one before."""
+        """How many tokens it should have, if `most` allows: with fewer the window could not be used up any more. As
+        long as enough of the whole has been used, there is no such bound, or each window would repeat the one
+        before."""
         if self._blocks >= self.window_blocks and self._tokens >= USED * self._blocks * self.per_block:
             return 0
         to_come = max(0, self.window_blocks - 1 - self._blocks)
