@@ -55,6 +55,7 @@ class VideoPipeline(DiffusionPipeline):
         seed: int = 0,
         lengths: Sequence[int | None] | None = None,
         num_slots: int = 64,
+        num_blocks: int | None = None,
         **options,
     ) -> VideoPipelineOutput:
         """One clip for each class, None for any.
@@ -64,6 +65,7 @@ class VideoPipeline(DiffusionPipeline):
             seed: clip i is that of `evagen sample` with the same `run.seed` and number i.
             lengths: tokens of each block, None where the generator chooses.
             num_slots: clips written side by side.
+            num_blocks: of each clip, for a generator without an end; its window's if None.
             options: of `SamplingOptions`: temperature, top_k, top_p, min_p, guidance, …
 
         Raises UserError for classes, lengths or options that the generator cannot follow.
@@ -71,7 +73,7 @@ class VideoPipeline(DiffusionPipeline):
         known = list(self.generator.config.class_names)
         constraints = LengthConstraints(list(lengths)) if lengths else LengthConstraints()
         requests = [
-            ClipRequest(clip_seed(seed, number), label_of(name, known), constraints=constraints)
+            ClipRequest(clip_seed(seed, number), label_of(name, known), None, constraints, num_blocks)
             for number, name in enumerate(classes)
         ]
         try:

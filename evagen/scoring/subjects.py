@@ -131,8 +131,9 @@ class Generation:
             with autocast_to(precision, real.device):
                 given = encode_given(frames, self.tokenizer, self.assign)
         labels = batch.label.tolist() if isinstance(self.clips, LabelClips) else [-1] * len(batch)
+        whole = self.protocol.num_frames // self.tokenizer.config.temporal_patch
         requests = [
-            ClipRequest(clip_seed(self.seed, number), label, blocks)
+            ClipRequest(clip_seed(self.seed, number), label, blocks, num_blocks=None if self.assign else whole)
             for number, label, blocks in zip(batch.index.tolist(), labels, given)
         ]
         try:

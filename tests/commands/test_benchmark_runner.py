@@ -12,11 +12,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from scored_models import benchmark, make_models, stub
+from tiny_models import LEVELS, tiny_block_router, tiny_tokenizer
 from two_processes import launch
 from video_fixtures import moving_frames
 
 from evagen.ar_model import ClipRequest, SamplingOptions, VideoGenerator, sample_in_order
-from evagen.commands.benchmark import load_benchmark, main
+from evagen.commands.benchmark import load_benchmark, main, read_rows
 from evagen.config import save_config
 from evagen.data.clip_table import open_table
 from evagen.data.clips import ClipDataset
@@ -36,7 +37,7 @@ from evagen.eval import (
     ssim,
 )
 from evagen.eval.reconstruction import perceptual_distance
-from evagen.models.loading import load_model
+from evagen.models.loading import fingerprint, load_model
 from evagen.sampling.clips import clip_seed, decode_clips
 from evagen.scoring import subjects
 from evagen.scoring.clips import FileClips
@@ -148,7 +149,7 @@ def test_generated_clips_are_those_of_their_seeds(root, tmp_path):
 TWO_PROCESSES = """
 import sys
 from accelerate import PartialState
-from evagen.commands.benchmark import load_benchmark, main
+from evagen.commands.benchmark import load_benchmark, main, read_rows
 from evagen.run import part_processes
 for path in sys.argv[1:]:
     main(load_benchmark(path, []))
@@ -345,3 +346,20 @@ def test_the_command_takes_a_protocol_and_overrides(root, tmp_path):
     again = load_benchmark(str(save_config(config, tmp_path)), [])
     assert again == config
     assert json.loads(again.model_dump_json())["uniform_length"] is None
+
+
+def test_models_with_a_memory_are_scored_on_clips(root, tmp_path):
+    """Of 16 frames, four blocks, though the generator's windows have two and the tokenizer saw three."""
+    tokenizer = tiny_tokenizer(num_frames=12, memory_blocks=2)
+    tokenizer.save_pretrained(tmp_path / "tokenizer")
+    tiny_block_router().save_pretrained(tmp_path / "router")
+    generator = VideoGenerator(
+        64, LEVELS, 2, ["Boxing", "Skiing"], width=32, depth=1, num_heads=2,
+        tokenizer_fingerprint=fingerprint(tokenizer), endless=True,
+    )  # fmt: skip
+    generator.save_pretrained(tmp_path / "generator")
+    models = {"tokenizer": tmp_path / "tokenizer", "generator": tmp_path / "generator"}
+    record = score(gen(root, tmp_path / "gen", **models))
+    assert set(map(len, read_rows(tmp_path / "gen", record.generated_clips)["lengths"])) == {4}
+    record = score(recon(root, tmp_path / "recon", tokenizer=models["tokenizer"], router=tmp_path / "router"))
+    assert record.score.value > 0
