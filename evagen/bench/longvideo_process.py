@@ -19,8 +19,8 @@ import torch
 from evagen.ar_model import ClipRequest, ClipTokens, SamplingOptions, VideoGenerator
 from evagen.ar_model.sampler import ContinuousBatch
 from evagen.bench.longvideo import FRAMES_PER_SECOND
-from evagen.commands.encode import VideoFrames
 from evagen.data.token_file import TokenFile, read_token_file, write_token_file
+from evagen.data.video_frames import VideoFrames
 from evagen.data.video_writer import write_video
 from evagen.kernels.levels import video_to_frames
 from evagen.kernels.packed_linear import pack_linears

@@ -1,42 +1,18 @@
 """`evagen encode`: a video file into a file of tokens."""
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from accelerate import PartialState
-from torch import Tensor
-from tqdm.auto import tqdm
 
 from evagen.data.token_file import TokenFile, write_token_file
-from evagen.data.video_reader import VideoError, count_frames, frame_rate, iterate_frames
+from evagen.data.video_frames import VideoFrames
+from evagen.data.video_reader import VideoError, frame_rate
 from evagen.errors import UserError
-from evagen.kernels.levels import frames_to_video
 from evagen.models.loading import fingerprint, load_model, load_router
 from evagen.report.tokens_over_time import draw, graph
 from evagen.tokenizer import AdaptiveTokenizer, LiveTokenizer, Rate, TokenizedVideo, VideoTokenizer
-
-
-@dataclass
-class VideoFrames:
-    """The frames of a file, float (C, H, W) in [-1, 1], decoded anew each time they are gone through. changes: how much
-    each differed from the one before it, on average, the last time."""
-
-    path: Path
-    changes: list[float] = field(default_factory=list)
-
-    def __iter__(self) -> Iterator[Tensor]:
-        before: Tensor | None = None
-        self.changes = []
-        frames = tqdm(
-            iterate_frames(self.path), total=count_frames(self.path), desc="reading", unit="frame", dynamic_ncols=True
-        )
-        for read in frames:
-            frame = frames_to_video(read[None])[:, 0]
-            same_size = before is not None and before.shape == frame.shape
-            self.changes.append(float((frame - before).abs().mean()) if same_size and before is not None else 0.0)
-            before = frame
-            yield frame
 
 
 @dataclass(frozen=True)

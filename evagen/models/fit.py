@@ -13,7 +13,7 @@ def check_clips(tokenizer: VideoTokenizer | LarpTokenizer, frames: int, size: in
     """Raises UserError unless clips have the frames and the height and width in pixels that the tokenizer was trained
     on; with a memory, any whole number of blocks. whose: names them."""
     trained = (tokenizer.config.num_frames, tokenizer.config.resolution)
-    if tokenizer.config.get("memory_blocks") is not None:
+    if getattr(tokenizer.config, "memory_blocks", None) is not None:
         step = tokenizer.config.temporal_patch
         if frames % step or size != trained[1]:
             raise UserError(

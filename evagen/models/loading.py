@@ -53,7 +53,7 @@ def load_router(tokenizer: VideoTokenizer | LarpTokenizer, source: str) -> Route
     """The router of a tokenizer, on its device: of whole clips, or, with a memory, of one block after another. Raises
     UserError where there is none, and unless its lengths are the tokenizer's: levels, frames of a block, and what is
     seen together."""
-    remembers = tokenizer.config.get("memory_blocks") is not None
+    remembers = getattr(tokenizer.config, "memory_blocks", None) is not None
     router = load_model(BlockRouter if remembers else Router, source, tokenizer.device)
     try:
         (check_block_router_fits if remembers else check_router_fits)(tokenizer, router)

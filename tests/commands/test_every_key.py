@@ -95,7 +95,7 @@ OTHER_VALUES = {  # behind a bar: what else has to be set, in both runs, for the
     },
     "curate": {
         **PRECISION, **DATA, **COMPARE, "tokenizer": "{}/final", "batch_size": "3", "distance_frames": "1",
-        "motion_weight": "3", "mse_weight": "3", "mirrored": "true",
+        "motion_weight": "3", "mse_weight": "3", "mirrored": "true", "past": "1 | tokenizer={}/remembers",
     },
     "train-router": {
         **TRAINING, **OPTIMIZER, "record": "{}/curation2", "model.downscale": "2", "model.patch": "4",
@@ -112,12 +112,13 @@ OTHER_VALUES = {  # behind a bar: what else has to be set, in both runs, for the
         "model.rope_theta": "2", "model.norm_eps": "0.5",
         "model.token_dropout": "0.5", "model.residual_dropout": "0.5", "model.mlp_dropout": "0.5",
         "model.size": "nano", "start_from": "{}/generator",
-        "class_dropout": "0.9", "use_classes": "false",
+        "class_dropout": "0.9", "use_classes": "false", "blocks": "2 | corpus={}/runs",
     },
     "sample": {
         **PRECISION, **OPTIONS, "run.seed": "1", "generator": "{}/generator2", "tokenizer": "{}/proxy",
         "classes": "[Boxing]", "clips_per_class": "1", "lengths.forced": "[1, 4, null, 1]", "lengths.max_length": "1",
-        "lengths.max_tokens": "7", "lengths.bias": "-9", "blocks": "6", "overlap": "1 | blocks=6", "formats": "[mkv]",
+        "lengths.max_tokens": "7", "lengths.bias": "-9", "blocks": "6 | generator={}/endless tokenizer={}/remembers",
+        "seconds": "0.5 | generator={}/endless tokenizer={}/remembers", "formats": "[mkv]",
         "frames_per_second": "3",
         **{
             f"given.{key}": value.replace("data.", "given.data.")
@@ -234,6 +235,9 @@ def root(tmp_path_factory) -> Iterator[Path]:
         ("tokenize", "tokens2", ["flips=false"]),
         ("train-generator", "generator", ["optimizer.steps=6"]),
         ("train-generator", "generator2", ["run.seed=1"]),
+        ("train-tokenizer", "remembers", ["model.memory_blocks=2", *gently]),
+        ("tokenize", "runs", [f"tokenizer={root}/remembers", "router=null", "uniform_length=4"]),
+        ("train-generator", "endless", [f"corpus={root}/runs", "blocks=2"]),
     ):
         run(command, root, root / out, overrides)
         if command == "train-tokenizer":
