@@ -92,10 +92,15 @@ class ClipRequest:
 
 @dataclass
 class _Work:
-    """A clip that is being written: its request's number, and its blocks so far."""
+    """A clip that is being written. number: its request's; blocks: so far, `count` of them; beginning: the first blocks
+    of its next window, which are there already; begins_later: whether that window is one from the middle of a video;
+    windows: how many are written."""
 
     number: int
     blocks: list[ClipTokens] = field(default_factory=list)
+    count: int = 0
+    beginning: ClipTokens | None = None
+    begins_later: bool = False
     windows: int = 0
 
 
@@ -191,7 +196,7 @@ class ContinuousBatch:
             sequences = self.written[list(ready)].cpu()  # (ready, M)
             for work, sequence in zip(ready.values(), sequences):
                 self._add(work, self._unpacked(sequence))
-            unfinished = {slot: work for slot, work in ready.items() if self._missing(work) > 0}
+            unfinished = {slot: work for slot, work in ready.items() if work.count < self._wanted(work)}
             self._start(unfinished)
             finished = {slot: work for slot, work in ready.items() if slot not in unfinished}
             if finished:
@@ -202,42 +207,24 @@ class ContinuousBatch:
     def _wanted(self, work: _Work) -> int:
         return self.requests[work.number].num_blocks or self.grammar.num_blocks
 
-    def _missing(self, work: _Work) -> int:
-        """How many blocks are still to be written."""
-        return self._wanted(work) - sum(len(part.lengths) for part in work.blocks)
+    def _begin(self, number: int) -> _Work:
+        """The clip of a request, of which there is what is given; of too much for a window the last half of one."""
+        given, whole = self.requests[number].given, self.grammar.num_blocks
+        if given is None or not self.grammar.endless:
+            return _Work(number, beginning=given)
+        count = len(given.lengths)
+        later = count >= whole
+        return _Work(number, [given], count, _last(given, max(1, whole // 2)) if later else given, later)
 
     def _add(self, work: _Work, window: ClipTokens) -> None:
-        """What a window has written, behind what the clip had before."""
-        request = self.requests[work.number]
-        if not work.windows and (request.given is None or not self.grammar.endless):
-            work.blocks = [window]
-        else:
-            known = self._beginning(work)
-            new = self.grammar.num_blocks - (0 if known is None else len(known.lengths))
-            work.blocks = [*self._known(work), _last(window, new)]
+        """What a window has written, behind what the clip had before; its last half begins the next one."""
+        whole, new = self.grammar.num_blocks, window
+        if self.grammar.endless and work.beginning is not None:
+            new = _last(window, whole - len(work.beginning.lengths))
+        work.blocks.append(new)
+        work.count += len(new.lengths)
         work.windows += 1
-
-    def _beginning(self, work: _Work) -> ClipTokens | None:
-        """The first blocks of a clip's next window, which are there already: for the first one those that are given,
-        if there are not too many; else half a window."""
-        given, longest = self.requests[work.number].given, self.grammar.num_blocks
-        if not work.windows and (given is None or not self._begins_later(work)):
-            return given
-        known = self._known(work)
-        while len(known) > 1 and sum(len(part.lengths) for part in known[1:]) >= longest:
-            known = known[1:]
-        return _last(_joined(known), max(1, longest // 2))
-
-    def _known(self, work: _Work) -> list[ClipTokens]:
-        """All blocks of a clip up to now, given or written."""
-        given = self.requests[work.number].given
-        return work.blocks or ([] if given is None else [given])
-
-    def _begins_later(self, work: _Work) -> bool:
-        """Whether a clip's next window is one from the middle of a video."""
-        given = self.requests[work.number].given
-        too_many = given is not None and len(given.lengths) >= self.grammar.num_blocks
-        return self.grammar.endless and (work.windows > 0 or too_many)
+        work.beginning, work.begins_later = _last(window, max(1, whole // 2)), True
 
     def _step(self) -> None:
         """One token for every slot."""
@@ -266,7 +253,7 @@ class ContinuousBatch:
         """Gives these slots to the next requests; where there are none, slots stay empty, or are dropped once half of
         all are."""
         for slot in slots:
-            self.occupants[slot] = _Work(self.next_request) if self.next_request < len(self.requests) else None
+            self.occupants[slot] = self._begin(self.next_request) if self.next_request < len(self.requests) else None
             self.next_request += self.occupants[slot] is not None
         self._start({slot: work for slot in slots if (work := self.occupants[slot])})
         busy = [slot for slot, work in enumerate(self.occupants) if work]
@@ -278,8 +265,7 @@ class ContinuousBatch:
         if not works:
             return
         slots, requests = list(works), [self.requests[work.number] for work in works.values()]
-        given = [self._beginning(work) for work in works.values()]
-        later = [self._begins_later(work) for work in works.values()]
+        given, later = ([getattr(w, name) for w in works.values()] for name in ("beginning", "begins_later"))
         prompts = [self.grammar.prompt(r.label, known, late) for r, known, late in zip(requests, given, later)]
         self.decoder.prefill(slots, prompts)
         if self.guided:

@@ -27,7 +27,7 @@ SECONDS = {"10s": 10, "10min": 600}
 FRAMES_PER_SECOND = 15
 WORK = ("encode", "decode", "generate")
 BLOCKS = (4, 15, 30, 60)
-BEAM = 3
+BEAM = 5
 PREFERENCES = (0.8, 1.2, 1.6)
 
 

@@ -16,7 +16,7 @@ from typing import TypeVar
 
 import torch
 
-from evagen.ar_model import ClipRequest, ClipTokens, SamplingOptions, VideoGenerator
+from evagen.ar_model import ClipRequest, ClipTokens, LengthConstraints, SamplingOptions, VideoGenerator
 from evagen.ar_model.sampler import ContinuousBatch
 from evagen.bench.longvideo import FRAMES_PER_SECOND
 from evagen.data.token_file import TokenFile, read_token_file, write_token_file
@@ -99,16 +99,16 @@ def _generate(folder: Path, name: str, seconds: int) -> list[float]:
     """Tokens and then their frames, as `evagen sample` does it; the times are those of the tokens, which take most."""
     generator = VideoGenerator(512, LEVELS, WINDOW, ["a"], 128, 4, 4, endless=True).eval()
     blocks = seconds * FRAMES_PER_SECOND // 4
-    started = time.perf_counter()
-    batch = _Watched(generator, [ClipRequest(0, 0, num_blocks=blocks)], SamplingOptions(), 1)
+    always_16 = LengthConstraints(max_length=16, bias=100)  # or the time of a block would be that of its tokens
+    request = ClipRequest(0, 0, constraints=always_16, num_blocks=blocks)
+    batch = _Watched(generator, [request], SamplingOptions(), 1)
     ((_, tokens),) = list(batch.run())
     whole = TokenizedClips(tokens.codes, tokens.lengths[None])
     video = TokenizedVideo(whole, blocks * 4, (64, 64), (64, 64), None, None)
     frames = (frame for piece in decode_in_chunks(_tokenizer(), video) for frame in video_to_frames(piece))
     write_video(folder / f"generated_{name}.avi", frames, FRAMES_PER_SECOND)
-    edges = [started, *batch.times]  # the first window has 12 new blocks, each later one 6
-    new = [WINDOW * 4, *[(WINDOW - WINDOW // 2) * 4] * (len(edges) - 2)]
-    return [a + (b - a) * (i + 1) / n for (a, b), n in zip(pairwise(edges), new) for i in range(n)][: blocks * 4]
+    new = (WINDOW - WINDOW // 2) * 4  # frames of a window; the first one, in which code is compiled, is left out
+    return [a + (b - a) * (i + 1) / new for a, b in pairwise(batch.times) for i in range(new)]
 
 
 if __name__ == "__main__":

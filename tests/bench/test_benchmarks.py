@@ -93,7 +93,7 @@ def test_long_video_benchmark_in_little(monkeypatch):
         assert found[work]["frames_per_second_last"] > 0
     assert found["streamed"] == {"blocks": 225, "codes_equal": True, "max_abs_difference": pytest.approx(0, abs=1e-5)}
     assert list(found["search"]["seconds_by_blocks"]) == ["4", "8"]
-    assert found["search"]["block_evaluation_ratio"] == (3 + 9 + 9 + 9) / (81 * 4)
+    assert found["search"]["block_evaluation_ratio"] == (3 + 9 + 15 + 15) / (81 * 4)
 
 
 def test_tokenizer_benchmark_on_a_tiny_model():
