@@ -118,7 +118,7 @@ OTHER_VALUES = {  # behind a bar: what else has to be set, in both runs, for the
         **PRECISION, **OPTIONS, "run.seed": "1", "generator": "{}/generator2", "tokenizer": "{}/proxy",
         "classes": "[Boxing]", "clips_per_class": "1", "lengths.forced": "[1, 4, null, 1]", "lengths.max_length": "1",
         "lengths.max_tokens": "7", "lengths.bias": "-9", "blocks": "6 | generator={}/endless tokenizer={}/remembers",
-        "seconds": "0.5 | generator={}/endless tokenizer={}/remembers", "formats": "[mkv]",
+        "seconds": "1 | generator={}/endless tokenizer={}/remembers", "formats": "[mkv]",
         "frames_per_second": "3",
         **{
             f"given.{key}": value.replace("data.", "given.data.")
