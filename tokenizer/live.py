@@ -39,7 +39,7 @@ class LiveLengths:
         router: put into eval mode.
         preference: w_q, where there is no control.
         max_tokens: of each block.
-        control: keeps a rate.
+        control: keeps a rate with levels of which none is longer than `max_tokens`.
 
     Raises ValueError for `max_tokens` below the shortest length."""
 
@@ -61,9 +61,9 @@ class LiveLengths:
         """Of the next block (C, f, s, s) in [-1, 1], of the router's resolution."""
         block, memory = block[None].to(self.router.device), self.router.config.memory_blocks
         features = self.router.features(block, self._before, self._given)
-        control, ruled_out, bias = self.control, self._too_long, 0.0
+        control, ruled_out, bias = self.control, self._too_long, 0.0  # (L,)
         if control:
-            ruled_out, bias = ruled_out | ~torch.tensor(control.allowed()), control.bias
+            ruled_out, bias = ~torch.isin(self._levels, torch.tensor(control.allowed())), control.bias
         preference = control.preference if control else self.preference
         logits = self.router(features, torch.full((1,), preference, device=block.device))[0].cpu()  # (L,)
         logits = logits + bias * self._levels.log2()
@@ -158,8 +158,10 @@ class LiveTokenizer:
             return None
         if self.router is None:
             raise ValueError("without a router lengths have to be given")
-        levels, control = self.router.assignments.levels, None
+        control = None
         if rate:
+            too_long = self.router.too_long(max_tokens).tolist()
+            levels = [level for level, is_out in zip(self.router.assignments.levels, too_long) if not is_out]
             blocks_per_second = rate.frames_per_second / self.tokenizer.config.temporal_patch
             control = RateControl(levels, rate.tokens_per_second, rate.window_seconds, blocks_per_second)
         return LiveLengths(self.router, 1.2 if preference is None else preference, max_tokens, control)

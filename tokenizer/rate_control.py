@@ -78,11 +78,10 @@ class RateControl:
         to_come = max(0, self.window_blocks - 1 - self._blocks)
         return math.ceil(USED * self.window_blocks * self.per_block - sum(self._window) - to_come * self.longest)
 
-    def allowed(self) -> list[bool]:
-        """Which levels the next block may have; at least one."""
+    def allowed(self) -> list[int]:
+        """Which of the levels the next block may have; at least one."""
         within = [level for level in self.levels if level <= self.most()]
-        least = min(self.least(), within[-1])
-        return [least <= level <= within[-1] for level in self.levels]
+        return [level for level in within if level >= self.least()] or within[-1:]
 
     @property
     def preference(self) -> float:

@@ -31,6 +31,7 @@ from evagen.data.sources import DataConfig
 from evagen.errors import UserError
 from evagen.eval import PerceptualDistance, motion_explained, moving_errors, psnr
 from evagen.eval.reconstruction import perceptual_distance
+from evagen.kernels.files import atomic_write
 from evagen.models.loading import load_model, load_router
 from evagen.report import tokens_over_time
 from evagen.report.long_plot import draw
@@ -73,7 +74,7 @@ class LongVideos(Section):
     clips: Models
     preferences: list[float] = Field(default=[0.8, 1.0, 1.2, 1.4, 1.6], min_length=1)
     preference: float = 1.2
-    """At which the savings are read off; one of the preferences."""
+    """Of the search, and of the video whose tokens are drawn over time; one of the preferences."""
     motion_frames: int = Field(16, ge=1)
     """Motion is explained within pieces of so many frames, as it is of short clips; they divide `data.frames`."""
     frames_per_second: float = Field(15.0, gt=0)
@@ -231,8 +232,8 @@ def _scored(
         for name, value in values.items():
             rows.setdefault(name, []).append(value)
     scores = Scores(way, setting, **rows)
-    path.parent.mkdir(exist_ok=True)
-    path.write_text(json.dumps(asdict(scores)))
+    with atomic_write(path) as unfinished:
+        unfinished.write_text(json.dumps(asdict(scores)))
     return scores
 
 

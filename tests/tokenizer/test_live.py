@@ -82,7 +82,8 @@ def test_no_window_is_above_the_rate_whatever_is_wanted(rate, num_blocks, seed):
     for number in range(num_blocks):
         if number % 10 == 0:
             mood = int(torch.randint(3, (), generator=random))
-        possible = [level for level, allowed in zip(levels, control.allowed()) if allowed]
+        possible = control.allowed()
+        assert set(possible) <= set(levels)
         assert possible
         anything = int(torch.randint(len(possible), (), generator=random))
         lengths.append(possible[(0, -1, anything)[mood]])
@@ -106,6 +107,13 @@ def test_a_rate_is_kept_and_used(tokens_per_second, window):
     sums = lengths.unfold(0, blocks, 1).sum(1)
     assert float(sums.max()) <= tokens_per_second * blocks * STEP / 15 + 1e-6
     assert 0.95 <= float(lengths.sum()) / (tokens_per_second * 60) <= 1
+
+
+def test_a_bound_on_blocks_goes_with_a_rate():
+    """Where the rate would need longer blocks than the bound leaves, they are as long as that."""
+    live, video = model(), video_of(80)
+    lengths = live.encode(video, max_tokens=4, rate=Rate(28, 15, 1.1)).tokens.lengths[0]  # 7.5 tokens a block
+    assert lengths.tolist() == [4] * 20
 
 
 def test_no_frames_are_read_ahead(monkeypatch):
