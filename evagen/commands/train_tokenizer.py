@@ -3,14 +3,12 @@
 evagen train-tokenizer quickstart/proxy [key=value …]
 """
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
 import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast, set_seed
-from einops import rearrange
 from pydantic import Field, model_validator
 
 from evagen.config import section_of
@@ -44,8 +42,9 @@ class TokenizerTraining(LengthChoice):
     """Share of the clips that are given random lengths all the same, so that the tokenizer knows lengths too that the
     router seldom chooses. The paper's final tokenizers see the router's alone."""
     pieces: tuple[Annotated[int, Field(ge=1)], ...] = ()
-    """Lengths in frames, of which each divides `data.frames`; for a model with `memory_blocks`. Every batch is cut into
-    pieces of one of them, drawn at random, so that videos of several lengths are learnt at equal cost."""
+    """Lengths in frames, of which each divides `data.frames`; for a model with `memory_blocks`. The clips of a batch
+    have one of them, drawn at random (twice as often where it is named twice), and are as many more than
+    `optimizer.batch_size` as they are shorter than `data.frames`, each of another video. All batches cost the same."""
     run: TokenizerRun
     data: DataConfig
     model: ModelConfig  # type: ignore[valid-type]
@@ -104,7 +103,7 @@ def main(config: TokenizerTraining) -> Path:
     accelerator = run.accelerator
     loader = train_loader(
         dataset, config.optimizer.batch_size, config.run.seed, run.first_batch, config.run.num_workers,
-        accelerator.process_index, accelerator.num_processes,
+        accelerator.process_index, accelerator.num_processes, config.pieces,
     )  # fmt: skip
     discriminator_terms: dict[str, torch.Tensor] = {}
     for number, batch in zip(run.batches(), loader):
@@ -113,8 +112,7 @@ def main(config: TokenizerTraining) -> Path:
             continue
         random = batch_generator(config.run.seed, number, accelerator.process_index)
         video = batch.video.to(run.device, non_blocking=True)  # B C F H W
-        num_compared = len(video) * config.loss.compare.frames
-        video = _in_pieces(video, config.pieces, random) if config.pieces else video
+        num_compared = max(1, len(video) * video.shape[2] * config.loss.compare.frames // config.data.frames)
         space = AssignmentSpace(config.model.levels, video.shape[2] // config.model.temporal_patch)
         remembers = config.model.memory_blocks is not None
         lengths = (space.random_runs if remembers else space.random)(len(video), random)  # B T
@@ -142,12 +140,6 @@ def main(config: TokenizerTraining) -> Path:
     run.finish(model)
     report_skipped(skipped, dataset.num_files, accelerator.print)
     return config.run.out
-
-
-def _in_pieces(video: torch.Tensor, pieces: Sequence[int], random: torch.Generator) -> torch.Tensor:
-    """Clips cut into more, shorter ones of one of some lengths: (B, C, F, H, W) → (B·n, C, F/n, H, W)."""
-    frames = pieces[int(torch.randint(len(pieces), (), generator=random))]
-    return rearrange(video, "b c (n f) h w -> (b n) c f h w", f=frames)
 
 
 def restart_dead_codes(

@@ -11,6 +11,7 @@ import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -45,12 +46,20 @@ class SkippedClip:
     reason: str
 
 
+class BeginningOf(NamedTuple):
+    """The key of a clip's first frames: those of clip `key`, and only `frames` of them."""
+
+    key: int
+    frames: int
+
+
 class ClipDataset(Dataset):
     """A map-style data set of clips, `dataset[key]` is a `Clip`, or a `SkippedClip` if decoding fails.
 
     A key is any number from zero: `epoch, index = divmod(key, len(dataset))`. All that is random in a
     clip (its place in the video, crop, mirroring) follows from (seed, epoch, index) alone, so neither
-    workers nor order nor resuming change anything. Iterating goes over epoch 0 once.
+    workers nor order nor resuming change anything. `BeginningOf` asks for fewer frames. Iterating goes over epoch 0
+    once.
 
     Every file that was not seen before is opened at construction. Those that cannot be read, are shorter than a clip,
     or have fewer frames a second than asked for, are left out and listed in `skipped`; after them what is known to be
@@ -105,7 +114,8 @@ class ClipDataset(Dataset):
     def __iter__(self) -> Iterator[Clip | SkippedClip]:
         return (self[index] for index in range(len(self)))
 
-    def __getitem__(self, key: int) -> Clip | SkippedClip:
+    def __getitem__(self, key: int | BeginningOf) -> Clip | SkippedClip:
+        key, frames = key if isinstance(key, BeginningOf) else (key, self.config.frames)
         if key < 0:
             raise IndexError(f"keys count from zero, got {key}")
         epoch, index = divmod(key, len(self))
@@ -115,7 +125,7 @@ class ClipDataset(Dataset):
         place, mirrored = random.random(), random.random() < 0.5
         try:
             video = read_square(
-                item.path, start, config.frames, item.stride, config.size, place if config.crop == "random" else None
+                item.path, start, frames, item.stride, config.size, place if config.crop == "random" else None
             )
         except VideoError as error:
             return SkippedClip(str(item.path), error.reason)

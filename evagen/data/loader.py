@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from evagen.data.clips import Clip, ClipDataset, SkippedClip
+from evagen.data.clips import BeginningOf, Clip, ClipDataset, SkippedClip
 
 
 @dataclass(frozen=True)
@@ -82,17 +82,23 @@ def train_loader(
     num_workers: int = 0,
     process_index: int = 0,
     num_processes: int = 1,
+    pieces: Sequence[int] = (),
 ) -> DataLoader:
-    """Batches for ever. `batch_size` (B) is for each process: step s of P processes together takes the keys
-    [s B P, (s + 1) B P) of the endless sequence, and process p the p-th B of them. Starting at `start_step`
-    continues an earlier run exactly. Already shared out: not to be sharded again by Accelerate."""
-    batches = _ProcessBatches(len(dataset), batch_size, seed, start_step, process_index, num_processes)
+    """Batches for ever. `batch_size` (B) is for each process: step s of P processes together takes the next B P keys
+    of the endless sequence, and process p the p-th B of them. Starting at `start_step` continues an earlier run
+    exactly. Already shared out: not to be sharded again by Accelerate.
+
+    pieces: numbers of frames that divide the data set's. The clips of a step then have one of these, drawn at random,
+    and are as many more as they are shorter; each is of another video."""
+    whole = dataset.config.frames
+    shapes = [(batch_size * whole // frames, frames) for frames in pieces or [whole]]
+    batches = _ProcessBatches(len(dataset), shapes, seed, start_step, process_index, num_processes)
     return clip_loader(dataset, batches, num_workers)
 
 
 def clip_loader(
     dataset: Dataset,
-    batches: Iterable[Sequence[int]],
+    batches: Iterable[Sequence[int | BeginningOf]],
     num_workers: int = 0,
     collate: Callable[[list], Any] = collate_clips,
 ) -> DataLoader:
@@ -109,18 +115,22 @@ def clip_loader(
 
 @dataclass(frozen=True)
 class _ProcessBatches:
-    """The key lists of one process, as DataLoader's `batch_sampler`."""
+    """The key lists of one process, as DataLoader's `batch_sampler`. shapes: (clips of a process, frames) that a step
+    may have."""
 
     num_items: int
-    batch_size: int
+    shapes: Sequence[tuple[int, int]]
     seed: int
     start_step: int
     process_index: int
     num_processes: int
 
-    def __iter__(self) -> Iterator[list[int]]:
-        keys_per_step = self.batch_size * self.num_processes
-        keys = iter(EndlessSampler(self.num_items, self.seed, self.start_step * keys_per_step))
-        first = self.process_index * self.batch_size
+    def __iter__(self) -> Iterator[list[BeginningOf]]:
+        draws = np.random.default_rng([self.seed, *b"pieces"])
+        clips = np.array([clips for clips, _ in self.shapes])
+        earlier = clips[(draws.random(self.start_step) * len(clips)).astype(int)].sum() * self.num_processes
+        keys = iter(EndlessSampler(self.num_items, self.seed, int(earlier)))
         while True:
-            yield list(islice(keys, keys_per_step))[first : first + self.batch_size]
+            count, frames = self.shapes[int(draws.random() * len(self.shapes))]
+            of_all = list(islice(keys, count * self.num_processes))
+            yield [BeginningOf(key, frames) for key in of_all[self.process_index * count :][:count]]

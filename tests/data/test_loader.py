@@ -65,6 +65,30 @@ def test_processes_together_make_the_same_step(folder):
         assert torch.equal(torch.cat([share[step][2] for share in shares]), video)
 
 
+def test_short_clips_are_beginnings_and_as_many_more_each_of_another_video(folder):
+    dataset = ClipDataset(config(folder, frames=4, crop="random", flip=True))
+    batches = list(islice(train_loader(dataset, 3, seed=3, pieces=[4, 2, 1, 1]), 12))
+    assert {(len(batch), batch.video.shape[2]) for batch in batches} == {(3, 4), (6, 2), (12, 1)}
+    keys = iter(EndlessSampler(len(dataset), seed=3))
+    for batch in batches:
+        whole = [dataset[key] for key in islice(keys, len(batch))]
+        assert (batch.index.tolist(), batch.starts) == ([c.index for c in whole], [c.start for c in whole])
+        assert torch.equal(batch.video, torch.stack([clip.video for clip in whole])[:, :, : batch.video.shape[2]])
+
+
+def test_short_clips_resume_and_are_shared_out(folder):
+    dataset, pieces = ClipDataset(config(folder, frames=4)), [4, 2]
+    alone = content(islice(train_loader(dataset, 4, seed=3, pieces=pieces), 7))
+    assert same(alone[5:], content(islice(train_loader(dataset, 4, seed=3, start_step=5, pieces=pieces), 2)))
+    shares = [
+        content(islice(train_loader(dataset, 2, 3, process_index=p, num_processes=2, pieces=pieces), 7))
+        for p in range(2)
+    ]
+    for (indices, _, video), *parts in zip(alone, *shares):
+        assert [index for part in parts for index in part[0]] == indices
+        assert torch.equal(torch.cat([part[2] for part in parts]), video)
+
+
 def test_batches_come_in_the_order_asked_for_with_workers_too(folder):
     dataset = ClipDataset(config(folder, clip="all"))
     keys = [[40, 3], [17], [0, 1, 2, 44]]
