@@ -38,7 +38,7 @@ def inputs(root: Path, out: Path) -> dict:
 def curated_with(gain: Callable[[torch.Tensor], torch.Tensor], root: Path, out: Path) -> Path:
     """A record of made-up distances that fall with the number of tokens where a clip's `gain` is positive."""
 
-    def distances(search, video, past):
+    def distances(search, video, past, future):
         tokens = search.tokenizer.assignments.table().sum(1).double()  # A
         perceptual = 1 + gain(video).double()[:, None] / tokens  # B A
         return dict.fromkeys(("perceptual", "mse", "moving_mse"), perceptual)

@@ -26,7 +26,7 @@ from evagen.tokenizer.reward import RewardScale
 
 BlockDistance = Callable[[Tensor, Tensor, int], dict[str, Tensor]]
 """(reconstructed blocks (S, C, f, H, W) in [-1, 1], their clips int64 (S,), block number t) → named distances
-(S,) to the original blocks. A clip's distance is the mean over its blocks."""
+(S,) to the original blocks. A clip's distance is their sum over its blocks, divided by how many are searched."""
 
 
 class _Tokens:
@@ -153,7 +153,8 @@ class _Nodes:
     levels; segments: (S, t), their tokens in the batch; sums: distances added up over the prefix; past: keys and values
     of the patches of m blocks before the last, those that it sees, one pair a decoder layer, (families · m·P, h, d)
     each; family: (S,), whose past it is; new: of the last block, (S·P, h, d) each; first: the first block that is
-    searched, after those that are given."""
+    searched, after those that are given; future: numbers of levels (b, q), of each clip's last blocks, which are given
+    too."""
 
     clips: Tensor
     levels: Tensor
@@ -162,6 +163,7 @@ class _Nodes:
     family: Tensor
     past: list[KeyValue]
     new: list[KeyValue]
+    future: Tensor
     first: int = 0
 
     @property
@@ -192,17 +194,28 @@ class CandidateSearch:
         self.block_evaluations = 0
 
     @torch.no_grad()
-    def all_distances(self, video: Tensor, past: Tensor | None = None) -> dict[str, Tensor]:
+    def all_distances(
+        self, video: Tensor, past: Tensor | None = None, future: Tensor | None = None
+    ) -> dict[str, Tensor]:
         """video (B, C, F, H, W) in [-1, 1] → for each named distance (B, A) on the CPU, in index order.
 
         past: lengths int64 (B, p) of first blocks, which are given: the candidates are the assignments of the blocks
-        that follow, and theirs are the distances, in which block number 0 is the first of them."""
-        past = torch.empty(len(video), 0, dtype=torch.int64) if past is None else past
+        that follow, and theirs are the distances, in which block number 0 is the first of them.
+        future: lengths int64 (B, q) of last blocks, which are given too: behind each assignment of the blocks between,
+        they are decoded and measured, so that what these leave to later ones can count."""
+        none = torch.empty(len(video), 0, dtype=torch.int64)
+        past, future = (none if given is None else self._level_numbers(given) for given in (past, future))
         parts: list[dict[str, Tensor]] = []
         for batch in self._batches(video, self.max_segments // len(self.tokenizer.assignments.levels)):
             parts.append({})
-            self._expand(self._after(past[batch.numbers], batch), batch, parts[-1])
+            roots = replace(self._after(past[batch.numbers], batch), future=future[batch.numbers])
+            self._expand(roots, batch, parts[-1])
         return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+
+    def _level_numbers(self, lengths: Tensor) -> Tensor:
+        """Lengths of any shape as numbers of levels. Raises ValueError for one that is no level."""
+        self.tokenizer.assignments.check_levels(lengths)
+        return torch.searchsorted(torch.tensor(self.tokenizer.assignments.levels), lengths.contiguous())
 
     @torch.no_grad()
     def autoregressive(
@@ -242,19 +255,18 @@ class CandidateSearch:
         return levels[nodes.levels[best]]
 
     def _after(self, past: Tensor, batch: _Batch) -> _Nodes:
-        """The prefix of each clip that the past is, lengths (b, p): the roots of what is searched."""
+        """The prefix of each clip that the past is, numbers of levels (b, p): the roots of what is searched."""
         nodes = _roots(batch)
-        self.tokenizer.assignments.check_levels(past)
-        levels = torch.searchsorted(torch.tensor(self.tokenizer.assignments.levels), past.contiguous())  # (b, p)
         for block in range(past.shape[1]):
-            nodes = _keep(self._decode(nodes, levels[:, block, None], batch)[0], nodes.clips, batch)
+            nodes = _keep(self._decode(nodes, past[:, block, None], batch)[0], nodes.clips, batch)
         return replace(nodes, first=past.shape[1])
 
     def _expand(self, nodes: _Nodes, batch: _Batch, results: dict[str, Tensor]) -> None:
         """Evaluates every child of the nodes, in batches, and whatever lies below each batch."""
         is_last = nodes.block + 1 == batch.num_blocks
-        space = AssignmentSpace(self.tokenizer.assignments.levels, batch.num_blocks - nodes.first)
-        at_once = max(1, self.max_segments // len(space.levels))
+        end = batch.num_blocks - nodes.future.shape[1]  # of what is searched
+        space = AssignmentSpace(self.tokenizer.assignments.levels, end - nodes.first)
+        at_once = max(1, self.max_segments // (1 if nodes.block >= end else len(space.levels)))
         at_once -= at_once % len(batch.numbers)  # so that the same prefixes of all clips stay together
         levels = torch.tensor(space.levels)
         same_shape_together = levels[nodes.levels].sum(1).argsort(stable=True)
@@ -271,18 +283,21 @@ class CandidateSearch:
             for name, sums in children.sums.items():
                 nothing = torch.full((len(batch.numbers), len(space)), torch.nan, dtype=torch.float64)
                 table = results.setdefault(name, nothing)
-                index = space.index_of(levels[children.levels[:, nodes.first :]])
+                index = space.index_of(levels[children.levels[:, nodes.first : end]])
                 table[children.clips, index] = sums / space.num_blocks
 
     def _evaluate(self, parents: _Nodes, batch: _Batch) -> _Nodes:
-        """Decodes and measures one block of every child of the parents."""
-        every = torch.arange(len(self.tokenizer.assignments.levels)).repeat(len(parents.clips), 1)
-        children, pixels = self._decode(parents, every, batch)
+        """Decodes and measures one block of every child of the parents: at every level, or at that which is given."""
+        levels = torch.arange(len(self.tokenizer.assignments.levels)).repeat(len(parents.clips), 1)
+        given = parents.block - (batch.num_blocks - parents.future.shape[1])
+        if given >= 0:
+            levels = parents.future[parents.clips, given, None]
+        children, pixels = self._decode(parents, levels, batch)
         self.block_evaluations += len(pixels)
         found = self.distance(pixels, batch.numbers[children.clips], parents.block - parents.first)
-        sums = {name: values.double().cpu() for name, values in found.items()}  # (S,) each
-        if parents.sums:
-            sums = {name: values + parents.sums[name][children.family] for name, values in sums.items()}
+        sums = {name: values[children.family] for name, values in parents.sums.items()}
+        for name, values in found.items():
+            sums[name] = values.double().cpu() + sums.get(name, 0)  # (S,)
         return replace(children, sums=sums)
 
     def _decode(self, parents: _Nodes, new_levels: Tensor, batch: _Batch) -> tuple[_Nodes, Tensor]:
@@ -312,20 +327,22 @@ class CandidateSearch:
         pixels = model.pixels(decoded, tuple(batch.grid)).float().clamp_(-1, 1)  # (S, C, f, H, W)
         children = torch.cat([parents.levels[parent], new_level[:, None]], dim=1)  # (S, t + 1)
         of_children = torch.cat([parents.segments[parent], segments[:, None]], dim=1)  # (S, t + 1)
-        return _Nodes(clips, children, of_children, {}, parent, parents.new, new, parents.first), pixels
+        nodes = replace(parents, clips=clips, levels=children, segments=of_children, sums={})
+        return replace(nodes, family=parent, past=parents.new, new=new), pixels
 
 
 def _roots(batch: _Batch) -> _Nodes:
     """The empty prefix of each clip."""
     clips = torch.arange(len(batch.numbers))
     none = torch.empty(len(clips), 0, dtype=torch.int64)
-    return _Nodes(clips, none, none, {}, clips, [], [])
+    return _Nodes(clips, none, none, {}, clips, [], [], future=none)
 
 
 def _keep(nodes: _Nodes, kept: Tensor, batch: _Batch) -> _Nodes:
     """Some of the nodes, in this order, each a family by itself: `new` holds all of their blocks that the next
     one sees, prefix by prefix."""
     sums = {name: values[kept] for name, values in nodes.sums.items()}
+    kept_nodes = replace(nodes, clips=nodes.clips[kept], levels=nodes.levels[kept], segments=nodes.segments[kept])
     whole = nodes.new and [_rows_of(key_value, kept, len(nodes.clips)) for key_value in nodes.new]  # (kept, P, h, d)
     if nodes.past:
         num_families = int(nodes.family.max()) + 1
@@ -335,7 +352,7 @@ def _keep(nodes: _Nodes, kept: Tensor, batch: _Batch) -> _Nodes:
     whole = [(key[:, -seen:], value[:, -seen:]) for key, value in whole]
     flat = [(key.flatten(0, 1), value.flatten(0, 1)) for key, value in whole]
     family = torch.arange(len(kept))
-    return _Nodes(nodes.clips[kept], nodes.levels[kept], nodes.segments[kept], sums, family, [], flat, nodes.first)
+    return replace(kept_nodes, sums=sums, family=family, past=[], new=flat)
 
 
 def _rows_of(key_value: KeyValue, rows: Tensor, groups: int | None = None) -> KeyValue:

@@ -20,7 +20,7 @@ from torch import Tensor
 from evagen.config import ONLY_HOW, Section
 from evagen.data.clip_table import fill_table
 from evagen.data.clips import ClipDataset
-from evagen.data.curation_record import WEIGHTED
+from evagen.data.curation_record import LATER, WEIGHTED
 from evagen.data.loader import ClipBatch
 from evagen.data.sources import DataConfig
 from evagen.errors import UserError
@@ -68,6 +68,10 @@ class Curation(Section):
     so many of a clip's first blocks are a past that is given, its number and its lengths drawn at random, and the
     candidates are the assignments of the blocks that follow. What is best for the first of them is what a block-wise
     router learns. `data.frames` counts past and following blocks."""
+    future: int = Field(0, ge=0)
+    """Beside `past`: so many of a clip's last blocks are not searched but given lengths at random, from the same draw
+    as the past. What an assignment leaves to them counts in its reward: with a memory of many blocks, tokens are an
+    outlay that the next few blocks alone do not bring in."""
     mirrored: bool = False
     """Measure the clips' mirror images, for the study: what a look at a clip can tell at best of its own distances,
     if the tokenizer was trained on mirrored clips too."""
@@ -88,13 +92,14 @@ def main(config: Curation) -> Path:
     about = {
         "tokenizer": fingerprint(tokenizer),
         "distance": f"{perceptual.name} {perceptual.fingerprint}" + ", mirrored" * config.mirrored,
-        **({"past": config.past} if config.past else {}),
+        **{name: getattr(config, name) for name in ("past", "future") if getattr(config, name)},
     }
     contents = {
         "tokenizer_source": config.tokenizer,
         "levels": list(tokenizer.assignments.levels),
         "num_blocks": space.num_blocks,
         "past": config.past,
+        "future": config.future,
         "memory_blocks": tokenizer.config.memory_blocks,
         "clips": config.data.model_dump(mode="json"),
         **{name: getattr(config, name) for name in WEIGHTED},
@@ -111,16 +116,18 @@ def main(config: Curation) -> Path:
 def _candidates(tokenizer: VideoTokenizer, config: Curation) -> AssignmentSpace:
     """What is measured of each clip. Raises UserError where that is too much, or nothing."""
     step = tokenizer.config.temporal_patch
-    searched = config.data.frames // step - config.past
-    if tokenizer.config.memory_blocks is None and config.past:
+    given = config.past + config.future
+    searched = config.data.frames // step - given
+    if tokenizer.config.memory_blocks is None and given:
         raise UserError(
-            f"past={config.past}: the tokenizer at {config.tokenizer} has no memory, so its clips have no past: "
-            "leave it out"
+            f"past={config.past}, future={config.future}: the tokenizer at {config.tokenizer} has no memory, so its "
+            "clips have neither: leave them out"
         )
     if searched < 1:
         raise UserError(
-            f"past={config.past}: clips of data.frames={config.data.frames} have {config.data.frames // step} blocks, "
-            f"of which none is left to search; give data.frames={(config.past + 3) * step} to search three"
+            f"past={config.past}, future={config.future}: clips of data.frames={config.data.frames} have "
+            f"{config.data.frames // step} blocks, of which none is left to search; give data.frames="
+            f"{(given + 3) * step} to search three"
         )
     space = AssignmentSpace(tokenizer.config.levels, searched)
     if len(space) > MOST_CANDIDATES:
@@ -132,11 +139,13 @@ def _candidates(tokenizer: VideoTokenizer, config: Curation) -> AssignmentSpace:
     return space
 
 
-def _draw_past(batch: ClipBatch, levels: Sequence[int], config: Curation) -> Tensor:
-    """The past of a batch, as long for all of its clips: int64 (B, p) with p from 0 to `config.past`."""
+def _draw_given(batch: ClipBatch, levels: Sequence[int], config: Curation) -> tuple[Tensor, Tensor]:
+    """The past of a batch, as long for all of its clips, int64 (B, p) with p from 0 to `config.past`, and its future,
+    (B, `config.future`)."""
     random = batch_generator(config.data.seed, int(batch.index[0]), 0)
-    num_blocks = int(torch.randint(config.past + 1, (), generator=random))
-    return AssignmentSpace(levels, max(num_blocks, 1)).random_runs(len(batch), random)[:, :num_blocks]
+    num_past = int(torch.randint(config.past + 1, (), generator=random))
+    given = AssignmentSpace(levels, max(num_past + config.future, 1)).random_runs(len(batch), random)
+    return given[:, :num_past], given[:, num_past : num_past + config.future]
 
 
 def block_distance(
@@ -169,14 +178,20 @@ def _measure(
     video = batch.video.to(tokenizer.device)  # B C F H W
     video = video.flip(-1) if config.mirrored else video
     step = tokenizer.config.temporal_patch
-    past = _draw_past(batch, tokenizer.config.levels, config)  # B p
+    past, future = _draw_given(batch, tokenizer.config.levels, config)  # B p, B q
     background = still_background(video)  # B C 1 H W
     video = video[:, :, (config.past - past.shape[1]) * step :]
-    searched = video[:, :, past.shape[1] * step :]
+    behind_past = video[:, :, past.shape[1] * step :]
+    searched = behind_past[:, :, : behind_past.shape[2] - config.future * step]
     moves = moving_places(searched, background)  # B 1 F H W
     still = _masked_mse(background, searched, moves)  # B
-    distance = block_distance(searched, perceptual, step, config.distance_frames, background)
-    found = CandidateSearch(tokenizer, distance, config.max_segments).all_distances(video, past)
+    measured = block_distance(behind_past, perceptual, step, config.distance_frames, background)
+
+    def distance(blocks: Tensor, clips: Tensor, t: int) -> dict[str, Tensor]:
+        prefix = LATER if t * step >= searched.shape[2] else ""
+        return {prefix + name: values for name, values in measured(blocks, clips, t).items()}
+
+    found = CandidateSearch(tokenizer, distance, config.max_segments).all_distances(video, past, future)
     padded = F.pad(past, (config.past - past.shape[1], 0))  # B P
     return [
         {

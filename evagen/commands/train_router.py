@@ -116,7 +116,7 @@ def _new_router(config: RouterTraining, record: CurationRecord) -> Router | Bloc
     """Untrained; of one block after another for a tokenizer with a memory."""
     settings = {
         "levels": list(record.space.levels), "resolution": record.clips.size,
-        "temporal_patch": record.clips.frames // (record.num_past + record.space.num_blocks),
+        "temporal_patch": record.clips.frames // (record.num_past + record.space.num_blocks + record.num_future),
         "reward_scale": config.reward_scale, **config.model.model_dump(),
     }  # fmt: skip
     if record.is_of_states:

@@ -4,7 +4,9 @@ Columns: key (the clip's number in the data set), path, label, and for all A ass
 distance, the mean squared error, and the squared error where something moves, over all places (moving_mse); and the
 last of these for the clip's still background (still_mse). From sums of both follows how much motion is explained
 (`eval.motion_explained`). Of a tokenizer with a memory rows are states of videos: past, the lengths of the blocks
-before those that were searched, 0 where the video had not begun yet.
+before those that were searched, 0 where the video had not begun yet; and where a future was given, the distances once
+more for its blocks (later_perceptual, later_mse, later_moving_mse), each a sum over them, divided, as the others are,
+by the number of blocks that were searched.
 """
 
 from dataclasses import dataclass, field
@@ -30,12 +32,16 @@ WEIGHTED = {"motion_weight": "moving_mse", "mse_weight": "mse"}
 """Settings of `evagen curate`, and the columns that they weigh."""
 
 
+LATER = "later_"
+"""Before the name of a column: of the blocks behind those that were searched."""
+
+
 @dataclass(frozen=True)
 class CurationRecord:
     """What stage 2 found. clips: the data set it went over, videos: its fingerprint; space: the candidates; table: a
     row for each of the n clips that could be read, memory-mapped; weights: of columns in the distance, by the names in
     `WEIGHTED`; mirrored: whether what was measured are the clips' mirror images; num_past: P, blocks of a clip before
-    those that were searched; memory_blocks: of the tokenizer."""
+    those that were searched; num_future: Q, blocks behind them; memory_blocks: of the tokenizer."""
 
     clips: DataConfig
     videos: str
@@ -44,6 +50,7 @@ class CurationRecord:
     weights: dict[str, float] = field(default_factory=lambda: dict.fromkeys(WEIGHTED, 0.0))
     mirrored: bool = False
     num_past: int = 0
+    num_future: int = 0
     memory_blocks: int | None = None
 
     @cached_property
@@ -61,27 +68,41 @@ class CurationRecord:
     @cached_property
     def distance(self) -> Tensor:
         """What rewards are made of: float64 (n, A)."""
-        return self.perceptual + sum(self.weights[name] * getattr(self, WEIGHTED[name]) for name in self.weights)
+        return self._weighted("")
+
+    @cached_property
+    def later_distance(self) -> Tensor | float:
+        """The same of the blocks behind, which counts in rewards and not in their scale: float64 (n, A), or 0 where
+        there are none."""
+        return self._weighted(LATER) if self.num_future else 0.0
+
+    def _weighted(self, prefix: str) -> Tensor:
+        return self._column(prefix + "perceptual") + sum(
+            self.weights[name] * self._column(prefix + WEIGHTED[name]) for name in self.weights
+        )
+
+    def _column(self, name: str) -> Tensor:
+        return torch.from_numpy(self.table[name][:]).double()
 
     @cached_property
     def perceptual(self) -> Tensor:
         """float64 (n, A)."""
-        return torch.from_numpy(self.table["perceptual"][:]).double()
+        return self._column("perceptual")
 
     @cached_property
     def mse(self) -> Tensor:
         """float64 (n, A)."""
-        return torch.from_numpy(self.table["mse"][:]).double()
+        return self._column("mse")
 
     @cached_property
     def moving_mse(self) -> Tensor:
         """float64 (n, A)."""
-        return torch.from_numpy(self.table["moving_mse"][:]).double()
+        return self._column("moving_mse")
 
     @cached_property
     def still_mse(self) -> Tensor:
         """float64 (n,)."""
-        return torch.from_numpy(self.table["still_mse"][:]).double()
+        return self._column("still_mse")
 
     @property
     def is_of_states(self) -> bool:
@@ -98,7 +119,8 @@ class CurationRecord:
         """The reward of what a router can choose, at some rows (B,) and a preference w_q, a number or (B,): float64
         (B, A), of each candidate. Of states (B, L), of each length of their first block, followed by the best that can
         follow it."""
-        reward = proxy_reward(self.distance[rows], preference, self.space, scale)  # (B, A)
+        distance = (self.distance + self.later_distance)[rows]  # (B, A)
+        reward = proxy_reward(distance, preference, self.space, scale)  # (B, A)
         return reward.unflatten(1, (len(self.space.levels), -1)).amax(-1) if self.is_of_states else reward
 
     def open_clips(self) -> ClipDataset:
@@ -129,5 +151,5 @@ def read_record(folder: str | Path) -> CurationRecord:
     weights = {name: contents.get(name, 0.0) for name in WEIGHTED}  # earlier records lack some
     return CurationRecord(
         clips, made_from["videos"], space, table.with_format("numpy"), weights, contents.get("mirrored", False),
-        contents.get("past", 0), contents.get("memory_blocks"),
+        contents.get("past", 0), contents.get("future", 0), contents.get("memory_blocks"),
     )  # fmt: skip

@@ -96,6 +96,7 @@ OTHER_VALUES = {  # behind a bar: what else has to be set, in both runs, for the
     "curate": {
         **PRECISION, **DATA, **COMPARE, "tokenizer": "{}/final", "batch_size": "3", "distance_frames": "1",
         "motion_weight": "3", "mse_weight": "3", "mirrored": "true", "past": "1 | tokenizer={}/remembers",
+        "future": "1 | tokenizer={}/remembers",
     },
     "train-router": {
         **TRAINING, **OPTIMIZER, "record": "{}/curation2", "model.downscale": "2", "model.patch": "4",

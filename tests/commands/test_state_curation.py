@@ -61,11 +61,36 @@ def test_a_reward_of_a_length_is_that_of_the_best_that_can_follow(root, tmp_path
         assert torch.equal(record.reward(rows, 1.2, scale)[:, number], best)
 
 
+def test_what_a_length_leaves_to_later_blocks_counts(root, tmp_path):
+    data = {"root": str(root / "videos"), "layout": "folder", "frames": 8, "size": 32}
+    curate.main(state_curation(root, tmp_path / "out", past=0, future=1, data=data))
+    record, tokenizer = read_record(tmp_path / "out"), VideoTokenizer.from_pretrained(tmp_path / "remembers").eval()
+    assert (len(record.space), record.num_past, record.num_future) == (3, 0, 1)
+    key = int(record.keys[0])
+    video = record.open_clips()[key].video[None]
+    seen = {}
+    for last in record.space.levels:
+        lengths = torch.tensor([[length, last] for length in record.space.levels])
+        blocks = tokenizer.decode(tokenizer.encode(video.expand(3, -1, -1, -1, -1), lengths))
+        errors = (blocks - video).square().flatten(1, 1).mean((1, 3, 4)).unflatten(1, (2, 4)).mean(2)  # 3 lengths, 2
+        torch.testing.assert_close(record.mse[0], errors[:, 0].double(), atol=1e-6, rtol=1e-4)
+        seen[last] = errors[:, 1].double()
+    later = torch.from_numpy(record.table["later_mse"][:])[0].double()
+    assert sum(torch.allclose(later, each, rtol=1e-4) for each in seen.values()) == 1  # of the length that was drawn
+    scale = RewardScale.min_max(record.space, 0.0, 1.0)
+    both = proxy_reward(record.distance + record.later_distance, 1.2, record.space, scale)
+    assert torch.equal(record.reward(torch.arange(len(both)), 1.2, scale), both)
+    assert record.scale("min-max") == RewardScale.of(record.distance, record.space, "min-max")
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"past": 2}, "clips of data.frames=8 have 2 blocks, of which none is left to search; give data.frames=20"),
-        ({"past": 1, "tokenizer": None}, "past=1: the tokenizer at .* has no memory"),
+        (
+            {"past": 1, "future": 1},
+            "past=1, future=1: clips of data.frames=8 have 2 blocks, of which none is left .* data.frames=20 to",
+        ),
+        ({"past": 0, "future": 1, "tokenizer": None}, "past=0, future=1: the tokenizer at .* has no memory"),
     ],
 )
 def test_a_past_that_cannot_be_is_explained(root, tmp_path, changes, message):
@@ -98,6 +123,6 @@ def test_a_preference_means_for_states_what_it_means_for_clips(root, tmp_path):
     begins = record.past[:, 0] == 0
     assert 0 < int(begins.sum()) < len(begins)
     falling = torch.linspace(2, 1, 3).double() * torch.where(begins, 3.0, 1.0)[:, None].double()  # n A
-    record = dataclasses.replace(record, weights={})
-    vars(record)["perceptual"] = falling
+    record = dataclasses.replace(record)
+    vars(record)["distance"] = falling
     assert record.scale("min-max") == RewardScale.min_max(record.space, 3.0, 6.0)

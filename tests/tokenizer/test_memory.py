@@ -133,27 +133,35 @@ def test_search_is_brute_force(encoder, memory):
 
 
 @pytest.mark.parametrize("encoder", ["block", "causal"])
-@pytest.mark.parametrize(("memory", "num_given"), [(1, 2), (2, 1), (2, 3), (5, 2)])
-def test_search_after_a_past_is_brute_force(encoder, memory, num_given):
-    """Of the assignments that begin with it, those blocks that follow count."""
-    num_blocks = num_given + 2
+@pytest.mark.parametrize(
+    ("memory", "num_given", "num_future"), [(1, 2, 0), (2, 1, 0), (2, 3, 0), (5, 2, 0), (1, 1, 2), (2, 0, 3), (5, 2, 1)]
+)
+def test_search_between_a_past_and_a_future_is_brute_force(encoder, memory, num_given, num_future):
+    """Of the assignments that begin with the one and end with the other, all blocks behind the past count."""
+    num_blocks = num_given + 2 + num_future
     model = tiny_tokenizer(
         memory_blocks=memory, num_frames=num_blocks * STEP, encoder_self_attention=encoder, levels=[2, 4]
     )
     video = random_clips(2, frames=num_blocks * STEP)
-    past = torch.tensor([[2, 4, 4], [4, 2, 4]])[:, :num_given]
+    past, future = (
+        torch.tensor([[2, 4, 4], [4, 2, 4]])[:, :num_given], torch.tensor([[4, 2, 2], [2, 2, 4]])[:, :num_future]
+    )  # fmt: skip
 
     def distance(blocks: torch.Tensor, clips: torch.Tensor, t: int) -> dict[str, torch.Tensor]:
-        originals = video[clips][:, :, t * STEP : (t + 1) * STEP]
-        return {"mse": (blocks - originals).square().flatten(1).mean(1)}
+        originals = video[clips][:, :, (num_given + t) * STEP : (num_given + t + 1) * STEP]
+        return {"later" if t >= 2 else "now": (blocks - originals).square().flatten(1).mean(1)}
 
-    search = CandidateSearch(model, lambda blocks, clips, t: distance(blocks, clips, t + num_given), max_segments=6)
-    found = search.all_distances(video, past)["mse"]
-    assert search.block_evaluations == 2 * (2 + 4)
+    search = CandidateSearch(model, distance, max_segments=6)
+    found = search.all_distances(video, past, future)
+    assert search.block_evaluations == 2 * (2 + 4 + 4 * num_future)
     rest = torch.tensor([[2, 2], [2, 4], [4, 2], [4, 4]])
     for clip in range(2):
-        assignments = torch.cat([past[clip].expand(4, -1), rest], 1)
+        assignments = torch.cat([past[clip].expand(4, -1), rest, future[clip].expand(4, -1)], 1)
         tokens = model.encode(video[[clip] * 4], assignments)
         blocks = model.decode(tokens).split(STEP, 2)[num_given:]
-        errors = [distance(b, torch.full((4,), clip), num_given + t)["mse"] for t, b in enumerate(blocks)]
-        torch.testing.assert_close(found[clip], torch.stack(errors).mean(0).double(), atol=1e-6, rtol=1e-5)
+        expected = {"now": torch.zeros(4), "later": torch.zeros(4)}
+        for t, block in enumerate(blocks):
+            for name, error in distance(block, torch.full((4,), clip), t).items():
+                expected[name] += error / 2  # blocks that are searched
+        for name, distances in found.items():
+            torch.testing.assert_close(distances[clip], expected[name].double(), atol=1e-6, rtol=1e-5)
