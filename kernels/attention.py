@@ -41,14 +41,11 @@ def planned_attention(
         return _family_attention(_dense_heads(query), shared, (key, value), plan)
     if shared is not None:
         key, value = (torch.cat(pair) for pair in zip(shared, (key, value)))
-    if kernel == "xformers":
-        return _xformers_attention(query, key, value, plan)
-    if kernel == "varlen":
-        return _varlen_attention(query, key, value, plan)
-    key, value = _take(key, value, plan.key_rows)
     if query.device.type == "cpu":
+        key, value = _take(key, value, plan.key_rows)
         return _RunAttention.apply(*map(_dense_heads, (query, key, value)), plan.runs, plan.causal)
-    return _dense_attention(query, key, value, plan)
+    kernels = {"xformers": _xformers_attention, "varlen": _varlen_attention, "torch": _dense_attention}
+    return kernels[kernel](query, key, value, plan.to(query.device))
 
 
 class PlannedAttention(nn.Module):
@@ -163,9 +160,11 @@ def _segments(x: Tensor, number: int, start: int, step: int, length: int) -> Ten
 
 def _dense_attention(query: Tensor, key: Tensor, value: Tensor, plan: AttentionPlan) -> Tensor:
     """A dense call for each segment: works for every device and type of number."""
+    assert plan.packed is not None
+    key, value = _take(key, value, plan.packed.key_rows)
     outputs = []
-    for q, start, length in zip(query.split(plan.query_lengths), plan.key_starts, plan.key_lengths):
-        q, k, v = (x[None].transpose(1, 2) for x in (q, key[start : start + length], value[start : start + length]))
+    for segment in zip(query.split(plan.query_lengths), key.split(plan.key_lengths), value.split(plan.key_lengths)):
+        q, k, v = (x[None].transpose(1, 2) for x in segment)
         attended = F.scaled_dot_product_attention(q, k, v, is_causal=plan.causal)  # (1, h, length, d)
         outputs.append(attended[0].transpose(0, 1))  # (length, h, d)
     return torch.cat(outputs)  # (Nq, h, d)
@@ -174,7 +173,7 @@ def _dense_attention(query: Tensor, key: Tensor, value: Tensor, plan: AttentionP
 def _varlen_attention(query: Tensor, key: Tensor, value: Tensor, plan: AttentionPlan) -> Tensor:
     from torch.nn.attention.varlen import varlen_attn
 
-    packed = plan.to(query.device).packed
+    packed = plan.packed
     assert packed is not None
     key, value = (x.contiguous() for x in _take(key, value, packed.key_rows))
     bounds, longest = (packed.query_bounds, packed.key_bounds), (max(plan.query_lengths), max(plan.key_lengths))
@@ -187,7 +186,6 @@ def _varlen_attention(query: Tensor, key: Tensor, value: Tensor, plan: Attention
 def _xformers_attention(query: Tensor, key: Tensor, value: Tensor, plan: AttentionPlan) -> Tensor:
     from xformers.ops import memory_efficient_attention
 
-    plan = plan.to(query.device)
     assert plan.packed is not None
     key, value = _take(key, value, plan.packed.key_rows)
     return memory_efficient_attention(query[None], key[None], value[None], attn_bias=plan.xformers_bias)[0]
@@ -199,5 +197,5 @@ def _take(key: Tensor, value: Tensor, rows: Tensor | None) -> KeyValue:
     if rows is None:
         return key, value
     both = torch.stack([key, value], dim=1)  # (Nk, 2, h, d)
-    taken = F.embedding(rows.to(key.device), both.flatten(1)).unflatten(-1, both.shape[1:])  # (rows, 2, h, d)
+    taken = F.embedding(rows, both.flatten(1)).unflatten(-1, both.shape[1:])  # (rows, 2, h, d)
     return taken.unbind(1)

@@ -14,6 +14,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from evagen.kernels.transfer import send
+
 
 def concatenated_ranges(starts: Tensor, lengths: Tensor) -> Tensor:
     """[start, start + length) for each pair, one after the other: int64 (sum of lengths,)."""
@@ -88,29 +90,31 @@ class AttentionPlan:
 
     @cached_property
     def xformers_bias(self) -> Any:
-        """xformers' description of the plan, on the device of `packed`, kept for the layers that share the plan."""
-        from xformers.ops.fmha.attn_bias import BlockDiagonalCausalMask, BlockDiagonalMask
+        """xformers' description of the plan, made of `packed`, kept for the layers that share the plan."""
+        from xformers.ops.fmha.attn_bias import BlockDiagonalCausalMask, BlockDiagonalMask, _SeqLenInfo
 
         assert self.packed is not None
-        kind, device = BlockDiagonalCausalMask if self.causal else BlockDiagonalMask, self.packed.query_bounds.device
-        return kind.from_seqlens(self.query_lengths, self.key_lengths, device=device)
+        about = ((self.query_lengths, self.packed.query_bounds), (self.key_lengths, self.packed.key_bounds))
+        return (BlockDiagonalCausalMask if self.causal else BlockDiagonalMask)(
+            *(_SeqLenInfo(bounds, max(sizes), min(sizes), [0, *itertools.accumulate(sizes)]) for sizes, bounds in about)
+        )
 
     def to(self, device: torch.device) -> "AttentionPlan":
         """The plan with `packed` set where the device's kernels may want it; on a CPU the plan itself."""
-        return self if torch.device(device).type == "cpu" or self.packed is not None else self.pack(device)
+        return send(self, device)
 
-    def pack(self, device: torch.device) -> "AttentionPlan":
-        """The plan with `packed` on this device."""
+    def to_send(self) -> "AttentionPlan":
+        """The plan with `packed`, on the CPU still."""
+        if self.packed is not None:
+            return self
         key_rows = self.key_rows
         if key_rows is None and not self.causal:
             key_rows = concatenated_ranges(torch.tensor(self.key_starts), torch.tensor(self.key_lengths))
-        if key_rows is not None:
-            key_rows = key_rows.to(device, non_blocking=True)
         query_bounds, key_bounds = (
-            torch.tensor([0, *itertools.accumulate(lengths)], dtype=torch.int32).to(device, non_blocking=True)
+            torch.tensor([0, *itertools.accumulate(lengths)], dtype=torch.int32)
             for lengths in (self.query_lengths, self.key_lengths)
         )
-        return replace(self, packed=PackedKeys(key_rows, query_bounds, key_bounds))
+        return replace(self, key_rows=None, packed=PackedKeys(key_rows, query_bounds, key_bounds))
 
 
 @dataclass(frozen=True)
@@ -133,7 +137,10 @@ class FamilyPlan:
 
     def to(self, device: torch.device) -> "FamilyPlan | AttentionPlan":
         """Elsewhere than on a CPU: the same pairs of rows as a plan that every kernel knows."""
-        return self if torch.device(device).type == "cpu" else self.joined().to(device)
+        return send(self, device)
+
+    def to_send(self) -> AttentionPlan:
+        return self.joined().to_send()
 
     def joined(self) -> AttentionPlan:
         """The same pairs of rows, with every member's keys listed, as rows of the shared keys with the own behind."""

@@ -4,7 +4,6 @@ Legend: B clips, C = 3 channels, F frames, H × W pixels, T temporal blocks, P =
 block, S = any number of block segments, N packed 1D tokens, De/Dd encoder/decoder width, c code width.
 """
 
-import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -16,11 +15,12 @@ from diffusers.models.modeling_utils import ModelMixin
 from einops import rearrange
 from torch import Tensor, nn
 
-from evagen.kernels.plans import concatenated_ranges
+from evagen.kernels.transfer import send
 from evagen.tokenizer.assignments import AssignmentSpace
 from evagen.tokenizer.layers import Attention, Plans, QFormer, Rows
 from evagen.tokenizer.packing import PackedLayout, plan_block_causal, plan_within_blocks
-from evagen.tokenizer.positions import FourierPosition, cell_centres, grid_shape, nearest_cell
+from evagen.tokenizer.places import BlockPatches, Blocks, BlockTokens
+from evagen.tokenizer.positions import FourierPosition, grid_shape
 from evagen.tokenizer.quantizer_kinds import Quantizer, QuantizerKind, make_quantizer
 
 NEARBY = 1.2
@@ -45,6 +45,18 @@ class TokenizedClips:
     @staticmethod
     def join(clips: Sequence["TokenizedClips"]) -> "TokenizedClips":
         return TokenizedClips(torch.cat([c.codes for c in clips]), torch.cat([c.lengths for c in clips]))
+
+
+@dataclass(frozen=True)
+class _WholeClips:
+    """What follows from the lengths of B clips: their tokens and patches, who sees whom in both halves, and the shape
+    (B, T, Hp, Wp)."""
+
+    tokens: BlockTokens
+    patches: BlockPatches
+    encoder: Plans
+    decoder: Plans
+    shape: tuple[int, int, int, int]
 
 
 @dataclass(frozen=True)
@@ -151,10 +163,11 @@ class VideoTokenizer(ModelMixin, ConfigMixin):
 
     def forward(self, video: Tensor, lengths: Tensor) -> TokenizerOutput:
         """Training pass: video (B, C, F, H, W) in [-1, 1], lengths (B, T) → reconstruction and quantiser losses."""
-        vectors = self._encode(video, lengths)  # (N, c)
-        quantized = self.quantizer(vectors, with_losses=True)
-        reconstruction, features = self._decode(quantized.vectors, lengths, tuple(video.shape[-2:]))
-        tokens = TokenizedClips(quantized.codes, lengths.cpu())
+        lengths = self._lengths_of(video, lengths)
+        whole = send(self._plan(lengths, self.patch_grid(tuple(video.shape[-2:]))), video.device)
+        quantized = self.quantizer(self._encode(video, whole), with_losses=True)
+        reconstruction, features = self._decode(quantized.vectors, whole)
+        tokens = TokenizedClips(quantized.codes, lengths)
         return TokenizerOutput(reconstruction.float(), tokens, quantized.inputs, quantized.losses, features)
 
     @torch.no_grad()
@@ -162,8 +175,10 @@ class VideoTokenizer(ModelMixin, ConfigMixin):
         """video (B, C, F, H, W) in [-1, 1], lengths int64 (B, T) → tokens. A clip's tokens do not depend on
         the others in the batch. Raises ValueError for sizes that the patches do not divide and for
         lengths that are no levels."""
-        codes = self.quantizer(self._encode(video, lengths), with_losses=False).codes  # (N,)
-        return TokenizedClips(codes, lengths.cpu())
+        lengths = self._lengths_of(video, lengths)
+        whole = send(self._plan(lengths, self.patch_grid(tuple(video.shape[-2:]))), video.device)
+        codes = self.quantizer(self._encode(video, whole), with_losses=False).codes  # (N,)
+        return TokenizedClips(codes, lengths)
 
     @torch.no_grad()
     def decode(self, tokens: TokenizedClips, resolution: tuple[int, int] | None = None) -> Tensor:
@@ -171,45 +186,49 @@ class VideoTokenizer(ModelMixin, ConfigMixin):
         Raises ValueError for codes outside the codebook or a number of codes that the lengths do not add up to."""
         self.check_tokens(tokens)
         resolution = resolution or (self.config.resolution, self.config.resolution)
-        video, _ = self._decode(self.quantizer.lookup(tokens.codes), tokens.lengths, resolution)
+        lengths = tokens.lengths.cpu().contiguous()
+        whole = send(self._plan(lengths, self.patch_grid(resolution)), tokens.codes.device)
+        video, _ = self._decode(self.quantizer.lookup(tokens.codes), whole)
         return video.float().clamp(-1, 1)
 
-    def _encode(self, video: Tensor, lengths: Tensor) -> Tensor:
-        lengths = lengths.cpu().contiguous()
-        patches = self.embed_video(video)  # (B, T, Hp, Wp, De)
-        num_clips, num_blocks = patches.shape[:2]
+    def _lengths_of(self, video: Tensor, lengths: Tensor) -> Tensor:
+        """Lengths on the CPU. Raises ValueError where they are not of this video."""
+        num_clips, num_blocks = len(video), self._num_blocks(video.shape[2])
         if lengths.shape != (num_clips, num_blocks):
             raise ValueError(
                 f"{num_clips} clips of {num_blocks} temporal blocks need lengths of shape "
                 f"({num_clips}, {num_blocks}), got {tuple(lengths.shape)}"
             )
-        blocks = torch.arange(num_blocks).repeat(num_clips)  # (B*T,)
-        queries = self.make_queries(patches.flatten(0, 1), blocks, lengths.flatten())  # N rows of width De
-        rows_1d = PackedLayout(lengths)
-        rows_3d = PackedLayout(torch.full_like(lengths, patches.shape[2] * patches.shape[3]))
-        is_causal = self.config.encoder_self_attention == "causal"
-        memory = self.config.memory_blocks
-        within = plan_block_causal(rows_1d, rows_1d, memory) if is_causal else plan_within_blocks(rows_1d)
-        plans = Plans(within, plan_block_causal(rows_1d, rows_3d, memory)).to(video.device)
-        encoded, _ = self.encoder(queries, self.patch_rows(patches), plans)  # (N, De)
-        return self.to_code(encoded)  # (N, c)
+        return lengths.cpu().contiguous()
 
-    def _decode(self, vectors: Tensor, lengths: Tensor, resolution: tuple[int, int]) -> tuple[Tensor, list[Tensor]]:
-        lengths = lengths.cpu().contiguous()
-        num_clips, num_blocks = lengths.shape
-        grid = self.patch_grid(resolution)
-        blocks = torch.arange(num_blocks).repeat(num_clips)  # (B*T,)
-        tokens = self.embed_codes(vectors, blocks, lengths.flatten(), grid)  # N rows of width Dd
+    def _plan(self, lengths: Tensor, grid: tuple[int, int]) -> _WholeClips:
+        """What follows from the lengths (B, T) of clips, on the CPU."""
+        blocks = Blocks(torch.arange(lengths.shape[1]).repeat(len(lengths)), lengths.flatten(), grid)  # B*T segments
         rows_1d = PackedLayout(lengths)
         rows_3d = PackedLayout(torch.full_like(lengths, grid[0] * grid[1]))
-        queries = self.decoder_queries(tokens.values, blocks, lengths.flatten(), grid)  # B*T*P rows of width Dd
-        memory = self.config.memory_blocks
-        plans = Plans(
-            plan_block_causal(rows_3d, rows_3d, memory), plan_block_causal(rows_3d, rows_1d, memory)
-        ).to(vectors.device)  # fmt: skip
-        decoded, layers = self.decoder(queries, tokens, plans)  # (B*T*P, Dd)
-        video = rearrange(self.pixels(decoded, grid), "(b t) c f h w -> b c (t f) h w", b=num_clips)
-        return video, [rows.view(num_clips, num_blocks, *grid, -1) for rows in layers]
+        is_causal, memory = self.config.encoder_self_attention == "causal", self.config.memory_blocks
+        within = plan_block_causal(rows_1d, rows_1d, memory) if is_causal else plan_within_blocks(rows_1d)
+        return _WholeClips(
+            self.tokens_of(blocks),
+            self.patches_of(blocks),
+            Plans(within, plan_block_causal(rows_1d, rows_3d, memory)),
+            Plans(plan_block_causal(rows_3d, rows_3d, memory), plan_block_causal(rows_3d, rows_1d, memory)),
+            (*lengths.shape, *grid),
+        )
+
+    def _encode(self, video: Tensor, whole: _WholeClips) -> Tensor:
+        patches = self.embed_video(video)  # (B, T, Hp, Wp, De)
+        queries = self.make_queries(patches.flatten(0, 1), whole.tokens)  # N rows of width De
+        encoded, _ = self.encoder(queries, self.patch_rows(patches, whole.patches.places), whole.encoder)  # (N, De)
+        return self.to_code(encoded)  # (N, c)
+
+    def _decode(self, vectors: Tensor, whole: _WholeClips) -> tuple[Tensor, list[Tensor]]:
+        tokens = self.embed_codes(vectors, whole.tokens)  # N rows of width Dd
+        queries = self.decoder_queries(tokens.values, whole.patches)  # B*T*P rows of width Dd
+        decoded, layers = self.decoder(queries, tokens, whole.decoder)  # (B*T*P, Dd)
+        num_clips, _, *grid = whole.shape
+        video = rearrange(self.pixels(decoded, tuple(grid)), "(b t) c f h w -> b c (t f) h w", b=num_clips)
+        return video, [rows.view(*whole.shape, -1) for rows in layers]
 
     # Parts that work on any set of block segments, for whole clips and for block-by-block search alike
 
@@ -244,55 +263,47 @@ class VideoTokenizer(ModelMixin, ConfigMixin):
         pixels = rearrange(video, "b c (t f) (y p) (x q) -> b t y x (f p q c)", f=step, p=patch, q=patch)
         return self.embed_patches(pixels)  # (B, T, Hp, Wp, De)
 
-    def patch_rows(self, patches: Tensor, first: int = 0) -> Rows:
-        """Patch embeddings (B, T, Hp, Wp, De) of blocks from number `first` on as the encoder's context: B*T*P rows of
-        width De."""
-        blocks = torch.arange(first, first + patches.shape[1]).repeat(len(patches))  # (B*T,)
-        place = _block_coordinates(blocks, cell_centres(patches.shape[2], patches.shape[3]))  # (B*T*P, 3)
-        return Rows(patches.flatten(0, 3), place.to(patches.device))
+    def tokens_of(self, blocks: Blocks) -> BlockTokens:
+        """What the functions below need of the 1D tokens of S blocks. Raises ValueError for lengths that are no
+        levels."""
+        self.assignments.check_levels(blocks.lengths)
+        return BlockTokens.of(blocks, self.assignments.levels)
 
-    def make_queries(self, patches: Tensor, blocks: Tensor, lengths: Tensor) -> Rows:
+    def patches_of(self, blocks: Blocks) -> BlockPatches:
+        """What the functions below need of the patches of S blocks."""
+        return BlockPatches.of(blocks, self.config.decoder_start)
+
+    def patch_rows(self, patches: Tensor, places: Tensor) -> Rows:
+        """Patch embeddings (…, De) of S blocks and their places (S*P, 3) as the encoder's context: S*P rows of width
+        De."""
+        return Rows(patches.flatten(0, -2), places)
+
+    def make_queries(self, patches: Tensor, about: BlockTokens) -> Rows:
         """1D queries made to the assigned number: each block's patches pooled to a grid of that many cells.
 
-        patches (S, Hp, Wp, De), blocks int64 (S,) block numbers, lengths int64 (S,) → as many rows of width De
-        as the lengths add up to."""
-        grid = (patches.shape[1], patches.shape[2])
-        starts = lengths.cumsum(0) - lengths  # (S,)
-        order, pooled = [], []
-        for level in self.assignments.levels:
-            segments = (lengths == level).nonzero().flatten()
-            if len(segments):
-                chosen = patches[segments.to(patches.device)].movedim(-1, 1)  # (s, De, Hp, Wp)
-                cells = F.adaptive_avg_pool2d(chosen, grid_shape(level, *grid))  # (s, De, rows, columns)
-                pooled.append(cells.flatten(2).transpose(1, 2).flatten(0, 1))  # (s*level, De)
-                order.append(concatenated_ranges(starts[segments], lengths[segments]))
-        rows = torch.cat(order).argsort().to(patches.device)
-        place, _ = self._token_places(blocks, lengths, grid)
-        return Rows(torch.cat(pooled)[rows], place.to(patches.device))
+        patches (S, Hp, Wp, De) → as many rows of width De as the lengths add up to."""
+        pooled = []
+        for level, segments in about.by_level:
+            chosen = patches[segments].movedim(-1, 1)  # (s, De, Hp, Wp)
+            cells = F.adaptive_avg_pool2d(chosen, grid_shape(level, *patches.shape[1:3]))  # (s, De, rows, columns)
+            pooled.append(cells.flatten(2).transpose(1, 2).flatten(0, 1))  # (s*level, De)
+        return Rows(torch.cat(pooled)[about.order], about.places)
 
-    def embed_codes(self, vectors: Tensor, blocks: Tensor, lengths: Tensor, grid: tuple[int, int]) -> Rows:
+    def embed_codes(self, vectors: Tensor, about: BlockTokens) -> Rows:
         """Quantised vectors (n, c) of S segments, in order → n decoder tokens of width Dd."""
-        place, level_number = self._token_places(blocks, lengths, grid)
         embedded = self.from_code(vectors.to(self.from_code.weight.dtype))  # (n, Dd)
-        place, level_number = place.to(embedded.device), level_number.to(embedded.device)
-        position = self._decoder_place(place)  # (n, Dd)
-        return Rows(embedded + position + self.decoder_level(level_number), place)
+        position = self._decoder_place(about.places)  # (n, Dd)
+        return Rows(embedded + position + self.decoder_level(about.levels), about.places)
 
-    def decoder_queries(self, tokens: Tensor, blocks: Tensor, lengths: Tensor, grid: tuple[int, int]) -> Rows:
-        """3D queries of S segments, each begun from a 1D token of its own segment: tokens (n, Dd), blocks and lengths
-        int64 (S,) → S*P rows of width Dd."""
-        starts = (lengths.cumsum(0) - lengths)[:, None]  # (S, 1)
-        if self.config.decoder_start == "nearest":
-            rows = starts + torch.stack([nearest_cell(length, grid) for length in lengths.tolist()])  # (S, P)
-        else:
-            rows = starts.expand(-1, grid[0] * grid[1])  # (S, P)
-        place = _block_coordinates(blocks, cell_centres(*grid)).to(tokens.device)  # (S*P, 3)
-        start = self.start_query(tokens)[rows.flatten().to(tokens.device)]  # (S*P, Dd)
-        return Rows(start + self._decoder_place(place), place)
+    def decoder_queries(self, tokens: Tensor, about: BlockPatches) -> Rows:
+        """3D queries of S segments, each begun from a 1D token of its own segment: tokens (n, Dd) → S*P rows of width
+        Dd."""
+        start = self.start_query(tokens)[about.starts]  # (S*P, Dd)
+        return Rows(start + self._decoder_place(about.places), about.places)
 
     def _decoder_place(self, place: Tensor) -> Tensor:
         """(N, 3) as (block, y, x) → what the decoder adds, (N, Dd). With a memory every block is told the same."""
-        told = place if self.config.memory_blocks is None else place * place.new_tensor([0.0, 1.0, 1.0])
+        told = place if self.config.memory_blocks is None else F.pad(place[:, 1:], (1, 0))
         return self.decoder_position(told)
 
     def pixels(self, decoded: Tensor, grid: tuple[int, int]) -> Tensor:
@@ -304,38 +315,19 @@ class VideoTokenizer(ModelMixin, ConfigMixin):
             y=grid[0], x=grid[1], f=step, p=patch, q=patch,
         )  # fmt: skip
 
-    def _token_places(self, blocks: Tensor, lengths: Tensor, grid: tuple[int, int]) -> tuple[Tensor, Tensor]:
-        """Coordinates (n, 3) and level numbers (n,) of the 1D tokens of S segments."""
-        self.assignments.check_levels(lengths)
-        centres = torch.cat([_token_centres(length, grid) for length in lengths.tolist()])  # (n, 2)
-        block_of_token = blocks.repeat_interleave(lengths)  # (n,)
-        levels = torch.tensor(self.assignments.levels)
-        return (
-            torch.cat([block_of_token[:, None].to(centres), centres], dim=1),
-            torch.searchsorted(levels, lengths).repeat_interleave(lengths),
-        )
-
     def check_tokens(self, tokens: TokenizedClips) -> None:
         """Raises ValueError for codes outside the codebook or a number of codes that the lengths do not add up to."""
         expected = int(tokens.lengths.sum())
         if len(tokens.codes) != expected:
             raise ValueError(f"the lengths add up to {expected} tokens, but {len(tokens.codes)} codes were given")
-        if expected and not (0 <= int(tokens.codes.min()) <= int(tokens.codes.max()) < self.quantizer.codebook_size):
+        if not expected:
+            return
+        lowest, highest = torch.stack(tokens.codes.aminmax()).tolist()
+        if not 0 <= lowest <= highest < self.quantizer.codebook_size:
             raise ValueError(
-                f"codes run from 0 to {self.quantizer.codebook_size - 1}, got "
-                f"{int(tokens.codes.min())} to {int(tokens.codes.max())}: tokens of another tokenizer?"
+                f"codes run from 0 to {self.quantizer.codebook_size - 1}, got {lowest} to {highest}: tokens of another "
+                "tokenizer?"
             )
-
-
-@functools.lru_cache(maxsize=256)
-def _token_centres(length: int, grid: tuple[int, int]) -> Tensor:
-    return cell_centres(*grid_shape(length, *grid))
-
-
-def _block_coordinates(blocks: Tensor, centres: Tensor) -> Tensor:
-    """(block, y, x) of every cell of every block: blocks (S,), centres (P, 2) → (S*P, 3)."""
-    block = blocks.to(centres).repeat_interleave(len(centres))  # (S*P,)
-    return torch.cat([block[:, None], centres.repeat(len(blocks), 1)], dim=1)
 
 
 def attend_nearby(attention: Attention) -> None:

@@ -29,9 +29,6 @@ class Plans:
     within: AttentionPlan | FamilyPlan
     cross: AttentionPlan | FamilyPlan
 
-    def to(self, device: torch.device) -> "Plans":
-        return Plans(self.within.to(device), self.cross.to(device))
-
 
 @dataclass(frozen=True)
 class Places:

@@ -18,10 +18,12 @@ from torch import Tensor
 
 from evagen.kernels.attention import KeyValue
 from evagen.kernels.plans import AttentionPlan, concatenated_ranges, plan_families
+from evagen.kernels.transfer import send
 from evagen.tokenizer.assignments import AssignmentSpace
 from evagen.tokenizer.autoencoder import VideoTokenizer
 from evagen.tokenizer.layers import Past, Plans
 from evagen.tokenizer.packing import PackedLayout, plan_within_blocks
+from evagen.tokenizer.places import Blocks, patch_places
 from evagen.tokenizer.reward import RewardScale
 
 BlockDistance = Callable[[Tensor, Tensor, int], dict[str, Tensor]]
@@ -32,13 +34,15 @@ BlockDistance = Callable[[Tensor, Tensor, int], dict[str, Tensor]]
 class _Tokens:
     """1D tokens of encoded blocks, one segment after another, as the models keep them.
 
-    Attributes: decoder, keys and values of each decoder layer, (rows, h, d) each; encoder, the same of each encoder
+    Attributes: starts, lengths of each segment; values, the tokens themselves, (rows, Dd), from which the blocks' 3D
+    queries start; decoder, keys and values of each decoder layer, (rows, h, d) each; encoder, the same of each encoder
     layer where later blocks see them, or else empty.
     """
 
+    values: Tensor  # there from the first segments on
+
     def __init__(self) -> None:
-        self.starts = self.lengths = torch.empty(0, dtype=torch.int64)  # of each segment
-        self._values: Tensor | None = None  # (rows, Dd)
+        self.starts = self.lengths = torch.empty(0, dtype=torch.int64)
         self.decoder: list[KeyValue] = []
         self.encoder: list[KeyValue] = []
 
@@ -50,14 +54,9 @@ class _Tokens:
         before, end = len(self), int(self.lengths.sum())
         self.starts = torch.cat([self.starts, end + lengths.cumsum(0) - lengths])
         self.lengths = torch.cat([self.lengths, lengths])
-        self._values = values if self._values is None else torch.cat([self._values, values])
+        self.values = torch.cat([self.values, values]) if before else values
         self.decoder, self.encoder = _behind(self.decoder, decoder), _behind(self.encoder, encoder)
         return torch.arange(before, len(self))
-
-    def values(self, segments: Tensor) -> Tensor:
-        """The tokens of S segments, one after another, (n, Dd), from which their blocks' 3D queries start."""
-        assert self._values is not None
-        return self._values[self.rows(segments).to(self._values.device)]
 
     def rows(self, segments: Tensor) -> Tensor:
         """Where the tokens of some segments stand, one after another: any shape → int64 (rows,)."""
@@ -67,19 +66,19 @@ class _Tokens:
     def keep(self, segments: Tensor) -> Tensor:
         """Drops all but these segments; returns their new numbers, in the same shape."""
         used, renumbered = segments.unique(return_inverse=True)
-        rows, values = self.rows(used), self.values(used)
+        rows = send(self.rows(used), self.values.device)
         decoder, encoder = ([_rows_of(each, rows) for each in layers] for layers in (self.decoder, self.encoder))
         kept = _Tokens()
-        kept.add(self.lengths[used], values, decoder, encoder)
+        kept.add(self.lengths[used], self.values[rows], decoder, encoder)
         vars(self).update(vars(kept))
         return renumbered
 
     def forget(self, kept: int) -> None:
         """Drops all but the first segments."""
-        if kept == len(self) or self._values is None:
+        if kept == len(self):
             return
         rows = int(self.lengths[:kept].sum())
-        self.starts, self.lengths, self._values = self.starts[:kept], self.lengths[:kept], self._values[:rows]
+        self.starts, self.lengths, self.values = self.starts[:kept], self.lengths[:kept], self.values[:rows]
         self.decoder, self.encoder = (
             [(key[:rows], value[:rows]) for key, value in layers] for layers in (self.decoder, self.encoder)
         )
@@ -97,13 +96,20 @@ class _Batch:
     def __init__(self, model: VideoTokenizer, numbers: Tensor, clips: Tensor):
         self.numbers, self._model = numbers, model
         self._patches = model.embed_video(clips)  # (b, T, Hp, Wp, De)
-        self._seen = model.encoder.context_key_values(model.patch_rows(self._patches))  # b·T·P rows
-        self.num_blocks, *self.grid = self._patches.shape[1:4]
+        self.num_blocks, *grid = self._patches.shape[1:4]
+        self.grid = (grid[0], grid[1])
+        places = patch_places(torch.arange(self.num_blocks).repeat(len(clips)), self.grid)
+        patches = model.patch_rows(self._patches, send(places, clips.device))
+        self._seen = model.encoder.context_key_values(patches)  # b·T·P rows
         memory = model.config.memory_blocks
         self.memory = self.num_blocks if memory is None else memory
         self.tokens = _Tokens()
         self.depends_on_prefix = model.config.encoder_self_attention == "causal"
         self._segments: list[Tensor] = []  # of each block (b, n), where they do not depend on the prefix
+
+    @property
+    def device(self) -> torch.device:
+        return self._patches.device
 
     @property
     def patches_per_block(self) -> int:
@@ -127,22 +133,24 @@ class _Batch:
     def _encode(self, block: int, clips: Tensor, levels: Tensor, prefixes: Tensor | None = None) -> Tensor:
         """Encodes and quantises a block of s clips, at some lengths. prefixes: (families, block), the segments before
         it that are seen, each for equally many of the s."""
-        model, patches, device = self._model, self.patches_per_block, self._patches.device
-        lengths, blocks = torch.tensor(model.assignments.levels)[levels], torch.full_like(clips, block)
-        first = self.first_seen(block)
-        queries = model.make_queries(self._patches[clips.to(device), block], blocks, lengths)
-        counts, past = lengths.tolist(), None
+        model, patches = self._model, self.patches_per_block
+        lengths, first = torch.tensor(model.assignments.levels)[levels], self.first_seen(block)
+        counts, earlier = lengths.tolist(), None
         if prefixes is None or block == 0:
             within = plan_within_blocks(PackedLayout(lengths[None]))
         else:
             prefixes = prefixes[:, first:]
             within = plan_families(self.tokens.lengths[prefixes].sum(1).tolist(), counts, counts)
-            past = Past([_rows_of(key_value, self.tokens.rows(prefixes)) for key_value in self.tokens.encoder])
+            earlier = self.tokens.rows(prefixes)
         starts = ((clips * self.num_blocks + first) * patches).tolist()
         visible = AttentionPlan(tuple(counts), (patches * (block + 1 - first),) * len(counts), tuple(starts))
-        encoded, keys = model.encoder.extend(queries, self._seen, Plans(within, visible).to(device), past)  # (rows, De)
+        about = model.tokens_of(Blocks(torch.full_like(clips, block), lengths, self.grid))
+        clips, earlier, about, plans = send((clips, earlier, about, Plans(within, visible)), self.device)
+        queries = model.make_queries(self._patches[clips, block], about)
+        past = None if earlier is None else Past([_rows_of(each, earlier) for each in self.tokens.encoder])
+        encoded, keys = model.encoder.extend(queries, self._seen, plans, past)  # (rows, De)
         vectors = model.quantizer(model.to_code(encoded), with_losses=False).vectors  # (rows, c)
-        tokens = model.embed_codes(vectors, blocks, lengths, tuple(self.grid))
+        tokens = model.embed_codes(vectors, about)
         known = model.decoder.context_key_values(tokens)
         return self.tokens.add(lengths, tokens.values, known, keys if self.depends_on_prefix else [])
 
@@ -310,21 +318,20 @@ class CandidateSearch:
         clips, new_level = parents.clips[parent], new_levels.flatten()  # (S,) each
 
         segments = batch.segments(block, parents, parent, new_level)  # (S,)
-        begun_from, lengths, blocks = batch.tokens.values(segments), levels[new_level], torch.full_like(clips, block)
-        queries = model.decoder_queries(begun_from, blocks, lengths, tuple(batch.grid))  # S·P rows
+        lengths = levels[new_level]
         sizes, counts, first = [patches] * num_children, lengths.tolist(), batch.first_seen(block)
         shared_patches = [(block - first) * patches] * num_parents
         shared_tokens = levels[parents.levels[:, first:]].sum(1).tolist()
-        plans = Plans(
-            plan_families(shared_patches, sizes, sizes), plan_families(shared_tokens, sizes, counts)
-        ).to(begun_from.device)  # fmt: skip
-        known, rows = batch.tokens.decoder, batch.tokens.rows
-        past = (
-            Past(parents.new, [_rows_of(each, rows(parents.segments[:, first:])) for each in known]) if block else None
-        )
-        tokens = [_rows_of(each, rows(segments)) for each in known]
+        plans = Plans(plan_families(shared_patches, sizes, sizes), plan_families(shared_tokens, sizes, counts))
+        about = model.patches_of(Blocks(torch.full_like(clips, block), lengths, batch.grid))
+        rows = (batch.tokens.rows(segments), batch.tokens.rows(parents.segments[:, first:]))
+        (own, earlier), about, plans = send((rows, about, plans), batch.device)
+        queries = model.decoder_queries(batch.tokens.values[own], about)  # S·P rows
+        known = batch.tokens.decoder
+        past = Past(parents.new, [_rows_of(each, earlier) for each in known]) if block else None
+        tokens = [_rows_of(each, own) for each in known]
         decoded, new = model.decoder.extend(queries, tokens, plans, past)  # (S·P, Dd)
-        pixels = model.pixels(decoded, tuple(batch.grid)).float().clamp_(-1, 1)  # (S, C, f, H, W)
+        pixels = model.pixels(decoded, batch.grid).float().clamp_(-1, 1)  # (S, C, f, H, W)
         children = torch.cat([parents.levels[parent], new_level[:, None]], dim=1)  # (S, t + 1)
         of_children = torch.cat([parents.segments[parent], segments[:, None]], dim=1)  # (S, t + 1)
         nodes = replace(parents, clips=clips, levels=children, segments=of_children, sums={})
@@ -343,10 +350,11 @@ def _keep(nodes: _Nodes, kept: Tensor, batch: _Batch) -> _Nodes:
     one sees, prefix by prefix."""
     sums = {name: values[kept] for name, values in nodes.sums.items()}
     kept_nodes = replace(nodes, clips=nodes.clips[kept], levels=nodes.levels[kept], segments=nodes.segments[kept])
-    whole = nodes.new and [_rows_of(key_value, kept, len(nodes.clips)) for key_value in nodes.new]  # (kept, P, h, d)
+    rows, families = send((kept, nodes.family[kept]), batch.device)
+    whole = nodes.new and [_rows_of(key_value, rows, len(nodes.clips)) for key_value in nodes.new]  # (kept, P, h, d)
     if nodes.past:
         num_families = int(nodes.family.max()) + 1
-        before = [_rows_of(key_value, nodes.family[kept], num_families) for key_value in nodes.past]
+        before = [_rows_of(key_value, families, num_families) for key_value in nodes.past]
         whole = [_joined(*pair, dim=1) for pair in zip(before, whole)]  # (kept, m·P, h, d)
     seen = batch.memory * batch.patches_per_block
     whole = [(key[:, -seen:], value[:, -seen:]) for key, value in whole]
@@ -356,8 +364,7 @@ def _keep(nodes: _Nodes, kept: Tensor, batch: _Batch) -> _Nodes:
 
 
 def _rows_of(key_value: KeyValue, rows: Tensor, groups: int | None = None) -> KeyValue:
-    """Some rows of keys and values, or some of so many equal groups of rows."""
-    rows = rows.to(key_value[0].device)
+    """Some rows of keys and values, or some of so many equal groups of rows, which `rows` says on their device."""
     key, value = key_value if groups is None else (x.unflatten(0, (groups, -1)) for x in key_value)
     return key[rows], value[rows]
 

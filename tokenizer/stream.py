@@ -17,9 +17,11 @@ from torch import Tensor
 
 from evagen.kernels.attention import KeyValue
 from evagen.kernels.plans import AttentionPlan
+from evagen.kernels.transfer import send
 from evagen.tokenizer.autoencoder import VideoTokenizer
 from evagen.tokenizer.layers import Past, Plans
 from evagen.tokenizer.packing import PackedLayout, plan_block_causal, plan_within_blocks
+from evagen.tokenizer.places import Blocks, patch_places
 
 
 class _Kept:
@@ -73,12 +75,15 @@ class TokenizerStream:
         if len(lengths) != patches.shape[1]:
             raise ValueError(f"{patches.shape[1]} blocks need as many lengths; got {len(lengths)}")
         numbers = torch.arange(self.num_encoded, self.num_encoded + len(lengths))
+        new = Blocks(numbers, lengths, tuple(patches.shape[2:4]))
         of_patches = torch.full_like(lengths, patches.shape[2] * patches.shape[3])
-        seen = model.encoder.context_key_values(model.patch_rows(patches, self.num_encoded))  # (n·P, h, d) each
-        queries = model.make_queries(patches[0], numbers, lengths)
         is_causal = model.config.encoder_self_attention == "causal"
         within = self._encoded.plan(lengths, lengths) if is_causal else plan_within_blocks(PackedLayout(lengths[None]))
-        plans = Plans(within, self._patches.plan(lengths, of_patches)).to(blocks.device)
+        plans = Plans(within, self._patches.plan(lengths, of_patches))
+        places = patch_places(numbers, new.grid)
+        of_tokens, places, plans = send((model.tokens_of(new), places, plans), blocks.device)
+        seen = model.encoder.context_key_values(model.patch_rows(patches, places))  # (n·P, h, d) each
+        queries = model.make_queries(patches[0], of_tokens)
         past = Past(self._encoded.layers or None, self._patches.layers) if self._patches.layers else None
         encoded, keys = model.encoder.extend(queries, seen, plans, past)  # (N, De)
         self._patches.add(of_patches, seen)
@@ -93,14 +98,13 @@ class TokenizerStream:
         ValueError as `VideoTokenizer.decode` does."""
         model, lengths = self.tokenizer, lengths.cpu()
         grid = model.patch_grid(resolution or (model.config.resolution, model.config.resolution))
-        numbers = torch.arange(self.num_decoded, self.num_decoded + len(lengths))
+        new = Blocks(torch.arange(self.num_decoded, self.num_decoded + len(lengths)), lengths, grid)
         of_patches = torch.full_like(lengths, grid[0] * grid[1])
-        tokens = model.embed_codes(model.quantizer.lookup(codes), numbers, lengths, grid)
+        plans = Plans(self._decoded.plan(of_patches, of_patches), self._tokens.plan(of_patches, lengths))
+        of_tokens, about, plans = send((model.tokens_of(new), model.patches_of(new), plans), codes.device)
+        tokens = model.embed_codes(model.quantizer.lookup(codes), of_tokens)
         known = model.decoder.context_key_values(tokens)  # (N, h, d) each
-        queries = model.decoder_queries(tokens.values, numbers, lengths, grid)  # n·P rows
-        plans = Plans(
-            self._decoded.plan(of_patches, of_patches), self._tokens.plan(of_patches, lengths)
-        ).to(codes.device)  # fmt: skip
+        queries = model.decoder_queries(tokens.values, about)  # n·P rows
         past = Past(self._decoded.layers, self._tokens.layers) if self._tokens.layers else None
         decoded, keys = model.decoder.extend(queries, known, plans, past)  # (n·P, Dd)
         self._tokens.add(lengths, known)

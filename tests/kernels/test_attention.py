@@ -88,7 +88,7 @@ def test_block_causal_equals_a_dense_mask(query_lengths, key_lengths, seed):
     queries, keys = (PackedLayout(torch.tensor(lengths[:count])) for lengths in (query_lengths, key_lengths))
     plan, mask = plan_block_causal(queries, keys), block_causal_mask(queries, keys)
     assert_equals_masked(planned_attention, plan, mask, seed)
-    assert_equals_masked(attention._dense_attention, plan, mask, seed)
+    assert_equals_masked(attention._dense_attention, plan.to_send(), mask, seed)
 
 
 @settings(max_examples=60, deadline=None)
@@ -97,7 +97,7 @@ def test_causal_equals_a_dense_mask(lengths, in_order, seed):
     lengths = sorted(lengths) if in_order else lengths  # sorted, sequences of equal length share calls
     plan, mask = plan_causal(lengths), causal_mask(lengths)
     assert_equals_masked(planned_attention, plan, mask, seed)
-    assert_equals_masked(attention._dense_attention, plan, mask, seed)
+    assert_equals_masked(attention._dense_attention, plan.to_send(), mask, seed)
 
 
 @settings(max_examples=40, deadline=None)
@@ -187,7 +187,7 @@ def test_xformers_is_told_the_same_pattern(kind, lengths):
     """The bias that xformers makes of a plan, materialised by xformers itself, is the mask."""
     pytest.importorskip("xformers.ops")
     plan, mask = plan_and_mask(kind, lengths)
-    plan = plan.pack(CPU)
+    plan = plan.to_send()
     rows = torch.arange(len(mask)) if plan.packed.key_rows is None else plan.packed.key_rows  # of the gathered keys
     allowed = plan.xformers_bias.materialize((len(mask), len(rows))) == 0  # (Nq, gathered)
     told = torch.zeros_like(mask)
@@ -224,7 +224,7 @@ def test_varlen_is_told_the_same_pattern(kind, lengths, seed):
         stand_in = types.ModuleType("varlen")
         stand_in.varlen_attn = varlen_attn
         patch.setitem(sys.modules, "torch.nn.attention.varlen", stand_in)
-        assert_equals_masked(attention._varlen_attention, plan.pack(CPU), mask, seed)
+        assert_equals_masked(attention._varlen_attention, plan.to_send(), mask, seed)
 
 
 @EVERY_KIND
@@ -249,7 +249,7 @@ def test_backends_agree_on_cuda(backend, kind):
     inputs = [torch.randn(len(mask), 4, 64, generator=random).to(device).bfloat16() for _ in range(3)]
     inputs = [x.requires_grad_() for x in inputs]
     ours = values_and_gradients(planned_attention(*inputs, plan, backend), inputs)
-    for mine, theirs in zip(ours, values_and_gradients(attention._dense_attention(*inputs, plan), inputs)):
+    for mine, theirs in zip(ours, values_and_gradients(attention._dense_attention(*inputs, plan.to_send()), inputs)):
         torch.testing.assert_close(mine, theirs, atol=0.05, rtol=0.05)
 
 

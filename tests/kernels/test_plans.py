@@ -71,12 +71,12 @@ def test_a_plan_stays_as_it_is_on_a_cpu_and_is_packed_once_elsewhere():
 
 
 def test_other_kernels_are_told_rows_and_bounds():
-    packed = AttentionPlan((2, 3), (2, 4), (1, 0)).pack(CPU).packed
+    packed = AttentionPlan((2, 3), (2, 4), (1, 0)).to_send().packed
     assert packed.key_rows.tolist() == [1, 2, 0, 1, 2, 3]
     assert packed.query_bounds.tolist() == [0, 2, 5]
     assert packed.key_bounds.tolist() == [0, 2, 6]
     assert packed.query_bounds.dtype == packed.key_bounds.dtype == torch.int32
-    causal = plan_causal([2, 3]).pack(CPU).packed
+    causal = plan_causal([2, 3]).to_send().packed
     assert causal.key_rows is None  # they lie so already
     assert causal.query_bounds.tolist() == causal.key_bounds.tolist() == [0, 2, 5]
 
@@ -85,10 +85,19 @@ def test_other_kernels_are_told_rows_and_bounds():
     ("plan", "kind"),
     [(plan_causal([2, 3]), "BlockDiagonalCausalMask"), (AttentionPlan((2, 3), (2, 4), (1, 0)), "BlockDiagonalMask")],
 )
-def test_what_xformers_is_told_is_made_once_on_the_device_of_the_queries(plan, kind, monkeypatch):
-    biases = pytest.importorskip("xformers.ops.fmha.attn_bias")
-    made = []
-    monkeypatch.setattr(getattr(biases, kind), "from_seqlens", lambda *lengths, device: made.append((lengths, device)))
-    moved = plan.to(torch.device("meta"))
+def test_what_xformers_is_told_is_what_it_makes_of_lengths_itself(plan, kind):
+    kind = getattr(pytest.importorskip("xformers.ops.fmha.attn_bias"), kind)
+    bias, its_own = plan.to_send().xformers_bias, kind.from_seqlens(plan.query_lengths, plan.key_lengths)
+    assert type(bias) is kind
+    for part in ("q_seqinfo", "k_seqinfo"):
+        ours, theirs = vars(getattr(bias, part)), vars(getattr(its_own, part))
+        assert {**ours, "seqstart": None} == {**theirs, "seqstart": None}
+        assert torch.equal(ours["seqstart"], theirs["seqstart"])
+        assert ours["seqstart"].dtype == theirs["seqstart"].dtype
+
+
+def test_what_xformers_is_told_is_made_once_and_copies_nothing():
+    pytest.importorskip("xformers.ops.fmha.attn_bias")
+    moved = plan_causal([2, 3]).to(torch.device("meta"))
     assert moved.xformers_bias is moved.xformers_bias
-    assert made == [((plan.query_lengths, plan.key_lengths), torch.device("meta"))]
+    assert moved.xformers_bias.q_seqinfo.seqstart is moved.packed.query_bounds

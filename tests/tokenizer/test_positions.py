@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from evagen.tokenizer import VideoTokenizer
+from evagen.tokenizer.places import Blocks
 from evagen.tokenizer.positions import FourierPosition, Rotary, cell_centres, grid_shape, nearest_cell
 
 PLACES = torch.rand(50, 3, generator=torch.Generator().manual_seed(0)) + torch.tensor([1.0, 0, 0]) * torch.arange(
@@ -67,8 +68,8 @@ def test_late_blocks_of_a_long_video_keep_their_places_in_bf16(converted):
         model, tokens = model.to(torch.bfloat16), tokens.to(torch.bfloat16)
     with torch.autocast("cpu", torch.bfloat16, enabled=not converted):
         for rows in (
-            model.decoder_queries(tokens, blocks, torch.tensor([1, 1]), (4, 4)).values,
-            model.embed_codes(vectors, blocks, torch.tensor([2, 2]), (4, 4)).values,
+            model.decoder_queries(tokens, model.patches_of(Blocks(blocks, torch.tensor([1, 1]), (4, 4)))).values,
+            model.embed_codes(vectors, model.tokens_of(Blocks(blocks, torch.tensor([2, 2]), (4, 4)))).values,
         ):
             one, other = rows.float().chunk(2)
             assert not torch.equal(one, other)
@@ -124,7 +125,8 @@ def test_queries_begin_from_the_token_that_stands_there():
     rows = torch.arange(9.0)[:, None].expand(9, 64)
     torch.nn.init.eye_(model.start_query.weight)
     torch.nn.init.zeros_(model.decoder_position.project.weight)
-    begun = model.decoder_queries(rows, torch.arange(3), lengths, grid).values[:, 0].view(3, 4, 4)
+    about = model.patches_of(Blocks(torch.arange(3), lengths, grid))
+    begun = model.decoder_queries(rows, about).values[:, 0].view(3, 4, 4)
     quarters = torch.tensor([[0, 0, 1, 1], [0, 0, 1, 1], [2, 2, 3, 3], [2, 2, 3, 3]]).float()
     assert torch.equal(begun, torch.stack([quarters, torch.full((4, 4), 4.0), quarters + 5]))
 

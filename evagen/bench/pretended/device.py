@@ -1,0 +1,261 @@
+"""Tensors on the pretended GPU, and the mode in which they live.
+
+    guard.load()                                  # before torch is imported
+    with PretendedGPU() as gpu:
+        main(config)                              # any code that takes `cuda` where torch has it
+    gpu.meetings                                  # Counter of (kind, place): where host and device met
+
+A meeting is a copy between host and device in either direction, or an operation whose result's shape or value the host
+needs (`item`, `nonzero`, …): on a real GPU each drains the queue of kernels or costs a launch of its own.
+"""
+
+import sys
+from collections import Counter
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode, return_and_correct_aliasing
+from torch.utils._pytree import tree_leaves, tree_map
+
+CUDA = torch.device("cuda", 0)
+PROJECT = str(Path(__file__).resolve().parents[3])
+WAITS = {
+    "_local_scalar_dense", "nonzero", "masked_select", "_unique2", "unique_dim", "unique_consecutive", "equal",
+    "is_nonzero", "bincount",
+}  # fmt: skip
+"""Operations whose result the host waits for."""
+VIEWS = {
+    "view", "_unsafe_view", "t", "transpose", "permute", "expand", "slice", "select", "unsqueeze", "squeeze", "detach",
+    "alias", "as_strided", "unbind", "split", "split_with_sizes", "unfold", "view_as_complex", "view_as_real",
+    "_reshape_alias", "diagonal", "unflatten", "real", "imag", "_conj", "movedim", "lift_fresh", "is_pinned",
+    "empty", "empty_strided", "empty_like", "new_empty", "new_empty_strided",
+}  # fmt: skip
+"""Operations that launch no kernel."""
+INDEXING = {"index", "index_put", "index_put_", "_index_put_impl_"}
+MATH_ATTENTION = 0
+"""What `_fused_sdp_choice` answers for attention made of matrix products."""
+
+
+class Pretended(Tensor):
+    """A tensor on the pretended GPU. inner: its values, on the CPU."""
+
+    inner: Tensor
+
+    @staticmethod
+    def __new__(cls, inner: Tensor) -> "Pretended":
+        return Tensor._make_wrapper_subclass(
+            cls, inner.size(), strides=inner.stride(), storage_offset=inner.storage_offset(), dtype=inner.dtype,
+            layout=inner.layout, device=CUDA,
+        )  # fmt: skip
+
+    def __init__(self, inner: Tensor):
+        self.inner = inner
+
+    __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]
+
+    @classmethod
+    def __torch_dispatch__(cls, func, types, args=(), kwargs=None):
+        return PretendedGPU.current.run(func, args, kwargs or {})
+
+    def __repr__(self) -> str:
+        return f"Pretended({tuple(self.shape)}, {self.dtype})"
+
+    def tolist(self) -> Any:
+        return self.cpu().tolist()
+
+    def numpy(self, *_: Any, **__: Any) -> Any:
+        raise TypeError(
+            "can't convert cuda:0 device type tensor to numpy. Use Tensor.cpu() to copy it to the host first."
+        )
+
+    def untyped_storage(self) -> torch.UntypedStorage:
+        return self.inner.untyped_storage()
+
+    def data_ptr(self) -> int:
+        return self.inner.data_ptr()
+
+    def __reduce_ex__(self, _: Any) -> Any:
+        return _on_the_host, (self.cpu(),)
+
+    def __deepcopy__(self, memo: dict) -> "Pretended":
+        with torch.no_grad():
+            copied = self.clone()
+        copied = torch.nn.Parameter(copied) if isinstance(self, torch.nn.Parameter) else copied
+        return memo.setdefault(id(self), copied.requires_grad_(self.requires_grad))
+
+
+def _on_the_host(tensor: Tensor) -> Tensor:
+    """What a saved tensor is read as."""
+    return tensor
+
+
+class PretendedGPU(TorchDispatchMode):
+    """While it is entered, torch has one CUDA device. Needs `guard.load` before torch was imported.
+
+    Attributes: meetings, Counter of (kind, place in the project); launches, how many kernels were started."""
+
+    current: "PretendedGPU"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.meetings: Counter[tuple[str, str]] = Counter()
+        self.launches = 0
+        self._patches = ExitStack()
+
+    def reset(self) -> None:
+        self.meetings.clear()
+        self.launches = 0
+
+    def __enter__(self) -> "PretendedGPU":
+        PretendedGPU.current = self
+        answers = {
+            "is_available": True, "device_count": 1, "current_device": 0, "is_bf16_supported": True,
+            "get_device_name": "pretended GPU", "get_device_capability": (9, 0), "is_initialized": True,
+            "get_rng_state_all": [], "mem_get_info": (80 << 30, 80 << 30), "max_memory_allocated": 0,
+            "memory_allocated": 0, "memory_reserved": 0, "max_memory_reserved": 0,
+            **dict.fromkeys([
+                "_lazy_init", "init", "set_device", "manual_seed", "manual_seed_all", "empty_cache",
+                "set_rng_state_all", "reset_peak_memory_stats",
+            ]),
+        }  # fmt: skip
+        for name, answer in answers.items():
+            self._patches.enter_context(patch.object(torch.cuda, name, lambda *_, answer=answer, **__: answer))
+        self._patches.enter_context(
+            patch.object(torch.cuda, "synchronize", lambda *_: self._meet("synchronize", _place()))
+        )
+        torch.__future__.set_swap_module_params_on_conversion(True)
+        torch._C._set_only_lift_cpu_tensors(True)
+        return super().__enter__()
+
+    def __exit__(self, *error: Any) -> None:
+        super().__exit__(*error)
+        torch._C._set_only_lift_cpu_tensors(False)
+        torch.__future__.set_swap_module_params_on_conversion(False)
+        self._patches.close()
+
+    def _meet(self, kind: str, place: str) -> None:
+        self.meetings[kind, place] += 1
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        return self.run(func, args, kwargs or {})
+
+    def run(self, func, args: tuple, kwargs: dict) -> Any:
+        """One operation, on whichever device its tensors are."""
+        name = func._schema.name.removeprefix("aten::")
+        tensors = [x for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor)]
+        on_gpu = [x for x in tensors if isinstance(x, Pretended)]
+        device = torch.device(kwargs["device"]) if kwargs.get("device") is not None else None
+        if name == "is_pinned":
+            return False
+        if name == "_pin_memory":
+            return args[0].clone()
+        if not on_gpu and (device is None or device.type != "cuda"):
+            return func(*args, **{key: value for key, value in kwargs.items() if key != "pin_memory"})
+        if (
+            name in ("_to_copy", "copy_")
+            and len({isinstance(x, Pretended) for x in tensors} | {_goes(device)} - {None}) > 1
+        ):
+            return self._copy_across(func, args, kwargs, device)
+        if name == "device":
+            return CUDA
+        if name == "_fused_sdp_choice":
+            return MATH_ATTENTION
+        self._check(name, args, tensors)
+        self.launches += name not in VIEWS
+        if name in WAITS or (name == "repeat_interleave" and kwargs.get("output_size") is None):
+            self._meet(name.strip("_"), _place())
+        kwargs = {key: value for key, value in kwargs.items() if key not in ("pin_memory", "non_blocking")}
+        inner_args, inner_kwargs = tree_map(_inner, (args, kwargs))
+        if device is not None:
+            inner_kwargs["device"] = torch.device("cpu")
+        result = func(*inner_args, **inner_kwargs)
+        if func._schema.is_mutable:
+            return _written(func, args, kwargs, result)
+        result = tree_map(_pretended, result)
+        return return_and_correct_aliasing(func, args, kwargs, result) if _may_alias(func) else result
+
+    def _copy_across(self, func, args: tuple, kwargs: dict, device: torch.device | None) -> Tensor:
+        to_host = device.type == "cpu" if device is not None else not isinstance(args[0], Pretended)
+        self._meet("to the host" if to_host else "to the device", _place())
+        if func._schema.name == "aten::copy_":
+            func(*map(_inner, args))
+            return args[0]
+        kwargs = {key: value for key, value in kwargs.items() if key not in ("device", "non_blocking", "pin_memory")}
+        copied = func(_inner(args[0]), **kwargs)
+        copied = copied.clone() if copied is _inner(args[0]) else copied
+        return copied if to_host else Pretended(copied)
+
+    def _check(self, name: str, args: tuple, tensors: list[Tensor]) -> None:
+        """What CUDA refuses, and the meetings of indexing."""
+        place = _place()
+        if name in INDEXING:
+            indices = [index for index in args[1] if index is not None]
+            if not isinstance(args[0], Pretended):
+                raise RuntimeError("indices should be either on cpu or on the same device as the indexed tensor (cpu)")
+            for index in indices:
+                if not isinstance(index, Pretended):
+                    self._meet("to the device", place)
+                if index.dtype in (torch.bool, torch.uint8):
+                    self._meet("nonzero", place)
+            tensors = [args[0], *(x for x in args[2:] if isinstance(x, Tensor))]
+        strangers = [x for x in tensors if not isinstance(x, Pretended) and x.dim() > 0]
+        if strangers and not name.startswith("_foreach"):
+            raise RuntimeError(
+                "Expected all tensors to be on the same device, but found at least two devices, cuda:0 and cpu! "
+                f"({name} of {[(tuple(x.shape), x.dtype, x.device.type) for x in tensors]} at {place})"
+            )
+
+
+def _goes(device: torch.device | None) -> bool | None:
+    """Whether a copy goes to the GPU; None where it stays."""
+    return None if device is None else device.type == "cuda"
+
+
+def _inner(x: Any) -> Any:
+    return x.inner if isinstance(x, Pretended) else x
+
+
+def _pretended(x: Any) -> Any:
+    return Pretended(x) if isinstance(x, Tensor) and not isinstance(x, Pretended) else x
+
+
+def _may_alias(func) -> bool:
+    return any(result.alias_info is not None for result in func._schema.returns)
+
+
+def _written(func, args: tuple, kwargs: dict, result: Any) -> Any:
+    """What an operation that writes into its arguments returns: these arguments."""
+    written = {}
+    for number, argument in enumerate(func._schema.arguments):
+        value = args[number] if number < len(args) else kwargs.get(argument.name)
+        if argument.alias_info is None or not argument.alias_info.is_write:
+            continue
+        written[frozenset(argument.alias_info.before_set)] = value
+        for one in tree_leaves(value):
+            if isinstance(one, Pretended) and one.shape != one.inner.shape:
+                raise NotImplementedError(f"{func} changes a shape, which a pretended tensor cannot")
+    results = result if isinstance(result, tuple | list) else (result,)
+    returned = [
+        written.get(frozenset(schema.alias_info.before_set)) if schema.alias_info else tree_map(_pretended, one)
+        for schema, one in zip(func._schema.returns, results)
+    ]
+    if isinstance(result, tuple | list):
+        return tuple(returned)
+    return returned[0] if returned else None
+
+
+def _place() -> str:
+    """The innermost line of the project, outside of this package, that is running; or of a library below it."""
+    frame, library = sys._getframe(1), "?"
+    while frame is not None:
+        name = frame.f_code.co_filename
+        if name.startswith(PROJECT) and "site-packages" not in name and "pretended" not in name:
+            return f"{name[len(PROJECT) + 1 :]}:{frame.f_lineno}"
+        if library == "?" and "site-packages" in name and "site-packages/torch/" not in name:
+            library = f"{name.split('site-packages/')[1]}:{frame.f_lineno}"
+        frame = frame.f_back
+    return library
