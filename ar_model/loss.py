@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from evagen.ar_model.grammar import SequenceGrammar
+from evagen.kernels.transfer import send
 
 
 @dataclass(frozen=True)
@@ -69,8 +70,8 @@ def _targets(
     tokens: Tensor, sequence_lengths: Sequence[int], grammar: SequenceGrammar
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The token that follows each, and whether that is a length or a content token of the same clip: (N,) each."""
-    target = tokens.roll(-1)  # (N,)
-    last = torch.tensor(list(sequence_lengths)).cumsum(0).sub(1).to(tokens.device)
+    target, lengths = tokens.roll(-1), torch.tensor(list(sequence_lengths))  # (N,), (B,)
+    last, lengths = send((lengths.cumsum(0) - 1, lengths), tokens.device)  # where each sequence ends
     is_length = (target >= grammar.first_length) & (target < grammar.first_class)
     is_content = target < grammar.codebook_size
     is_length[last] = is_content[last] = False
@@ -78,7 +79,6 @@ def _targets(
         first = F.pad(last + 1, (1, 0))[:-1]  # (B,): where each sequence begins
         separators = (tokens == grammar.separator).cumsum(0)  # (N,): so many up to here
         before = F.pad(separators, (1, 0))[first]  # (B,): so many in earlier sequences
-        lengths = torch.tensor(list(sequence_lengths), device=tokens.device)
         is_given = separators == before.repeat_interleave(lengths, output_size=len(tokens))  # (N,)
         is_length, is_content = is_length & ~is_given, is_content & ~is_given
     return target, is_length, is_content

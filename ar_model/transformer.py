@@ -16,6 +16,7 @@ from torch.utils.checkpoint import checkpoint
 from evagen.ar_model.grammar import SequenceGrammar
 from evagen.kernels.attention import PlannedAttention
 from evagen.kernels.plans import AttentionPlan, plan_causal
+from evagen.kernels.transfer import send
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
@@ -159,8 +160,9 @@ class VideoGenerator(ModelMixin, ConfigMixin):
     def forward(self, tokens: Tensor, sequence_lengths: Sequence[int]) -> Tensor:
         """Packed sequences, tokens int64 (N,) → logits (N, V) of the token that follows each. Lie sequences of equal
         length beside each other, attention takes fewer calls."""
-        plan = plan_causal(sequence_lengths).to(tokens.device)
-        cos, sin = self.rotary(plan.positions.to(tokens.device))  # (N, 1, d / 2)
+        plan = plan_causal(sequence_lengths)
+        plan, positions = send((plan, plan.positions), tokens.device)
+        cos, sin = self.rotary(positions)  # (N, 1, d / 2)
         x = self.dropout(self.embed_tokens(tokens))  # (N, D)
         for layer in self.layers:
             if self.gradient_checkpointing and torch.is_grad_enabled():

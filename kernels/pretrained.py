@@ -3,6 +3,7 @@
 Legend: B clips, C = 3 channels, F frames, H × W pixels, h × w pixels of the pretrained network.
 """
 
+import functools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -78,7 +79,7 @@ def as_network_input(video: Tensor, size: tuple[int, int]) -> Tensor:
     frames = rearrange(video, "b c f h w -> (b f) c h w")  # (B·F, C, H, W)
     if frames.shape[-2:] != size:
         frames = F.interpolate(frames, size, mode="bilinear", antialias=True)  # (B·F, C, h, w)
-    mean, deviation = (frames.new_tensor(values)[:, None, None] for values in (IMAGENET_MEAN, IMAGENET_DEVIATION))
+    mean, deviation = _statistics(frames.dtype, frames.device)
     normalised = ((frames + 1) / 2 - mean) / deviation  # (B·F, C, h, w)
     return rearrange(normalised, "(b f) c h w -> b f c h w", b=len(video))  # (B, F, C, h, w)
 
@@ -86,3 +87,10 @@ def as_network_input(video: Tensor, size: tuple[int, int]) -> Tensor:
 def height_width(size: int | list[int] | tuple[int, int]) -> tuple[int, int]:
     """A size as a `transformers` config gives it, one number for a square → (height, width)."""
     return (size, size) if isinstance(size, int) else (size[0], size[1])
+
+
+@functools.lru_cache
+def _statistics(dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
+    """ImageNet's mean and deviation of each colour, (3, 1, 1) each: copied to a device once."""
+    mean, deviation = torch.tensor([IMAGENET_MEAN, IMAGENET_DEVIATION], dtype=dtype).to(device)[..., None, None]
+    return mean, deviation

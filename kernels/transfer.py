@@ -29,6 +29,8 @@ def send(nest: Nest, device: torch.device | str) -> Nest:
         return tensor
 
     nest = _each(nest, collect)
+    if not tensors:
+        return nest
     sent = iter(_sent(tensors, device))
     return _each(nest, lambda _: next(sent), prepare=False)
 

@@ -122,25 +122,30 @@ class DeadCodeRestart:
         self,
         quantized_codes: Tensor,
         inputs: Tensor,
-        generator: torch.Generator,
+        drawn: Tensor,
         sum_over_processes: Callable[[Tensor], Tensor] | None = None,
-    ) -> int:
-        """Counts a step's codes (N,) and moves the codes that are due to inputs (N, c) drawn with `generator`;
-        returns how many.
+    ) -> Tensor:
+        """Counts a step's codes (N,) and moves the codes that are due to inputs (N, c), code k to number drawn[k],
+        int64 (K,); returns which, bool (K,). All on one device, and nothing waits for it.
 
-        Processes that train one codebook together give what sums a tensor over them, int64 (K,) on the CPU both ways.
-        Then a code is dead only where none of them uses it, and all find the same codes due. Each moves them to
-        inputs of its own: where any were moved, one process' codebook is to be given to all."""
-        counts = torch.bincount(quantized_codes.cpu(), minlength=len(self.steps_unused))
+        Processes that train one codebook together give what sums a tensor over them, int64 (K,). Then a code is dead
+        only where none of them uses it, and all find the same codes due. Each moves them to inputs of its own:
+        afterwards one process' codebook is to be given to all."""
+        codebook = self.quantizer.codebook
+        counts = count_codes(quantized_codes, len(self.steps_unused))
         if sum_over_processes:
             counts = sum_over_processes(counts)
-        self.steps_unused = torch.where(counts > 0, 0, self.steps_unused + 1)
-        due = (self.steps_unused >= self.patience).nonzero().flatten()
-        if len(due):
-            drawn = torch.randint(len(inputs), (len(due),), generator=generator)
-            self.quantizer.codebook[due.to(inputs.device)] = inputs[drawn.to(inputs.device)].to(self.quantizer.codebook)
-            self.steps_unused[due] = 0
-        return len(due)
+        unused = torch.where(counts > 0, 0, self.steps_unused.to(counts.device) + 1)
+        due = unused >= self.patience
+        codebook.copy_(torch.where(due[:, None], inputs[drawn].to(codebook), codebook))
+        self.steps_unused = unused.masked_fill(due, 0)
+        return due
+
+
+def count_codes(codes: Tensor, codebook_size: int) -> Tensor:
+    """How often each code occurs: int64 (N,) → int64 (K,) on the same device, which is not waited for."""
+    codes = codes.detach()
+    return codes.new_zeros(codebook_size).scatter_add_(0, codes, torch.ones_like(codes))
 
 
 class CodebookUsage:
@@ -157,7 +162,8 @@ class CodebookUsage:
         return usage
 
     def update(self, codes: Tensor) -> None:
-        self.counts += torch.bincount(codes.detach().cpu(), minlength=len(self.counts))
+        """Further codes (N,); counts stay on their device until they are asked for."""
+        self.counts = self.counts.to(codes.device) + count_codes(codes, len(self.counts))
 
     def used_fraction(self) -> float:
         """Share of codes chosen at least once, in [0, 1]."""

@@ -266,11 +266,12 @@ class Router(ModelMixin, ConfigMixin):
         return [VideoAssignment(torch.cat(found), *dial) for found, dial in zip(rows, dials)]
 
     def _logits(self, features: Tensor, preference: float) -> Tensor:
-        return self(features, torch.full((len(features),), preference))  # (B, A)
+        return self(features, torch.full((len(features),), preference, device=features.device))  # (B, A)
 
     def _most_probable(self, logits: Tensor, allowed: Tensor) -> Tensor:
-        """Logits (B, A) and which assignments are allowed, bool (A,) → lengths (B, T) on the CPU."""
-        logits = logits.masked_fill(~allowed.to(logits.device), -torch.inf)
+        """Logits (B, A) and which assignments are allowed, bool (A,) on the CPU → lengths (B, T) on the CPU."""
+        if not allowed.all():
+            logits = logits.masked_fill(~allowed.to(logits.device), -torch.inf)
         return self.assignments.lengths_of(logits.argmax(-1).cpu())
 
     def _allowed(self, name: str, tokens: float | None, prefix: Sequence[int]) -> Tensor:

@@ -27,8 +27,9 @@ from evagen.tokenizer.places import Blocks, patch_places
 from evagen.tokenizer.reward import RewardScale
 
 BlockDistance = Callable[[Tensor, Tensor, int], dict[str, Tensor]]
-"""(reconstructed blocks (S, C, f, H, W) in [-1, 1], their clips int64 (S,), block number t) → named distances
-(S,) to the original blocks. A clip's distance is their sum over its blocks, divided by how many are searched."""
+"""(reconstructed blocks (S, C, f, H, W) in [-1, 1], their clips int64 (S,) on the same device, block number t) →
+named distances (S,) to the original blocks. A clip's distance is their sum over its blocks, divided by how many are
+searched."""
 
 
 class _Tokens:
@@ -112,6 +113,11 @@ class _Batch:
         return self._patches.device
 
     @property
+    def sums_dtype(self) -> torch.dtype:
+        """fp64 where there is one."""
+        return torch.float32 if self.device.type == "mps" else torch.float64
+
+    @property
     def patches_per_block(self) -> int:
         return self.grid[0] * self.grid[1]
 
@@ -158,9 +164,9 @@ class _Batch:
 @dataclass(frozen=True)
 class _Nodes:
     """Prefixes of assignments, one a row. clips: (S,) numbers in the batch; levels: (S, t), the prefixes, as numbers of
-    levels; segments: (S, t), their tokens in the batch; sums: distances added up over the prefix; past: keys and values
-    of the patches of m blocks before the last, those that it sees, one pair a decoder layer, (families · m·P, h, d)
-    each; family: (S,), whose past it is; new: of the last block, (S·P, h, d) each; first: the first block that is
+    levels; segments: (S, t), their tokens in the batch; sums: distances added up over the prefix, (S,) on the device;
+    past: keys and values of the patches of m blocks before the last, those that it sees, one pair a decoder layer,
+    (families · m·P, h, d) each; family: (S,), whose past it is; new: of the last block, (S·P, h, d) each; first: the first block that is
     searched, after those that are given; future: numbers of levels (b, q), of each clip's last blocks, which are given
     too."""
 
@@ -252,7 +258,7 @@ class CandidateSearch:
         nodes = _roots(batch)
         for _ in range(batch.num_blocks):
             children = self._evaluate(nodes, batch)
-            quality = -children.sums[name] / batch.num_blocks / scale.distance_unit  # (S,)
+            quality = -children.sums[name].cpu() / batch.num_blocks / scale.distance_unit  # (S,)
             length = levels[children.levels].sum(1) / tokens_unit  # (S,)
             order = (preference * quality - (2 - preference) * length).argsort(descending=True)  # best reward first
             kept = torch.cat([order[children.clips[order] == clip][:beam] for clip in range(len(batch.numbers))])
@@ -288,11 +294,10 @@ class CandidateSearch:
                 batch.tokens.forget(known)
             if not is_last:
                 continue
-            for name, sums in children.sums.items():
+            index = space.index_of(levels[children.levels[:, nodes.first : end]])
+            for name, sums in zip(children.sums, torch.stack(list(children.sums.values())).cpu()):
                 nothing = torch.full((len(batch.numbers), len(space)), torch.nan, dtype=torch.float64)
-                table = results.setdefault(name, nothing)
-                index = space.index_of(levels[children.levels[:, nodes.first : end]])
-                table[children.clips, index] = sums / space.num_blocks
+                results.setdefault(name, nothing)[children.clips, index] = sums / space.num_blocks
 
     def _evaluate(self, parents: _Nodes, batch: _Batch) -> _Nodes:
         """Decodes and measures one block of every child of the parents: at every level, or at that which is given."""
@@ -302,10 +307,11 @@ class CandidateSearch:
             levels = parents.future[parents.clips, given, None]
         children, pixels = self._decode(parents, levels, batch)
         self.block_evaluations += len(pixels)
-        found = self.distance(pixels, batch.numbers[children.clips], parents.block - parents.first)
-        sums = {name: values[children.family] for name, values in parents.sums.items()}
+        clips, parent = send((batch.numbers[children.clips], children.family), batch.device)
+        found = self.distance(pixels, clips, parents.block - parents.first)
+        sums = {name: values[parent] for name, values in parents.sums.items()}
         for name, values in found.items():
-            sums[name] = values.double().cpu() + sums.get(name, 0)  # (S,)
+            sums[name] = values.to(batch.sums_dtype) + sums.get(name, 0)  # (S,)
         return replace(children, sums=sums)
 
     def _decode(self, parents: _Nodes, new_levels: Tensor, batch: _Batch) -> tuple[_Nodes, Tensor]:
@@ -348,9 +354,9 @@ def _roots(batch: _Batch) -> _Nodes:
 def _keep(nodes: _Nodes, kept: Tensor, batch: _Batch) -> _Nodes:
     """Some of the nodes, in this order, each a family by itself: `new` holds all of their blocks that the next
     one sees, prefix by prefix."""
-    sums = {name: values[kept] for name, values in nodes.sums.items()}
     kept_nodes = replace(nodes, clips=nodes.clips[kept], levels=nodes.levels[kept], segments=nodes.segments[kept])
     rows, families = send((kept, nodes.family[kept]), batch.device)
+    sums = {name: values[rows] for name, values in nodes.sums.items()}
     whole = nodes.new and [_rows_of(key_value, rows, len(nodes.clips)) for key_value in nodes.new]  # (kept, P, h, d)
     if nodes.past:
         num_families = int(nodes.family.max()) + 1

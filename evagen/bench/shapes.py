@@ -65,5 +65,6 @@ def train_tiny_tokenizer(
         for optimizer in optimizers:
             optimizer.zero_grad()
         if step < RESTART_UNTIL * steps:
-            dead_codes.step(output.tokens.codes, output.encoded, random)
+            drawn = torch.randint(len(output.encoded), (model.config.codebook_size,), generator=random)
+            dead_codes.step(output.tokens.codes, output.encoded, drawn)
     return model.eval()

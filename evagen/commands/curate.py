@@ -156,6 +156,7 @@ def block_distance(
     each, the mean squared error, and the squared error where something moves against the still background (B, C, 1, H,
     W), that of the videos if None."""
     chosen = torch.linspace(0, block_frames - 1, min(distance_frames, block_frames)).round().long().unique()
+    chosen = chosen.to(video.device)
     blocks = video.split(block_frames, dim=2)  # T times B C f H W
     background = still_background(video) if background is None else background
     moves = [moving_places(block, background) for block in blocks]  # T times B 1 f H W
@@ -198,11 +199,11 @@ def _measure(
             "key": int(batch.index[i]),
             "path": batch.paths[i],
             "label": int(batch.label[i]),
-            "still_mse": float(still[i]),
+            "still_mse": still_mse,
             **({"past": padded[i].numpy()} if config.past else {}),
             **{name: distances[i].float().numpy() for name, distances in found.items()},
         }
-        for i in range(len(batch))
+        for i, still_mse in enumerate(still.tolist())
     ]
 
 

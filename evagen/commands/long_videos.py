@@ -294,7 +294,7 @@ def _search(config: LongVideos, videos: _Videos, device: torch.device) -> dict[s
 
     def distance(blocks: Tensor, of_clips: Tensor, number: int) -> dict[str, Tensor]:
         values = measured(blocks, of_clips, number)
-        return {"distance": sum((weight * values[name] for name, weight in weights.items()), torch.zeros(()))}
+        return {"distance": torch.stack([weight * values[name] for name, weight in weights.items()]).sum(0)}
 
     space = AssignmentSpace(tokenizer.config.levels, 4)
     every = CandidateSearch(tokenizer, distance).all_distances(video)["distance"]

@@ -15,6 +15,7 @@ from evagen.config import section_of
 from evagen.data.clips import ClipDataset, report_skipped
 from evagen.data.loader import train_loader
 from evagen.data.sources import DataConfig
+from evagen.kernels.transfer import send
 from evagen.models.lengths import LengthChoice
 from evagen.models.loading import new_model, start_from
 from evagen.run import ReadsClips
@@ -116,10 +117,12 @@ def main(config: TokenizerTraining) -> Path:
         space = AssignmentSpace(config.model.levels, video.shape[2] // config.model.temporal_patch)
         remembers = config.model.memory_blocks is not None
         lengths = (space.random_runs if remembers else space.random)(len(video), random)  # B T
-        frames = torch.randperm(len(video) * video.shape[2], generator=random)[:num_compared].to(run.device)
+        frames = torch.randperm(len(video) * video.shape[2], generator=random)[:num_compared]
         if assign:
             is_random = torch.rand(len(video), 1, generator=random) < config.random_share  # B 1
             lengths = torch.where(is_random, lengths, assign(video))  # B T
+        drawn = torch.randint(int(lengths.sum()), (config.model.codebook_size,), generator=random)  # for dead codes
+        frames, drawn = send((frames, drawn), run.device)
         output = run.model(video, lengths)
         loss, terms = objective.for_tokenizer(output, video, frames, run.step, model.to_pixels.weight)
         terms |= discriminator_terms  # the last there were, which are logged with this batch
@@ -136,7 +139,7 @@ def main(config: TokenizerTraining) -> Path:
             usage.reset()
         discriminator_terms = objective.after_update(output, video, run.step, random) or discriminator_terms
         if dead_codes and run.step < RESTART_UNTIL * config.optimizer.steps:
-            restart_dead_codes(dead_codes, output.tokens.codes, output.encoded, random, accelerator)
+            restart_dead_codes(dead_codes, output.tokens.codes, output.encoded, drawn, accelerator)
     run.finish(model)
     report_skipped(skipped, dataset.num_files, accelerator.print)
     return config.run.out
@@ -146,14 +149,11 @@ def restart_dead_codes(
     dead_codes: DeadCodeRestart,
     codes: torch.Tensor,
     inputs: torch.Tensor,
-    random: torch.Generator,
+    drawn: torch.Tensor,
     accelerator: Accelerator,
 ) -> None:
-    """Moves the codes that no process has chosen for a while, in every process to the places that the first one drew.
-    codes (N,), inputs (N, c): this process' batch."""
-
-    def sum_over_processes(counts: torch.Tensor) -> torch.Tensor:
-        return accelerator.reduce(counts.to(accelerator.device), "sum").cpu()
-
-    if dead_codes.step(codes, inputs, random, sum_over_processes):
+    """Moves the codes that no process has chosen for a while, in every process to the inputs that the first one drew.
+    codes (N,), inputs (N, c), drawn (K,): this process' batch, and which of its inputs each code would go to."""
+    dead_codes.step(codes, inputs, drawn, lambda counts: accelerator.reduce(counts, "sum"))
+    if accelerator.num_processes > 1:
         broadcast(dead_codes.quantizer.codebook.data)

@@ -13,6 +13,7 @@ class NotFinite:
         self.accelerator = accelerator
         self.step = torch.zeros((), dtype=torch.int64, device=accelerator.device)  # 0: none so far
         self.names: list[str] = []
+        self._places: dict[tuple[str, ...], Tensor] = {}  # of terms that come together, on the device
         self.broken = torch.zeros(0, dtype=torch.bool, device=accelerator.device)
 
     @torch.no_grad()
@@ -23,8 +24,12 @@ class NotFinite:
                 self.names.append(name)
                 self.broken = torch.cat([self.broken, self.broken.new_zeros(1)])
         values = torch.ones_like(self.broken, dtype=torch.float32)
-        places = torch.tensor([self.names.index(name) for name in terms], device=values.device)
-        values[places] = torch.stack([term.detach().float().to(values.device) for term in terms.values()])
+        if tuple(terms) not in self._places:
+            numbers = [self.names.index(name) for name in terms]
+            self._places[tuple(terms)] = torch.tensor(numbers, device=values.device)
+        values[self._places[tuple(terms)]] = torch.stack(
+            [term.detach().float().to(values.device) for term in terms.values()]
+        )
         broken = ~values.isfinite()
         is_first = (self.step == 0) & broken.any()
         self.broken = torch.where(is_first, broken, self.broken)

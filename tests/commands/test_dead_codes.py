@@ -21,7 +21,7 @@ dead_codes = DeadCodeRestart(quantizer, patience=2)
 for step in range(3):
     codes = torch.tensor([[0, 1], [0, 2, 0]][rank])
     inputs = torch.full((len(codes), 2), 1.0 + rank)
-    restart_dead_codes(dead_codes, codes, inputs, torch.Generator().manual_seed(rank), accelerator)
+    restart_dead_codes(dead_codes, codes, inputs, torch.randint(len(codes), (4,)), accelerator)
 state = {"codebook": quantizer.codebook.data, "steps_unused": dead_codes.steps_unused}
 save_file(state, f"{sys.argv[1]}/{rank}.safetensors")
 accelerator.wait_for_everyone()
