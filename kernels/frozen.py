@@ -22,6 +22,10 @@ class Frozen(nn.Module):
         super().__init__()
         for parameter in network.parameters():  # a scripted module has no requires_grad_ of its own
             parameter.requires_grad_(False)
+        for module in network.modules():  # what it keeps outside of its buffers would be copied at every call
+            for name in [name for name, value in vars(module).items() if isinstance(value, Tensor)]:
+                constant = vars(module).pop(name)
+                module.register_buffer(name, constant, persistent=False)
         object.__setattr__(self, "network", network.eval())  # unseen by nn.Module's registry
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "Frozen":

@@ -42,9 +42,9 @@ def generator_non_saturating(fake_logits: Tensor) -> Tensor:
 
 def label_doubt(logits: Tensor, noise: float, generator: torch.Generator) -> Tensor:
     """LARP's smoothing of labels (`noise` = 0.15 there): for each logit |normal number| · noise, at most 2 · noise.
-    Drawn on the CPU with `generator`; of the shape and on the device of `logits`."""
+    Drawn with `generator`; of the shape of `logits`, on the CPU."""
     drawn = torch.randn(logits.shape, generator=generator).abs() * noise
-    return drawn.clamp(max=2 * noise).to(logits.device)
+    return drawn.clamp(max=2 * noise)
 
 
 def warmup_factor(step: int, start_step: int, ramp_steps: int = 0) -> float:

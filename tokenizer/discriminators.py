@@ -5,6 +5,7 @@ Legend: B clips, C = 3 channels, F frames, H × W pixels, K windows of a clip, N
 width, L layers looked at, E width of a head; T × Hp × Wp a grid of patches.
 """
 
+import functools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
@@ -118,7 +119,7 @@ class TransformerDiscriminator(nn.Module):
         pixels = rearrange(video, "b c (t f) (y p) (x q) -> b t y x (c f p q)", f=step, p=patch, q=patch)
         x = self.embed_patches(pixels)  # (B, T, Hp, Wp, D)
         grid = x.shape[1:4]
-        x = (x + sines_of_places(grid, x.shape[-1]).to(x)).flatten(1, 3)  # (B, N, D)
+        x = (x + _sines_on(grid, x.shape[-1], x.device).to(x.dtype)).flatten(1, 3)  # (B, N, D)
         x = torch.cat([self.class_token.expand(len(x), -1, -1).to(x), x], dim=1)  # (B, 1 + N, D)
         x = self.layers(x)  # (B, 1 + N, D)
         seen = x[:, 1:] if self.logits == "patch" else x[:, :1]  # (B, N or 1, D)
@@ -142,6 +143,11 @@ def sines_of_places(grid: Sequence[int], width: int) -> Tensor:
         [row[:, None].expand(-1, columns, -1), column[None].expand(rows, -1, -1)], dim=-1
     )  # (Hp, Wp, width)
     return sines(blocks, width)[:, None, None] + in_picture  # (T, Hp, Wp, width)
+
+
+@functools.lru_cache(maxsize=16)
+def _sines_on(grid: Sequence[int], width: int, device: torch.device) -> Tensor:
+    return sines_of_places(grid, width).to(device)
 
 
 class TokenHead(nn.Module):
@@ -196,7 +202,7 @@ class VideoMAEDiscriminator(nn.Module):
         """video (B, C, F, H, W) in [-1, 1] → logits (B, L·K·N), high where it looks real.
         Raises ValueError for another layout."""
         frames = as_network_input(video, self.size)  # (B, F, C, h, w)
-        windows = frames[:, window_frames(frames.shape[1], self.num_frames).to(video.device)]  # (B, K, f, C, h, w)
+        windows = frames[:, _windows_on(frames.shape[1], self.num_frames, video.device)]  # (B, K, f, C, h, w)
         hidden = self.backbone(windows.flatten(0, 1), output_hidden_states=True).hidden_states  # [(B·K, N, D)]
         logits = [head(hidden[layer]) for layer, head in zip(self.layers, self.heads)]  # [(B·K, N)]
         return rearrange(torch.stack(logits), "l (b k) n -> b (l k n)", b=len(video))  # (B, L·K·N)
@@ -209,6 +215,11 @@ def window_frames(num_frames: int, window: int) -> Tensor:
         return (torch.arange(window) * num_frames // window)[None]
     starts = torch.linspace(0, num_frames - window, -(-num_frames // window)).round().long()  # (K,)
     return starts[:, None] + torch.arange(window)
+
+
+@functools.lru_cache(maxsize=16)
+def _windows_on(num_frames: int, window: int, device: torch.device) -> Tensor:
+    return window_frames(num_frames, window).to(device)
 
 
 def load_videomae(source: str | Path = VIDEOMAE_B) -> VideoMAEModel:

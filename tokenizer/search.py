@@ -166,9 +166,9 @@ class _Nodes:
     """Prefixes of assignments, one a row. clips: (S,) numbers in the batch; levels: (S, t), the prefixes, as numbers of
     levels; segments: (S, t), their tokens in the batch; sums: distances added up over the prefix, (S,) on the device;
     past: keys and values of the patches of m blocks before the last, those that it sees, one pair a decoder layer,
-    (families · m·P, h, d) each; family: (S,), whose past it is; new: of the last block, (S·P, h, d) each; first: the first block that is
-    searched, after those that are given; future: numbers of levels (b, q), of each clip's last blocks, which are given
-    too."""
+    (families · m·P, h, d) each; family: (S,), whose past it is; new: of the last block, (S·P, h, d) each; first: the
+    first block that is searched, after those that are given; future: numbers of levels (b, q), of each clip's last
+    blocks, which are given too."""
 
     clips: Tensor
     levels: Tensor

@@ -17,6 +17,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from evagen.config import Section, section_of
 from evagen.errors import UserError
+from evagen.kernels.transfer import send
 from evagen.models.networks import PerceptualNetwork
 from evagen.tokenizer import LossWeights, TokenizerOutput, VideoTokenizer, tokenizer_loss
 from evagen.tokenizer.adversarial import (
@@ -213,7 +214,7 @@ class Objective:
                 label_doubt(real, adversarial.label_noise, random),
                 label_doubt(fake, adversarial.label_noise, random),
             )
-            loss = discriminator_non_saturating(real, fake, doubts)
+            loss = discriminator_non_saturating(real, fake, send(doubts, video.device))
         else:
             loss = self.discriminator_loss(real, fake)
         terms = {"discriminator": loss}

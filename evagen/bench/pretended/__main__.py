@@ -1,6 +1,10 @@
-"""A command of evagen on the pretended GPU, and what it met there.
+"""Commands of evagen on the pretended GPU, and what they met there.
 
-python -m evagen.bench.pretended MEETINGS.json train-tokenizer my_config.yaml run.mixed_precision=bf16
+python -m evagen.bench.pretended JOBS.json RESULTS.json
+
+JOBS.json: a list of jobs, each a name and the arguments of a command, [["proxy", "train-tokenizer", "my.yaml"], …].
+They run one after the other. RESULTS.json: for each name the error, empty if there was none, the meetings of host and
+device, [kind, place, times] each, and the launches.
 """
 
 import json
@@ -8,33 +12,38 @@ import os
 import sys
 import traceback
 from pathlib import Path
+from typing import Any
 
 from evagen.bench.pretended import guard
 
 
-def main(to: Path, arguments: list[str]) -> int:
-    """Runs the command; writes its meetings of host and device and its launches; returns its exit status."""
+def run_jobs(jobs: list[list[str]]) -> dict[str, dict[str, Any]]:
+    """What each of the named commands did."""
     guard.load()
-    from evagen.bench.pretended.device import PretendedGPU
-    from evagen.cli import main as evagen
+    from accelerate.state import AcceleratorState
 
-    status = 0
+    from evagen.bench.pretended.device import PretendedGPU
+    from evagen.cli import app
+
+    results = {}
     with PretendedGPU() as gpu:
-        try:
-            sys.argv = ["evagen", *arguments]
-            evagen()
-        except SystemExit as ended:
-            status = ended.code if isinstance(ended.code, int) else 1
-        except BaseException:
-            traceback.print_exc()
-            status = 1
-    meetings = [{"kind": kind, "place": place, "times": times} for (kind, place), times in gpu.meetings.most_common()]
-    to.write_text(json.dumps({"launches": gpu.launches, "meetings": meetings}, indent=1))
-    return status
+        for name, *arguments in jobs:
+            gpu.reset()
+            error = ""
+            try:
+                app(arguments, standalone_mode=False)
+            except BaseException:
+                error = traceback.format_exc()
+                print(error, file=sys.stderr)
+            AcceleratorState._reset_state(reset_partial_state=True)
+            meetings = [[kind, place, times] for (kind, place), times in gpu.meetings.most_common()]
+            results[name] = {"error": error, "launches": gpu.launches, "meetings": meetings}
+    return results
 
 
 if __name__ == "__main__":
-    status = main(Path(sys.argv[1]), sys.argv[2:])
+    jobs, to = (Path(argument) for argument in sys.argv[1:3])
+    to.write_text(json.dumps(run_jobs(json.loads(jobs.read_text())), indent=1))
     sys.stdout.flush()
     sys.stderr.flush()
-    os._exit(status)  # autograd's thread for the device that there is not would not end
+    os._exit(0)  # autograd's thread for the device that there is not would not end

@@ -1,0 +1,134 @@
+"""Every command on a pretended GPU: it runs there, gives what the CPU gives, and host and device meet seldom."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import VideoMAEConfig, VideoMAEModel, VJEPA2Config, VJEPA2Model
+
+from evagen.data.corpus import read_corpus
+from evagen.data.curation_record import read_record
+from evagen.training.metrics import read_metrics
+
+COMMANDS = {
+    "proxy": "train-tokenizer", "curation": "curate", "router": "train-router", "final": "train-tokenizer",
+    "tokens": "tokenize", "generator": "train-generator", "samples": "sample",
+}  # fmt: skip
+TRAINED = [name for name, command in COMMANDS.items() if command.startswith("train-")]
+MEETINGS_A_STEP = 4
+"""Between log lines: the clips, what follows from their lengths, what was drawn, and a router's lengths."""
+ALIGNED = "loss.alignment={weight: 0.7, teacher: %s, layer: 1}"
+DISCRIMINATORS = {
+    "patch": "loss.adversarial={discriminator: patch, adaptive: true, lecam: 0.01, every: 2}",
+    "transformer": "loss.adversarial={discriminator: transformer, transformer: {width: 32, depth: 1, heads: 2}, "
+    "form: non_saturating, label_noise: 0.15}",
+    "videomae": "loss.adversarial={discriminator: videomae, videomae: %s}",
+}
+EVERYTHING = ["run.gradient_checkpointing=true", "optimizer.accumulation=2", "optimizer.ema_decay=0.9"]
+UNSEEN = ["run.log_every=1000", "run.save_every=1000"]
+
+
+def in_precision(command: str, precision: str) -> str:
+    name = "mixed_precision" if command.startswith("train-") else "precision"
+    return f"run.{name}={'no' if (name, precision) == ('mixed_precision', 'fp32') else precision}"
+
+
+def all_jobs(road: Path, out: Path) -> list[list[str]]:
+    def job(name: str, stage: str, *overrides: str) -> list[str]:
+        return [name, COMMANDS[stage], str(road / stage / "config.yaml"), f"run.out={out / name}", *overrides]
+
+    jobs = [
+        job(f"{stage} {precision}", stage, in_precision(command, precision))
+        for precision in ("fp32", "bf16")
+        for stage, command in COMMANDS.items()
+    ]
+    for name, discriminator in DISCRIMINATORS.items():
+        chosen = discriminator % (out / "videomae") if "%s" in discriminator else discriminator
+        aligned = [ALIGNED % (out / "teacher")] if name == "patch" else []
+        jobs += [
+            job(f"{name} {steps}", "proxy", f"optimizer.steps={steps}", "run.mixed_precision=bf16", *UNSEEN,
+                *EVERYTHING, chosen, *aligned)
+            for steps in (4, 6)
+        ]  # fmt: skip
+    jobs += [
+        job(f"{stage} {steps}", stage, f"optimizer.steps={steps}", *UNSEEN) for stage in TRAINED for steps in (4, 6)
+    ]
+    return jobs
+
+
+@pytest.fixture(scope="module")
+def out(road, tmp_path_factory) -> Path:
+    """A folder in which all jobs have been run, with what they met in results.json."""
+    out = tmp_path_factory.mktemp("pretended")
+    torch.manual_seed(0)
+    teacher = VJEPA2Config(
+        patch_size=8, crop_size=32, hidden_size=48, num_attention_heads=2, num_hidden_layers=2, pred_hidden_size=48,
+        pred_num_attention_heads=2, pred_num_hidden_layers=1, pred_num_mask_tokens=1,
+    )  # fmt: skip
+    VJEPA2Model(teacher).save_pretrained(out / "teacher")
+    videomae = VideoMAEConfig(
+        image_size=32, patch_size=8, num_frames=8, hidden_size=24, num_hidden_layers=12, num_attention_heads=2,
+        intermediate_size=48,
+    )  # fmt: skip
+    VideoMAEModel(videomae).save_pretrained(out / "videomae")
+    (out / "jobs.json").write_text(json.dumps(all_jobs(road, out)))
+    command = [sys.executable, "-m", "evagen.bench.pretended", str(out / "jobs.json"), str(out / "results.json")]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr[-4000:]
+    return out
+
+
+@pytest.fixture(scope="module")
+def results(out) -> dict[str, dict]:
+    return json.loads((out / "results.json").read_text())
+
+
+def test_every_command_runs_in_fp32_and_bf16_and_with_every_setting(results):
+    assert not {name: each["error"][-1500:] for name, each in results.items() if each["error"]}
+    assert len(results) == 14 + 6 + 8
+
+
+@pytest.mark.parametrize("stage", TRAINED)
+@pytest.mark.parametrize(("precision", "tolerance"), [("fp32", 3e-3), ("bf16", 5e-2)])
+def test_trainings_are_those_of_a_cpu(road, out, stage, precision, tolerance):
+    """As closely as six steps of large size leave it; the first line as closely as the precision does."""
+    on_cpu, on_gpu = read_metrics(road / stage), read_metrics(out / f"{stage} {precision}")
+    assert [line["step"] for line in on_gpu] == [line["step"] for line in on_cpu]
+    for here, there in zip(on_cpu, on_gpu):
+        assert there["loss"] == pytest.approx(here["loss"], rel=tolerance)
+    assert on_gpu[0]["loss"] == pytest.approx(on_cpu[0]["loss"], rel=1e-5 if precision == "fp32" else 1e-2)
+
+
+@pytest.mark.parametrize(("precision", "tolerance"), [("fp32", 1e-4), ("bf16", 2e-2)])
+def test_curation_measures_what_it_measures_on_a_cpu(road, out, precision, tolerance):
+    on_cpu, on_gpu = read_record(road / "curation"), read_record(out / f"curation {precision}")
+    for name in ("perceptual", "mse", "moving_mse"):
+        torch.testing.assert_close(getattr(on_gpu, name), getattr(on_cpu, name), rtol=tolerance, atol=tolerance / 10)
+
+
+def test_tokens_and_samples_are_those_of_a_cpu(road, out):
+    ours, theirs = read_corpus(road / "tokens").table, read_corpus(out / "tokens fp32").table
+    for here, there in zip(ours, theirs, strict=True):
+        assert torch.equal(here["lengths"], there["lengths"])
+        assert torch.equal(here["codes"], there["codes"])
+    here, there = (
+        [json.loads(line) for line in (folder / "tokens.jsonl").read_text().splitlines()]
+        for folder in (road / "samples", out / "samples fp32")
+    )
+    assert [clip["codes"] for clip in here] == [clip["codes"] for clip in there]
+
+
+@pytest.mark.parametrize("name", [*TRAINED, *DISCRIMINATORS])
+def test_host_and_device_meet_seldom_in_training(results, name):
+    """What six steps have more than four, where nothing is logged: of two steps, or four batches."""
+    few, many = (
+        {(kind, place): times for kind, place, times in results[f"{name} {steps}"]["meetings"]} for steps in (4, 6)
+    )
+    more = {key: times - few.get(key, 0) for key, times in many.items() if times != few.get(key, 0)}
+    batches = 4 if name in DISCRIMINATORS else 2
+    assert sum(more.values()) <= MEETINGS_A_STEP * batches, more
