@@ -15,11 +15,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from evagen.ar_model.transformer import DecoderLayer, VideoGenerator
+from evagen.kernels.backends import HALF, varlen_works
 from evagen.kernels.decode_step import CompiledStep, can_compile
 from evagen.kernels.packed_linear import pack_linears
 from evagen.kernels.plans import plan_causal
+from evagen.kernels.transfer import send
 
 Attend = Callable[[Tensor, Tensor, Tensor, int], Tensor]
+KEYS_AT_ONCE = 128
+"""On an accelerator a step without a kernel for unequal lengths reads the cache up to a multiple of it, so that steps
+are alike for a while."""
 
 
 class FusedLayer(nn.Module):
@@ -46,7 +51,7 @@ class Decoder:
         dtype: of the matrix products and the cache, the model's if None; norms and the sum over layers stay in the
             model's, logits are float32.
 
-    Attributes: `positions`, where each row's next token will stand, int64 (R,).
+    Attributes: `positions`, where each row's next token will stand, int64 (R,), written in place.
     """
 
     def __init__(self, model: VideoGenerator, num_rows: int, dtype: torch.dtype | None = None):
@@ -57,46 +62,89 @@ class Decoder:
         self.layers = pack_linears(nn.ModuleList(FusedLayer(layer, self.dtype) for layer in model.layers))
         self.lm_head = pack_linears(_joined(self.dtype, model.lm_head))
         self.rotation = torch.complex(*model.rotary(torch.arange(self.length, device=self.device)))  # (M, 1, d / 2)
-        shape = (2, num_rows, self.num_heads, self.length, config.width // self.num_heads)
-        self.cache = [torch.zeros(shape, device=self.device, dtype=self.dtype) for _ in model.layers]  # 2 R h M d
+        head_width = config.width // self.num_heads
+        self.cache = [self._empty_cache(num_rows, head_width) for _ in model.layers]  # 2 R h M d
+        self.by_length = self.device.type == "cuda" and self.dtype in HALF and varlen_works(
+            self.device, self.dtype, head_width
+        )  # fmt: skip
         self.norm_eps = config.norm_eps
         self._compiled = self._compiled_step()
         self.positions = torch.zeros(num_rows, dtype=torch.int64, device=self.device)
         self.all_rows = torch.arange(num_rows, device=self.device)
         self._seen = [0] * num_rows  # the positions, known to the host without asking the device
 
+    def _empty_cache(self, num_rows: int, head_width: int) -> Tensor:
+        """(2, R, h, M, d), in memory as the kernels read it: on a CPU each head's keys beside each other, elsewhere
+        each token's."""
+        shape = (num_rows, self.num_heads, self.length, head_width)
+        if self.device.type == "cpu":
+            return torch.zeros(2, *shape, dtype=self.dtype)
+        rows, heads, length, width = shape
+        return torch.zeros(2, rows, length, heads, width, device=self.device, dtype=self.dtype).transpose(2, 3)
+
     def prefill(self, rows: Sequence[int], prompts: Sequence[Tensor]) -> None:
         """Starts these rows anew with prompts, int64 (n,) each, all but whose last tokens are read in one pass; the
         last ones are due in the next `step`."""
         lengths = [len(prompt) - 1 for prompt in prompts]
-        self.positions[torch.tensor(rows, device=self.device)] = torch.tensor(lengths, device=self.device)
+        order = sorted((i for i, n in enumerate(lengths) if n), key=lambda i: lengths[i])  # equal lengths side by side
+        plan = plan_causal([lengths[i] for i in order])
+        tokens = torch.cat([prompts[i][:-1] for i in order]) if order else torch.empty(0, dtype=torch.int64)  # (N,)
+        row_of_token = torch.tensor([rows[i] for i in order for _ in range(lengths[i])])  # (N,)
+        begun, plan, places, tokens, row_of_token = send(
+            (torch.tensor([rows, lengths]), plan, plan.positions, tokens, row_of_token), self.device
+        )
+        self.positions[begun[0]] = begun[1]
         for row, length in zip(rows, lengths):
             self._seen[row] = length
-        order = sorted((i for i, n in enumerate(lengths) if n), key=lambda i: lengths[i])  # equal lengths side by side
-        if not order:
-            return
-        plan = plan_causal([lengths[i] for i in order]).to(self.device)
-        tokens = torch.cat([prompts[i][:-1] for i in order]).to(self.device)  # (N,)
-        row_of_token = torch.tensor([rows[i] for i in order for _ in range(lengths[i])], device=self.device)  # (N,)
-        self._layers(
-            tokens, row_of_token, plan.positions.to(self.device),
-            lambda query, key, value, layer: self.layers[layer].attend(query, key, value, plan),
-        )  # fmt: skip
+        if order:
+            self._layers(
+                tokens, row_of_token, places,
+                lambda query, key, value, layer: self.layers[layer].attend(query, key, value, plan),
+            )  # fmt: skip
 
     def step(self, tokens: Tensor) -> Tensor:
         """The next token of every row, int64 (R,) → logits (R, V) of what follows it."""
-        logits = self._step_in_torch(tokens) if self._compiled is None else self._compiled(tokens, self.positions)
-        self.positions = (self.positions + 1).clamp_max(self.length - 1)  # rows that have ended write over their end
-        self._seen = [min(n + 1, self.length - 1) for n in self._seen]
+        logits = self.launch(tokens)
+        self.count()
         return logits
 
-    def _step_in_torch(self, tokens: Tensor) -> Tensor:
+    def launch(self, tokens: Tensor) -> Tensor:
+        """The device's part of a step, which depends on `keys_read` alone, so that it can be recorded."""
+        logits = self._step_in_torch(tokens) if self._compiled is None else self._compiled(tokens, self.positions)
+        self.positions.add_(1).clamp_max_(self.length - 1)  # rows that have ended write over their end
+        return logits
+
+    def count(self) -> None:
+        """The host's part of a step."""
+        self._seen = [min(n + 1, self.length - 1) for n in self._seen]
+
+    @property
+    def keys_read(self) -> int:
+        """How far into the cache the next step reads; 0 where a kernel reads each row as far as it is written."""
+        if self.by_length:
+            return 0
         seen = max(self._seen) + 1
+        return seen if self.device.type == "cpu" else min(-(-seen // KEYS_AT_ONCE) * KEYS_AT_ONCE, self.length)
+
+    def _step_in_torch(self, tokens: Tensor) -> Tensor:
+        seen = self.keys_read
         mask = None  # (R, 1, 1, seen): what each row has written so far
-        if min(self._seen) + 1 < seen:
+        if self.by_length:
+            from torch.nn.attention.varlen import varlen_attn
+
+            bounds = torch.arange(len(tokens) + 1, dtype=torch.int32, device=self.device)
+            written = (self.positions + 1).int()  # (R,)
+        elif self.device.type != "cpu" or min(self._seen) + 1 < seen:
             mask = (torch.arange(seen, device=self.device) <= self.positions[:, None])[:, None, None]
 
         def attend(query: Tensor, key: Tensor, value: Tensor, layer: int) -> Tensor:
+            if self.by_length:
+                keys, values = self.cache[layer].transpose(2, 3).flatten(1, 2)  # (R·M, h, d) each
+                attended = varlen_attn(
+                    query, keys, values, bounds, bounds * self.length, 1, self.length, seqused_k=written
+                )
+                assert isinstance(attended, Tensor)  # a tuple only where more than the output is asked for
+                return attended
             keys, values = self.cache[layer][:, :, :, :seen]  # (R, h, seen, d) each
             attended = F.scaled_dot_product_attention(query[:, :, None], keys, values, attn_mask=mask)
             return attended[:, :, 0]  # (R, h, d)
@@ -106,8 +154,10 @@ class Decoder:
 
     def keep(self, rows: Sequence[int]) -> None:
         """Goes on with these rows alone."""
-        chosen = torch.tensor(rows, device=self.device)
-        self.cache = [layer[:, chosen] for layer in self.cache]
+        chosen = send(torch.tensor(rows), self.device)
+        self.cache = [layer.transpose(2, 3)[:, chosen].transpose(2, 3) for layer in self.cache]
+        if self.device.type == "cpu":
+            self.cache = [layer.contiguous() for layer in self.cache]
         self.positions, self.all_rows = self.positions[chosen], self.all_rows[: len(rows)]
         self._seen = [self._seen[row] for row in rows]
         self._compiled = self._compiled_step()

@@ -22,6 +22,8 @@ from evagen.ar_model.decoding import Decoder
 from evagen.ar_model.grammar import ClipTokens, GrammarState
 from evagen.ar_model.lengths import LengthConstraints, LengthScores
 from evagen.ar_model.transformer import VideoGenerator
+from evagen.kernels.replay import Replayed
+from evagen.kernels.transfer import send
 
 SEEDS_BETWEEN_WINDOWS = 2**40
 """More than there are clips, so that no window repeats another clip's random numbers."""
@@ -180,20 +182,22 @@ class ContinuousBatch:
         self.written = torch.zeros(num_slots, longest, dtype=torch.int64, device=model.device)  # S M
         self.noise = torch.zeros(num_slots, longest, dtype=torch.float64, device=model.device)  # S M
         free = LengthScores.of([LengthConstraints()] * num_slots, model.grammar)
-        self.length_scores = LengthScores(*(table.to(model.device) for table in free))
+        self.length_scores = LengthScores(*send(tuple(free), model.device))
         self.steps_between_looks = 1 if model.device.type == "cpu" else STEPS_BETWEEN_LOOKS
+        self.step = Replayed(self._step, model.device)
 
     @torch.no_grad()
     def run(self) -> Iterator[tuple[int, ClipTokens]]:
         self._occupy(list(range(len(self.occupants))))
         while any(self.occupants):
             for _ in range(self.steps_between_looks):
-                self._step()
+                self.step(self.decoder.keys_read)
+                self.decoder.count()
             done = self.grammar.finished(self.state).tolist()
             ready = {slot: work for slot, work in enumerate(self.occupants) if work and done[slot]}
             if not ready:
                 continue
-            sequences = self.written[list(ready)].cpu()  # (ready, M)
+            sequences = self.written.cpu()[list(ready)]  # (ready, M)
             for work, sequence in zip(ready.values(), sequences):
                 self._add(work, self._unpacked(sequence))
             unfinished = {slot: work for slot, work in ready.items() if work.count < self._wanted(work)}
@@ -227,21 +231,22 @@ class ContinuousBatch:
         work.beginning, work.begins_later = _last(window, max(1, whole // 2)), True
 
     def _step(self) -> None:
-        """One token for every slot."""
+        """One token for every slot. Writes into the tensors that are there, so that it can be recorded."""
         grammar, options = self.grammar, self.options
-        positions = self.decoder.positions[: len(self.tokens)]  # (S,)
+        noise = self.noise.gather(1, self.decoder.positions[: len(self.tokens), None])[:, 0]  # (S,)
         if self.guided:  # the unconditional half has the null class in its cache, and the same tokens behind it
-            conditional, unconditional = self.decoder.step(self._both(self.tokens)).chunk(2)  # (S, V) each
+            conditional, unconditional = self.decoder.launch(self._both(self.tokens)).chunk(2)  # (S, V) each
             scale = options.guidance_at(grammar.progress(self.state))  # (S, 1)
             logits = unconditional + scale * (conditional - unconditional)  # (S, V)
         else:
-            logits = self.decoder.step(self.tokens)  # (S, V)
+            logits = self.decoder.launch(self.tokens)  # (S, V)
         scores = self.length_scores(self.state, grammar.levels_on(self.device))  # (S, L)
         logits[:, grammar.first_length : grammar.first_class] += scores
         logits = logits.masked_fill(~grammar.allowed(self.state), -torch.inf)
-        noise = self.noise.gather(1, positions[:, None])[:, 0]  # (S,)
-        self.tokens = draw(token_probabilities(logits, options), noise)  # (S,)
-        self.state = grammar.advance(self.state, self.tokens)
+        self.tokens.copy_(draw(token_probabilities(logits, options), noise))  # (S,)
+        after = grammar.advance(self.state, self.tokens)
+        for each, value in zip(self._fields(), self._fields(after)):
+            each.copy_(value)
         self.written.scatter_(1, self.decoder.positions[: len(self.tokens), None], self.tokens[:, None])
 
     def _both(self, tokens: Tensor) -> Tensor:
@@ -271,30 +276,34 @@ class ContinuousBatch:
         if self.guided:
             unconditional = [self.grammar.prompt(-1, known, late) for known, late in zip(given, later)]
             self.decoder.prefill([slot + len(self.occupants) for slot in slots], unconditional)
-        where = torch.tensor(slots, device=self.device)
         longest = self.written.shape[1]
         ended = [F.pad(prompt, (0, longest - len(prompt)), value=self.grammar.end) for prompt in prompts]
-        self.written[where] = torch.stack(ended).to(self.device)
         seeds = [r.seed + work.windows * SEEDS_BETWEEN_WINDOWS for r, work in zip(requests, works.values())]
-        self.noise[where] = torch.stack([clip_noise(seed, longest) for seed in seeds]).to(self.device)
-        self.tokens[where] = torch.stack([prompt[-1] for prompt in prompts]).to(self.device)
-        scores = LengthScores.of([request.constraints for request in requests], self.grammar)
-        for table, values in zip(self.length_scores, scores):
-            table[where] = values.to(self.device)
-        fresh = torch.tensor([self.grammar.state_after(blocks) for blocks in given], device=self.device).T
-        for each, values in zip(self._fields(), fresh):
-            each[where] = values
+        fresh = (
+            torch.stack(ended),
+            torch.stack([clip_noise(seed, longest) for seed in seeds]),
+            torch.stack([prompt[-1] for prompt in prompts]),
+            *LengthScores.of([request.constraints for request in requests], self.grammar),
+            *torch.tensor([self.grammar.state_after(blocks) for blocks in given]).T,
+        )
+        where, fresh = send((torch.tensor(slots), fresh), self.device)
+        tables = (self.written, self.noise, self.tokens, *self.length_scores, *self._fields())
+        for table, values in zip(tables, fresh, strict=True):
+            table[where] = values
 
     def _keep(self, slots: list[int]) -> None:
         rows = slots + ([slot + len(self.occupants) for slot in slots] if self.guided else [])
         self.decoder.keep(rows)
         self.occupants = [self.occupants[slot] for slot in slots]
-        self.state = GrammarState(*(each[slots] for each in self._fields()))
-        self.length_scores = LengthScores(*(table[slots] for table in self.length_scores))
-        self.tokens, self.written, self.noise = self.tokens[slots], self.written[slots], self.noise[slots]
+        chosen = send(torch.tensor(slots), self.device)
+        self.state = GrammarState(*(each[chosen] for each in self._fields()))
+        self.length_scores = LengthScores(*(table[chosen] for table in self.length_scores))
+        self.tokens, self.written, self.noise = self.tokens[chosen], self.written[chosen], self.noise[chosen]
+        self.step.forget()
 
-    def _fields(self) -> tuple[Tensor, ...]:
-        return self.state.begun, self.state.remaining, self.state.length, self.state.total
+    def _fields(self, state: GrammarState | None = None) -> tuple[Tensor, ...]:
+        state = state or self.state
+        return state.begun, state.remaining, state.length, state.total
 
     def _unpacked(self, sequence: Tensor) -> ClipTokens:
         ends = (sequence == self.grammar.end).nonzero()  # what follows the last block is the end, at least once

@@ -85,7 +85,7 @@ class AttentionPlan:
     @cached_property
     def positions(self) -> Tensor:
         """Each query row's place in its own segment: int64 (Nq,) on the CPU, from 0."""
-        lengths = torch.tensor(self.query_lengths)
+        lengths = torch.tensor(self.query_lengths, dtype=torch.int64)
         return concatenated_ranges(torch.zeros_like(lengths), lengths)
 
     @cached_property

@@ -56,11 +56,14 @@ def _sent(tensors: list[Tensor], device: torch.device) -> list[Tensor]:
     """CPU tensors on a device, as parts of one buffer."""
     sizes = [-(-tensor.numel() * tensor.element_size() // ALIGNMENT) * ALIGNMENT for tensor in tensors]
     buffer = torch.empty(sum(sizes), dtype=torch.uint8, pin_memory=device.type == "cuda")
-    for part, tensor in zip(buffer.split(sizes), tensors):
-        of_tensor = part[: tensor.numel() * tensor.element_size()]
-        of_tensor.copy_(tensor.contiguous().flatten().view(torch.uint8))
-    parts = buffer.to(device, non_blocking=True).split(sizes)
+    for part, tensor in zip(_parts(buffer, sizes, tensors), tensors):
+        part.copy_(tensor)
+    return _parts(buffer.to(device, non_blocking=True), sizes, tensors)
+
+
+def _parts(buffer: Tensor, sizes: list[int], tensors: list[Tensor]) -> list[Tensor]:
+    """The places of tensors in a buffer of bytes, as tensors of their type and shape."""
     return [
         part[: tensor.numel() * tensor.element_size()].view(tensor.dtype).view(tensor.shape)
-        for part, tensor in zip(parts, tensors)
+        for part, tensor in zip(buffer.split(sizes), tensors)
     ]

@@ -11,15 +11,18 @@ needs (`item`, `nonzero`, …): on a real GPU each drains the queue of kernels o
 
 import sys
 from collections import Counter
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode, return_and_correct_aliasing
+from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes, return_and_correct_aliasing
 from torch.utils._pytree import tree_leaves, tree_map
+
+from evagen.bench.pretended.kernels import EMULATED
 
 CUDA = torch.device("cuda", 0)
 PROJECT = str(Path(__file__).resolve().parents[3])
@@ -104,6 +107,8 @@ class PretendedGPU(TorchDispatchMode):
         super().__init__()
         self.meetings: Counter[tuple[str, str]] = Counter()
         self.launches = 0
+        self.graph: PretendedGraph | None = None
+        """That is being recorded."""
         self._patches = ExitStack()
 
     def reset(self) -> None:
@@ -124,9 +129,12 @@ class PretendedGPU(TorchDispatchMode):
         }  # fmt: skip
         for name, answer in answers.items():
             self._patches.enter_context(patch.object(torch.cuda, name, lambda *_, answer=answer, **__: answer))
-        self._patches.enter_context(
-            patch.object(torch.cuda, "synchronize", lambda *_: self._meet("synchronize", _place()))
-        )
+        for name, replacement in (
+            ("synchronize", lambda *_: self._meet("synchronize", _place())),
+            ("CUDAGraph", PretendedGraph),
+            ("graph", lambda graph: graph.recorded()),
+        ):
+            self._patches.enter_context(patch.object(torch.cuda, name, replacement))
         torch.__future__.set_swap_module_params_on_conversion(True)
         torch._C._set_only_lift_cpu_tensors(True)
         return super().__enter__()
@@ -138,6 +146,8 @@ class PretendedGPU(TorchDispatchMode):
         self._patches.close()
 
     def _meet(self, kind: str, place: str) -> None:
+        if self.graph is not None:
+            raise RuntimeError(f"operation not permitted when stream is capturing: {kind} at {place}")
         self.meetings[kind, place] += 1
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
@@ -174,7 +184,13 @@ class PretendedGPU(TorchDispatchMode):
         inner_args, inner_kwargs = tree_map(_inner, (args, kwargs))
         if device is not None:
             inner_kwargs["device"] = torch.device("cpu")
-        result = func(*inner_args, **inner_kwargs)
+        if self.graph is not None:
+            self.graph.remember(func, inner_args, inner_kwargs)
+        compute = EMULATED.get(func._schema.name, func)
+        with _disable_current_modes():  # an emulated kernel computes on the CPU
+            result = compute(*inner_args, **inner_kwargs)
+        if self.graph is not None and (func._schema.is_mutable or not _may_alias(func)):  # views see what is written
+            self.graph.add(compute, inner_args, inner_kwargs, None if func._schema.is_mutable else result)
         if func._schema.is_mutable:
             return _written(func, args, kwargs, result)
         result = tree_map(_pretended, result)
@@ -212,6 +228,47 @@ class PretendedGPU(TorchDispatchMode):
             )
 
 
+class PretendedGraph:
+    """A CUDA graph: the operations between, to be run again on the same tensors. As on CUDA, recording changes nothing
+    that was there before, and whatever is read back or copied from the host while it lasts is an error."""
+
+    def __init__(self) -> None:
+        self.gpu = PretendedGPU.current
+        self._steps: list[tuple[Any, tuple, dict, Any]] = []  # function, arguments, and where new results belong
+        self._before: dict[int, tuple[Tensor, Tensor]] = {}  # by storage: what was written into, and its values before
+
+    @contextmanager
+    def recorded(self) -> Iterator[None]:
+        self.gpu.graph = self
+        try:
+            yield
+        finally:
+            self.gpu.graph = None
+            for written, values in self._before.values():
+                written.copy_(values)
+            self._before.clear()
+
+    def remember(self, func, args: tuple, kwargs: dict) -> None:
+        """The values of what an operation is going to write into."""
+        for written in _written_arguments(func, args, kwargs).values():
+            for tensor in tree_leaves(written):
+                storage = tensor.untyped_storage()
+                whole = torch.empty(0, dtype=torch.uint8).set_(storage)
+                self._before.setdefault(storage.data_ptr(), (whole, whole.clone()))
+
+    def add(self, compute, args: tuple, kwargs: dict, result: Any) -> None:
+        self._steps.append((compute, args, kwargs, result))
+
+    def replay(self) -> None:
+        """One launch."""
+        self.gpu.launches += 1
+        with _disable_current_modes():
+            for compute, args, kwargs, result in self._steps:
+                again = compute(*args, **kwargs)
+                for kept, new in zip(tree_leaves(result) if result is not None else (), tree_leaves(again)):
+                    kept.copy_(new)
+
+
 def _goes(device: torch.device | None) -> bool | None:
     """Whether a copy goes to the GPU; None where it stays."""
     return None if device is None else device.type == "cuda"
@@ -229,14 +286,23 @@ def _may_alias(func) -> bool:
     return any(result.alias_info is not None for result in func._schema.returns)
 
 
+def _written_arguments(func, args: tuple, kwargs: dict) -> dict[frozenset[str], Any]:
+    """What an operation writes into, by the name of its memory in the schema."""
+    values = [
+        (argument, args[number] if number < len(args) else kwargs.get(argument.name))
+        for number, argument in enumerate(func._schema.arguments)
+    ]
+    return {
+        frozenset(argument.alias_info.before_set): value
+        for argument, value in values
+        if argument.alias_info is not None and argument.alias_info.is_write
+    }
+
+
 def _written(func, args: tuple, kwargs: dict, result: Any) -> Any:
     """What an operation that writes into its arguments returns: these arguments."""
-    written = {}
-    for number, argument in enumerate(func._schema.arguments):
-        value = args[number] if number < len(args) else kwargs.get(argument.name)
-        if argument.alias_info is None or not argument.alias_info.is_write:
-            continue
-        written[frozenset(argument.alias_info.before_set)] = value
+    written = _written_arguments(func, args, kwargs)
+    for value in written.values():
         for one in tree_leaves(value):
             if isinstance(one, Pretended) and one.shape != one.inner.shape:
                 raise NotImplementedError(f"{func} changes a shape, which a pretended tensor cannot")
