@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor
 
+from evagen.kernels.transfer import send
 from evagen.tokenizer.autoencoder import TokenizedClips, VideoTokenizer
 from evagen.tokenizer.reward import PREFERENCE_RANGE
 from evagen.tokenizer.router import Router
@@ -115,14 +116,14 @@ class AdaptiveTokenizer:
             else:
                 chosen = lengths[num_clips : num_clips + len(chunk.clips)]  # (n, T)
             tokens = self.tokenizer.encode(chunk.clips, chosen)
-            encoded.append(TokenizedClips(tokens.codes.cpu(), tokens.lengths))
+            encoded.append(tokens)
             num_frames, num_clips = num_frames + chunk.num_frames, num_clips + len(chunk.clips)
             size = chunk.size
         if not encoded:
             raise ValueError("the video holds no frame; at least one is needed")
-        return TokenizedVideo(
-            TokenizedClips.join(encoded), num_frames, size, self.encoded_size(size), preference, max_tokens
-        )
+        tokens = TokenizedClips.join(encoded)
+        tokens = TokenizedClips(tokens.codes.cpu(), tokens.lengths)
+        return TokenizedVideo(tokens, num_frames, size, self.encoded_size(size), preference, max_tokens)
 
     def decode(self, tokens: TokenizedVideo) -> Tensor:
         """Tokens → the whole video (C, F, H, W) in [-1, 1]."""
@@ -135,7 +136,7 @@ class AdaptiveTokenizer:
     def _chunks(self, video: Video) -> Iterator["_Chunk"]:
         per_clip = self.tokenizer.config.num_frames
         for group, size in grouped(video, per_clip * self.clips_per_chunk):
-            filled = torch.stack(group + group[-1:] * (-len(group) % per_clip)).to(self.tokenizer.device)
+            filled = send(torch.stack(group + group[-1:] * (-len(group) % per_clip)), self.tokenizer.device)
             fitted = resize(filled, self.encoded_size(size))  # (n·f, C, h, w)
             yield _Chunk(rearrange(fitted, "(n f) c h w -> n c f h w", f=per_clip), len(group), size)
 
@@ -197,7 +198,6 @@ def decode_in_chunks(tokenizer: VideoTokenizer, video: TokenizedVideo, clips_per
         )
     for start in range(0, len(clips), clips_per_chunk):
         tokens = TokenizedClips.join(clips[start : start + clips_per_chunk])
-        tokens = TokenizedClips(tokens.codes.to(tokenizer.device), tokens.lengths)
         decoded = tokenizer.decode(tokens, video.encoded_size)  # (n, C, f, h, w)
         frames = rearrange(decoded, "n c f h w -> (n f) c h w")[: video.num_frames - start * per_clip]
         yield rearrange(resize(frames, video.size), "f c h w -> c f h w")
@@ -213,7 +213,7 @@ def _decode_stream(tokenizer: VideoTokenizer, video: TokenizedVideo, blocks_per_
     stream, start = TokenizerStream(tokenizer), 0
     for number in range(0, len(lengths), blocks_per_piece):
         some = lengths[number : number + blocks_per_piece]
-        codes = video.tokens.codes[start : start + int(some.sum())].to(tokenizer.device)
+        codes = video.tokens.codes[start : start + int(some.sum())]
         start += len(codes)
         frames = stream.decode(codes, some, video.encoded_size)[:, : video.num_frames - number * step]
         yield resize(frames.transpose(0, 1), video.size).transpose(0, 1)

@@ -186,9 +186,9 @@ class VideoTokenizer(ModelMixin, ConfigMixin):
         Raises ValueError for codes outside the codebook or a number of codes that the lengths do not add up to."""
         self.check_tokens(tokens)
         resolution = resolution or (self.config.resolution, self.config.resolution)
-        lengths = tokens.lengths.cpu().contiguous()
-        whole = send(self._plan(lengths, self.patch_grid(resolution)), tokens.codes.device)
-        video, _ = self._decode(self.quantizer.lookup(tokens.codes), whole)
+        whole = self._plan(tokens.lengths.cpu().contiguous(), self.patch_grid(resolution))
+        codes, whole = send((tokens.codes, whole), self.device)
+        video, _ = self._decode(self.quantizer.lookup(codes), whole)
         return video.float().clamp(-1, 1)
 
     def _lengths_of(self, video: Tensor, lengths: Tensor) -> Tensor:

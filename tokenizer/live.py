@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from evagen.kernels.transfer import send
 from evagen.tokenizer.adaptive import TokenizedVideo, Video, check_dials, decode_in_chunks, fit_size, grouped, resize
 from evagen.tokenizer.autoencoder import TokenizedClips, VideoTokenizer
 from evagen.tokenizer.block_router import BlockRouter
@@ -54,7 +55,7 @@ class LiveLengths:
         self._levels = torch.tensor(router.assignments.levels)  # (L,)
         self._too_long = router.too_long(max_tokens)  # (L,)
         self._before = torch.empty(1, 3, 0, router.config.resolution, router.config.resolution, device=router.device)
-        self._given = torch.empty(1, 0, dtype=torch.int64)
+        self._given = torch.empty(1, 0, dtype=torch.int64, device=router.device)
 
     @torch.no_grad()
     def choose(self, block: Tensor) -> int:
@@ -71,7 +72,7 @@ class LiveLengths:
         if control:
             control.add(length)
         self._before = torch.cat([self._before, block], dim=2)[:, :, -memory * block.shape[2] :].clone()
-        self._given = torch.cat([self._given, torch.tensor([[length]])], dim=1)[:, -memory:]
+        self._given = torch.cat([self._given, self._given.new_full((1, 1), length)], dim=1)[:, -memory:]
         return length
 
 
@@ -119,19 +120,20 @@ class LiveTokenizer:
         for group, size in grouped(video, step):
             num_frames += len(group)
             group = torch.stack(group + group[-1:] * (step - len(group)))  # (f, C, H, W)
-            group = group.to(self.tokenizer.device)
+            group = send(group, self.tokenizer.device)
             if chooser:
                 side = chooser.router.config.resolution
                 chosen.append(chooser.choose(resize(group, (side, side)).transpose(0, 1)))
             else:
                 chosen.append(lengths[min(len(chosen), len(lengths) - 1)])
             block = resize(group, self._encoded_size(size)).transpose(0, 1)  # (C, f, h, w)
-            codes.append(stream.encode(block, torch.tensor(chosen[-1:])).cpu())
+            codes.append(stream.encode(block, torch.tensor(chosen[-1:])))
         if not codes:
             raise ValueError("the video holds no frame; at least one is needed")
         steered = rate is not None or bool(lengths)
         return TokenizedVideo(
-            TokenizedClips(torch.cat(codes), torch.tensor(chosen)[None]), num_frames, size, self._encoded_size(size),
+            TokenizedClips(torch.cat(codes).cpu(), torch.tensor(chosen)[None]), num_frames, size,
+            self._encoded_size(size),
             None if steered else (1.2 if preference is None else preference), max_tokens,
         )  # fmt: skip
 

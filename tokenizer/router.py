@@ -15,6 +15,7 @@ from timm.layers import PatchEmbed
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
+from evagen.kernels.transfer import send
 from evagen.tokenizer.assignments import AssignmentSpace
 from evagen.tokenizer.reward import PREFERENCE_RANGE, ScaleName
 
@@ -198,8 +199,11 @@ class Router(ModelMixin, ConfigMixin):
             prefix: and among those whose first blocks have these lengths (EVATok §4.4: 512, 128 for given frames).
 
         Raises ValueError when no assignment is as short as `max_tokens`, or has the prefix."""
-        allowed = self._allowed("max_tokens", max_tokens, prefix)
-        return self._most_probable(self._logits(self.features(video), preference), allowed)
+        allowed = self._allowed("max_tokens", max_tokens, prefix)  # (A,)
+        logits = self._logits(self.features(video), preference)  # (B, A)
+        if not allowed.all():
+            logits = logits.masked_fill(~send(allowed, logits.device), -torch.inf)
+        return self.assignments.lengths_of(logits.argmax(-1).cpu())
 
     @torch.no_grad()
     def assign_video(
@@ -254,25 +258,21 @@ class Router(ModelMixin, ConfigMixin):
         self, clips: Iterable[Tensor], dials: list[tuple[float, int | None]], prefix: Sequence[int]
     ) -> list[VideoAssignment]:
         """The video's assignments with each (preference, max_tokens), from one reading."""
-        rows: list[list[Tensor]] = [[] for _ in dials]
-        allowed = [self._allowed("max_tokens", max_tokens, prefix) for _, max_tokens in dials]
+        allowed = torch.stack([self._allowed("max_tokens", max_tokens, prefix) for _, max_tokens in dials])  # (d, A)
+        allowed = send(allowed, self.device)
+        found = []
         for video in clips:
             features = self.features(video)
             logits = {preference: self._logits(features, preference) for preference in {p for p, _ in dials}}
-            for found, (preference, _), within in zip(rows, dials, allowed):
-                found.append(self._most_probable(logits[preference], within))
-        if not rows[0]:
+            every = torch.stack([logits[preference] for preference, _ in dials])  # (d, B, A)
+            found.append(every.masked_fill(~allowed[:, None], -torch.inf).argmax(-1))  # (d, B)
+        if not found:
             raise ValueError("no clips to assign; if they come from an iterator, put them into a list to be read again")
-        return [VideoAssignment(torch.cat(found), *dial) for found, dial in zip(rows, dials)]
+        lengths = self.assignments.lengths_of(torch.cat(found, 1).cpu())  # (d, B, T)
+        return [VideoAssignment(each, *dial) for each, dial in zip(lengths, dials)]
 
     def _logits(self, features: Tensor, preference: float) -> Tensor:
         return self(features, torch.full((len(features),), preference, device=features.device))  # (B, A)
-
-    def _most_probable(self, logits: Tensor, allowed: Tensor) -> Tensor:
-        """Logits (B, A) and which assignments are allowed, bool (A,) on the CPU → lengths (B, T) on the CPU."""
-        if not allowed.all():
-            logits = logits.masked_fill(~allowed.to(logits.device), -torch.inf)
-        return self.assignments.lengths_of(logits.argmax(-1).cpu())
 
     def _allowed(self, name: str, tokens: float | None, prefix: Sequence[int]) -> Tensor:
         """Which assignments have the prefix and at most so many tokens: bool (A,). Raises ValueError where none has."""

@@ -101,7 +101,7 @@ class TokenizerStream:
         new = Blocks(torch.arange(self.num_decoded, self.num_decoded + len(lengths)), lengths, grid)
         of_patches = torch.full_like(lengths, grid[0] * grid[1])
         plans = Plans(self._decoded.plan(of_patches, of_patches), self._tokens.plan(of_patches, lengths))
-        of_tokens, about, plans = send((model.tokens_of(new), model.patches_of(new), plans), codes.device)
+        codes, of_tokens, about, plans = send((codes, model.tokens_of(new), model.patches_of(new), plans), model.device)
         tokens = model.embed_codes(model.quantizer.lookup(codes), of_tokens)
         known = model.decoder.context_key_values(tokens)  # (N, h, d) each
         queries = model.decoder_queries(tokens.values, about)  # n·P rows

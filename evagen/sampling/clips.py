@@ -147,5 +147,5 @@ def label_of(name: str | None, known: list[str]) -> int:
 
 def decode_clips(tokenizer: VideoTokenizer, clips: list[ClipTokens]) -> Tensor:
     """Sampled tokens → video B C F H W in [-1, 1]."""
-    joined = TokenizedClips(torch.cat([c.codes for c in clips]), torch.stack([c.lengths for c in clips]))
-    return tokenizer.decode(TokenizedClips(joined.codes.to(tokenizer.device), joined.lengths))
+    codes, lengths = torch.cat([c.codes for c in clips]), torch.stack([c.lengths for c in clips])
+    return tokenizer.decode(TokenizedClips(codes, lengths))

@@ -10,6 +10,7 @@ import pytest
 import torch
 from transformers import VideoMAEConfig, VideoMAEModel, VJEPA2Config, VJEPA2Model
 
+from evagen.ar_model.sampler import STEPS_BETWEEN_LOOKS
 from evagen.data.corpus import read_corpus
 from evagen.data.curation_record import read_record
 from evagen.training.metrics import read_metrics
@@ -57,6 +58,16 @@ def all_jobs(road: Path, out: Path) -> list[list[str]]:
     jobs += [
         job(f"{stage} {steps}", stage, f"optimizer.steps={steps}", *UNSEEN) for stage in TRAINED for steps in (4, 6)
     ]
+    jobs += [
+        job(
+            f"samples of {length}",
+            "samples",
+            "clips_per_class=1",
+            f"lengths.forced={[length] * 4}",
+            "run.precision=bf16",
+        )
+        for length in (1, 4)
+    ]
     return jobs
 
 
@@ -90,7 +101,7 @@ def results(out) -> dict[str, dict]:
 
 def test_every_command_runs_in_fp32_and_bf16_and_with_every_setting(results):
     assert not {name: each["error"][-1500:] for name, each in results.items() if each["error"]}
-    assert len(results) == 14 + 6 + 8
+    assert len(results) == 14 + 6 + 8 + 2
 
 
 @pytest.mark.parametrize("stage", TRAINED)
@@ -132,3 +143,17 @@ def test_host_and_device_meet_seldom_in_training(results, name):
     more = {key: times - few.get(key, 0) for key, times in many.items() if times != few.get(key, 0)}
     batches = 4 if name in DISCRIMINATORS else 2
     assert sum(more.values()) <= MEETINGS_A_STEP * batches, more
+
+
+def test_a_sampled_token_is_one_launch_and_waits_for_nothing(results):
+    """Clips of 4 × (1 + 4) tokens against such of 4 × (1 + 1): twelve tokens more, which are one look of the host more,
+    after sixteen steps."""
+    short, long = (results[f"samples of {length}"] for length in (1, 4))
+    writing = ("evagen/ar_model/sampler.py", "evagen/ar_model/decoding.py", "evagen/kernels/transfer.py")
+    few, many = (
+        sum(times for _, place, times in each["meetings"] if place.startswith(writing)) for each in (short, long)
+    )
+    assert many - few <= 1
+    assert (
+        long["launches"] - short["launches"] <= STEPS_BETWEEN_LOOKS + 30
+    )  # of the look, and of longer clips' decoding
