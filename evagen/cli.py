@@ -5,7 +5,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -31,6 +31,10 @@ ConfigPath = Annotated[str, typer.Argument(help="A YAML file, or the name of a s
 Overrides = Annotated[list[str] | None, typer.Argument(metavar="key=value…", help="optimizer.steps=500 run.seed=1")]
 
 
+ComputedIn = Annotated[
+    Literal["auto", "fp32", "bf16", "fp16"],
+    typer.Option("--precision", help="Of the models; auto: bf16 on a GPU that has it, else fp32"),
+]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="A shipped config at full size, in little, on random clips")]
 
 
@@ -150,13 +154,14 @@ def encode(
     short_side: Annotated[int | None, typer.Option(min=1, help="Pixels encoded; as trained if none")] = None,
     clips_per_chunk: Annotated[int, typer.Option(min=1, help="Clips in memory at once")] = 4,
     plot: Annotated[Path | None, typer.Option(help="Draw tokens over time: .png, .svg or .pdf")] = None,
+    precision: ComputedIn = "auto",
 ) -> None:
     """Turn one video file into tokens, as good as asked for or within a budget."""
     from evagen.commands.encode import Dials, main
 
     first, given = whole_numbers("--prefix", prefix), whole_numbers("--lengths", lengths)
     dials = Dials(preference, max_tokens, mean_tokens, first, tokens_per_second, rate_window, given)
-    written, graph = main(video, out, tokenizer, router, dials, short_side, clips_per_chunk, plot)
+    written, graph = main(video, out, tokenizer, router, dials, short_side, clips_per_chunk, plot, precision)
     print(written.summary())
     print(graph)
     print(out)
@@ -170,11 +175,12 @@ def decode(
     out: Annotated[Path, typer.Argument(help="The video: .mp4, .avi, .gif, or .mkv without loss")],
     tokenizer: Annotated[str, typer.Option(help="The tokenizer that made the tokens, folder or hub id")],
     clips_per_chunk: Annotated[int, typer.Option(min=1, help="Clips in memory at once")] = 4,
+    precision: ComputedIn = "auto",
 ) -> None:
     """Turn a file of tokens back into a video of the same length, size and frame rate."""
     from evagen.commands.decode import main
 
-    main(tokens, out, tokenizer, clips_per_chunk)
+    main(tokens, out, tokenizer, clips_per_chunk, precision)
     print(out)
 
 

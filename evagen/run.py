@@ -20,7 +20,7 @@ from pydantic import Field
 from evagen import __version__
 from evagen.config import ONLY_HOW, Section, differences, load_config, save_config
 from evagen.errors import UserError
-from evagen.kernels.backends import AttentionBackend
+from evagen.kernels.backends import AttentionBackend, has_bf16
 
 
 class RunFolder(Section):
@@ -54,8 +54,9 @@ class Attends(Section):
 class Infers(Attends):
     """A run of trained models."""
 
-    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
-    """Of the models' matrix products. Metrics, the quantiser and the drawing of tokens stay in fp32."""
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    """Of the models' matrix products. `auto`: bf16 on a GPU that computes it, fp32 elsewhere. Metrics, the quantiser
+    and the drawing of tokens stay in fp32."""
 
 
 PATIENCE = timedelta(days=1)
@@ -76,6 +77,10 @@ def start_accelerator(
     Accelerate prepares, its own setting if None. `patience`: how long processes wait for
     each other before they take the others for dead, torch's 10 to 30 minutes if None. `claim`: raise UserError when
     the folder holds a run with another config."""
+    if mixed_precision == "bf16" and torch.cuda.is_available() and not has_bf16(torch.device("cuda")):
+        raise UserError(
+            f"run.mixed_precision=bf16: {torch.cuda.get_device_name()} has no bf16; give run.mixed_precision=fp16 or no"
+        )
     several = int(os.environ.get("WORLD_SIZE", "1")) > 1
     accelerator = Accelerator(
         # Without this, Accelerate takes each of several processes on a machine without GPUs for a run of its own.

@@ -42,6 +42,11 @@ def backend_for(query: Tensor, asked: AttentionBackend) -> Literal["torch", "var
     return asked
 
 
+def has_bf16(device: torch.device) -> bool:
+    """Whether products in bf16 are computed as such, and fast. NVIDIA's GPUs before Ampere only imitate them."""
+    return device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+
+
 @functools.cache
 def xformers_works(device: torch.device, dtype: torch.dtype = torch.float32, head_width: int = HEAD_WIDTH) -> bool:
     """Whether xformers is installed and its kernels, forward and backward, run on a device for such numbers and heads:

@@ -8,6 +8,7 @@ from evagen.tokenizer.adaptive import AdaptiveTokenizer, TokenizedVideo, check_r
 from evagen.tokenizer.assignments import AssignmentSpace
 from evagen.tokenizer.autoencoder import TokenizedClips, TokenizerOutput, VideoTokenizer
 from evagen.tokenizer.block_router import BlockRouter
+from evagen.tokenizer.brute_force import brute_force_distances
 from evagen.tokenizer.lattices import BinarySphericalQuantizer, FiniteScalarQuantizer
 from evagen.tokenizer.live import LiveTokenizer, Rate, check_block_router_fits
 from evagen.tokenizer.losses import LossWeights, tokenizer_loss
@@ -15,7 +16,7 @@ from evagen.tokenizer.quantizer import CodebookUsage, DeadCodeRestart, VectorQua
 from evagen.tokenizer.quantizer_kinds import make_quantizer
 from evagen.tokenizer.reward import PREFERENCE_RANGE, RewardScale, best_assignment, proxy_reward, reward_percentile
 from evagen.tokenizer.router import Router, VideoAssignment
-from evagen.tokenizer.search import CandidateSearch, brute_force_distances
+from evagen.tokenizer.search import CandidateSearch
 from evagen.tokenizer.stream import TokenizerStream
 
 __all__ = [

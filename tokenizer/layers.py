@@ -143,7 +143,7 @@ class QFormer(nn.Module):
         """Query rows of width D and context rows of width Dc → (Nq, D), and what each layer put out, (Nq, D) before
         the last norm."""
         places = Places(self.rotary(x.coordinates), self.rotary(context.coordinates))
-        rows, normed_context = x.values, self.norm_context(context.values)  # (Nq, D), (Nc, Dc)
+        rows, normed_context = _summed(x.values), self.norm_context(context.values)  # (Nq, D), (Nc, Dc)
         outputs = []
         for layer in self.layers:
             if self.gradient_checkpointing and torch.is_grad_enabled():
@@ -163,10 +163,15 @@ class QFormer(nn.Module):
     ) -> tuple[Tensor, list[KeyValue]]:
         """`forward` for a context as `context_key_values` gives it, and for rows that share a past: (Nq, D), and the
         new rows' keys and values, one pair a layer."""
-        rotation, rows, known = self.rotary(x.coordinates), x.values, []
+        rotation, rows, known = self.rotary(x.coordinates), _summed(x.values), []
         for i, layer in enumerate(self.layers):
             before = (past.rows, past.context) if past else (None, None)
             shared = [key_values[i] if key_values else None for key_values in before]
             rows, key_value = layer.extend(rows, context[i], rotation, plans, *shared)  # (Nq, D)
             known.append(key_value)
         return self.norm_out(rows), known  # (Nq, D)
+
+
+def _summed(rows: Tensor) -> Tensor:
+    """Rows that layers add to: in fp32 under autocast, which else would round the sum after every layer."""
+    return rows.float() if torch.is_autocast_enabled(rows.device.type) else rows

@@ -27,7 +27,7 @@ from evagen.errors import UserError
 from evagen.eval import LPIPSDistance, PerceptualDistance, moving_places
 from evagen.kernels.motion import still_background
 from evagen.models.fit import check_clips
-from evagen.models.inference import autocast, load_for
+from evagen.models.inference import autocast, load_for, made_in
 from evagen.models.loading import fingerprint
 from evagen.models.networks import PerceptualNetwork
 from evagen.run import PATIENCE, Infers, ReadsClips, RunFolder, start_accelerator
@@ -93,6 +93,7 @@ def main(config: Curation) -> Path:
         "tokenizer": fingerprint(tokenizer),
         "distance": f"{perceptual.name} {perceptual.fingerprint}" + ", mirrored" * config.mirrored,
         **{name: getattr(config, name) for name in ("past", "future") if getattr(config, name)},
+        **made_in(config.run, accelerator.device),
     }
     contents = {
         "tokenizer_source": config.tokenizer,

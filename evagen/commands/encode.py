@@ -10,6 +10,7 @@ from evagen.data.token_file import TokenFile, write_token_file
 from evagen.data.video_frames import VideoFrames
 from evagen.data.video_reader import VideoError, frame_rate
 from evagen.errors import UserError
+from evagen.models.inference import RunPrecision, autocast_to, precision_on
 from evagen.models.loading import fingerprint, load_model, load_router
 from evagen.report.tokens_over_time import draw, graph
 from evagen.tokenizer import AdaptiveTokenizer, LiveTokenizer, Rate, TokenizedVideo, VideoTokenizer
@@ -51,6 +52,7 @@ def main(
     short_side: int | None = None,
     clips_per_chunk: int = 4,
     plot: Path | None = None,
+    precision: RunPrecision = "auto",
 ) -> tuple[TokenFile, str]:
     """Encodes one video file. Returns what the header says, and a graph of tokens over time for the terminal; draws it
     to `plot`.
@@ -70,14 +72,15 @@ def main(
     frames = VideoFrames(video)
     try:
         rate = frame_rate(video)
-        if remembers:
-            tokens = _encode_live(encoder, router, frames, dials, rate, short_side)
-        else:
-            model = AdaptiveTokenizer(encoder, load_router(encoder, str(router)), short_side, clips_per_chunk)
-            tokens = model.encode(
-                frames, preference=dials.preference, max_tokens=dials.max_tokens, mean_tokens=dials.mean_tokens,
-                prefix=dials.prefix,
-            )  # fmt: skip
+        with autocast_to(precision_on(precision, encoder.device), encoder.device):
+            if remembers:
+                tokens = _encode_live(encoder, router, frames, dials, rate, short_side)
+            else:
+                model = AdaptiveTokenizer(encoder, load_router(encoder, str(router)), short_side, clips_per_chunk)
+                tokens = model.encode(
+                    frames, preference=dials.preference, max_tokens=dials.max_tokens, mean_tokens=dials.mean_tokens,
+                    prefix=dials.prefix,
+                )  # fmt: skip
     except (VideoError, ValueError) as error:
         raise UserError(str(error)) from error
     about = _about(video.name, tokens, rate, encoder, dials)

@@ -20,7 +20,7 @@ from evagen.ar_model import VideoGenerator
 from evagen.data.video_writer import write_video
 from evagen.errors import UserError
 from evagen.models.fit import check_generator
-from evagen.models.inference import autocast, load_for
+from evagen.models.inference import autocast, load_for, precision_on
 from evagen.models.loading import fingerprint
 from evagen.run import start_accelerator, versions
 from evagen.sampling.clips import SampledClip, SampledClips
@@ -65,6 +65,7 @@ def main(config: Sampling) -> Path:
             "tokenizer_fingerprint": fingerprint(tokenizer),
             "versions": versions(),
             "device": str(accelerator.device),
+            "precision": precision_on(config.run.precision, accelerator.device),
         }
         rows.write_manifest(manifest)
     accelerator.wait_for_everyone()

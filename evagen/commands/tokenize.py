@@ -20,7 +20,7 @@ from evagen.data.loader import ClipBatch
 from evagen.data.sources import DataConfig
 from evagen.errors import UserError
 from evagen.models.fit import check_clips
-from evagen.models.inference import autocast, load_for
+from evagen.models.inference import autocast, load_for, made_in
 from evagen.models.lengths import Assign, LengthChoice
 from evagen.models.loading import fingerprint
 from evagen.run import PATIENCE, Infers, ReadsClips, RunFolder, start_accelerator
@@ -88,8 +88,8 @@ def main(config: Tokenization) -> Path:
         fill_table(
             table, SeveralEpochs(dataset, config.epochs),
             lambda batch: _tokens(batch, tokenizer, assign, config, numbers),
-            {"tokenizer": made_by, "lengths": str(assign)}, accelerator, config.batch_size, config.run.num_workers,
-            config.save_seconds, contents,
+            {"tokenizer": made_by, "lengths": str(assign), **made_in(config.run, accelerator.device)}, accelerator,
+            config.batch_size, config.run.num_workers, config.save_seconds, contents,
         )  # fmt: skip
     return config.run.out
 

@@ -16,7 +16,7 @@ from evagen.data.clips import ClipDataset, report_skipped
 from evagen.data.loader import train_loader
 from evagen.data.sources import DataConfig
 from evagen.kernels.transfer import send
-from evagen.models.lengths import LengthChoice
+from evagen.models.lengths import Assign, LengthChoice
 from evagen.models.loading import new_model, start_from
 from evagen.run import ReadsClips
 from evagen.tokenizer import AssignmentSpace, CodebookUsage, DeadCodeRestart, VideoTokenizer
@@ -114,14 +114,10 @@ def main(config: TokenizerTraining) -> Path:
         random = batch_generator(config.run.seed, number, accelerator.process_index)
         video = batch.video.to(run.device, non_blocking=True)  # B C F H W
         num_compared = max(1, len(video) * video.shape[2] * config.loss.compare.frames // config.data.frames)
-        space = AssignmentSpace(config.model.levels, video.shape[2] // config.model.temporal_patch)
-        remembers = config.model.memory_blocks is not None
-        lengths = (space.random_runs if remembers else space.random)(len(video), random)  # B T
         frames = torch.randperm(len(video) * video.shape[2], generator=random)[:num_compared]
-        if assign:
-            is_random = torch.rand(len(video), 1, generator=random) < config.random_share  # B 1
-            lengths = torch.where(is_random, lengths, assign(video))  # B T
-        drawn = torch.randint(int(lengths.sum()), (config.model.codebook_size,), generator=random)  # for dead codes
+        uniform = torch.rand(config.model.codebook_size, generator=random)
+        lengths = _draw_lengths(video, config, assign, random)  # B T
+        drawn = (uniform * int(lengths.sum())).long()  # for dead codes
         frames, drawn = send((frames, drawn), run.device)
         output = run.model(video, lengths)
         loss, terms = objective.for_tokenizer(output, video, frames, run.step, model.to_pixels.weight)
@@ -143,6 +139,19 @@ def main(config: TokenizerTraining) -> Path:
     run.finish(model)
     report_skipped(skipped, dataset.num_files, accelerator.print)
     return config.run.out
+
+
+def _draw_lengths(
+    video: torch.Tensor, config: TokenizerTraining, assign: Assign | None, random: torch.Generator
+) -> torch.Tensor:
+    """A batch's lengths, int64 (B, T): at random, or for all but a share of the clips as `assign` says."""
+    space = AssignmentSpace(config.model.levels, video.shape[2] // config.model.temporal_patch)
+    remembers = config.model.memory_blocks is not None
+    lengths = (space.random_runs if remembers else space.random)(len(video), random)  # B T
+    if assign is None:
+        return lengths
+    is_random = torch.rand(len(video), 1, generator=random) < config.random_share  # B 1
+    return torch.where(is_random, lengths, assign(video))
 
 
 def restart_dead_codes(

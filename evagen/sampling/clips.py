@@ -16,7 +16,7 @@ from torch import Tensor
 from evagen.ar_model import ClipRequest, ClipTokens, LengthConstraints, SamplingOptions, VideoGenerator, sample
 from evagen.errors import UserError
 from evagen.kernels.levels import video_to_frames
-from evagen.models.inference import HALF
+from evagen.models.inference import HALF, precision_on
 from evagen.sampling.config import Sampling
 from evagen.sampling.given import GivenClips
 from evagen.tokenizer import TokenizedClips, TokenizedVideo, VideoTokenizer, decode_in_chunks
@@ -90,7 +90,8 @@ class SampledClips:
 
     def write(self, numbers: list[int]) -> Iterator[tuple[int, SampledClip]]:
         """These clips, as they get finished. Raises UserError where one cannot be as asked."""
-        requests, dtype = [self.request(number) for number in numbers], HALF.get(self.config.run.precision)
+        requests = [self.request(number) for number in numbers]
+        dtype = HALF.get(precision_on(self.config.run.precision, self.generator.device))
         remembers = self.tokenizer.config.memory_blocks is not None
         decoded = self._streamed if remembers else self._together
         try:

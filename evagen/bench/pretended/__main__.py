@@ -9,6 +9,7 @@ device, [kind, place, times] each, and the launches.
 
 import json
 import os
+import runpy
 import sys
 import traceback
 from pathlib import Path
@@ -23,15 +24,16 @@ def run_jobs(jobs: list[list[str]]) -> dict[str, dict[str, Any]]:
     from accelerate.state import AcceleratorState
 
     from evagen.bench.pretended.device import PretendedGPU
-    from evagen.cli import app
 
     results = {}
     with PretendedGPU() as gpu:
         for name, *arguments in jobs:
             gpu.reset()
-            error = ""
+            error, sys.argv = "", ["evagen", *arguments]
             try:
-                app(arguments, standalone_mode=False)
+                runpy.run_module("evagen", run_name="__main__")
+            except SystemExit as ended:
+                error = f"exit status {ended.code}" if ended.code else ""
             except BaseException:
                 error = traceback.format_exc()
                 print(error, file=sys.stderr)
