@@ -29,6 +29,9 @@ ARCADE = {
 }  # fmt: skip
 
 
+SECONDS_OF_EACH = 15
+"""Of a minute that is shown: the four games, one after another."""
+FRAMES_PER_SECOND = 15
 STAGES = {
     "proxy tokenizer": "proxy", "curation": "curation", "router": "router", "final tokenizer": "final",
     "tokens": "tokens", "generator": "generator", "samples": "sample",
@@ -73,7 +76,11 @@ def _measure(out: Path) -> Report:
     untrained = new_generator(
         read_corpus(generator.corpus), settings, generator.class_dropout, generator.use_classes
     ).eval()
-    report = measure_quickstart(out, final.data, final.preference, sampling, untrained, STAGES)
+    minute = final.data.model_copy(
+        update={"root": out / "minute", "frames": SECONDS_OF_EACH * FRAMES_PER_SECOND, "clip": "first"}
+    )
+    build_arcade(minute.root, ARCADE["games"], 1, minute.frames, ARCADE["size"], ARCADE["seed"] + 1, test_fraction=0)
+    report = measure_quickstart(out, final.data, final.preference, sampling, untrained, STAGES, minute)
     report.environment, report.commands = _environment(), _commands(out)
     return report
 

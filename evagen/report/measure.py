@@ -12,6 +12,7 @@ from evagen.ar_model import ClipRequest, ClipTokens, SamplingOptions, VideoGener
 from evagen.data.clips import ClipDataset
 from evagen.data.loader import collate_clips
 from evagen.data.sources import DataConfig
+from evagen.data.video_reader import frame_rate
 from evagen.eval import (
     ImageNetworkDetector,
     PerceptualDistance,
@@ -23,6 +24,7 @@ from evagen.eval import (
 )
 from evagen.kernels.levels import video_to_frames
 from evagen.models.loading import load_model
+from evagen.report.minute import Minute, measure_minute
 from evagen.report.page import ClipPair, CurvePoint, GeneratedClip, LossCurve, Movement, RealClip, Report
 from evagen.sampling.clips import decode_clips
 from evagen.sampling.config import Sampling
@@ -51,10 +53,12 @@ def measure_quickstart(
     sampling: Sampling,
     untrained: VideoGenerator,
     stages: Mapping[str, str],
+    minute: DataConfig,
 ) -> Report:
     """Everything but the machine, the commands and the times. out: the run folder; data, preference: of the final
     tokenizer's training; sampling: how the samples were written; untrained: the generator before its first step, to
-    compare with; stages: their names in the report, and their folders."""
+    compare with; stages: their names in the report, and their folders; minute: videos that are shown one after
+    another, of their first frames."""
     proxy, final = (load_model(VideoTokenizer, out / name) for name in ("proxy", "final"))
     router = load_model(Router, out / "router")
     held_out = HeldOut.load(data)
@@ -71,6 +75,7 @@ def measure_quickstart(
     final_longest = score(final, lambda v: final.assignments.uniform(max(final.assignments.levels), len(v)))
     by_block = adaptive.lengths.double().mean(0).tolist()
     generation, generated = _score_generation(out, final, held_out, sampling, untrained)
+    long_video = _minute(minute, final, router, preference)
     return Report(
         title="evagen quickstart",
         summary={
@@ -83,7 +88,9 @@ def measure_quickstart(
                 "final_longest": final_longest.as_dict(),
             },
             "generation": generation,
+            "minute": long_video.figures(),
         },
+        minute=long_video,
         pairs=_pairs(final, router, held_out, preference),
         generated=generated,
         real=[
@@ -195,6 +202,13 @@ def _pairs(tokenizer: VideoTokenizer, router: Router, held_out: HeldOut, prefere
         name = held_out.class_names[int(held_out.label[i])]
         pairs.append(ClipPair(frames, rebuilt, lengths.tolist(), name, psnr, motion))
     return pairs
+
+
+def _minute(data: DataConfig, tokenizer: VideoTokenizer, router: Router, preference: float) -> Minute:
+    videos = ClipDataset(data)
+    video = torch.cat(list(collate_clips(list(videos)).video), dim=1)  # (C, F, H, W)
+    scenes = [videos.class_names[label] for label in videos.labels]
+    return measure_minute(video, frame_rate(videos.paths[0]), scenes, tokenizer, router, preference)
 
 
 def _lengths_by_class(scores: ReconstructionScores, held_out: HeldOut) -> dict[str, list[float]]:

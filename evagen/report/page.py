@@ -18,6 +18,7 @@ from markupsafe import Markup
 from evagen import __version__
 from evagen.report import figures, findings
 from evagen.report.clips import check_frames, sprite_strip
+from evagen.report.minute import Minute
 
 
 class Stage(TypedDict):
@@ -184,7 +185,7 @@ class Report:
 
     `router` holds the router's points at further preferences, beside the one in `summary`; it may be
     empty. `lengths_by_class` gives each class's mean tokens of each block. `environment` and `commands`
-    are shown as they are: label to value, stage to command line."""
+    are shown as they are: label to value, stage to command line. `minute`: a long video, where there is one."""
 
     title: str
     summary: Summary
@@ -197,6 +198,7 @@ class Report:
     environment: Mapping[str, str] = field(default_factory=dict)
     commands: Mapping[str, str] = field(default_factory=dict)
     frames_per_second: float = 8.0
+    minute: Minute | None = None
 
 
 def write_report(report: Report, path: Path) -> Path:

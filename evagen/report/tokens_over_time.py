@@ -39,7 +39,7 @@ def draw(
     each frame to the next, in [0, 2], with cuts. tokens_per_second: a rate that was asked for, drawn as a line."""
     block_seconds = frames_per_block / frames_per_second
     figure, (above, below) = plt.subplots(
-        2, 1, figsize=(11, 5), sharex=True, layout="constrained", height_ratios=[2, 1]
+        2, 1, figsize=(9, 4.8), sharex=True, layout="constrained", height_ratios=[2, 1]
     )
     edges = np.arange(len(lengths) + 1) * block_seconds
     above.stairs(lengths, edges, fill=True, color="#9dbfe0", label="tokens of a block")
@@ -60,5 +60,5 @@ def draw(
             axis.axvline(cut, color="#2a7a3f", linestyle="--", linewidth=0.8)
     below.set(ylabel="change of the picture", xlabel="seconds", ylim=(0, None))
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=110)
+    figure.savefig(path, dpi=130)
     plt.close(figure)
