@@ -323,7 +323,9 @@ def doctor() -> None:
 
 @app.command()
 def bench(
-    name: Annotated[str, typer.Argument(help="attention, fvd, loader, packing, sampling, search or tokenizer")],
+    name: Annotated[
+        str, typer.Argument(help="attention, fvd, gpu, loader, longvideo, packing, sampling, search or tokenizer")
+    ],
     json_output: Annotated[bool, typer.Option("--json", help="One JSON object on standard output")] = False,
 ) -> None:
     """Measure speed and memory as ratios, in one run on this machine."""

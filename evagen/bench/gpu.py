@@ -1,0 +1,244 @@
+"""What only a GPU can show, in one command of a few minutes: what works there, and how near it comes to its limits.
+
+Each part is tried by itself, and one that fails is named with its error while the others go on. Without a GPU the same
+parts run at tiny sizes on a pretended one (`evagen.bench.pretended`), where times mean nothing.
+"""
+
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from evagen.ar_model import ClipRequest, LengthConstraints, SamplingOptions, VideoGenerator, sample_in_order
+from evagen.ar_model.sizes import shape_of
+from evagen.bench import gpu_commands
+from evagen.bench import tokenizer as tokenizer_speed
+from evagen.bench.attention import HEAD_WIDTH, HEADS, router_like_lengths
+from evagen.errors import UserError
+from evagen.kernels.attention import planned_attention
+from evagen.kernels.backends import xformers_works
+from evagen.models.inference import HALF
+from evagen.run import versions
+from evagen.tokenizer import CandidateSearch, VideoTokenizer
+from evagen.tokenizer.packing import PackedLayout, plan_block_causal
+from evagen.training.operations import tokenizer_forward
+
+PRETENDED = "pretended GPU"
+LEVELS = [32, 64, 128, 256, 512]
+
+
+@dataclass(frozen=True)
+class Scale:
+    """Sizes of what is measured: copied bytes; width of a square product; clips of an attention call, and of one
+    tokenizer batch; the generator's shape and the levels of its clips; slots that it samples at; clips of one search,
+    and the tokenizer that it searches with."""
+
+    copied: int
+    product: int
+    attention_clips: int
+    preset: tokenizer_speed.Preset
+    generator: dict[str, int]
+    sampled_level: int
+    slots: tuple[int, ...]
+    searched: int
+    tokenizer: dict[str, Any]
+    repeats: int
+
+
+REAL = Scale(
+    2**31, 8192, 32, tokenizer_speed.PRESETS[1], shape_of("L-plus"), 128, (1, 16, 64), 4, {"levels": LEVELS}, 20
+)
+TINY_TOKENIZER = {
+    "levels": [2, 8], "resolution": 32, "encoder_width": 32, "encoder_depth": 1, "encoder_heads": 2,
+    "decoder_width": 32, "decoder_depth": 1, "decoder_heads": 2, "codebook_size": 64, "code_width": 4,
+}  # fmt: skip
+
+
+def _tiny() -> Scale:
+    preset = replace(tokenizer_speed.PRESETS[0], clips={"cuda": 4}, repeats={"cuda": 1})
+    return Scale(
+        2**12, 64, 1, preset, {"width": 32, "depth": 1, "num_heads": 2}, 8, (1, 3), 1, TINY_TOKENIZER, 1
+    )  # fmt: skip
+
+
+def run() -> dict:
+    """Keys: device, versions, failed (by part: the first line of its error), and for each part that ran its figures:
+    ceilings, attention, tokenizer, sampling, search, same_as_cpu, and on a real GPU commands. Without one: of the
+    pretended GPU, and a note that says so."""
+    if not torch.cuda.is_available():
+        return _pretended()
+    is_real = torch.cuda.get_device_name() != PRETENDED
+    return measure(REAL if is_real else _tiny(), is_real)
+
+
+def measure(scale: Scale, is_real: bool) -> dict:
+    """All parts, at a scale."""
+    result: dict[str, Any] = {"device": torch.cuda.get_device_name(), "versions": versions(), "failed": {}}
+    parts: dict[str, Callable[[], Any]] = {
+        "ceilings": lambda: ceilings(scale),
+        "attention": lambda: attention(scale),
+        "tokenizer": lambda: tokenizer(scale, result.get("ceilings", {}).get("bf16_tflops")),
+        "sampling": lambda: sampling(scale, result.get("ceilings", {}).get("copy_gb_s")),
+        "search": lambda: search(scale),
+        "same_as_cpu": lambda: same_as_cpu(),
+    }
+    if is_real:
+        parts["commands"] = gpu_commands.run_all
+    for name, part in parts.items():
+        started = time.perf_counter()
+        try:
+            result[name] = part()
+        except Exception as error:
+            result["failed"][name] = f"{type(error).__name__}: {error}".splitlines()[0][:300]
+        print(f"{name}: {time.perf_counter() - started:.0f} s", file=sys.stderr)
+    return result
+
+
+def _pretended() -> dict:
+    """The same parts at tiny sizes in a process in which a GPU is pretended. Raises UserError where it cannot be."""
+    with tempfile.TemporaryDirectory() as folder:
+        jobs, results = Path(folder) / "jobs.json", Path(folder) / "results.json"
+        jobs.write_text(json.dumps([["gpu", "bench", "gpu", "--json"]]))
+        command = [sys.executable, "-m", "evagen.bench.pretended", str(jobs), str(results)]
+        done = subprocess.run(command, capture_output=True, text=True)
+        if done.returncode or json.loads(results.read_text())["gpu"]["error"]:
+            raise UserError(f"there is no GPU here, and none could be pretended: {done.stderr.strip()[-500:]}")
+        found = json.loads(done.stdout.strip().splitlines()[-1])
+    return {"note": "no GPU on this machine: tiny sizes on a pretended one, whose times mean nothing", **found}
+
+
+def seconds(work: Callable[[], object], repeats: int) -> float:
+    """The median time of a call, the device's work included, after one to warm up."""
+
+    def timed() -> float:
+        torch.cuda.synchronize()
+        start = time.perf_counter()
+        work()
+        torch.cuda.synchronize()
+        return time.perf_counter() - start
+
+    timed()
+    return statistics.median(timed() for _ in range(repeats))
+
+
+def ceilings(scale: Scale) -> dict[str, float]:
+    """What the device reaches at its best: GB/s read and written by a copy, TFLOP/s of a square product in bf16."""
+    source = torch.zeros(scale.copied, dtype=torch.uint8, device="cuda")
+    target = torch.empty_like(source)
+    left = torch.randn(scale.product, scale.product, device="cuda", dtype=torch.bfloat16)
+    copied = seconds(lambda: target.copy_(source), scale.repeats)
+    multiplied = seconds(lambda: left @ left, scale.repeats)
+    return {"copy_gb_s": 2 * scale.copied / copied / 1e9, "bf16_tflops": 2 * scale.product**3 / multiplied / 1e12}
+
+
+def attention(scale: Scale) -> list[dict]:
+    """A row for each kernel and type: milliseconds forward and backward, and the largest differences of values and
+    gradients from fp64 on the CPU, over the largest value."""
+    lengths = router_like_lengths(scale.attention_clips, seed=0)
+    layout = PackedLayout(lengths)
+    plan, random = plan_block_causal(layout, layout), torch.Generator().manual_seed(0)
+    exact = [torch.randn(layout.num_rows, HEADS, HEAD_WIDTH, generator=random, dtype=torch.float64) for _ in range(3)]
+
+    def with_gradients(inputs: list[Tensor], backend: str, on: Any) -> list[Tensor]:
+        leaves = [x.detach().requires_grad_() for x in inputs]
+        attended = planned_attention(*leaves, on, backend)  # type: ignore[arg-type]
+        return [attended, *torch.autograd.grad(attended, leaves, torch.ones_like(attended))]
+
+    expected, rows = with_gradients(exact, "auto", plan), []
+    on_gpu = plan.to(torch.device("cuda"))
+    for backend, dtype in (
+        ("xformers", torch.bfloat16), ("varlen", torch.bfloat16), ("torch", torch.float32), ("xformers", torch.float32),
+    ):  # fmt: skip
+        row: dict[str, Any] = {"kernel": backend, "type": str(dtype).removeprefix("torch.")}
+        rows.append(row)
+        if backend == "xformers" and not xformers_works(torch.device("cuda", 0), dtype, HEAD_WIDTH):
+            row["error"] = "does not work here"
+            continue
+        inputs = [x.to("cuda", dtype) for x in exact]
+        found = with_gradients(inputs, backend, on_gpu)
+        row["milliseconds"] = 1e3 * seconds(lambda b=backend, x=inputs: with_gradients(x, b, on_gpu), scale.repeats)
+        names = ("values", "of_queries", "of_keys", "of_values")
+        row |= {
+            name: ((mine.double().cpu() - theirs).abs().max() / theirs.abs().max()).item()
+            for name, mine, theirs in zip(names, found, expected)
+        }
+    return rows
+
+
+def tokenizer(scale: Scale, peak_tflops: float | None) -> dict:
+    """`bench tokenizer`'s row, with memory in GB, and the share of the measured peak that a training step reaches; it
+    passes three times forward's operations."""
+    torch.cuda.reset_peak_memory_stats()
+    row = tokenizer_speed.measure(scale.preset, torch.device("cuda"))
+    model, _ = scale.preset.make()
+    tflops = 3 * tokenizer_forward(model, row["tokens_per_clip"]) * row["train_clips_per_second"] / 1e12
+    row |= {"train_tflops": tflops, "peak_memory_gb": torch.cuda.max_memory_allocated() / 1e9}
+    return row | ({"train_share_of_peak": tflops / peak_tflops} if peak_tflops else {})
+
+
+def sampling(scale: Scale, copy_gb_s: float | None) -> list[dict]:
+    """A row for each number of slots: tokens a second in bf16, and the share of the limit that reading the weights and
+    the written half of the cache sets at a copy's speed."""
+    torch.manual_seed(0)
+    with torch.device("cuda"):
+        model = VideoGenerator(8192, [scale.sampled_level], 4, ["a"], **scale.generator).eval()
+    config, new = model.config, 4 * (1 + scale.sampled_level)
+    weights = 2 * (model.num_parameters() - model.embed_tokens.weight.numel())
+    cache = 2 * 2 * config.width * config.depth * new / 2  # keys and values in bf16, of half of the tokens
+    rows = []
+    for slots in scale.slots:
+        requests = [ClipRequest(i, 0, constraints=LengthConstraints([scale.sampled_level] * 4)) for i in range(slots)]
+        took = seconds(
+            lambda r=requests, n=slots: sample_in_order(model, r, SamplingOptions(), n, HALF["bf16"]), repeats=1
+        )
+        row = {"slots": slots, "tokens_per_second": slots * new / took, "milliseconds_a_step": 1e3 * took / new}
+        if copy_gb_s:
+            row["share_of_limit"] = (weights + slots * cache) / (copy_gb_s * 1e9) / (took / new)
+        rows.append(row)
+    return rows
+
+
+def search(scale: Scale) -> dict:
+    """Every candidate of some clips, measured by their mean squared error, in bf16: seconds a clip."""
+    torch.manual_seed(0)
+    model = VideoTokenizer(**scale.tokenizer).cuda().eval()
+    side, frames = model.config.resolution, model.config.num_frames
+    video = torch.rand(scale.searched, 3, frames, side, side, device="cuda") * 2 - 1
+
+    def error(blocks: Tensor, clips: Tensor, t: int) -> dict[str, Tensor]:
+        step = model.config.temporal_patch
+        return {"mse": (blocks - video[clips][:, :, t * step : (t + 1) * step]).square().flatten(1).mean(1)}
+
+    searched = CandidateSearch(model, error)
+    with torch.autocast("cuda", torch.bfloat16):
+        took = seconds(lambda: searched.all_distances(video), repeats=1)
+    return {"seconds_a_clip": took / scale.searched, "blocks_a_clip": searched.block_evaluations // 2 // scale.searched}
+
+
+def same_as_cpu() -> dict[str, float]:
+    """Shares of codes, in fp32 and bf16, and of sampled tokens, in fp32, that are the CPU's; small random models."""
+    torch.manual_seed(0)
+    model = VideoTokenizer(**TINY_TOKENIZER).eval()
+    video = torch.rand(16, 3, 16, 32, 32) * 2 - 1
+    lengths = model.assignments.random(16, torch.Generator().manual_seed(0))
+    generator = VideoGenerator(64, [2, 8], 4, ["a"], 32, 2, 2).eval()
+    requests = [ClipRequest(seed, 0) for seed in range(8)]
+    codes, written = model.encode(video, lengths).codes, sample_in_order(generator, requests)
+    model, generator, video = model.cuda(), generator.cuda(), video.cuda()
+
+    def same(precision: str) -> float:
+        with torch.autocast("cuda", HALF.get(precision), enabled=precision in HALF):
+            return (model.encode(video, lengths).codes.cpu() == codes).double().mean().item()
+
+    again = sample_in_order(generator, requests)
+    equal = [len(a.codes) == len(b.codes) and bool((a.codes == b.codes).all()) for a, b in zip(written, again)]
+    return {"codes_fp32": same("fp32"), "codes_bf16": same("bf16"), "clips_fp32": statistics.mean(map(float, equal))}

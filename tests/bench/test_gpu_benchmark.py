@@ -1,0 +1,59 @@
+"""`evagen bench gpu` where there is no GPU: all its parts run on a pretended one."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from evagen.bench import gpu, gpu_commands
+from evagen.commands import COMMANDS
+
+pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="pretends a GPU")
+
+
+@pytest.fixture(scope="module")
+def found() -> dict:
+    done = subprocess.run([sys.executable, "-m", "evagen", "bench", "gpu", "--json"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return json.loads(done.stdout)
+
+
+def test_every_part_runs(found):
+    assert found["failed"] == {}
+    assert "pretended" in found["device"]
+    assert "times mean nothing" in found["note"]
+    assert {"ceilings", "attention", "tokenizer", "sampling", "search", "same_as_cpu"} <= set(found)
+
+
+def test_what_does_not_depend_on_time_is_right(found):
+    kernels = {(row["kernel"], row["type"]): row for row in found["attention"]}
+    for name in ("values", "of_queries", "of_keys", "of_values"):
+        assert kernels["varlen", "bfloat16"][name] < 2e-2
+        assert kernels["torch", "float32"][name] < 1e-5
+    assert "error" in kernels["xformers", "bfloat16"]  # its kernels cannot be pretended
+    assert found["search"]["blocks_a_clip"] == 2 + 4 + 8 + 16
+    assert found["same_as_cpu"]["codes_fp32"] == found["same_as_cpu"]["clips_fp32"] == 1
+    assert found["same_as_cpu"]["codes_bf16"] > 0.9
+
+
+def test_a_part_that_fails_is_named_and_the_others_go_on(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "a GPU")
+    parts = ("ceilings", "attention", "tokenizer", "sampling", "search", "same_as_cpu")
+    for name in parts:
+        monkeypatch.setattr(gpu, name, lambda *_, name=name: {"ran": name})
+
+    def broken(_):
+        raise RuntimeError("no such kernel\nand more")
+
+    monkeypatch.setattr(gpu, "attention", broken)
+    found = gpu.measure(gpu._tiny(), is_real=False)
+    assert found["failed"] == {"attention": "RuntimeError: no such kernel"}
+    assert [found[name]["ran"] for name in parts if name != "attention"] == [n for n in parts if n != "attention"]
+
+
+def test_the_commands_that_a_gpu_is_tried_with_are_commands(tmp_path):
+    """Each config loads with its overrides."""
+    for _, command, config, *overrides in gpu_commands.jobs(tmp_path):
+        COMMANDS[command].load(config, overrides)
