@@ -116,7 +116,8 @@ def main(config: TokenizerTraining) -> Path:
         num_compared = max(1, len(video) * video.shape[2] * config.loss.compare.frames // config.data.frames)
         frames = torch.randperm(len(video) * video.shape[2], generator=random)[:num_compared]
         uniform = torch.rand(config.model.codebook_size, generator=random)
-        lengths = _draw_lengths(video, config, assign, random)  # B T
+        with accelerator.autocast():  # which the router's products take part in
+            lengths = _draw_lengths(video, config, assign, random)  # B T
         drawn = (uniform * int(lengths.sum())).long()  # for dead codes
         frames, drawn = send((frames, drawn), run.device)
         output = run.model(video, lengths)

@@ -40,6 +40,7 @@ from evagen.tokenizer.discriminators import (
 )
 from evagen.training.optimizers import make_scheduler
 from evagen.training.settings import OptimizerConfig
+from evagen.training.sharding import prepare
 
 TransformerConfig = section_of(TransformerDiscriminator)
 
@@ -160,7 +161,7 @@ class Objective:
     ) -> nn.Module:
         trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
         optimizer = torch.optim.AdamW(trained, lr=learning_rate, betas=betas, weight_decay=weight_decay)
-        prepared, self.optimizers[name] = self.accelerator.prepare(module, optimizer)
+        prepared, (self.optimizers[name],) = prepare(self.accelerator, module, optimizer)
         self.schedulers.append(make_scheduler(self.optimizers[name], self.optimizer_config))
         return prepared
 
@@ -171,9 +172,9 @@ class Objective:
         compares; last_layer: weight of the decoder's last layer."""
         loss, terms = tokenizer_loss(output, video, self.weights, self.perceptual, frames)
         if self.alignment is not None and self.teacher is not None:
-            terms["alignment"] = self.alignment(
-                output.decoder_features[self.config.alignment.layer - 1], self.teacher(video)
-            )
+            with self.accelerator.autocast():
+                taught = self.teacher(video)
+            terms["alignment"] = self.alignment(output.decoder_features[self.config.alignment.layer - 1], taught)
             loss = loss + self.config.alignment.weight * terms["alignment"]
         adversarial = self.config.adversarial
         factor = warmup_factor(step, adversarial.start_step, adversarial.ramp_steps)

@@ -25,7 +25,7 @@ from evagen.training.metrics import Mean, MetricsLog, over_processes
 from evagen.training.not_finite import NotFinite
 from evagen.training.optimizers import make_optimizers, make_scheduler
 from evagen.training.settings import LayerSettings, OptimizerConfig, TrainingSettings
-from evagen.training.sharding import WholeAverage, whole, whole_model
+from evagen.training.sharding import WholeAverage, prepare, whole, whole_model
 
 SHOWN = ("loss", "codes_used", "clips_per_second", "accuracy", "content_loss")
 """What the progress bar shows of the log."""
@@ -59,7 +59,7 @@ class TrainingRun:
             raise UserError("run.mixed_precision=fp16 scales the gradients of one optimiser only; use bf16, or adamw")
         if isinstance(run, LayerSettings):
             prepare_layers(model, run)
-        self.model, *self.optimizers = self.accelerator.prepare(model, *optimizers)  # FSDP needs them together
+        self.model, self.optimizers = prepare(self.accelerator, model, *optimizers)  # FSDP needs them together
         self.schedulers = [make_scheduler(each, optimizer) for each in self.optimizers]
         decay = optimizer.ema_decay
         self.average = EMAModel(self.model.parameters(), decay=decay, foreach=True) if decay else None

@@ -1,16 +1,34 @@
-"""Weights that FSDP has spread over processes, as whole tensors: for the log, for checkpoints, for what a run leaves.
+"""What FSDP needs beside what Accelerate does: half precision as elsewhere, and weights that it has spread over
+processes as whole tensors, for the log, for checkpoints, for what a run leaves.
 
-Every function here is to be called by all processes; without FSDP each does nothing.
+Every function here is to be called by all processes; without FSDP each does nothing of its own.
 """
 
 from typing import Any
 
 from accelerate import Accelerator
+from accelerate.utils import convert_outputs_to_fp32
 from diffusers.models.modeling_utils import ModelMixin
 from diffusers.training_utils import EMAModel
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.optim import Optimizer
+
+
+def prepare(accelerator: Accelerator, model: nn.Module, *optimizers: Optimizer) -> tuple[nn.Module, list[Any]]:
+    """`Accelerator.prepare`, with the model under autocast in FSDP 2 too, where Accelerate leaves that out: so norms,
+    sums and what is put out stay in fp32 as they do on one GPU."""
+    prepared, *rest = accelerator.prepare(model, *optimizers)
+    if accelerator.is_fsdp2:
+        whole_forward = prepared.forward
+
+        def forward(*args: Any, **kwargs: Any) -> Any:
+            with accelerator.autocast():
+                return whole_forward(*args, **kwargs)
+
+        prepared.forward = convert_outputs_to_fp32(forward)
+    return prepared, rest
 
 
 def whole(tensor: Tensor) -> Tensor:
