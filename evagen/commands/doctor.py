@@ -1,11 +1,13 @@
 """`evagen doctor`: what this machine has of what evagen can use, and what to type for the rest."""
 
 import importlib.util
+import json
 import os
 import shutil
 import subprocess
 import sys
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import torch
@@ -75,9 +77,22 @@ def _attention() -> Finding:
     found = ", ".join(name for name, it_works in works.items() if it_works) or "torch's kernels for equal lengths"
     if works["xformers"]:
         return Finding("attention", "ok", found)
+    built_for = _xformers_torch()
+    if built_for is None:
+        return Finding("attention", "optional", f"{found}; xformers is not installed", "pip install -U xformers")
     return Finding(
-        "attention", "optional", f"{found}; xformers is not there or not for this torch", "pip install -U xformers"
-    )
+        "attention", "optional", f"{found}; xformers was built for torch {built_for} and does not load beside this one",
+        f"nothing, {found} computes the same; for xformers an environment with torch {built_for.partition('+')[0]}",
+    )  # fmt: skip
+
+
+def _xformers_torch() -> str | None:
+    """The version of torch that the installed xformers was built for, as its wheel says; None without one."""
+    package = importlib.util.find_spec("xformers")
+    about = Path(package.origin).with_name("cpp_lib.json") if package and package.origin else None
+    if about is None or not about.is_file():
+        return None
+    return json.loads(about.read_text())["version"]["torch"]
 
 
 def _torchvision() -> Finding:

@@ -95,7 +95,9 @@ class SampledClips:
         remembers = self.tokenizer.config.memory_blocks is not None
         decoded = self._streamed if remembers else self._together
         try:
-            clips = sample(self.generator, requests, self.options, self.config.slots, dtype)
+            guided = self.options.guidance != 1
+            slots = self.config.slots or slots_that_fit(self.generator, guided, dtype)
+            clips = sample(self.generator, requests, self.options, slots, dtype)
             while some := list(itertools.islice(clips, 1 if remembers else DECODED_TOGETHER)):
                 yield from ((numbers[i], clip) for i, clip in decoded(some))
         except ValueError as error:
@@ -150,3 +152,28 @@ def decode_clips(tokenizer: VideoTokenizer, clips: list[ClipTokens]) -> Tensor:
     """Sampled tokens → video B C F H W in [-1, 1]."""
     codes, lengths = torch.cat([c.codes for c in clips]), torch.stack([c.lengths for c in clips])
     return tokenizer.decode(TokenizedClips(codes, lengths))
+
+
+MOST_SLOTS = 64
+"""More do not help: a step is bound by what it computes then, not by reading the weights."""
+SHARE_FOR_SLOTS = 0.7
+"""Of a GPU's free memory; weights in half precision and what a step computes need the rest."""
+
+
+def slots_that_fit(generator: VideoGenerator, guided: bool, dtype: torch.dtype | None) -> int:
+    """How many clips can be written side by side: `MOST_SLOTS`, or as many caches as a GPU's free memory holds. Raises
+    UserError where it holds none."""
+    if generator.device.type != "cuda":
+        return MOST_SLOTS
+    config, rows = generator.config, 2 if guided else 1
+    itemsize = (dtype or generator.dtype).itemsize
+    of_slot = rows * 2 * config.depth * generator.grammar.max_sequence_length * config.width * itemsize
+    free, _ = torch.cuda.mem_get_info(generator.device)
+    fitting = int(SHARE_FOR_SLOTS * free // of_slot)
+    if fitting < 1:
+        raise UserError(
+            f"a clip's keys and values take {of_slot / 1e9:.2f} GB, and {SHARE_FOR_SLOTS:.0%} of the GPU's "
+            f"{free / 1e9:.2f} free GB are less: close other programs on it, or give run.precision=bf16 or "
+            "options.guidance=1, each of which halves what a clip takes"
+        )
+    return min(MOST_SLOTS, fitting)

@@ -47,8 +47,8 @@ class Sampling(Section):
     generator without an end: one that was trained with `blocks` on the tokens of a tokenizer with a memory."""
     seconds: float | None = Field(None, gt=0)
     """In place of blocks: so many seconds at `frames_per_second`."""
-    slots: Annotated[int, ONLY_HOW] = Field(64, ge=1)
-    """Clips written side by side in each process."""
+    slots: Annotated[int | None, ONLY_HOW] = Field(None, ge=1)
+    """Clips written side by side in each process; as many as a GPU's memory holds, at most 64, if None."""
     formats: list[Literal["mp4", "gif", "avi", "mkv", "png"]] = Field(["mp4"], min_length=1)
     """`mkv` is lossless, for scoring; `png` is one picture of all frames, a row for each block."""
     frames_per_second: int = Field(15, ge=1)

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from transformers import VideoMAEConfig, VideoMAEModel, VJEPA2Config, VJEPA2Model
@@ -13,6 +14,7 @@ from transformers import VideoMAEConfig, VideoMAEModel, VJEPA2Config, VJEPA2Mode
 from evagen.ar_model.sampler import STEPS_BETWEEN_LOOKS
 from evagen.data.corpus import read_corpus
 from evagen.data.curation_record import read_record
+from evagen.data.video_writer import write_video
 from evagen.training.metrics import read_metrics
 
 COMMANDS = {
@@ -68,6 +70,14 @@ def all_jobs(road: Path, out: Path) -> list[list[str]]:
         )
         for length in (1, 4)
     ]
+    models = [f"--tokenizer={road / 'final'}", f"--router={road / 'router'}", "--clips-per-chunk=1"]
+    for frames in (32, 64):
+        video, tokens = str(out / f"{frames}.mkv"), str(out / f"{frames}.safetensors")
+        jobs += [
+            [f"encode {frames}", "encode", video, tokens, *models],
+            [f"encode within a budget {frames}", "encode", video, tokens, *models, "--mean-tokens=10"],
+            [f"decode {frames}", "decode", tokens, str(out / f"{frames}_decoded.mkv"), models[0], models[2]],
+        ]
     return jobs
 
 
@@ -86,6 +96,9 @@ def out(road, tmp_path_factory) -> Path:
         intermediate_size=48,
     )  # fmt: skip
     VideoMAEModel(videomae).save_pretrained(out / "videomae")
+    for frames in (32, 64):
+        pixels = np.random.default_rng(0).integers(0, 256, (frames, 32, 32, 3), dtype=np.uint8)
+        write_video(out / f"{frames}.mkv", pixels, 15)
     (out / "jobs.json").write_text(json.dumps(all_jobs(road, out)))
     command = [sys.executable, "-m", "evagen.bench.pretended", str(out / "jobs.json"), str(out / "results.json")]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
@@ -101,7 +114,7 @@ def results(out) -> dict[str, dict]:
 
 def test_every_command_runs_in_fp32_and_bf16_and_with_every_setting(results):
     assert not {name: each["error"][-1500:] for name, each in results.items() if each["error"]}
-    assert len(results) == 14 + 6 + 8 + 2
+    assert len(results) == 14 + 6 + 8 + 2 + 6
 
 
 @pytest.mark.parametrize("stage", TRAINED)
@@ -157,3 +170,17 @@ def test_a_sampled_token_is_one_launch_and_waits_for_nothing(results):
     assert (
         long["launches"] - short["launches"] <= STEPS_BETWEEN_LOOKS + 30
     )  # of the look, and of longer clips' decoding
+
+
+@pytest.mark.parametrize(
+    ("what", "most"),
+    [
+        ("encode", 3),  # its frames, its lengths, and what follows from them
+        ("encode within a budget", 3 + 2),  # its frames in three looks of the router; then frames and plan
+        ("decode", 2),  # codes with their plan; frames
+    ],
+)
+def test_host_and_device_meet_seldom_in_a_chunk(results, what, most):
+    """What four chunks have more than two."""
+    few, many = (sum(times for *_, times in results[f"{what} {frames}"]["meetings"]) for frames in (32, 64))
+    assert many - few <= 2 * most
