@@ -47,8 +47,8 @@ def _each(nest: Any, change: Callable[[Tensor], Tensor], prepare: bool = True) -
         # What stays as it is keeps what it has cached.
         return nest if all(changed[name] is parts[name] for name in parts) else replace(nest, **changed)
     if isinstance(nest, tuple | list):
-        changed = [_each(one, change, prepare) for one in nest]
-        return nest if all(new is old for new, old in zip(changed, nest)) else type(nest)(changed)
+        each_changed = [_each(one, change, prepare) for one in nest]
+        return nest if all(new is old for new, old in zip(each_changed, nest)) else type(nest)(each_changed)
     return nest
 
 

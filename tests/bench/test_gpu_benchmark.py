@@ -1,6 +1,7 @@
 """`evagen bench gpu` where there is no GPU: all its parts run on a pretended one."""
 
 import json
+import shutil
 import subprocess
 import sys
 
@@ -10,7 +11,10 @@ import torch
 from evagen.bench import gpu, gpu_commands
 from evagen.commands import COMMANDS
 
-pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="pretends a GPU")
+pytestmark = [
+    pytest.mark.skipif(torch.cuda.is_available(), reason="pretends a GPU"),
+    pytest.mark.skipif(shutil.which("c++") is None, reason="a GPU is pretended with the help of a C++ compiler"),
+]
 
 
 @pytest.fixture(scope="module")

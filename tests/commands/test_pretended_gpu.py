@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -17,6 +18,10 @@ from evagen.data.curation_record import read_record
 from evagen.data.video_writer import write_video
 from evagen.training.metrics import read_metrics
 
+pytestmark = [
+    pytest.mark.skipif(torch.cuda.is_available(), reason="pretends a GPU"),
+    pytest.mark.skipif(shutil.which("c++") is None, reason="a GPU is pretended with the help of a C++ compiler"),
+]
 COMMANDS = {
     "proxy": "train-tokenizer", "curation": "curate", "router": "train-router", "final": "train-tokenizer",
     "tokens": "tokenize", "generator": "train-generator", "samples": "sample",
