@@ -138,6 +138,11 @@ def claim_folder(config: Section, out: Path) -> None:
     save_config(config, out)
 
 
+def device_name(device: torch.device) -> str:
+    """The model of a GPU, since two of them do not round alike; else the kind of device."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+
+
 def versions() -> dict[str, str]:
     """Names and versions of what computes a result, for manifests and records."""
     return {

@@ -1,6 +1,7 @@
 """Tokenizers, routers and generators with random weights, small enough for a test."""
 
 import torch
+from transformers import VJEPA2Config, VJEPA2Model
 
 from evagen.ar_model import VideoGenerator
 from evagen.tokenizer import BlockRouter, Router, VideoTokenizer
@@ -67,3 +68,13 @@ def random_clips(count: int, seed: int = 0, frames: int = FRAMES, height: int = 
     colours = torch.rand(count, 3, 2, 1, 2, generator=generator) * 2 - 1
     areas = colours.repeat_interleave(-(-frames // 2), 2).repeat_interleave(-(-width // 2), 4)[:, :, :frames, :, :width]
     return (areas + strength * noise).clamp(-1, 1)
+
+
+def tiny_teacher() -> VJEPA2Model:
+    """V-JEPA 2 of random weights, for pictures of 32 pixels."""
+    torch.manual_seed(0)
+    sizes = VJEPA2Config(
+        patch_size=8, crop_size=32, hidden_size=48, num_attention_heads=2, num_hidden_layers=2, pred_hidden_size=48,
+        pred_num_attention_heads=2, pred_num_hidden_layers=1, pred_num_mask_tokens=1,
+    )  # fmt: skip
+    return VJEPA2Model(sizes)

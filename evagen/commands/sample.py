@@ -22,7 +22,7 @@ from evagen.errors import UserError
 from evagen.models.fit import check_generator
 from evagen.models.inference import autocast, load_for, precision_on
 from evagen.models.loading import fingerprint
-from evagen.run import start_accelerator, versions
+from evagen.run import PATIENCE, start_accelerator, versions
 from evagen.sampling.clips import SampledClip, SampledClips
 from evagen.sampling.config import Sampling
 from evagen.sampling.frame_grid import frame_grid
@@ -32,7 +32,7 @@ from evagen.tokenizer import VideoTokenizer
 
 def main(config: Sampling) -> Path:
     """Samples every clip that is not there yet; returns the run folder."""
-    accelerator = start_accelerator(config, config.run.out)
+    accelerator = start_accelerator(config, config.run.out, patience=PATIENCE)
     generator = load_for(config.run, VideoGenerator, config.generator, accelerator.device)
     tokenizer = load_for(config.run, VideoTokenizer, config.tokenizer, accelerator.device)
     check_generator(generator, tokenizer, config.tokenizer)

@@ -26,6 +26,7 @@ from evagen.data.clips import SkippedClip
 from evagen.data.loader import ClipBatch
 from evagen.eval import GaussianStatistics, PreparedDetector, Protocol
 from evagen.kernels.files import atomic_write, cache_folder
+from evagen.run import device_name
 from evagen.scoring.clips import FileClips, digest
 from evagen.scoring.rows import MOVEMENT, movement_of, scored_rows
 
@@ -60,7 +61,7 @@ def made_from(clips: FileClips, detector: PreparedDetector, batch_size: int, dev
         "detector": f"{detector.name} {detector.fingerprint}",
         "movement": list(MOVEMENT),
         "batch_size": batch_size,
-        "computed_by": f"torch {torch.__version__} {device.type}, av {av.__version__}",
+        "computed_by": f"torch {torch.__version__} {device_name(device)}, av {av.__version__}",
     }
 
 

@@ -16,7 +16,7 @@ from evagen import __version__
 from evagen.config import Section
 from evagen.errors import UserError
 from evagen.kernels.files import atomic_write
-from evagen.run import versions
+from evagen.run import device_name, versions
 from evagen.scoring.rows import MOVEMENT
 
 
@@ -165,7 +165,7 @@ def code_version() -> dict[str, str]:
 def environment(device: torch.device, num_processes: int, precision: str | None = None) -> dict[str, Any]:
     """What the numbers were computed with; precision: of the models that are scored, None where there are none;
     networks behind metrics have fp32."""
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
+    name = device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
     return versions() | {
         "av": av.__version__,
         "device": f"{device.type} ({name})",

@@ -38,7 +38,7 @@ from evagen.tokenizer.discriminators import (
     VideoMAEDiscriminator,
     load_videomae,
 )
-from evagen.training.optimizers import make_scheduler
+from evagen.training.optimizers import adamw, make_scheduler
 from evagen.training.settings import OptimizerConfig
 from evagen.training.sharding import prepare
 
@@ -160,7 +160,7 @@ class Objective:
         weight_decay: float = 0.01,
     ) -> nn.Module:
         trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
-        optimizer = torch.optim.AdamW(trained, lr=learning_rate, betas=betas, weight_decay=weight_decay)
+        optimizer = adamw(trained, lr=learning_rate, betas=betas, weight_decay=weight_decay)
         prepared, (self.optimizers[name],) = prepare(self.accelerator, module, optimizer)
         self.schedulers.append(make_scheduler(self.optimizers[name], self.optimizer_config))
         return prepared

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import VJEPA2Config, VJEPA2Model
+from tiny_models import tiny_teacher
 
 from evagen.commands import COMMANDS
 from evagen.commands.benchmark import main as benchmark
@@ -217,12 +217,7 @@ def root(tmp_path_factory) -> Iterator[Path]:
     shutil.copytree(root / "arcade", root / "damaged")
     video = next(name for name in (root / "damaged").rglob("*_g02_*.avi"))
     video.write_bytes(b"not a video")
-    torch.manual_seed(0)
-    teacher = VJEPA2Config(
-        patch_size=8, crop_size=32, hidden_size=48, num_attention_heads=2, num_hidden_layers=2, pred_hidden_size=48,
-        pred_num_attention_heads=2, pred_num_hidden_layers=1, pred_num_mask_tokens=1,
-    )  # fmt: skip
-    VJEPA2Model(teacher).save_pretrained(root / "teacher")
+    tiny_teacher().save_pretrained(root / "teacher")
     gently = ["optimizer.learning_rate=1e-6"]  # so that many codes stay in use
     for command, out, overrides in (
         ("train-tokenizer", "proxy", gently),

@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from transformers import VideoMAEConfig, VideoMAEModel, VJEPA2Config, VJEPA2Model
+from tiny_models import tiny_teacher
+from transformers import VideoMAEConfig, VideoMAEModel
 
 from evagen.ar_model.sampler import STEPS_BETWEEN_LOOKS
 from evagen.data.corpus import read_corpus
@@ -90,12 +91,7 @@ def all_jobs(road: Path, out: Path) -> list[list[str]]:
 def out(road, tmp_path_factory) -> Path:
     """A folder in which all jobs have been run, with what they met in results.json."""
     out = tmp_path_factory.mktemp("pretended")
-    torch.manual_seed(0)
-    teacher = VJEPA2Config(
-        patch_size=8, crop_size=32, hidden_size=48, num_attention_heads=2, num_hidden_layers=2, pred_hidden_size=48,
-        pred_num_attention_heads=2, pred_num_hidden_layers=1, pred_num_mask_tokens=1,
-    )  # fmt: skip
-    VJEPA2Model(teacher).save_pretrained(out / "teacher")
+    tiny_teacher().save_pretrained(out / "teacher")
     videomae = VideoMAEConfig(
         image_size=32, patch_size=8, num_frames=8, hidden_size=24, num_hidden_layers=12, num_attention_heads=2,
         intermediate_size=48,

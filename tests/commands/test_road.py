@@ -12,8 +12,8 @@ import pytest
 import torch
 import yaml
 from accelerate.state import AcceleratorState
+from tiny_models import tiny_teacher
 from tiny_road import tokenizer_config
-from transformers import VJEPA2Config, VJEPA2Model
 
 from evagen.commands import curate, quality_cost, tokenize, train_tokenizer
 from evagen.config import check_config
@@ -173,12 +173,7 @@ LARPS = {
 @pytest.mark.parametrize(("discriminator", "projection"), [({"discriminator": "patch"}, "decoder"), (LARPS, "teacher")])
 def test_the_whole_objective_trains_and_resumes(road, tmp_path, monkeypatch, discriminator, projection):
     """A discriminator with LeCAM and adaptive weight, and alignment with a tiny random V-JEPA 2 from a folder."""
-    torch.manual_seed(0)
-    teacher = VJEPA2Config(
-        patch_size=8, crop_size=32, hidden_size=48, num_attention_heads=2, num_hidden_layers=2, pred_hidden_size=48,
-        pred_num_attention_heads=2, pred_num_hidden_layers=1, pred_num_mask_tokens=1,
-    )  # fmt: skip
-    VJEPA2Model(teacher).save_pretrained(tmp_path / "teacher")
+    tiny_teacher().save_pretrained(tmp_path / "teacher")
     loss = {
         "adversarial": {**discriminator, "start_step": 3, "ramp_steps": 2, "adaptive": True, "lecam": 0.01},
         "alignment": {"weight": 0.7, "teacher": str(tmp_path / "teacher"), "layer": 1, "projection": projection},
