@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import imageio.v3 as iio
 import numpy as np
 import pytest
 import torch
@@ -14,8 +15,10 @@ from tiny_models import tiny_teacher
 from transformers import VideoMAEConfig, VideoMAEModel
 
 from evagen.ar_model.sampler import STEPS_BETWEEN_LOOKS
+from evagen.commands import decode, encode
 from evagen.data.corpus import read_corpus
 from evagen.data.curation_record import read_record
+from evagen.data.token_file import read_token_file
 from evagen.data.video_writer import write_video
 from evagen.training.metrics import read_metrics
 
@@ -84,7 +87,28 @@ def all_jobs(road: Path, out: Path) -> list[list[str]]:
             [f"encode within a budget {frames}", "encode", video, tokens, *models, "--mean-tokens=10"],
             [f"decode {frames}", "decode", tokens, str(out / f"{frames}_decoded.mkv"), models[0], models[2]],
         ]
-    return jobs
+    return jobs + remembering_jobs(road, out)
+
+
+def remembering_jobs(road: Path, out: Path) -> list[list[str]]:
+    """The road of a tokenizer with a memory, one stage on what another left."""
+
+    def job(name: str, stage: str, *overrides: str) -> list[str]:
+        return [name, COMMANDS[stage], str(road / stage / "config.yaml"), f"run.out={out / name}", *overrides]
+
+    tokenizer = f"tokenizer={out / 'remembers'}"
+    live = [f"--tokenizer={out / 'remembers'}"]
+    return [
+        job("remembers", "proxy", "model.memory_blocks=2", "pieces=[8, 16]"),
+        job("states", "curation", tokenizer, "past=1", "future=1"),
+        job("block_router", "router", f"record={out / 'states'}"),
+        job("runs", "tokens", tokenizer, f"router={out / 'block_router'}", "flips=false"),
+        job("endless", "generator", f"corpus={out / 'runs'}", "blocks=2"),
+        job("long", "samples", f"generator={out / 'endless'}", tokenizer, "seconds=2", "clips_per_class=1"),
+        ["encode live", "encode", str(out / "64.mkv"), str(out / "live.safetensors"), *live,
+         f"--router={out / 'block_router'}", "--tokens-per-second=12", "--precision=fp32"],
+        ["decode live", "decode", str(out / "live.safetensors"), str(out / "live.mkv"), *live, "--precision=fp32"],
+    ]  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -115,7 +139,7 @@ def results(out) -> dict[str, dict]:
 
 def test_every_command_runs_in_fp32_and_bf16_and_with_every_setting(results):
     assert not {name: each["error"][-1500:] for name, each in results.items() if each["error"]}
-    assert len(results) == 14 + 6 + 8 + 2 + 6
+    assert len(results) == 14 + 6 + 8 + 2 + 6 + 8
 
 
 @pytest.mark.parametrize("stage", TRAINED)
@@ -185,3 +209,17 @@ def test_host_and_device_meet_seldom_in_a_chunk(results, what, most):
     """What four chunks have more than two."""
     few, many = (sum(times for *_, times in results[f"{what} {frames}"]["meetings"]) for frames in (32, 64))
     assert many - few <= 2 * most
+
+
+def test_a_stream_is_that_of_a_cpu(out, tmp_path):
+    live = tmp_path / "live.safetensors"
+    encode.main(
+        out / "64.mkv", live, str(out / "remembers"), str(out / "block_router"), encode.Dials(tokens_per_second=12.0)
+    )
+    decode.main(live, tmp_path / "live.mkv", str(out / "remembers"))
+    (here, about), (there, _) = (read_token_file(path) for path in (live, out / "live.safetensors"))
+    assert about.blocks == 16
+    assert torch.equal(here.lengths, there.lengths)
+    assert torch.equal(here.codes, there.codes)
+    ours, theirs = (iio.imread(path).astype(int) for path in (tmp_path / "live.mkv", out / "live.mkv"))
+    assert abs(ours - theirs).max() <= 1
