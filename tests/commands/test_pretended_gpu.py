@@ -31,6 +31,7 @@ COMMANDS = {
     "tokens": "tokenize", "generator": "train-generator", "samples": "sample",
 }  # fmt: skip
 TRAINED = [name for name, command in COMMANDS.items() if command.startswith("train-")]
+STEPS = (2, 4)
 MEETINGS_A_STEP = 4
 """Between log lines: the clips, what follows from their lengths, what was drawn, and a router's lengths."""
 ALIGNED = "loss.alignment={weight: 0.7, teacher: %s, layer: 1}"
@@ -64,10 +65,10 @@ def all_jobs(road: Path, out: Path) -> list[list[str]]:
         jobs += [
             job(f"{name} {steps}", "proxy", f"optimizer.steps={steps}", "run.mixed_precision=bf16", *UNSEEN,
                 *EVERYTHING, chosen, *aligned)
-            for steps in (4, 6)
+            for steps in STEPS
         ]  # fmt: skip
     jobs += [
-        job(f"{stage} {steps}", stage, f"optimizer.steps={steps}", *UNSEEN) for stage in TRAINED for steps in (4, 6)
+        job(f"{stage} {steps}", stage, f"optimizer.steps={steps}", *UNSEEN) for stage in TRAINED for steps in STEPS
     ]
     jobs += [
         job(
@@ -174,9 +175,9 @@ def test_tokens_and_samples_are_those_of_a_cpu(road, out):
 
 @pytest.mark.parametrize("name", [*TRAINED, *DISCRIMINATORS])
 def test_host_and_device_meet_seldom_in_training(results, name):
-    """What six steps have more than four, where nothing is logged: of two steps, or four batches."""
+    """What four steps have more than two, where nothing is logged: of two steps, or four batches."""
     few, many = (
-        {(kind, place): times for kind, place, times in results[f"{name} {steps}"]["meetings"]} for steps in (4, 6)
+        {(kind, place): times for kind, place, times in results[f"{name} {steps}"]["meetings"]} for steps in STEPS
     )
     more = {key: times - few.get(key, 0) for key, times in many.items() if times != few.get(key, 0)}
     batches = 4 if name in DISCRIMINATORS else 2
