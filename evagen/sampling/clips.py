@@ -155,7 +155,7 @@ def decode_clips(tokenizer: VideoTokenizer, clips: list[ClipTokens]) -> Tensor:
 
 
 MOST_SLOTS = 64
-"""More do not help: a step is bound by what it computes then, not by reading the weights."""
+"""Unless more are asked for; what more would bring on a GPU is not measured."""
 SHARE_FOR_SLOTS = 0.7
 """Of a GPU's free memory; weights in half precision and what a step computes need the rest."""
 

@@ -7,6 +7,8 @@ import sys
 
 import pytest
 
+from evagen.commands import doctor
+
 
 def evagen(*arguments: str) -> subprocess.CompletedProcess:
     command = [sys.executable, "-c", "from evagen.cli import main; main()", *arguments]
@@ -77,3 +79,13 @@ def test_bench_prints_one_json_object_and_nothing_else():
     result = json.loads(done.stdout)
     assert result["max_abs_difference"] < 1e-5
     assert {"speedup_forward", "speedup_backward", "peak_mb_packed", "peak_mb_padded"} <= set(result)
+
+
+def test_doctor_says_which_torch_xformers_was_built_for(tmp_path, monkeypatch):
+    (tmp_path / "xformers").mkdir()
+    (tmp_path / "xformers" / "__init__.py").touch()
+    monkeypatch.setattr(sys, "path", [str(tmp_path)])
+    monkeypatch.delitem(sys.modules, "xformers", raising=False)
+    assert doctor._xformers_torch() is None
+    (tmp_path / "xformers" / "cpp_lib.json").write_text('{"version": {"torch": "2.10.0+cu128"}}')
+    assert doctor._xformers_torch() == "2.10.0+cu128"
