@@ -15,8 +15,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from evagen.ar_model.transformer import DecoderLayer, VideoGenerator
-from evagen.kernels.backends import HALF, varlen_works
+from evagen.kernels.backends import flash_works
 from evagen.kernels.decode_step import CompiledStep, can_compile
+from evagen.kernels.flash import FlashPlan, flash_forward
 from evagen.kernels.packed_linear import pack_linears
 from evagen.kernels.plans import plan_causal
 from evagen.kernels.transfer import send
@@ -64,9 +65,7 @@ class Decoder:
         self.rotation = torch.complex(*model.rotary(torch.arange(self.length, device=self.device)))  # (M, 1, d / 2)
         head_width = config.width // self.num_heads
         self.cache = [self._empty_cache(num_rows, head_width) for _ in model.layers]  # 2 R h M d
-        self.by_length = self.device.type == "cuda" and self.dtype in HALF and varlen_works(
-            self.device, self.dtype, head_width
-        )  # fmt: skip
+        self.by_length = flash_works(self.device, self.dtype, head_width)
         self.norm_eps = config.norm_eps
         self._compiled = self._compiled_step()
         self.positions = torch.zeros(num_rows, dtype=torch.int64, device=self.device)
@@ -130,21 +129,16 @@ class Decoder:
         seen = self.keys_read
         mask = None  # (R, 1, 1, seen): what each row has written so far
         if self.by_length:
-            from torch.nn.attention.varlen import varlen_attn
-
-            bounds = torch.arange(len(tokens) + 1, dtype=torch.int32, device=self.device)
+            rows = torch.arange(len(tokens) + 1, dtype=torch.int32, device=self.device)
             written = (self.positions + 1).int()  # (R,)
+            plan = FlashPlan(rows, rows * self.length, written, len(tokens) * self.length, 1, self.length, causal=False)
         elif self.device.type != "cpu" or min(self._seen) + 1 < seen:
             mask = (torch.arange(seen, device=self.device) <= self.positions[:, None])[:, None, None]
 
         def attend(query: Tensor, key: Tensor, value: Tensor, layer: int) -> Tensor:
             if self.by_length:
                 keys, values = self.cache[layer].transpose(2, 3).flatten(1, 2)  # (R·M, h, d) each
-                attended = varlen_attn(
-                    query, keys, values, bounds, bounds * self.length, 1, self.length, seqused_k=written
-                )
-                assert isinstance(attended, Tensor)  # a tuple only where more than the output is asked for
-                return attended
+                return flash_forward(query, keys, values, plan)[0]
             keys, values = self.cache[layer][:, :, :, :seen]  # (R, h, seen, d) each
             attended = F.scaled_dot_product_attention(query[:, :, None], keys, values, attn_mask=mask)
             return attended[:, :, 0]  # (R, h, d)

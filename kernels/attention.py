@@ -2,10 +2,14 @@
 
 No backend builds a mask or pads: each computes exactly the pairs of rows that the plan has.
 
-    torch      on a CPU, one dense call for each run of segments, on views of the packed rows; elsewhere `varlen`
-               where it applies, or a dense call for each segment
-    varlen     torch's kernel for sequences of unequal lengths (CUDA, half precision)
-    xformers   xformers' memory-efficient attention under a block-diagonal bias, causal or not (CUDA)
+    torch      on a CPU, one dense call for each run of segments, on views of the packed rows; elsewhere one for each
+               segment
+    flash      torch's FlashAttention, which reads keys where they lie (CUDA, half precision)
+    xformers   xformers' memory-efficient attention under a block-diagonal bias, causal or not, on keys taken in order
+               (CUDA)
+
+What families share is attended to apart from their own, and added by the sums of weights: by `flash` where it works,
+else by torch.
 
 Legend: Nq query rows, Nk key rows, h heads, d head width, G segments of a run, S segments.
 """
@@ -16,7 +20,8 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from evagen.kernels.backends import AttentionBackend, backend_for
-from evagen.kernels.plans import AttentionPlan, FamilyPlan, Run
+from evagen.kernels.flash import flash_attention, flash_forward
+from evagen.kernels.plans import AttentionPlan, FamilyPlan, Packed, Run
 
 KeyValue = tuple[Tensor, Tensor]  # keys and values, each (Nk, h, d)
 
@@ -38,13 +43,13 @@ def planned_attention(
     kernel = backend_for(query, backend)
     if isinstance(plan, FamilyPlan):
         assert shared is not None
-        return _family_attention(_dense_heads(query), shared, (key, value), plan)
+        return _family_attention(_dense_heads(query), shared, (key, value), plan, by_flash=kernel == "flash")
     if shared is not None:
         key, value = (torch.cat(pair) for pair in zip(shared, (key, value)))
     if query.device.type == "cpu":
         key, value = _take(key, value, plan.key_rows)
         return _RunAttention.apply(*map(_dense_heads, (query, key, value)), plan.runs, plan.causal)
-    kernels = {"xformers": _xformers_attention, "varlen": _varlen_attention, "torch": _dense_attention}
+    kernels = {"xformers": _xformers_attention, "flash": _flash_attention, "torch": _dense_attention}
     return kernels[kernel](query, key, value, plan.to(query.device))
 
 
@@ -125,18 +130,48 @@ def _attend_runs(
     return output, log_sum_exps
 
 
-def _family_attention(query: Tensor, shared: KeyValue, own: KeyValue, plan: FamilyPlan) -> Tensor:
+def _family_attention(
+    query: Tensor, shared: KeyValue, own: KeyValue, plan: FamilyPlan, by_flash: bool = False
+) -> Tensor:
     """Attention to shared and to own keys, added up by the sums of their weights."""
     if torch.is_grad_enabled() and any(x.requires_grad for x in (query, *shared, *own)):
         raise ValueError("a FamilyPlan has no gradients; use its joined() plan, or torch.no_grad()")
+    attend = _with_sums_of_runs if query.device.type == "cpu" else _with_sums_of_segments
+    if by_flash:
+        attend = _with_sums_by_flash
+    (first, of_first), (second, of_second) = (
+        attend(query, *map(_dense_heads, key_value), each)
+        for key_value, each in ((shared, plan.shared), (own, plan.own))
+    )
+    weight = torch.sigmoid(of_second - of_first).to(first.dtype)  # (Nq, h, 1)
+    return torch.lerp(first, second, weight)  # (Nq, h, d)
+
+
+def _with_sums_of_runs(query: Tensor, key: Tensor, value: Tensor, plan: AttentionPlan) -> tuple[Tensor, Tensor]:
+    """What every query attends to, (Nq, h, d), and the logarithms of its sums of weights, (Nq, h, 1)."""
+    output, log_sum_exps = _attend_runs(query, key, value, plan.runs)
+    sums = query.new_empty(*query.shape[:2], 1)
+    for run, log_sum_exp in zip(plan.runs, log_sum_exps):
+        _queries(sums, run).copy_(log_sum_exp[..., None])
+    return output, sums
+
+
+def _with_sums_of_segments(query: Tensor, key: Tensor, value: Tensor, plan: AttentionPlan) -> tuple[Tensor, Tensor]:
+    """The same on any device."""
     outputs, sums = [], []
-    for (key, value), runs in ((shared, plan.shared.runs), (own, plan.own.runs)):
-        output, log_sum_exps = _attend_runs(query, _dense_heads(key), _dense_heads(value), runs)
-        outputs.append(output)
-        sums.append(query.new_empty(*query.shape[:2], 1))  # (Nq, h, 1), logarithms
-        for run, log_sum_exp in zip(runs, log_sum_exps):
-            _queries(sums[-1], run).copy_(log_sum_exp[..., None])
-    return torch.lerp(outputs[0], outputs[1], torch.sigmoid(sums[1] - sums[0]))  # (Nq, h, d)
+    for q, start, n in zip(query.split(plan.query_lengths), plan.key_starts, plan.key_lengths):
+        k, v = (x[start : start + n].transpose(0, 1) for x in (key, value))  # (h, n, d) each
+        scores = (q.transpose(0, 1) @ k.mT).float() * q.shape[-1] ** -0.5  # (h, length, n)
+        sums.append(scores.logsumexp(-1, keepdim=True).transpose(0, 1))  # (length, h, 1)
+        outputs.append((scores.softmax(-1).to(v.dtype) @ v).transpose(0, 1))  # (length, h, d)
+    return torch.cat(outputs), torch.cat(sums)
+
+
+def _with_sums_by_flash(query: Tensor, key: Tensor, value: Tensor, plan: AttentionPlan) -> tuple[Tensor, Tensor]:
+    packed = plan.to(query.device).packed
+    assert packed is not None
+    output, log_sum_exp, _ = flash_forward(query, key, value, packed.flash)
+    return output, log_sum_exp.T[..., None]
 
 
 def _dense_heads(x: Tensor) -> Tensor:
@@ -161,7 +196,7 @@ def _segments(x: Tensor, number: int, start: int, step: int, length: int) -> Ten
 def _dense_attention(query: Tensor, key: Tensor, value: Tensor, plan: AttentionPlan) -> Tensor:
     """A dense call for each segment: works for every device and type of number."""
     assert plan.packed is not None
-    key, value = _take(key, value, plan.packed.key_rows)
+    key, value = _in_order(key, value, plan, plan.packed)
     outputs = []
     for segment in zip(query.split(plan.query_lengths), key.split(plan.key_lengths), value.split(plan.key_lengths)):
         q, k, v = (x[None].transpose(1, 2) for x in segment)
@@ -170,25 +205,28 @@ def _dense_attention(query: Tensor, key: Tensor, value: Tensor, plan: AttentionP
     return torch.cat(outputs)  # (Nq, h, d)
 
 
-def _varlen_attention(query: Tensor, key: Tensor, value: Tensor, plan: AttentionPlan) -> Tensor:
-    from torch.nn.attention.varlen import varlen_attn
-
+def _flash_attention(query: Tensor, key: Tensor, value: Tensor, plan: AttentionPlan) -> Tensor:
     packed = plan.packed
     assert packed is not None
-    key, value = (x.contiguous() for x in _take(key, value, packed.key_rows))
-    bounds, longest = (packed.query_bounds, packed.key_bounds), (max(plan.query_lengths), max(plan.key_lengths))
-    window = (-1, 0) if plan.causal else (-1, -1)  # any distance back; none ahead, or any
-    attended = varlen_attn(query, key, value, *bounds, *longest, window_size=window)
-    assert isinstance(attended, Tensor)  # a tuple only where more than the output is asked for
-    return attended
+    if packed.is_listed:
+        key, value = _in_order(key, value, plan, packed)
+    return flash_attention(*map(_dense_heads, (query, key, value)), packed.flash)
 
 
 def _xformers_attention(query: Tensor, key: Tensor, value: Tensor, plan: AttentionPlan) -> Tensor:
     from xformers.ops import memory_efficient_attention
 
     assert plan.packed is not None
-    key, value = _take(key, value, plan.packed.key_rows)
+    key, value = _in_order(key, value, plan, plan.packed)
     return memory_efficient_attention(query[None], key[None], value[None], attn_bias=plan.xformers_bias)[0]
+
+
+def _in_order(key: Tensor, value: Tensor, plan: AttentionPlan, packed: Packed) -> KeyValue:
+    """The keys and values of all segments, one after the other."""
+    if packed.key_rows is not None:
+        return _take(key, value, packed.key_rows)
+    count = sum(plan.key_lengths)
+    return (key, value) if len(key) == count else (key[:count], value[:count])
 
 
 def _take(key: Tensor, value: Tensor, rows: Tensor | None) -> KeyValue:

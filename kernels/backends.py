@@ -1,9 +1,9 @@
 """Which attention kernels work on a device, and which of them `kernels.attention` takes.
 
 torch      torch's dense kernels, called for segments of one shape
-varlen     torch's kernel for sequences of unequal lengths (CUDA, half precision)
+flash      torch's FlashAttention for sequences of unequal lengths (CUDA, half precision)
 xformers   xformers' memory-efficient attention under block-diagonal biases (CUDA)
-auto       `xformers` on CUDA if it works, otherwise `torch`, which means `varlen` where that works
+auto       on CUDA the first that works of `flash` and `xformers`; otherwise `torch`
 """
 
 import functools
@@ -14,29 +14,31 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-AttentionBackend = Literal["auto", "torch", "varlen", "xformers"]
+from evagen.kernels.flash import flash_attention, flash_plan
+from evagen.kernels.transfer import send
+
+AttentionBackend = Literal["auto", "torch", "flash", "xformers"]
 HALF = (torch.bfloat16, torch.float16)
 HEAD_WIDTH = 64
 """Of the named sizes of both models, but the smallest."""
 logger = logging.getLogger(__name__)
 
 
-def backend_for(query: Tensor, asked: AttentionBackend) -> Literal["torch", "varlen", "xformers"]:
+def backend_for(query: Tensor, asked: AttentionBackend) -> Literal["torch", "flash", "xformers"]:
     """What computes the attention of these queries. Raises ValueError for a backend that does not work for them."""
     device, dtype, head_width = query.device, query.dtype, query.shape[-1]
-    varlen_fits = query.is_cuda and dtype in HALF
     if asked == "auto":
-        asked = "xformers" if query.is_cuda and xformers_works(device, dtype, head_width) else "torch"
-    if asked == "torch":
-        return "varlen" if varlen_fits and varlen_works(device, dtype, head_width) else "torch"
+        if query.is_cuda and flash_works(device, dtype, head_width):
+            return "flash"
+        return "xformers" if query.is_cuda and xformers_works(device, dtype, head_width) else "torch"
     if asked == "xformers" and not xformers_works(device, dtype, head_width):
         raise ValueError(
             f"attention backend 'xformers' does not work for {dtype} and heads of width {head_width} on {device}: it "
             f"needs CUDA and an xformers built for torch {torch.__version__} (pip install -U xformers); use 'auto'"
         )
-    if asked == "varlen" and not (varlen_fits and varlen_works(device, dtype, head_width)):
+    if asked == "flash" and not flash_works(device, dtype, head_width):
         raise ValueError(
-            "attention backend 'varlen' needs CUDA, half precision and a torch whose varlen_attn works there, "
+            "attention backend 'flash' needs CUDA, half precision and a torch whose FlashAttention works there, "
             f"not {dtype} and heads of width {head_width} on {device.type}; use 'auto'"
         )
     return asked
@@ -55,10 +57,10 @@ def xformers_works(device: torch.device, dtype: torch.dtype = torch.float32, hea
 
 
 @functools.cache
-def varlen_works(device: torch.device, dtype: torch.dtype = torch.bfloat16, head_width: int = HEAD_WIDTH) -> bool:
-    """Whether this torch has a kernel for sequences of unequal lengths that runs on a device for such numbers and
-    heads."""
-    return _works("varlen_attn", _try_varlen, device, dtype, head_width)
+def flash_works(device: torch.device, dtype: torch.dtype = torch.bfloat16, head_width: int = HEAD_WIDTH) -> bool:
+    """Whether this torch's FlashAttention runs on a device for such numbers and heads."""
+    fits = device.type == "cuda" and dtype in HALF
+    return fits and _works("FlashAttention", _try_flash, device, dtype, head_width)
 
 
 def _try_xformers(device: torch.device, dtype: torch.dtype, head_width: int) -> None:
@@ -71,13 +73,10 @@ def _try_xformers(device: torch.device, dtype: torch.dtype, head_width: int) -> 
         memory_efficient_attention(x, x, x, attn_bias=bias).sum().backward()
 
 
-def _try_varlen(device: torch.device, dtype: torch.dtype, head_width: int) -> None:
-    from torch.nn.attention.varlen import varlen_attn
-
+def _try_flash(device: torch.device, dtype: torch.dtype, head_width: int) -> None:
     x = torch.zeros(8, 1, head_width, device=device, dtype=dtype, requires_grad=True)
-    bounds = torch.tensor([0, 4, 8], dtype=torch.int32, device=device)
-    for window in ((-1, -1), (-1, 0)):  # everything, and nothing ahead
-        varlen_attn(x, x, x, bounds, bounds, 4, 4, window_size=window).sum().backward()  # type: ignore[union-attr]
+    for segments, causal in (([(0, 4, 0, 4), (4, 4, 0, 8)], False), ([(0, 4, 0, 4), (4, 4, 4, 4)], True)):
+        flash_attention(x, x, x, send(flash_plan(segments, causal), device)).sum().backward()
 
 
 def _works(

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from evagen.kernels.flash import FlashPlan, flash_plan
 from evagen.kernels.transfer import send
 
 
@@ -37,16 +38,19 @@ class Run(NamedTuple):
 
 
 @dataclass(frozen=True)
-class PackedKeys:
-    """What kernels for sequences of unequal lengths want, on their device: every segment's keys one after the other.
+class Packed:
+    """What kernels for sequences of unequal lengths want, on their device.
 
-    key_rows: int64, the key rows in that order, or None where the keys lie so already; query_bounds, key_bounds: int32
-    (S + 1,), where the segments begin and end in the queries and in these keys.
+    key_rows: int64, all segments' keys one after the other, or None where they lie so already; query_bounds,
+    key_bounds: int32 (S + 1,), where the segments begin and end in the queries and in these keys; flash: the same for
+    a kernel that reads keys where they lie; is_listed: whether that is in this order, since the plan lists its keys.
     """
 
     key_rows: Tensor | None
     query_bounds: Tensor
     key_bounds: Tensor
+    flash: FlashPlan
+    is_listed: bool
 
 
 @dataclass(frozen=True)
@@ -66,7 +70,7 @@ class AttentionPlan:
     key_starts: tuple[int, ...]
     key_rows: Tensor | None = None
     causal: bool = False
-    packed: PackedKeys | None = None
+    packed: Packed | None = None
 
     def __post_init__(self):
         own = (self.query_lengths, _starts(self.query_lengths))
@@ -79,8 +83,11 @@ class AttentionPlan:
     @cached_property
     def runs(self) -> tuple[Run, ...]:
         """The segments gathered into runs."""
-        segments = zip(_starts(self.query_lengths), self.query_lengths, self.key_starts, self.key_lengths)
-        return tuple(_runs(list(segments)))
+        return tuple(_runs(self._segments))
+
+    @property
+    def _segments(self) -> list[tuple[int, int, int, int]]:
+        return list(zip(_starts(self.query_lengths), self.query_lengths, self.key_starts, self.key_lengths))
 
     @cached_property
     def positions(self) -> Tensor:
@@ -108,20 +115,22 @@ class AttentionPlan:
         if self.packed is not None:
             return self
         key_rows = self.key_rows
-        if key_rows is None and not self.causal:
+        if key_rows is None and self.key_starts != _starts(self.key_lengths):
             key_rows = concatenated_ranges(torch.tensor(self.key_starts), torch.tensor(self.key_lengths))
         query_bounds, key_bounds = (
             torch.tensor([0, *itertools.accumulate(lengths)], dtype=torch.int32)
             for lengths in (self.query_lengths, self.key_lengths)
         )
-        return replace(self, key_rows=None, packed=PackedKeys(key_rows, query_bounds, key_bounds))
+        flash = flash_plan(self._segments, self.causal)
+        packed = Packed(key_rows, query_bounds, key_bounds, flash, is_listed=self.key_rows is not None)
+        return replace(self, key_rows=None, packed=packed)
 
 
 @dataclass(frozen=True)
 class FamilyPlan:
     """Which rows attend to which, where members of a family (say, blocks after one and the same prefix) share keys:
-    every query attends to its family's keys and to its own segment's, as to one set. For inference on a CPU, where
-    it spares the members' copies of what they share.
+    every query attends to its family's keys and to its own segment's, as to one set. For inference: it spares the
+    members' copies of what they share.
 
     shared: a segment for each family, with all queries of its members, and rows of the shared keys; own: a segment for
     each member, and rows of the members' keys. The two sets of keys are tensors of their own. Raises ValueError where
@@ -134,13 +143,6 @@ class FamilyPlan:
     def __post_init__(self):
         if self.shared.causal or self.own.causal:
             raise ValueError("the parts of a FamilyPlan cannot be causal: their queries see all keys they are given")
-
-    def to(self, device: torch.device) -> "FamilyPlan | AttentionPlan":
-        """Elsewhere than on a CPU: the same pairs of rows as a plan that every kernel knows."""
-        return send(self, device)
-
-    def to_send(self) -> AttentionPlan:
-        return self.joined().to_send()
 
     def joined(self) -> AttentionPlan:
         """The same pairs of rows, with every member's keys listed, as rows of the shared keys with the own behind."""

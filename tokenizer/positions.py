@@ -108,15 +108,20 @@ class Rotary(nn.Module):
         self.frequencies = Exact(frequencies)
 
     def forward(self, coordinates: Tensor) -> Tensor:
-        """(N, 3) as (block, y, x) → unit complex numbers (N, 1, head_width / 2), to multiply pairs with."""
+        """(N, 3) as (block, y, x) → cosine and sine of the angle that each pair turns by, (N, 1, head_width / 2, 2)."""
         with torch.autocast(coordinates.device.type, enabled=False):  # half precision is no precision for an angle
             # In fp64 where there is one: a thousand blocks on, fp32 would miss an angle by 2e-4.
             exact = torch.float32 if coordinates.device.type == "mps" else torch.float64
             angles = coordinates.to(exact) @ self.frequencies().to(exact)  # (N, pairs)
-        return torch.complex(angles.cos().float(), angles.sin().float())[:, None]
+        return torch.stack([angles.cos().float(), angles.sin().float()], dim=-1)[:, None]
 
 
 def rotate(x: Tensor, rotation: Tensor) -> Tensor:
-    """Turns each pair of neighbouring values: x (N, h, d), rotation (N, 1, d / 2) → (N, h, d)."""
-    pairs = torch.view_as_complex(x.float().unflatten(-1, (-1, 2)))  # (N, h, d / 2)
-    return torch.view_as_real(pairs * rotation).flatten(-2).to(x.dtype)
+    """Turns each pair of neighbouring values: x (N, h, d), rotation (N, 1, d / 2, 2) → (N, h, d)."""
+    pairs = x.float().unflatten(-1, (-1, 2))  # (N, h, d / 2, 2)
+    if torch.compiler.is_compiling():  # complex numbers are not compiled, and these operations become one
+        (first, second), (cos, sin) = pairs.unbind(-1), rotation.unbind(-1)
+        turned = torch.stack([first * cos - second * sin, second * cos + first * sin], dim=-1)
+    else:
+        turned = torch.view_as_real(torch.view_as_complex(pairs) * torch.view_as_complex(rotation))
+    return turned.flatten(-2).to(x.dtype)

@@ -99,7 +99,8 @@ def measure(scale: Scale, is_real: bool) -> dict:
             result[name] = part()
         except Exception as error:
             result["failed"][name] = f"{type(error).__name__}: {error}".splitlines()[0][:300]
-        print(f"{name}: {time.perf_counter() - started:.0f} s", file=sys.stderr)
+        found = json.dumps(result.get(name, result["failed"].get(name)))
+        print(f"{name}, {time.perf_counter() - started:.0f} s: {found}", file=sys.stderr)  # lest a stop lose it
     return result
 
 
@@ -156,7 +157,7 @@ def attention(scale: Scale) -> list[dict]:
     expected, rows = with_gradients(exact, "auto", plan), []
     on_gpu = plan.to(torch.device("cuda"))
     for backend, dtype in (
-        ("xformers", torch.bfloat16), ("varlen", torch.bfloat16), ("torch", torch.float32), ("xformers", torch.float32),
+        ("xformers", torch.bfloat16), ("flash", torch.bfloat16), ("torch", torch.float32), ("xformers", torch.float32),
     ):  # fmt: skip
         row: dict[str, Any] = {"kernel": backend, "type": str(dtype).removeprefix("torch.")}
         rows.append(row)

@@ -1,9 +1,12 @@
-"""Two steps of every command at the quickstart's sizes on this machine's GPU, each in a process of its own."""
+"""Two steps of every command at the quickstart's sizes on this machine's GPU, each in a process of its own, up to four
+of them at once."""
 
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from evagen.data.arcade import build_arcade
@@ -17,44 +20,62 @@ TRAININGS = {
 """Ways in which a tokenizer and a generator are trained."""
 
 
-def jobs(root: Path) -> list[list[str]]:
-    """What is run in turn: a name, and the arguments of `evagen`. Later ones use what earlier ones left in `root`."""
+AT_ONCE = 4
+COUNTING = (
+    "import runpy, torch; torch.cuda.set_sync_debug_mode('warn'); runpy.run_module('evagen', run_name='__main__')"
+)
+"""Runs `evagen` with a warning whenever the host waits for the device."""
+WAITED = "called a synchronizing CUDA operation"
+
+
+def jobs(root: Path) -> list[list[list[str]]]:
+    """Groups that are run in turn, of jobs that may run at once: a name, and the arguments of `evagen`. Later ones use
+    what earlier ones left in `root`."""
 
     def out(name: str) -> str:
         return f"run.out={root / name}"
 
     data = f"data.root={root / 'arcade'}"
     steps = ["optimizer.steps=2", "optimizer.warmup_steps=1", "run.log_every=1"]
-    models = [f"tokenizer={root / 'proxy bf16'}", f"router={root / 'router'}"]
-    listed = [
-        [f"proxy {way}", "train-tokenizer", "quickstart/proxy", out(f"proxy {way}"), data, *steps, *settings]
-        for way, settings in TRAININGS.items()
-    ]
-    listed += [
-        ["curation", "curate", "quickstart/curation", out("curation"), data, models[0], "data.limit=8"],
-        ["router", "train-router", "quickstart/router", out("router"), f"record={root / 'curation'}", *steps],
-        ["final", "train-tokenizer", "quickstart/final", out("final"), data, models[1], *steps],
-        ["tokens", "tokenize", "quickstart/tokens", out("tokens"), data, *models],
-    ]
-    listed += [
-        [f"generator {way}", "train-generator", "quickstart/generator", out(f"generator {way}"),
-         f"corpus={root / 'tokens'}", *steps, *settings]
-        for way, settings in TRAININGS.items()
-    ]  # fmt: skip
+    models = [f"tokenizer={root / 'proxy bf16'}", f"router={root / 'router bf16'}"]
+
+    def trainings(name: str, *arguments: str, ways: Iterable[str] = TRAININGS) -> list[list[str]]:
+        """The same command in several ways."""
+        return [[f"{name} {way}", *arguments, out(f"{name} {way}"), *steps, *TRAININGS[way]] for way in ways]
+
+    curation = ["curation", "curate", "quickstart/curation", out("curation"), data, models[0], "data.limit=8"]
+    final = ["final", "train-tokenizer", "quickstart/final", out("final"), data, models[1], *steps]
+    tokens = ["tokens", "tokenize", "quickstart/tokens", out("tokens"), data, *models]
     sampled = ["clips_per_class=2", f"generator={root / 'generator bf16'}", models[0]]
-    return [*listed, ["samples", "sample", "quickstart/sample", out("samples"), *sampled]]
+    return [
+        trainings("proxy", "train-tokenizer", "quickstart/proxy", data),
+        [curation],
+        trainings("router", "train-router", "quickstart/router", f"record={root / 'curation'}", ways=("fp32", "bf16")),
+        [final, tokens],
+        trainings("generator", "train-generator", "quickstart/generator", f"corpus={root / 'tokens'}"),
+        [["samples", "sample", "quickstart/sample", out("samples"), *sampled]],
+    ]
 
 
 def run_all() -> list[dict]:
-    """A row for each: its name, seconds, start of the program included, and its error, if there was one."""
-    with tempfile.TemporaryDirectory() as folder:
-        root, rows = Path(folder), []
+    """A row for each, as `run_one` gives it."""
+    with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(AT_ONCE) as pool:
+        root = Path(folder)
         games = ["frogger", "frostbite", "skiing", "time_pilot"]
         build_arcade(root / "arcade", games, clips_per_game=8, size=64, test_fraction=0.25)
-        for name, *arguments in jobs(root):
-            started = time.perf_counter()
-            done = subprocess.run([sys.executable, "-m", "evagen", *arguments], capture_output=True, text=True)
-            lines = done.stderr.strip().splitlines() or ["no message"]
-            error = lines[-1][:200] if done.returncode else ""
-            rows.append({"command": name, "seconds": time.perf_counter() - started, "error": error})
-        return rows
+        return [row for group in jobs(root) for row in pool.map(run_one, group)]
+
+
+def run_one(job: list[str]) -> dict:
+    """A job's name, its seconds, start of the program included, how often the host waited for the device, and its
+    error, if there was one."""
+    name, *arguments = job
+    started = time.perf_counter()
+    done = subprocess.run([sys.executable, "-W", "always", "-c", COUNTING, *arguments], capture_output=True, text=True)
+    lines = done.stderr.strip().splitlines() or ["no message"]
+    return {
+        "command": name,
+        "seconds": time.perf_counter() - started,
+        "waits": sum(WAITED in line for line in lines),
+        "error": lines[-1][:200] if done.returncode else "",
+    }

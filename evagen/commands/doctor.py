@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Literal
 
 import torch
 
-from evagen.kernels.backends import varlen_works, xformers_works
+from evagen.kernels.backends import flash_works, xformers_works
 from evagen.run import versions
 
 if TYPE_CHECKING:
@@ -71,9 +71,9 @@ def _torch() -> Finding:
 
 def _attention() -> Finding:
     if not torch.cuda.is_available():
-        return Finding("attention", "ok", "torch's kernels (xformers' and torch's varlen need CUDA)")
+        return Finding("attention", "ok", "torch's kernels (FlashAttention and xformers need CUDA)")
     device = torch.device("cuda")
-    works = {"xformers": xformers_works(device), "varlen": varlen_works(device)}
+    works = {"xformers": xformers_works(device), "flash": flash_works(device)}
     found = ", ".join(name for name, it_works in works.items() if it_works) or "torch's kernels for equal lengths"
     if works["xformers"]:
         return Finding("attention", "ok", found)

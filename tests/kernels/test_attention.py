@@ -1,8 +1,7 @@
 """Planned attention against a dense mask and PyTorch's own attention: block-causal plans, causal ones, and any others;
 every backend, values and gradients."""
 
-import sys
-import types
+from contextlib import contextmanager
 
 import pytest
 import torch
@@ -13,6 +12,7 @@ from tiny_models import tiny_generator, tiny_tokenizer
 from torch import Tensor
 
 from evagen.ar_model.decoding import Decoder
+from evagen.bench.pretended import kernels as pretended
 from evagen.kernels import attention, backends
 from evagen.kernels.attention import PlannedAttention, choose_attention, planned_attention
 from evagen.kernels.plans import AttentionPlan, FamilyPlan, plan_attention, plan_causal, plan_families
@@ -73,12 +73,22 @@ def masked(query: Tensor, key: Tensor, value: Tensor, mask: Tensor) -> Tensor:
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask).transpose(0, 1)
 
 
-def assert_equals_masked(attend, plan: AttentionPlan, mask: Tensor, seed: int) -> None:
+def assert_equals_masked(attend, plan: AttentionPlan, mask: Tensor, seed: int, tolerance: float | None = None) -> None:
     """Values and all three gradients, in float64, against dense attention under a mask (Nq, Nk)."""
     inputs = heads(*mask.shape, seed)
     ours = values_and_gradients(attend(*inputs, plan), inputs)
     for mine, theirs in zip(ours, values_and_gradients(masked(*inputs, mask), inputs)):
-        torch.testing.assert_close(mine, theirs)
+        torch.testing.assert_close(mine, theirs, atol=tolerance, rtol=tolerance)
+
+
+@contextmanager
+def emulated_flash():
+    """torch's FlashAttention by the pretended GPU's, which checks what it is told, without its limits of type."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pretended, "check_heads", lambda *_: None)
+        patch.setattr(torch.ops.aten, "_flash_attention_forward", pretended.flash_forward)
+        patch.setattr(torch.ops.aten, "_flash_attention_backward", pretended.flash_backward)
+        yield
 
 
 @settings(max_examples=60, deadline=None)
@@ -120,11 +130,16 @@ def test_any_key_rows_in_any_order_equal_a_dense_mask(segments, seed):
 )
 def test_runs_of_keys_anywhere_equal_a_dense_mask(segments, seed):
     """Key runs may overlap and stand in any order."""
+    assert_equals_masked(planned_attention, *plan_of_runs(segments), seed)
+
+
+def plan_of_runs(segments) -> tuple[AttentionPlan, Tensor]:
+    """Segments (number of queries, first key, number of keys), and who sees whom of eight keys."""
     lengths, starts, key_lengths = zip(*segments)
     mask = torch.zeros(sum(lengths), 8, dtype=torch.bool)
     for first, (length, start, count) in zip(torch.tensor([0, *lengths]).cumsum(0).tolist(), segments):
         mask[first : first + length, start : start + count] = True
-    assert_equals_masked(planned_attention, AttentionPlan(lengths, key_lengths, starts), mask, seed)
+    return AttentionPlan(lengths, key_lengths, starts), mask
 
 
 @settings(max_examples=30, deadline=None)
@@ -197,38 +212,34 @@ def test_xformers_is_told_the_same_pattern(kind, lengths):
     assert allowed.sum() == mask.sum()  # no pair twice
 
 
-def varlen_attn(query, key, value, query_bounds, key_bounds, longest_query, longest_key, *, window_size):
-    """What torch's documentation says of `torch.nn.attention.varlen.varlen_attn`, with a mask."""
-    assert query_bounds.dtype == key_bounds.dtype == torch.int32
-    places, segments = [], []
-    for bounds, longest in ((query_bounds, longest_query), (key_bounds, longest_key)):
-        assert longest == bounds.diff().max()
-        places.append(torch.cat([torch.arange(n) for n in bounds.diff()]))
-        segments.append(torch.arange(len(bounds) - 1).repeat_interleave(bounds.diff()))
-    mask = segments[0][:, None] == segments[1]
-    back, ahead = window_size  # -1 for no limit
-    if (back, ahead) != (-1, -1):
-        assert torch.equal(query_bounds, key_bounds)  # else places are counted from the end
-        distance = places[0][:, None] - places[1]
-        mask &= (distance <= back) if back >= 0 else True
-        mask &= (-distance <= ahead) if ahead >= 0 else True
-    return masked(query, key, value, mask)
-
-
 @EVERY_KIND
 @settings(max_examples=30, deadline=None)
 @given(lengths_of_blocks, st.integers(0, 2**31))
-def test_varlen_is_told_the_same_pattern(kind, lengths, seed):
+def test_flash_is_told_the_same_pattern(kind, lengths, seed):
     plan, mask = plan_and_mask(kind, lengths)
-    with pytest.MonkeyPatch.context() as patch:
-        stand_in = types.ModuleType("varlen")
-        stand_in.varlen_attn = varlen_attn
-        patch.setitem(sys.modules, "torch.nn.attention.varlen", stand_in)
-        assert_equals_masked(attention._varlen_attention, plan.to_send(), mask, seed)
+    with emulated_flash():
+        assert_equals_masked(attention._flash_attention, plan.to_send(), mask, seed, tolerance=1e-5)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(st.tuples(st.integers(1, 2), st.integers(0, 6), st.integers(1, 2)), min_size=1, max_size=8),
+    st.integers(0, 2**31),
+)
+def test_flash_reads_runs_of_keys_anywhere(segments, seed):
+    plan, mask = plan_of_runs(segments)
+    with emulated_flash():
+        assert_equals_masked(attention._flash_attention, plan.to_send(), mask, seed, tolerance=1e-5)
+
+
+def test_the_backward_pass_of_block_causal_attention_takes_a_call_a_block():
+    layout = PackedLayout(torch.tensor([[3, 1, 2, 5]] * 7))
+    for memory, calls in ((None, 4), (0, 1), (1, 2)):
+        assert len(plan_block_causal(layout, layout, memory).to_send().packed.flash.parts) == calls
 
 
 @EVERY_KIND
-@pytest.mark.parametrize("backend", ["xformers", "varlen"])
+@pytest.mark.parametrize("backend", ["xformers", "flash"])
 def test_a_backend_that_does_not_work_here_is_explained(backend, kind):
     plan, mask = plan_and_mask(kind, [[2, 3]])
     x = torch.zeros(len(mask), 1, 8)
@@ -238,7 +249,7 @@ def test_a_backend_that_does_not_work_here_is_explained(backend, kind):
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
 @EVERY_KIND
-@pytest.mark.parametrize("backend", ["xformers", "varlen"])
+@pytest.mark.parametrize("backend", ["xformers", "flash"])
 def test_backends_agree_on_cuda(backend, kind):
     device = torch.device("cuda")
     if not getattr(backends, f"{backend}_works")(device, torch.bfloat16, 64):
@@ -268,6 +279,6 @@ def test_one_call_chooses_for_every_attention_of_a_model(make):
 
 def test_prompts_are_read_by_the_backend_that_was_chosen():
     model = tiny_generator()
-    choose_attention(model, "varlen")
-    with torch.no_grad(), pytest.raises(ValueError, match="'varlen' needs CUDA"):
+    choose_attention(model, "flash")
+    with torch.no_grad(), pytest.raises(ValueError, match="'flash' needs CUDA"):
         Decoder(model, 1).prefill([0], [torch.tensor([0, 1, 2])])

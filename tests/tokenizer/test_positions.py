@@ -26,7 +26,7 @@ def tokenizer(**settings) -> VideoTokenizer:
 
 def turns_in_time(rotary: Rotary) -> torch.Tensor:
     """Angles, in (-π, π], by which each pair of the block axis turns from one block to the next."""
-    angles = rotary(torch.tensor([[1.0, 0.0, 0.0]])).angle().flatten()
+    angles = torch.view_as_complex(rotary(torch.tensor([[1.0, 0.0, 0.0]]))).angle().flatten()
     return angles[: len(angles) - 2 * (3 * len(angles) // 8)]
 
 

@@ -8,59 +8,73 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 
-def varlen_attn(
+def flash_forward(
     query: Tensor, key: Tensor, value: Tensor, query_bounds: Tensor, key_bounds: Tensor, longest_query: int,
-    longest_key: int, is_causal: bool = False, scale: float | None = None, window: Any = None, gqa: bool = False,
-    keys_used: Tensor | None = None, *_: Any,
-) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    longest_key: int, dropout: float, is_causal: bool, _: bool, *, seqused_k: Tensor | None = None, **__: Any,
+) -> tuple[Tensor, ...]:  # fmt: skip
     """torch's attention of sequences of unequal lengths: queries (Nq, h, d), keys and values (Nk, h, d), where the
-    sequences begin and end, int32 (S + 1,) each, and how many of their keys count, (S,) → (Nq, h, d), and what the
-    backward pass wants."""
-    _check(query, key, value, query_bounds, key_bounds)
-    outputs = []
-    for queries, keys in _sequences(query_bounds, key_bounds, keys_used):
+    sequences begin and end, int32 (S + 1,) each, and how many of their keys count, (S,), which then may overlap →
+    (Nq, h, d), the logarithms of sums of weights, (h, Nq), and what the backward pass wants."""
+    _check(query, key, value, query_bounds, key_bounds, key_bounds_end=seqused_k is None)
+    output = torch.full(query.shape, torch.nan)
+    sums = torch.full(query.shape[:2], torch.nan).T.contiguous()
+    for queries, keys in _sequences(query_bounds, key_bounds, seqused_k):
         assert queries.stop - queries.start <= longest_query
         assert keys.stop - keys.start <= longest_key
+        assert keys.stop <= len(key)
         q, k, v = (x[rows].transpose(0, 1).float() for x, rows in ((query, queries), (key, keys), (value, keys)))
-        outputs.append(F.scaled_dot_product_attention(q, k, v, is_causal=is_causal, scale=scale).transpose(0, 1))
-    nothing = torch.zeros(2, dtype=torch.uint64)
-    return torch.cat(outputs).to(query.dtype), torch.zeros(query.shape[1], len(query)), nothing
+        scores = _scores(q, k, is_causal)
+        output[queries] = (scores.softmax(-1) @ v).transpose(0, 1)
+        sums[:, queries] = scores.logsumexp(-1)
+    random, nothing = torch.zeros(2, dtype=torch.uint64), torch.zeros(0)
+    return output.to(query.dtype), sums, random, nothing, nothing.clone()
 
 
-def varlen_attn_backward(
-    gradient: Tensor, query: Tensor, key: Tensor, value: Tensor, output: Tensor, log_sum_exp: Tensor,
-    query_bounds: Tensor, key_bounds: Tensor, longest_query: int, longest_key: int, is_causal: bool, *_: Any,
+def flash_backward(
+    gradient: Tensor, query: Tensor, key: Tensor, value: Tensor, output: Tensor, sums: Tensor, query_bounds: Tensor,
+    key_bounds: Tensor, longest_query: int, longest_key: int, dropout: float, is_causal: bool, *_: Any,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-    """Gradients of queries, keys and values."""
-    gradients = tuple(torch.zeros_like(x, memory_format=torch.contiguous_format) for x in (query, key, value))
+    """Gradients of queries, keys and values, from the outputs and sums of the whole softmax."""
+    _check(query, key, value, query_bounds, key_bounds)
+    gradients = tuple(torch.full(x.shape, torch.nan) for x in (query, key, value))
     for queries, keys in _sequences(query_bounds, key_bounds):
-        rows = (queries, keys, keys, queries)
-        q, k, v, g = (x[r].float().transpose(0, 1) for x, r in zip((query, key, value, gradient), rows))  # (h, n, d)
-        scores = q @ k.mT * q.shape[-1] ** -0.5
-        if is_causal:
-            scores = scores.masked_fill(torch.ones(scores.shape[-2:], dtype=torch.bool).triu(1), -torch.inf)
-        weights = scores.softmax(-1)
-        of_weights = g @ v.mT
-        of_scores = weights * (of_weights - (of_weights * weights).sum(-1, keepdim=True)) * q.shape[-1] ** -0.5
+        rows = (queries, keys, keys, queries, queries)
+        parts = ((x[r].float().transpose(0, 1)) for x, r in zip((query, key, value, gradient, output), rows))
+        q, k, v, g, out = parts  # (h, n, d)
+        assert max(q.shape[1], 0) <= longest_query
+        assert max(k.shape[1], 0) <= longest_key
+        weights = (_scores(q, k, is_causal) - sums[:, queries, None]).exp()
+        of_scores = weights * (g @ v.mT - (g * out).sum(-1, keepdim=True)) * q.shape[-1] ** -0.5
         for whole, r, part in zip(gradients, rows, (of_scores @ k, of_scores.mT @ q, weights.mT @ g)):
-            whole[r] = part.transpose(0, 1).to(whole.dtype)
-    return gradients
+            whole[r] = part.transpose(0, 1)
+    return tuple(whole.to(query.dtype) for whole in gradients)  # type: ignore[return-value]
 
 
-def _check(query: Tensor, key: Tensor, value: Tensor, query_bounds: Tensor, key_bounds: Tensor) -> None:
+def _scores(query: Tensor, key: Tensor, is_causal: bool) -> Tensor:
+    scores = query @ key.mT * query.shape[-1] ** -0.5  # (h, queries, keys)
+    return scores.masked_fill(torch.ones(scores.shape[-2:], dtype=torch.bool).triu(1) & is_causal, -torch.inf)
+
+
+def _check(
+    query: Tensor, key: Tensor, value: Tensor, query_bounds: Tensor, key_bounds: Tensor, key_bounds_end: bool = True
+) -> None:
     """What FlashAttention takes."""
+    check_heads(query, key, value)
+    if not query_bounds.dtype == key_bounds.dtype == torch.int32 or len(query_bounds) != len(key_bounds):
+        raise RuntimeError("cu_seqlens must have dtype int32 and one length")
+    if int(query_bounds[-1]) != len(query) or (key_bounds_end and int(key_bounds[-1]) != len(key)):
+        raise RuntimeError("cu_seqlens do not end where the rows do")
+
+
+def check_heads(query: Tensor, key: Tensor, value: Tensor) -> None:
+    """Its types and widths."""
     if query.dtype not in (torch.bfloat16, torch.float16) or not query.dtype == key.dtype == value.dtype:
         raise RuntimeError(f"FlashAttention only support fp16 and bf16 data type, of one kind, not {query.dtype}")
-    if not query_bounds.dtype == key_bounds.dtype == torch.int32:
-        raise RuntimeError("cu_seqlens must have dtype int32")
     if query.shape[-1] % 8 or query.shape[-1] > 256 or any(x.stride(-1) != 1 for x in (query, key, value)):
         raise RuntimeError(f"heads must be dense, of a multiple of 8 and at most 256 numbers, not {query.shape[-1]}")
-    if int(query_bounds[-1]) != len(query) or int(key_bounds[-1]) != len(key):
-        raise RuntimeError("cu_seqlens do not end where the rows do")
 
 
 def _sequences(
@@ -73,7 +87,7 @@ def _sequences(
 
 
 EMULATED: dict[str, Callable] = {
-    "torch_attn::_varlen_attn": varlen_attn,
-    "torch_attn::_varlen_attn_backward": varlen_attn_backward,
+    "aten::_flash_attention_forward": flash_forward,
+    "aten::_flash_attention_backward": flash_backward,
 }
 """By the names of torch's operations."""

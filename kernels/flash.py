@@ -1,0 +1,144 @@
+"""FlashAttention on rows where they lie: torch's kernel for sequences of unequal lengths (CUDA, half precision).
+
+Forward the keys of one call may overlap, so that what block-causal attention sees is read in place and copied for
+nobody. Backward they may not, since every call writes the gradients of its keys; there a call for each `Part` of the
+pairs gets the gradients that they bring, from the whole softmax's outputs and sums, and these are added up.
+
+Legend: Nq query rows, Nk key rows, h heads, d head width, S segments, P sequences of a part.
+"""
+
+import itertools
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+Segment = tuple[int, int, int, int]
+"""The first query row and their number, the first key row and their number."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """Pairs of rows no key of which occurs twice, as sequences that follow each other in queries and in keys: int32
+    (P + 1,) bounds each. Rows that are in none of the pairs are sequences without partners."""
+
+    query_bounds: Tensor
+    key_bounds: Tensor
+    longest_query: int
+    longest_key: int
+
+
+@dataclass(frozen=True)
+class FlashPlan:
+    """An `AttentionPlan` as the kernel takes it. query_bounds: int32 (S + 1,); key_starts: int32 (S + 1,), the last
+    one unread; key_lengths: int32 (S,); num_keys: rows up to the last key; parts: for the backward pass."""
+
+    query_bounds: Tensor
+    key_starts: Tensor
+    key_lengths: Tensor
+    num_keys: int
+    longest_query: int
+    longest_key: int
+    causal: bool
+    parts: tuple[Part, ...] = ()
+
+
+def flash_forward(query: Tensor, key: Tensor, value: Tensor, plan: FlashPlan) -> tuple[Tensor, Tensor, Tensor]:
+    """Softmax attention by plan, (Nq, h, d); the logarithms of its sums of weights, (h, Nq) in fp32; and the state of
+    random numbers that the backward pass asks for, though none are drawn."""
+    attended, log_sum_exp, random, _, _ = torch.ops.aten._flash_attention_forward(
+        query, key, value, plan.query_bounds, plan.key_starts, plan.longest_query, plan.longest_key, 0.0, plan.causal,
+        False, seqused_k=plan.key_lengths,
+    )  # fmt: skip
+    return attended, log_sum_exp, random
+
+
+def flash_attention(query: Tensor, key: Tensor, value: Tensor, plan: FlashPlan) -> Tensor:
+    """`flash_forward` with gradients: query (Nq, h, d), key and value (Nk, h, d) → (Nq, h, d)."""
+    return _FlashAttention.apply(
+        query, *(x if len(x) == plan.num_keys else x[: plan.num_keys] for x in (key, value)), plan
+    )
+
+
+class _FlashAttention(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, query: Tensor, key: Tensor, value: Tensor, plan: FlashPlan) -> Tensor:
+        attended, log_sum_exp, random = flash_forward(query, key, value, plan)
+        ctx.plan = plan
+        ctx.save_for_backward(query, key, value, attended, log_sum_exp, random)
+        return attended
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        query, key, value, attended, log_sum_exp, random = ctx.saved_tensors
+        gradient, unused, sums = gradient.contiguous(), random.new_empty(0), None
+        for part in ctx.plan.parts:
+            found = torch.ops.aten._flash_attention_backward(
+                gradient, query, key, value, attended, log_sum_exp, part.query_bounds, part.key_bounds,
+                part.longest_query, part.longest_key, 0.0, ctx.plan.causal, random, unused,
+            )  # fmt: skip
+            sums = found if sums is None else tuple(a.add_(b) for a, b in zip(sums, found))
+        return (*sums, None) if sums else (None, None, None, None)
+
+
+def flash_plan(segments: list[Segment], causal: bool) -> FlashPlan:
+    """The plan for segments in the order of their queries, on the CPU."""
+    queries, keys = [n for _, n, _, _ in segments], [n for _, _, _, n in segments]
+    num_keys = max((start + n for _, _, start, n in segments), default=0)
+    bounds = torch.tensor([0, *itertools.accumulate(queries)], dtype=torch.int32)
+    starts = torch.tensor([*(start for _, _, start, _ in segments), num_keys], dtype=torch.int32)
+    longest = (max(queries, default=0), max(keys, default=0))
+    parts = _parts(segments, sum(queries), num_keys)
+    return FlashPlan(bounds, starts, torch.tensor(keys, dtype=torch.int32), num_keys, *longest, causal, parts)
+
+
+def _parts(segments: list[Segment], num_queries: int, num_keys: int) -> tuple[Part, ...]:
+    """Few parts that have every pair once."""
+    by_part: list[list[Segment]] = []
+    for piece in sorted(_pieces(segments)):
+        for part in by_part:
+            query, queries, key, keys = part[-1]
+            if query + queries <= piece[0] and key + keys <= piece[2]:
+                part.append(piece)
+                break
+        else:
+            by_part.append([piece])
+    return tuple(_part(pieces, num_queries, num_keys) for pieces in by_part)
+
+
+def _pieces(segments: list[Segment]) -> list[Segment]:
+    """The same pairs, cut where the keys of any segment begin or end, and joined where the same keys are seen by
+    segments that follow each other: pieces whose keys are equal or disjoint."""
+    cuts = sorted({row for _, _, start, n in segments for row in (start, start + n)})
+    number = {row: i for i, row in enumerate(cuts)}
+    joined: dict[int, list[tuple[int, int]]] = {}  # by number of the cut: ranges of queries
+    for query, queries, key, keys in segments:
+        for i in range(number[key], number[key + keys]) if queries else ():
+            ranges = joined.setdefault(i, [])
+            if ranges and ranges[-1][1] == query:
+                ranges[-1] = (ranges[-1][0], query + queries)
+            else:
+                ranges.append((query, query + queries))
+    return [
+        (start, end - start, cuts[i], cuts[i + 1] - cuts[i]) for i, ranges in joined.items() for start, end in ranges
+    ]
+
+
+def _part(pieces: list[Segment], num_queries: int, num_keys: int) -> Part:
+    """Pieces in order, with the rows between them."""
+    query_lengths, key_lengths, query_end, key_end = [], [], 0, 0
+    for query, queries, key, keys in [*pieces, (num_queries, 0, num_keys, 0)]:
+        for alone_queries, alone_keys in ((query - query_end, 0), (0, key - key_end)):
+            if alone_queries or alone_keys:
+                query_lengths.append(alone_queries)
+                key_lengths.append(alone_keys)
+        if queries:
+            query_lengths.append(queries)
+            key_lengths.append(keys)
+        query_end, key_end = query + queries, key + keys
+    bounds = (
+        torch.tensor([0, *itertools.accumulate(lengths)], dtype=torch.int32) for lengths in (query_lengths, key_lengths)
+    )
+    return Part(*bounds, max(query_lengths, default=0), max(key_lengths, default=0))
