@@ -26,7 +26,6 @@ from evagen.kernels.plans import AttentionPlan, FamilyPlan, Packed, Run
 KeyValue = tuple[Tensor, Tensor]  # keys and values, each (Nk, h, d)
 
 
-@torch.compiler.disable  # its many shapes are what the kernels are for; the layers around it compile once
 def planned_attention(
     query: Tensor,
     key: Tensor,
@@ -40,17 +39,32 @@ def planned_attention(
     query (Nq, h, d), key and value (Nk, h, d) → (Nq, h, d). shared: what the families of a `FamilyPlan` share; another
     plan counts its rows before those of key and value. Raises ValueError for a backend that does not work here.
     """
-    kernel = backend_for(query, backend)
+    kernel = backend_for(query.device, query.dtype, query.shape[-1], backend)
+    if kernel == "flash" and isinstance(plan, AttentionPlan):
+        key, value = (key, value) if shared is None else _behind(shared, (key, value))
+        return _flash_attention(query, key, value, plan)
+    return _by_many_shapes(query, key, value, plan, kernel, shared)
+
+
+@torch.compiler.disable  # its shapes change with every batch; the layers around it compile once
+def _by_many_shapes(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    plan: AttentionPlan | FamilyPlan,
+    kernel: str,
+    shared: KeyValue | None,
+) -> Tensor:
     if isinstance(plan, FamilyPlan):
         assert shared is not None
         return _family_attention(_dense_heads(query), shared, (key, value), plan, by_flash=kernel == "flash")
     if shared is not None:
-        key, value = (torch.cat(pair) for pair in zip(shared, (key, value)))
+        key, value = _behind(shared, (key, value))
     if query.device.type == "cpu":
         key, value = _take(key, value, plan.key_rows)
         return _RunAttention.apply(*map(_dense_heads, (query, key, value)), plan.runs, plan.causal)
-    kernels = {"xformers": _xformers_attention, "flash": _flash_attention, "torch": _dense_attention}
-    return kernels[kernel](query, key, value, plan.to(query.device))
+    attend = _xformers_attention if kernel == "xformers" else _dense_attention
+    return attend(query, key, value, plan.to(query.device))
 
 
 class PlannedAttention(nn.Module):
@@ -170,7 +184,7 @@ def _with_sums_of_segments(query: Tensor, key: Tensor, value: Tensor, plan: Atte
 def _with_sums_by_flash(query: Tensor, key: Tensor, value: Tensor, plan: AttentionPlan) -> tuple[Tensor, Tensor]:
     packed = plan.to(query.device).packed
     assert packed is not None
-    output, log_sum_exp, _ = flash_forward(query, key, value, packed.flash)
+    output, log_sum_exp = flash_forward(query, key, value, packed.flash)
     return output, log_sum_exp.T[..., None]
 
 
@@ -206,7 +220,7 @@ def _dense_attention(query: Tensor, key: Tensor, value: Tensor, plan: AttentionP
 
 
 def _flash_attention(query: Tensor, key: Tensor, value: Tensor, plan: AttentionPlan) -> Tensor:
-    packed = plan.packed
+    packed = plan.packed or plan.to(query.device).packed
     assert packed is not None
     if packed.is_listed:
         key, value = _in_order(key, value, plan, packed)
@@ -219,6 +233,10 @@ def _xformers_attention(query: Tensor, key: Tensor, value: Tensor, plan: Attenti
     assert plan.packed is not None
     key, value = _in_order(key, value, plan, plan.packed)
     return memory_efficient_attention(query[None], key[None], value[None], attn_bias=plan.xformers_bias)[0]
+
+
+def _behind(shared: KeyValue, own: KeyValue) -> KeyValue:
+    return torch.cat([shared[0], own[0]]), torch.cat([shared[1], own[1]])
 
 
 def _in_order(key: Tensor, value: Tensor, plan: AttentionPlan, packed: Packed) -> KeyValue:

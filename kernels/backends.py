@@ -12,7 +12,6 @@ from collections.abc import Callable
 from typing import Literal
 
 import torch
-from torch import Tensor
 
 from evagen.kernels.flash import flash_attention, flash_plan
 from evagen.kernels.transfer import send
@@ -24,13 +23,15 @@ HEAD_WIDTH = 64
 logger = logging.getLogger(__name__)
 
 
-def backend_for(query: Tensor, asked: AttentionBackend) -> Literal["torch", "flash", "xformers"]:
-    """What computes the attention of these queries. Raises ValueError for a backend that does not work for them."""
-    device, dtype, head_width = query.device, query.dtype, query.shape[-1]
+@torch.compiler.assume_constant_result
+def backend_for(
+    device: torch.device, dtype: torch.dtype, head_width: int, asked: AttentionBackend
+) -> Literal["torch", "flash", "xformers"]:
+    """What computes the attention of such queries. Raises ValueError for a backend that does not work for them."""
     if asked == "auto":
-        if query.is_cuda and flash_works(device, dtype, head_width):
+        if flash_works(device, dtype, head_width):
             return "flash"
-        return "xformers" if query.is_cuda and xformers_works(device, dtype, head_width) else "torch"
+        return "xformers" if device.type == "cuda" and xformers_works(device, dtype, head_width) else "torch"
     if asked == "xformers" and not xformers_works(device, dtype, head_width):
         raise ValueError(
             f"attention backend 'xformers' does not work for {dtype} and heads of width {head_width} on {device}: it "

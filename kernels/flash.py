@@ -12,7 +12,6 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 Segment = tuple[int, int, int, int]
 """The first query row and their number, the first key row and their number."""
@@ -44,43 +43,83 @@ class FlashPlan:
     parts: tuple[Part, ...] = ()
 
 
-def flash_forward(query: Tensor, key: Tensor, value: Tensor, plan: FlashPlan) -> tuple[Tensor, Tensor, Tensor]:
-    """Softmax attention by plan, (Nq, h, d); the logarithms of its sums of weights, (h, Nq) in fp32; and the state of
-    random numbers that the backward pass asks for, though none are drawn."""
-    attended, log_sum_exp, random, _, _ = torch.ops.aten._flash_attention_forward(
-        query, key, value, plan.query_bounds, plan.key_starts, plan.longest_query, plan.longest_key, 0.0, plan.causal,
-        False, seqused_k=plan.key_lengths,
-    )  # fmt: skip
-    return attended, log_sum_exp, random
+def flash_forward(query: Tensor, key: Tensor, value: Tensor, plan: FlashPlan) -> tuple[Tensor, Tensor]:
+    """Softmax attention by plan, (Nq, h, d), and the logarithms of its sums of weights, (h, Nq) in fp32; without
+    gradients."""
+    return attend(query, key, value, *_flat(plan))[:2]
 
 
 def flash_attention(query: Tensor, key: Tensor, value: Tensor, plan: FlashPlan) -> Tensor:
-    """`flash_forward` with gradients: query (Nq, h, d), key and value (Nk, h, d) → (Nq, h, d)."""
-    return _FlashAttention.apply(
-        query, *(x if len(x) == plan.num_keys else x[: plan.num_keys] for x in (key, value)), plan
+    """Softmax attention by plan: query (Nq, h, d), key and value (Nk, h, d) → (Nq, h, d)."""
+    key, value = (x if len(x) == plan.num_keys else x[: plan.num_keys] for x in (key, value))
+    return _attend(query, key, value, *_flat(plan))[0]
+
+
+def _flat(plan: FlashPlan) -> tuple[list[Tensor], list[int], bool]:
+    """Tensors, numbers and the flag of a plan, as an operation of torch's takes them."""
+    tensors, numbers = [plan.query_bounds, plan.key_starts, plan.key_lengths], [plan.longest_query, plan.longest_key]
+    for part in plan.parts:
+        tensors += [part.query_bounds, part.key_bounds]
+        numbers += [part.longest_query, part.longest_key]
+    return tensors, numbers, plan.causal
+
+
+def attend(
+    query: Tensor, key: Tensor, value: Tensor, tensors: list[Tensor], numbers: list[int], causal: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The kernel's forward pass for a plan made flat: what is attended to, the logarithms of sums of weights, and the
+    state of random numbers that the backward pass asks for, though none are drawn."""
+    bounds, starts, lengths = tensors[:3]
+    attended, log_sum_exp, random, _, _ = torch.ops.aten._flash_attention_forward(
+        query, key, value, bounds, starts, *numbers[:2], 0.0, causal, False, seqused_k=lengths
     )
+    return attended.contiguous(), log_sum_exp, random
 
 
-class _FlashAttention(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, query: Tensor, key: Tensor, value: Tensor, plan: FlashPlan) -> Tensor:
-        attended, log_sum_exp, random = flash_forward(query, key, value, plan)
-        ctx.plan = plan
-        ctx.save_for_backward(query, key, value, attended, log_sum_exp, random)
-        return attended
+def attend_backward(
+    gradient: Tensor, query: Tensor, key: Tensor, value: Tensor, attended: Tensor, log_sum_exp: Tensor,
+    random: Tensor, tensors: list[Tensor], numbers: list[int], causal: bool,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    """Gradients of query, key and value: sums over the parts of the plan."""
+    unused, sums = random.new_empty(0), None
+    for i in range(2, len(numbers), 2):
+        found = torch.ops.aten._flash_attention_backward(
+            gradient, query, key, value, attended, log_sum_exp, *tensors[i + 1 : i + 3], *numbers[i : i + 2], 0.0,
+            causal, random, unused,
+        )  # fmt: skip
+        sums = found if sums is None else tuple(a.add_(b) for a, b in zip(sums, found))
+    return tuple(x.contiguous() for x in sums or map(torch.zeros_like, (query, key, value)))  # type: ignore[return-value]
 
-    @staticmethod
-    @once_differentiable
-    def backward(ctx, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        query, key, value, attended, log_sum_exp, random = ctx.saved_tensors
-        gradient, unused, sums = gradient.contiguous(), random.new_empty(0), None
-        for part in ctx.plan.parts:
-            found = torch.ops.aten._flash_attention_backward(
-                gradient, query, key, value, attended, log_sum_exp, part.query_bounds, part.key_bounds,
-                part.longest_query, part.longest_key, 0.0, ctx.plan.causal, random, unused,
-            )  # fmt: skip
-            sums = found if sums is None else tuple(a.add_(b) for a, b in zip(sums, found))
-        return (*sums, None) if sums else (None, None, None, None)
+
+# As operations that torch.compile takes as they are, so that a layer becomes one graph.
+_attend = torch.library.custom_op("evagen::flash_attention", attend, mutates_args=())
+_attend_backward = torch.library.custom_op("evagen::flash_attention_backward", attend_backward, mutates_args=())
+
+
+@_attend.register_fake
+def _attended_like(query: Tensor, *_) -> tuple[Tensor, Tensor, Tensor]:
+    sums = query.new_empty(query.shape[1], query.shape[0], dtype=torch.float32)
+    return query.new_empty(query.shape), sums, query.new_empty(2, dtype=torch.uint64)
+
+
+@_attend_backward.register_fake
+def _gradients_like(_, query: Tensor, key: Tensor, value: Tensor, *__) -> tuple[Tensor, Tensor, Tensor]:
+    return tuple(x.new_empty(x.shape) for x in (query, key, value))  # type: ignore[return-value]
+
+
+def _keep_for_backward(ctx, inputs, output) -> None:
+    query, key, value, tensors, ctx.numbers, ctx.causal = inputs
+    ctx.save_for_backward(query, key, value, *output, *tensors)
+
+
+def _backward(ctx, gradient: Tensor, *_) -> tuple:
+    query, key, value, attended, log_sum_exp, random, *tensors = ctx.saved_tensors
+    about = (attended, log_sum_exp, random, tensors, ctx.numbers, ctx.causal)
+    gradients = _attend_backward(gradient.contiguous(), query, key, value, *about)
+    return *gradients, [None] * len(tensors), None, None
+
+
+_attend.register_autograd(_backward, setup_context=_keep_for_backward)
 
 
 def flash_plan(segments: list[Segment], causal: bool) -> FlashPlan:

@@ -53,9 +53,9 @@ class Packed:
     is_listed: bool
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)  # torch.compile looks at all of a frozen one, and compiles anew when a number of segments changes
 class AttentionPlan:
-    """Which rows attend to which: computed once a batch, used by every layer.
+    """Which rows attend to which: computed once a batch, used by every layer, never changed.
 
     Segment s holds the `query_lengths[s]` query rows that follow those of segment s - 1. Its keys are
     `key_lengths[s]` rows in one run from `key_starts[s]` on: of the keys themselves, or, if `key_rows` is given, of

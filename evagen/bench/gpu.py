@@ -20,7 +20,7 @@ from torch import Tensor
 
 from evagen.ar_model import ClipRequest, LengthConstraints, SamplingOptions, VideoGenerator, sample_in_order
 from evagen.ar_model.sizes import shape_of
-from evagen.bench import gpu_commands
+from evagen.bench import gpu_commands, gpu_training
 from evagen.bench import tokenizer as tokenizer_speed
 from evagen.bench.attention import HEAD_WIDTH, HEADS, router_like_lengths
 from evagen.errors import UserError
@@ -30,7 +30,6 @@ from evagen.models.inference import HALF
 from evagen.run import versions
 from evagen.tokenizer import CandidateSearch, VideoTokenizer
 from evagen.tokenizer.packing import PackedLayout, plan_block_causal
-from evagen.training.operations import tokenizer_forward
 
 PRETENDED = "pretended GPU"
 LEVELS = [32, 64, 128, 256, 512]
@@ -38,15 +37,17 @@ LEVELS = [32, 64, 128, 256, 512]
 
 @dataclass(frozen=True)
 class Scale:
-    """Sizes of what is measured: copied bytes; width of a square product; clips of an attention call, and of one
-    tokenizer batch; the generator's shape and the levels of its clips; slots that it samples at; clips of one search,
-    and the tokenizer that it searches with."""
+    """Sizes of what is measured: copied bytes; width of a square product; clips of an attention call; the tokenizer's
+    preset, and clips of a batch in training; the generator's shape, the tokens of a clip that it is trained on, and the
+    level of those it writes; slots that it samples at; clips of one search, and the tokenizer that it searches with."""
 
     copied: int
     product: int
     attention_clips: int
     preset: tokenizer_speed.Preset
+    trained_clips: int
     generator: dict[str, int]
+    trained_tokens: int
     sampled_level: int
     slots: tuple[int, ...]
     searched: int
@@ -55,8 +56,10 @@ class Scale:
 
 
 REAL = Scale(
-    2**31, 8192, 32, tokenizer_speed.PRESETS[1], shape_of("L-plus"), 128, (1, 16, 64), 4, {"levels": LEVELS}, 20
-)
+    copied=2**31, product=8192, attention_clips=32, preset=tokenizer_speed.PRESETS[1], trained_clips=32,
+    generator=shape_of("L-plus"), trained_tokens=780, sampled_level=128, slots=(1, 16, 64), searched=4,
+    tokenizer={"levels": LEVELS}, repeats=20,
+)  # fmt: skip
 TINY_TOKENIZER = {
     "levels": [2, 8], "resolution": 32, "encoder_width": 32, "encoder_depth": 1, "encoder_heads": 2,
     "decoder_width": 32, "decoder_depth": 1, "decoder_heads": 2, "codebook_size": 64, "code_width": 4,
@@ -66,14 +69,16 @@ TINY_TOKENIZER = {
 def _tiny() -> Scale:
     preset = replace(tokenizer_speed.PRESETS[0], clips={"cuda": 4}, repeats={"cuda": 1})
     return Scale(
-        2**12, 64, 1, preset, {"width": 32, "depth": 1, "num_heads": 2}, 8, (1, 3), 1, TINY_TOKENIZER, 1
+        copied=2**12, product=64, attention_clips=1, preset=preset, trained_clips=4,
+        generator={"width": 32, "depth": 1, "num_heads": 2}, trained_tokens=20, sampled_level=8, slots=(1, 3),
+        searched=1, tokenizer=TINY_TOKENIZER, repeats=1,
     )  # fmt: skip
 
 
 def run() -> dict:
     """Keys: device, versions, failed (by part: the first line of its error), and for each part that ran its figures:
-    ceilings, attention, tokenizer, sampling, search, same_as_cpu, and on a real GPU commands. Without one: of the
-    pretended GPU, and a note that says so."""
+    ceilings, attention, tokenizer, training, sampling, search, same_as_cpu, and on a real GPU loading and commands.
+    Without one: of the pretended GPU, and a note that says so."""
     if not torch.cuda.is_available():
         return _pretended()
     is_real = torch.cuda.get_device_name() != PRETENDED
@@ -86,13 +91,14 @@ def measure(scale: Scale, is_real: bool) -> dict:
     parts: dict[str, Callable[[], Any]] = {
         "ceilings": lambda: ceilings(scale),
         "attention": lambda: attention(scale),
-        "tokenizer": lambda: tokenizer(scale, result.get("ceilings", {}).get("bf16_tflops")),
+        "tokenizer": lambda: tokenizer(scale),
+        "training": lambda: training(scale, result.get("ceilings", {}).get("bf16_tflops"), is_real),
         "sampling": lambda: sampling(scale, result.get("ceilings", {}).get("copy_gb_s")),
         "search": lambda: search(scale),
         "same_as_cpu": lambda: same_as_cpu(),
     }
     if is_real:
-        parts["commands"] = gpu_commands.run_all
+        parts |= {"loading": gpu_training.loading, "commands": gpu_commands.run_all}
     for name, part in parts.items():
         started = time.perf_counter()
         try:
@@ -175,15 +181,18 @@ def attention(scale: Scale) -> list[dict]:
     return rows
 
 
-def tokenizer(scale: Scale, peak_tflops: float | None) -> dict:
-    """`bench tokenizer`'s row, with memory in GB, and the share of the measured peak that a training step reaches; it
-    passes three times forward's operations."""
-    torch.cuda.reset_peak_memory_stats()
-    row = tokenizer_speed.measure(scale.preset, torch.device("cuda"))
-    model, _ = scale.preset.make()
-    tflops = 3 * tokenizer_forward(model, row["tokens_per_clip"]) * row["train_clips_per_second"] / 1e12
-    row |= {"train_tflops": tflops, "peak_memory_gb": torch.cuda.max_memory_allocated() / 1e9}
-    return row | ({"train_share_of_peak": tflops / peak_tflops} if peak_tflops else {})
+def tokenizer(scale: Scale) -> dict:
+    """`bench tokenizer`'s row."""
+    return tokenizer_speed.measure(scale.preset, torch.device("cuda"))
+
+
+def training(scale: Scale, peak_tflops: float | None, compiles: bool) -> list[dict]:
+    """A row for the tokenizer's and for the generator's training, each as it is and compiled."""
+    makers = {
+        "tokenizer": lambda: gpu_training.of_tokenizer(scale.preset, scale.trained_clips),
+        "generator": lambda: gpu_training.of_generator(scale.generator, scale.trained_tokens, scale.trained_clips),
+    }
+    return gpu_training.measure(makers, peak_tflops, compiles, scale.repeats // 4 or 1)
 
 
 def sampling(scale: Scale, copy_gb_s: float | None) -> list[dict]:

@@ -73,9 +73,11 @@ def run_one(job: list[str]) -> dict:
     started = time.perf_counter()
     done = subprocess.run([sys.executable, "-W", "always", "-c", COUNTING, *arguments], capture_output=True, text=True)
     lines = done.stderr.strip().splitlines() or ["no message"]
-    return {
+    row = {
         "command": name,
         "seconds": time.perf_counter() - started,
         "waits": sum(WAITED in line for line in lines),
         "error": lines[-1][:200] if done.returncode else "",
     }
+    print(row, file=sys.stderr)  # lest a stop lose it
+    return row

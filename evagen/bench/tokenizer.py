@@ -17,6 +17,7 @@ from evagen.config import find_config, read_values
 from evagen.eval import PerceptualDistance
 from evagen.kernels.packed_linear import pack_linears
 from evagen.tokenizer import LossWeights, Router, VideoTokenizer, tokenizer_loss
+from evagen.training.optimizers import adamw
 
 WEIGHTS = LossWeights(l1=1.0, l2=1.0, perceptual=0.1)
 FRAMES_COMPARED = 2
@@ -78,13 +79,13 @@ def measure(preset: Preset, device: torch.device) -> dict:
     clips, repeats = preset.clips[device.type], preset.repeats[device.type]
     shape = (3, tokenizer.config.num_frames, tokenizer.config.resolution, tokenizer.config.resolution)
     video = torch.rand(clips, *shape, device=device) * 2 - 1  # B C F H W
-    batches = _assignments(tokenizer, preset.chosen, clips)
+    batches = assignments(tokenizer, preset.chosen, clips)
     with _precision(device):
         router_seconds = _seconds(lambda _: router.assign(video), batches, repeats, device)
         encode_seconds = _seconds(lambda lengths: tokenizer.encode(video, lengths), batches, repeats, device)
         tokens = {id(lengths): tokenizer.encode(video, lengths) for lengths in batches}
         decode_seconds = _seconds(lambda lengths: tokenizer.decode(tokens[id(lengths)]), batches, repeats, device)
-    train_seconds = _seconds(_training_step(tokenizer, video), batches, max(1, repeats // 2), device)
+    train_seconds = _seconds(training_step(tokenizer, video), batches, max(1, repeats // 2), device)
     return {
         "preset": preset.name,
         "device": device.type,
@@ -99,16 +100,16 @@ def measure(preset: Preset, device: torch.device) -> dict:
     }
 
 
-def _assignments(tokenizer: VideoTokenizer, chosen: list[list[int]], clips: int) -> list[Tensor]:
+def assignments(tokenizer: VideoTokenizer, chosen: list[list[int]], clips: int) -> list[Tensor]:
     """Batches of lengths (clips, T) in which every assignment occurs equally often."""
     lengths = torch.tensor(tokenizer.assignments.levels)[torch.tensor(chosen)]  # (·, T)
     return list(lengths.repeat(max(1, clips // len(chosen)), 1).split(clips))
 
 
-def _training_step(tokenizer: VideoTokenizer, video: Tensor) -> Callable[[Tensor], None]:
+def training_step(tokenizer: VideoTokenizer, video: Tensor) -> Callable[[Tensor], None]:
     """Forward, loss, backward and AdamW's update for a batch, as a function of its lengths."""
     tokenizer.train()
-    optimizer = torch.optim.AdamW(tokenizer.parameters(), lr=1e-4)
+    optimizer = adamw(tokenizer.parameters(), lr=1e-4)
     perceptual = PerceptualDistance().to(video.device)
     frames = torch.randperm(len(video) * video.shape[2])[: FRAMES_COMPARED * len(video)].to(video.device)
 

@@ -29,7 +29,7 @@ def test_every_part_runs(found):
     assert found["failed"] == {}
     assert "pretended" in found["device"]
     assert "times mean nothing" in found["note"]
-    assert {"ceilings", "attention", "tokenizer", "sampling", "search", "same_as_cpu"} <= set(found)
+    assert {"ceilings", "attention", "tokenizer", "training", "sampling", "search", "same_as_cpu"} <= set(found)
 
 
 def test_what_does_not_depend_on_time_is_right(found):
@@ -45,7 +45,7 @@ def test_what_does_not_depend_on_time_is_right(found):
 
 def test_a_part_that_fails_is_named_and_the_others_go_on(monkeypatch):
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "a GPU")
-    parts = ("ceilings", "attention", "tokenizer", "sampling", "search", "same_as_cpu")
+    parts = ("ceilings", "attention", "tokenizer", "training", "sampling", "search", "same_as_cpu")
     for name in parts:
         monkeypatch.setattr(gpu, name, lambda *_, name=name: {"ran": name})
 

@@ -83,11 +83,11 @@ def assert_equals_masked(attend, plan: AttentionPlan, mask: Tensor, seed: int, t
 
 @contextmanager
 def emulated_flash():
-    """torch's FlashAttention by the pretended GPU's, which checks what it is told, without its limits of type."""
-    with pytest.MonkeyPatch.context() as patch:
+    """torch's FlashAttention on a CPU, as the pretended GPU has it, which checks what it is told; of any type."""
+    with pytest.MonkeyPatch.context() as patch, torch.library._scoped_library("aten", "IMPL") as library:
         patch.setattr(pretended, "check_heads", lambda *_: None)
-        patch.setattr(torch.ops.aten, "_flash_attention_forward", pretended.flash_forward)
-        patch.setattr(torch.ops.aten, "_flash_attention_backward", pretended.flash_backward)
+        library.impl("_flash_attention_forward", pretended.flash_forward, "CPU")
+        library.impl("_flash_attention_backward", pretended.flash_backward, "CPU")
         yield
 
 
