@@ -154,8 +154,8 @@ def _family_attention(
     if by_flash:
         attend = _with_sums_by_flash
     (first, of_first), (second, of_second) = (
-        attend(query, *map(_dense_heads, key_value), each)
-        for key_value, each in ((shared, plan.shared), (own, plan.own))
+        attend(query, _dense_heads(key), _dense_heads(value), each)
+        for (key, value), each in ((shared, plan.shared), (own, plan.own))
     )
     weight = torch.sigmoid(of_second - of_first).to(first.dtype)  # (Nq, h, 1)
     return torch.lerp(first, second, weight)  # (Nq, h, d)
@@ -224,7 +224,7 @@ def _flash_attention(query: Tensor, key: Tensor, value: Tensor, plan: AttentionP
     assert packed is not None
     if packed.is_listed:
         key, value = _in_order(key, value, plan, packed)
-    return flash_attention(*map(_dense_heads, (query, key, value)), packed.flash)
+    return flash_attention(_dense_heads(query), _dense_heads(key), _dense_heads(value), packed.flash)
 
 
 def _xformers_attention(query: Tensor, key: Tensor, value: Tensor, plan: AttentionPlan) -> Tensor:

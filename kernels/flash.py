@@ -126,11 +126,10 @@ def flash_plan(segments: list[Segment], causal: bool) -> FlashPlan:
     """The plan for segments in the order of their queries, on the CPU."""
     queries, keys = [n for _, n, _, _ in segments], [n for _, _, _, n in segments]
     num_keys = max((start + n for _, _, start, n in segments), default=0)
-    bounds = torch.tensor([0, *itertools.accumulate(queries)], dtype=torch.int32)
     starts = torch.tensor([*(start for _, _, start, _ in segments), num_keys], dtype=torch.int32)
     longest = (max(queries, default=0), max(keys, default=0))
     parts = _parts(segments, sum(queries), num_keys)
-    return FlashPlan(bounds, starts, torch.tensor(keys, dtype=torch.int32), num_keys, *longest, causal, parts)
+    return FlashPlan(_bounds(queries), starts, torch.tensor(keys, dtype=torch.int32), num_keys, *longest, causal, parts)
 
 
 def _parts(segments: list[Segment], num_queries: int, num_keys: int) -> tuple[Part, ...]:
@@ -177,7 +176,9 @@ def _part(pieces: list[Segment], num_queries: int, num_keys: int) -> Part:
             query_lengths.append(queries)
             key_lengths.append(keys)
         query_end, key_end = query + queries, key + keys
-    bounds = (
-        torch.tensor([0, *itertools.accumulate(lengths)], dtype=torch.int32) for lengths in (query_lengths, key_lengths)
-    )
-    return Part(*bounds, max(query_lengths, default=0), max(key_lengths, default=0))
+    longest = (max(query_lengths, default=0), max(key_lengths, default=0))
+    return Part(_bounds(query_lengths), _bounds(key_lengths), *longest)
+
+
+def _bounds(lengths: list[int]) -> Tensor:
+    return torch.tensor([0, *itertools.accumulate(lengths)], dtype=torch.int32)

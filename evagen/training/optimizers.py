@@ -7,6 +7,7 @@ import torch
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 
+from evagen.training.muon import BatchedMuon
 from evagen.training.settings import OptimizerConfig
 
 MATRICES = ("layers.", "blocks.", "embed_patches.", "start_query.", "to_pixels.")
@@ -25,9 +26,7 @@ def make_optimizers(model: nn.Module, config: OptimizerConfig) -> list[torch.opt
             (others if parameter.ndim < 2 or id(parameter) in embeddings else decayed).append(parameter)
     optimizers: list[torch.optim.Optimizer] = []
     if muon:
-        optimizers.append(
-            torch.optim.Muon(muon, config.muon_learning_rate, config.weight_decay, adjust_lr_fn="match_rms_adamw")
-        )
+        optimizers.append(BatchedMuon(muon, config.muon_learning_rate, config.weight_decay))
     groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": others, "weight_decay": 0.0}]
     optimizers.append(adamw(groups, lr=config.learning_rate, betas=config.betas))
     return optimizers
