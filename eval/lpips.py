@@ -75,10 +75,11 @@ class LPIPSDistance(FrameDistance):
             )
         x = (x.float() - self.shift) / self.scale  # (N, 3, H, W)
         maps = []
-        with torch.autocast(x.device.type, enabled=False):
+        with self.precision(x):
             for stage in self.stages:
                 x = stage(x)  # (N, C, h, w)
-                maps.append(x / (x.square().sum(1, keepdim=True) + 1e-8).sqrt())  # (N, C, h, w)
+                exact = x.float()
+                maps.append(exact / (exact.square().sum(1, keepdim=True) + 1e-8).sqrt())  # (N, C, h, w)
         return maps
 
     def distance_from_features(self, features_x: list[Tensor], features_y: list[Tensor]) -> Tensor:

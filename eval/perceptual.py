@@ -3,7 +3,6 @@
 Letters: N frames, C channels, H and W pixels, h and w cells of a feature map.
 """
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -38,8 +37,8 @@ class PerceptualDistance(FrameDistance):
         ValueError for another layout."""
         if x.ndim != 4 or x.shape[1] != 3 or not x.is_floating_point():
             raise ValueError(f"frames should be floating point N 3 H W in [-1, 1], not {x.dtype} {tuple(x.shape)}")
-        with torch.autocast(x.device.type, enabled=False):
-            return [F.normalize(stage, dim=1) for stage in self.network(x.float())]  # [(N, C, h, w)]
+        with self.precision(x):
+            return [F.normalize(stage.float(), dim=1) for stage in self.network(x.float())]  # [(N, C, h, w)]
 
     def distance_from_features(self, features_x: list[Tensor], features_y: list[Tensor]) -> Tensor:
         """The distance of `features(x)` and `features(y)`, maps `... C h w` that broadcast → `(...)`."""

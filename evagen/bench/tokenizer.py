@@ -111,6 +111,7 @@ def training_step(tokenizer: VideoTokenizer, video: Tensor) -> Callable[[Tensor]
     tokenizer.train()
     optimizer = adamw(tokenizer.parameters(), lr=1e-4)
     perceptual = PerceptualDistance().to(video.device)
+    perceptual.is_exact = False
     frames = torch.randperm(len(video) * video.shape[2])[: FRAMES_COMPARED * len(video)].to(video.device)
 
     def step(lengths: Tensor) -> None:

@@ -139,6 +139,7 @@ class Objective:
         self.discriminator_loss, self.generator_loss = FORMS[adversarial.form]
         try:
             self.perceptual = config.compare.load().to(device)
+            self.perceptual.is_exact = False
             if alignment.weight:
                 self.teacher = VideoTeacher(load_vjepa2(alignment.teacher)).to(device)
                 projection = make_projection(alignment, model, self.teacher)
@@ -170,7 +171,8 @@ class Objective:
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """The tokenizer's loss and its unweighted terms. frames: numbers of the frames the perceptual distance
         compares; last_layer: weight of the decoder's last layer."""
-        loss, terms = tokenizer_loss(output, video, self.weights, self.perceptual, frames)
+        with self.accelerator.autocast():  # for the perceptual distance's network
+            loss, terms = tokenizer_loss(output, video, self.weights, self.perceptual, frames)
         if self.alignment is not None and self.teacher is not None:
             with self.accelerator.autocast():
                 taught = self.teacher(video)

@@ -192,3 +192,17 @@ def test_half_precision_around_it_changes_nothing(measure):
     exact = network(*inputs)
     with torch.autocast("cpu", torch.bfloat16):
         assert torch.equal(network(*inputs), exact)
+
+
+def test_a_loss_may_leave_the_network_to_autocast():
+    """Its layers are then in half precision, and the distance of equal frames is 0 still."""
+    network, x = PerceptualDistance(), torch.rand(2, 3, 4, 32, 32) * 2 - 1
+    exact = network(x[:, :, 0], x[:, :, 1])
+    network.is_exact = False
+    assert torch.equal(network(x[:, :, 0], x[:, :, 1]), exact)  # without autocast
+    with torch.autocast("cpu", torch.bfloat16):
+        close = network(x[:, :, 0], x[:, :, 1])
+        assert network(x[:, :, 0], x[:, :, 0]).abs().max() == 0
+    assert close.dtype == torch.float32
+    assert not torch.equal(close, exact)
+    torch.testing.assert_close(close, exact, rtol=0.03, atol=0)
