@@ -7,6 +7,7 @@ auto       on CUDA the first that works of `flash` and `xformers`; otherwise `to
 """
 
 import functools
+import importlib.util
 import logging
 from collections.abc import Callable
 from typing import Literal
@@ -18,6 +19,8 @@ from evagen.kernels.transfer import send
 
 AttentionBackend = Literal["auto", "torch", "flash", "xformers"]
 HALF = (torch.bfloat16, torch.float16)
+LARGEST_ERROR = 0.05
+"""Of a kernel in half precision, as a share of the largest value."""
 HEAD_WIDTH = 64
 """Of the named sizes of both models, but the smallest."""
 logger = logging.getLogger(__name__)
@@ -59,12 +62,26 @@ def xformers_works(device: torch.device, dtype: torch.dtype = torch.float32, hea
 
 @functools.cache
 def flash_works(device: torch.device, dtype: torch.dtype = torch.bfloat16, head_width: int = HEAD_WIDTH) -> bool:
-    """Whether this torch's FlashAttention runs on a device for such numbers and heads."""
-    fits = device.type == "cuda" and dtype in HALF
-    return fits and _works("FlashAttention", _try_flash, device, dtype, head_width)
+    """Whether torch's FlashAttention runs on a device for such numbers and heads, and is right. On a Hopper GPU version
+    3 takes the place of torch's own where its package is installed (flash_attn_interface) and works."""
+    if device.type != "cuda" or dtype not in HALF:
+        return False
+    if _has_flash3(device):
+        torch.nn.attention.activate_flash_attention_impl("FA3")
+        if _works("FlashAttention 3", _try_flash, device, dtype, head_width):
+            return True
+        torch.nn.attention.restore_flash_attention_impl()
+    return _works("FlashAttention", _try_flash, device, dtype, head_width)
+
+
+def _has_flash3(device: torch.device) -> bool:
+    is_installed = importlib.util.find_spec("flash_attn_interface") is not None
+    can_choose = hasattr(torch.nn.attention, "activate_flash_attention_impl")  # since torch 2.11
+    return is_installed and can_choose and torch.cuda.get_device_capability(device)[0] == 9
 
 
 def _try_xformers(device: torch.device, dtype: torch.dtype, head_width: int) -> None:
+    logging.getLogger("xformers").setLevel(logging.ERROR)  # of what does not load we say what matters, in one line
     from xformers.ops import memory_efficient_attention
     from xformers.ops.fmha.attn_bias import BlockDiagonalCausalMask, BlockDiagonalMask
 
@@ -75,9 +92,24 @@ def _try_xformers(device: torch.device, dtype: torch.dtype, head_width: int) -> 
 
 
 def _try_flash(device: torch.device, dtype: torch.dtype, head_width: int) -> None:
-    x = torch.zeros(8, 1, head_width, device=device, dtype=dtype, requires_grad=True)
-    for segments, causal in (([(0, 4, 0, 4), (4, 4, 0, 8)], False), ([(0, 4, 0, 4), (4, 4, 4, 4)], True)):
-        flash_attention(x, x, x, send(flash_plan(segments, causal), device)).sum().backward()
+    """Values and gradients of what is causal, and of what sees overlapping keys and not all of them, against fp32."""
+    random = torch.Generator().manual_seed(0)
+    exact = [torch.randn(8, 1, head_width, generator=random).to(device, dtype).float() for _ in range(4)]
+    for segments, causal in (([(0, 3, 0, 3), (3, 5, 3, 5)], True), ([(0, 4, 1, 3), (4, 4, 1, 6)], False)):
+        mask = torch.zeros(8, 8, dtype=torch.bool)
+        for start, queries, first, keys in segments:
+            seen = torch.ones(queries, keys, dtype=torch.bool)
+            mask[start : start + queries, first : first + keys] = seen.tril() if causal else seen
+        q, k, v, weight = (x.to(dtype).requires_grad_() for x in exact)
+        ours = flash_attention(q, k, v, send(flash_plan(segments, causal), device))
+        found = [ours, *torch.autograd.grad(ours, [q, k, v], weight)]
+        q, k, v, weight = (x.detach().requires_grad_() for x in exact)
+        scores = (q[:, 0] @ k[:, 0].T * head_width**-0.5).masked_fill(~send(mask, device), -torch.inf)
+        theirs = (scores.softmax(-1) @ v[:, 0])[:, None]
+        expected = [theirs, *torch.autograd.grad(theirs, [q, k, v], weight)]
+        error = torch.stack([(a.float() - b).abs().max() / b.abs().max() for a, b in zip(found, expected)]).max()
+        if not error < LARGEST_ERROR:  # nor nan
+            raise RuntimeError(f"its values or gradients are wrong by {error:.2g} of the largest")
 
 
 def _works(
@@ -97,7 +129,7 @@ def _works(
     except (NotImplementedError, RuntimeError, TypeError, ValueError) as error:
         logger.warning(
             "%s does not work for %s and heads of width %d on %s and is not used: %s",
-            name, dtype, head_width, device, error,
+            name, dtype, head_width, device, (str(error).strip().splitlines() or [type(error).__name__])[0],
         )  # fmt: skip
         return False
     return True

@@ -8,6 +8,7 @@ Legend: Nq query rows, Nk key rows, h heads, d head width, S segments, P sequenc
 """
 
 import itertools
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -146,22 +147,39 @@ def _parts(segments: list[Segment], num_queries: int, num_keys: int) -> tuple[Pa
     return tuple(_part(pieces, num_queries, num_keys) for pieces in by_part)
 
 
-def _pieces(segments: list[Segment]) -> list[Segment]:
-    """The same pairs, cut where the keys of any segment begin or end, and joined where the same keys are seen by
-    segments that follow each other: pieces whose keys are equal or disjoint."""
-    cuts = sorted({row for _, _, start, n in segments for row in (start, start + n)})
-    number = {row: i for i, row in enumerate(cuts)}
-    joined: dict[int, list[tuple[int, int]]] = {}  # by number of the cut: ranges of queries
-    for query, queries, key, keys in segments:
-        for i in range(number[key], number[key + keys]) if queries else ():
-            ranges = joined.setdefault(i, [])
-            if ranges and ranges[-1][1] == query:
-                ranges[-1] = (ranges[-1][0], query + queries)
-            else:
-                ranges.append((query, query + queries))
-    return [
-        (start, end - start, cuts[i], cuts[i + 1] - cuts[i]) for i, ranges in joined.items() for start, end in ranges
-    ]
+def _pieces(segments: list[Segment]) -> Iterator[Segment]:
+    """The same pairs as few large rectangles of queries and keys."""
+    groups: list[list[Segment]] = []  # segments whose keys overlap, as those of a clip's blocks do
+    end = 0
+    for segment in segments:
+        _, queries, key, keys = segment
+        if queries and keys:
+            if not groups or key >= end:
+                groups.append([])
+                end = 0
+            groups[-1].append(segment)
+            end = max(end, key + keys)
+    for group in groups:
+        yield from _rectangles(group)
+
+
+def _rectangles(segments: list[Segment]) -> Iterator[Segment]:
+    """First what all of the second half see, which for blocks that see all before them is most of it; then what is left
+    of them, and the first half, in the same way: 1 + log2 T parts for T blocks."""
+    segments = [segment for segment in segments if segment[3] > 0]
+    first, second = segments[: len(segments) // 2], segments[len(segments) // 2 :]
+    if not second:
+        return
+    start = max(key for _, _, key, _ in second)
+    end = min(key + keys for _, _, key, keys in second)
+    query, (last, queries, _, _) = second[0][0], second[-1]
+    if start < end and last + queries - query == sum(n for _, n, _, _ in second):
+        yield query, last + queries - query, start, end - start
+        yield from _rectangles([(q, n, key, start - key) for q, n, key, _ in second])
+        yield from _rectangles([(q, n, end, key + keys - end) for q, n, key, keys in second])
+    elif len(second) > 1:
+        yield from _rectangles(second)
+    yield from _rectangles(first)
 
 
 def _part(pieces: list[Segment], num_queries: int, num_keys: int) -> Part:
