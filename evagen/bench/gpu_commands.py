@@ -19,7 +19,8 @@ TRAININGS = {
 }
 """Ways in which a tokenizer and a generator are trained."""
 
-
+RESUMED = "proxy resumed"
+"""A job that is killed at its first checkpoint and begun again."""
 AT_ONCE = 4
 COUNTING = (
     "import runpy, torch; torch.cuda.set_sync_debug_mode('warn'); runpy.run_module('evagen', run_name='__main__')"
@@ -39,7 +40,7 @@ def jobs(root: Path) -> list[list[list[str]]]:
     steps = ["optimizer.steps=2", "optimizer.warmup_steps=1", "run.log_every=1"]
     models = [f"tokenizer={root / 'proxy bf16'}", f"router={root / 'router bf16'}"]
 
-    def trainings(name: str, *arguments: str, ways: Iterable[str] = TRAININGS) -> list[list[str]]:
+    def trainings(name: str, *arguments: str, ways: Iterable[str]) -> list[list[str]]:
         """The same command in several ways."""
         return [[f"{name} {way}", *arguments, out(f"{name} {way}"), *steps, *TRAININGS[way]] for way in ways]
 
@@ -47,13 +48,18 @@ def jobs(root: Path) -> list[list[list[str]]]:
     final = ["final", "train-tokenizer", "quickstart/final", out("final"), data, models[1], *steps]
     tokens = ["tokens", "tokenize", "quickstart/tokens", out("tokens"), data, *models]
     sampled = ["clips_per_class=2", f"generator={root / 'generator bf16'}", models[0]]
+    proxy = ("proxy", "train-tokenizer", "quickstart/proxy", data)
+    generator = ("generator", "train-generator", "quickstart/generator", f"corpus={root / 'tokens'}")
+    at_once = ("fp32", "bf16", "checkpointing")
+    resumed = [RESUMED, *proxy[1:], out(RESUMED), "optimizer.steps=60", "run.save_every=5"]
     return [
-        trainings("proxy", "train-tokenizer", "quickstart/proxy", data),
+        trainings(*proxy, ways=at_once),
         [curation],
         trainings("router", "train-router", "quickstart/router", f"record={root / 'curation'}", ways=("fp32", "bf16")),
         [final, tokens],
-        trainings("generator", "train-generator", "quickstart/generator", f"corpus={root / 'tokens'}"),
-        [["samples", "sample", "quickstart/sample", out("samples"), *sampled]],
+        trainings(*generator, ways=at_once),
+        [["samples", "sample", "quickstart/sample", out("samples"), *sampled], resumed],
+        [*trainings(*proxy, ways=("compiled",)), *trainings(*generator, ways=("compiled",))],
     ]
 
 
@@ -71,13 +77,28 @@ def run_one(job: list[str]) -> dict:
     error, if there was one."""
     name, *arguments = job
     started = time.perf_counter()
+    if name == RESUMED:
+        _kill_at_first_checkpoint(arguments)
     done = subprocess.run([sys.executable, "-W", "always", "-c", COUNTING, *arguments], capture_output=True, text=True)
     lines = done.stderr.strip().splitlines() or ["no message"]
+    error = lines[-1][:200] if done.returncode else ""
+    if name == RESUMED and "resuming" not in done.stdout:
+        error = error or "began anew"
     row = {
         "command": name,
         "seconds": time.perf_counter() - started,
         "waits": sum(WAITED in line for line in lines),
-        "error": lines[-1][:200] if done.returncode else "",
+        "error": error,
     }
     print(row, file=sys.stderr)  # lest a stop lose it
     return row
+
+
+def _kill_at_first_checkpoint(arguments: list[str]) -> None:
+    folder = next(Path(each.removeprefix("run.out=")) for each in arguments if each.startswith("run.out="))
+    with subprocess.Popen(
+        [sys.executable, "-m", "evagen", *arguments], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    ) as process:
+        while process.poll() is None and not list(folder.glob("checkpoints/*/complete")):
+            time.sleep(0.05)
+        process.kill()
