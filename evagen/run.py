@@ -4,6 +4,7 @@ The settings stand in small sections, and a command's `run` section is made of t
 is accepted that does nothing.
 """
 
+import logging
 import os
 import platform
 from datetime import timedelta
@@ -19,6 +20,7 @@ from accelerate.utils import (
     FullyShardedDataParallelPlugin,
     InitProcessGroupKwargs,
     ProjectConfiguration,
+    gather_object,
 )
 from pydantic import Field
 from torch.distributed.fsdp import MixedPrecisionPolicy
@@ -27,6 +29,8 @@ from evagen import __version__
 from evagen.config import ONLY_HOW, Section, differences, load_config, save_config
 from evagen.errors import UserError
 from evagen.kernels.backends import AttentionBackend, has_bf16
+
+logger = logging.getLogger(__name__)
 
 
 class RunFolder(Section):
@@ -99,12 +103,30 @@ def start_accelerator(
         project_config=ProjectConfiguration(project_dir=str(out), logging_dir=str(out)),
         dataloader_config=DataLoaderConfiguration(dispatch_batches=False),
     )
+    if several and accelerator.device.type == "cuda":
+        _compare_gpus(gather_object([(torch.cuda.get_device_name(), has_bf16(accelerator.device))]))
     if accelerator.is_main_process:
         (claim_folder if claim else save_config)(config, out)
     accelerator.wait_for_everyone()
     if tracker != "none":
         accelerator.init_trackers("tracker")
     return accelerator
+
+
+def _compare_gpus(gpus: list[tuple[str, bool]]) -> None:
+    """Names of all processes' GPUs and whether they have bf16. Raises UserError where only some have, since these would
+    compute in another precision than the others; of other differences it tells."""
+    names = sorted({name for name, _ in gpus})
+    without = sorted({name for name, has in gpus if not has})
+    if 0 < len(without) < len(names):
+        raise UserError(
+            f"the processes have GPUs of different kinds, {', '.join(names)}, and {', '.join(without)} has no bf16: "
+            "choose GPUs of one kind with CUDA_VISIBLE_DEVICES"
+        )
+    if len(names) > 1:
+        logger.warning(
+            "GPUs of different kinds, %s: which of them makes a clip shows in its rounding", ", ".join(names)
+        )
 
 
 def _sharding() -> FullyShardedDataParallelPlugin | None:

@@ -74,3 +74,15 @@ def test_stochastic_codes_start_from_deterministic_ones(tmp_path):
     model = tokenizer("svq", seed=1)
     trained = start_from(model, saved(tmp_path, "vq"))
     assert torch.equal(model.quantizer.codebook, trained.quantizer.codebook)
+
+
+def test_weights_saved_in_bf16_compute_in_fp32_on_a_cpu(tmp_path):
+    """As a model that was trained or converted on a GPU may come."""
+    exact = tiny_tokenizer().to(torch.bfloat16)
+    exact.save_pretrained(tmp_path)
+    model, wanted = load_model(VideoTokenizer, tmp_path), exact.float()
+    video, lengths = torch.rand(2, 3, 8, 32, 32) * 2 - 1, torch.tensor([[2, 8], [4, 4]])
+    found = model.encode(video, lengths)
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
+    assert torch.equal(found.codes, wanted.encode(video, lengths).codes)
+    torch.testing.assert_close(model.decode(found), wanted.decode(found), atol=1e-5, rtol=1e-5)
