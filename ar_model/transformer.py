@@ -36,7 +36,7 @@ class CausalSelfAttention(nn.Module):
         self.k_proj = nn.Linear(width, width, bias=False)
         self.v_proj = nn.Linear(width, width, bias=False)
         self.o_proj = nn.Linear(width, width, bias=False)
-        self.attend = PlannedAttention()
+        self.attend = PlannedAttention(width // num_heads)
         self.dropout = nn.Dropout(dropout)
 
     def _heads(self, x: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor, Tensor]:

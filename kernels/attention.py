@@ -39,21 +39,23 @@ def planned_attention(
     query (Nq, h, d), key and value (Nk, h, d) → (Nq, h, d). shared: what the families of a `FamilyPlan` share; another
     plan counts its rows before those of key and value. Raises ValueError for a backend that does not work here.
     """
-    kernel = backend_for(query.device, query.dtype, query.shape[-1], backend)
+    return _attention_by(
+        backend_for(query.device, query.dtype, query.shape[-1], backend), query, key, value, plan, shared
+    )
+
+
+def _attention_by(
+    kernel: str, query: Tensor, key: Tensor, value: Tensor, plan: AttentionPlan | FamilyPlan, shared: KeyValue | None
+) -> Tensor:
     if kernel == "flash" and isinstance(plan, AttentionPlan):
         key, value = (key, value) if shared is None else _behind(shared, (key, value))
         return _flash_attention(query, key, value, plan)
-    return _by_many_shapes(query, key, value, plan, kernel, shared)
+    return _by_many_shapes(kernel, query, key, value, plan, shared)
 
 
 @torch.compiler.disable  # its shapes change with every batch; the layers around it compile once
 def _by_many_shapes(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    plan: AttentionPlan | FamilyPlan,
-    kernel: str,
-    shared: KeyValue | None,
+    kernel: str, query: Tensor, key: Tensor, value: Tensor, plan: AttentionPlan | FamilyPlan, shared: KeyValue | None
 ) -> Tensor:
     if isinstance(plan, FamilyPlan):
         assert shared is not None
@@ -68,10 +70,12 @@ def _by_many_shapes(
 
 
 class PlannedAttention(nn.Module):
-    """`planned_attention` as a part of a model, with the backend to compute it by. It has no weights."""
+    """`planned_attention` for heads of one width as a part of a model, with the backend to compute it by. It has no
+    weights."""
 
-    def __init__(self):
+    def __init__(self, head_width: int):
         super().__init__()
+        self.head_width = head_width
         self.backend: AttentionBackend = "auto"
 
     def forward(
@@ -82,7 +86,9 @@ class PlannedAttention(nn.Module):
         plan: AttentionPlan | FamilyPlan,
         shared: KeyValue | None = None,
     ) -> Tensor:
-        return planned_attention(query, key, value, plan, self.backend, shared)  # (Nq, h, d)
+        # A head's width is asked of the module: torch.compile takes that of a tensor for a number that changes.
+        kernel = backend_for(query.device, query.dtype, self.head_width, self.backend)
+        return _attention_by(kernel, query, key, value, plan, shared)  # (Nq, h, d)
 
 
 def choose_attention(model: nn.Module, backend: AttentionBackend) -> None:

@@ -66,7 +66,7 @@ class Attention(nn.Module):
         self.to_query = nn.Linear(width, width)
         self.to_key_value = nn.Linear(context_width, 2 * width)
         self.to_out = nn.Linear(width, width)
-        self.attend = PlannedAttention()
+        self.attend = PlannedAttention(width // num_heads)
 
     def key_value(self, context: Tensor, rotation: Tensor) -> KeyValue:
         """Keys, turned to their places, and values of context rows: (Nk, context_width) → two of (Nk, h, d)."""
