@@ -2,12 +2,13 @@
 the weights from memory.
 
 Projections that read the same input are one matrix product. Rows are sequences; each stands at its own position, so
-one that has ended can make room for another. On a CPU, a step of few rows is compiled code (decode_step.py) where
-that is possible; everything else is torch's operations.
+one that has ended can make room for another. A step of few rows is compiled code where that is possible: on a CPU
+decode_step.py, on CUDA in half precision decode_step_triton.py. Everything else is torch's operations.
 
 Legend: R rows, N packed tokens, M cache length, D width, h heads, d = D / h, E hidden width of the MLP, V vocabulary.
 """
 
+import logging
 from collections.abc import Callable, Sequence
 
 import torch
@@ -15,14 +16,17 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from evagen.ar_model.transformer import DecoderLayer, VideoGenerator
-from evagen.kernels.backends import flash_works
+from evagen.kernels.backends import HALF, flash_works
 from evagen.kernels.decode_step import CompiledStep, can_compile
 from evagen.kernels.flash import FlashPlan, flash_forward
 from evagen.kernels.packed_linear import pack_linears
 from evagen.kernels.plans import plan_causal
 from evagen.kernels.transfer import send
 
+logger = logging.getLogger(__name__)
 Attend = Callable[[Tensor, Tensor, Tensor, int], Tensor]
+Step = Callable[[Tensor, Tensor], Tensor]
+"""Tokens and positions int64 (R,) → logits (R, V)."""
 KEYS_AT_ONCE = 128
 """On an accelerator a step without a kernel for unequal lengths reads the cache up to a multiple of it, so that steps
 are alike for a while."""
@@ -67,10 +71,11 @@ class Decoder:
         self.cache = [self._empty_cache(num_rows, head_width) for _ in model.layers]  # 2 R h M d
         self.by_length = flash_works(self.device, self.dtype, head_width)
         self.norm_eps = config.norm_eps
-        self._compiled = self._compiled_step()
         self.positions = torch.zeros(num_rows, dtype=torch.int64, device=self.device)
         self.all_rows = torch.arange(num_rows, device=self.device)
         self._seen = [0] * num_rows  # the positions, known to the host without asking the device
+        self._triton_failed = False
+        self._compiled = self._compiled_step()
 
     def _empty_cache(self, num_rows: int, head_width: int) -> Tensor:
         """(2, R, h, M, d), in memory as the kernels read it: on a CPU each head's keys beside each other, elsewhere
@@ -120,7 +125,7 @@ class Decoder:
     @property
     def keys_read(self) -> int:
         """How far into the cache the next step reads; 0 where a kernel reads each row as far as it is written."""
-        if self.by_length:
+        if self.by_length or (self._compiled is not None and self.device.type != "cpu"):
             return 0
         seen = max(self._seen) + 1
         return seen if self.device.type == "cpu" else min(-(-seen // KEYS_AT_ONCE) * KEYS_AT_ONCE, self.length)
@@ -156,13 +161,10 @@ class Decoder:
         self._seen = [self._seen[row] for row in rows]
         self._compiled = self._compiled_step()
 
-    def _compiled_step(self) -> CompiledStep | None:
+    def _compiled_step(self) -> Step | None:
         """The step as compiled code, over these weights and this cache; None where there is none."""
-        _, num_rows, num_heads, _, head_width = self.cache[0].shape
-        width, hidden = self.layers[0].down.weight.shape
-        if self.device.type != "cpu" or {self.dtype, self.embed_tokens.weight.dtype} != {torch.float32}:
-            return None
-        if not can_compile(num_rows, width, hidden, head_width):
+        on_cpu, in_fp32 = self.device.type == "cpu", {self.dtype, self.embed_tokens.weight.dtype} == {torch.float32}
+        if not (on_cpu and in_fp32) and not (self.device.type == "cuda" and self.dtype in HALF):
             return None
         weights = {
             "embedding": self.embed_tokens.weight, "norm": self.norm.weight, "head": self.lm_head.weight,
@@ -173,7 +175,36 @@ class Decoder:
             | {"keys": cache[0], "values": cache[1]}
             for layer, cache in zip(self.layers, self.cache)
         ]
-        return CompiledStep(weights, layers, num_heads, self.norm_eps)
+        if not on_cpu:
+            return self._triton_step(weights, layers)
+        width, hidden = self.layers[0].down.weight.shape
+        if not can_compile(len(self.positions), width, hidden, width // self.num_heads):
+            return None
+        return CompiledStep(weights, layers, self.num_heads, self.norm_eps)
+
+    def _triton_step(self, weights: dict[str, Tensor], layers: list[dict[str, Tensor]]) -> Step | None:
+        """The step as Triton kernels, once they have made one: it writes to the places in the cache that the next step
+        writes anew. None where there is no Triton, where it fails, for a reason that is logged, or for other shapes."""
+        if self._triton_failed:
+            return None
+        try:
+            from evagen.kernels.decode_step_triton import TritonStep, has_kernels_for
+
+            width, hidden = self.layers[0].down.weight.shape
+            if not has_kernels_for(len(self.positions), width, hidden, width // self.num_heads):
+                return None
+            step = TritonStep(weights, layers, self.num_heads, self.norm_eps)
+            step(torch.zeros_like(self.positions), self.positions)
+        except ImportError:
+            return None
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as error:  # of Triton's own, of the compilers that it calls, of the driver
+            reason = str(error).strip().splitlines() or [type(error).__name__]
+            logger.warning("a step's Triton kernels do not work here, torch's slower ones are taken: %s", reason[0])
+            self._triton_failed = True
+            return None
+        return step
 
     def _layers(self, tokens: Tensor, rows: Tensor, positions: Tensor, attend: Attend) -> Tensor:
         """Tokens (N,) of these rows at these positions → the last layer's output (N, D); keys and values are kept."""

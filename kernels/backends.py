@@ -13,6 +13,8 @@ from collections.abc import Callable
 from typing import Literal
 
 import torch
+from torch import Tensor
+from torch.autograd.graph import saved_tensors_hooks
 
 from evagen.kernels.flash import flash_attention, flash_plan
 from evagen.kernels.transfer import send
@@ -112,6 +114,10 @@ def _try_flash(device: torch.device, dtype: torch.dtype, head_width: int) -> Non
             raise RuntimeError(f"its values or gradients are wrong by {error:.2g} of the largest")
 
 
+def _as_it_is(tensor: Tensor) -> Tensor:
+    return tensor
+
+
 def _works(
     name: str,
     attempt: Callable[[torch.device, torch.dtype, int], None],
@@ -120,7 +126,8 @@ def _works(
     head_width: int,
 ) -> bool:
     try:
-        with torch.inference_mode(False), torch.enable_grad():  # the first caller may be computing without gradients
+        # The first caller may be computing without gradients, or in a checkpointed layer, which counts what is kept.
+        with torch.inference_mode(False), torch.enable_grad(), saved_tensors_hooks(_as_it_is, _as_it_is):
             attempt(device, dtype, head_width)
     except ImportError:
         return False

@@ -3,6 +3,7 @@ clips a second the loader gives to it."""
 
 import os
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -59,6 +60,7 @@ def measure(
                 "peak_memory_gb": torch.cuda.max_memory_allocated() / 1e9,
             }
             rows.append(row | ({"share_of_peak": row["tflops"] / peak_tflops} if peak_tflops else {}))
+            print(rows[-1], file=sys.stderr)  # lest a stop lose it
             del training
     return rows
 

@@ -2,6 +2,8 @@
 
 import pytest
 import torch
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from evagen.bench.pretended import kernels as pretended
 from evagen.kernels import backends
@@ -112,3 +114,17 @@ def test_a_reason_of_many_lines_is_told_in_one(monkeypatch, caplog):
     assert not xformers_works(torch.device("cpu"))
     assert len(caplog.records) == 1
     assert "many more" not in caplog.text
+
+
+def test_a_backend_may_be_tried_first_in_a_checkpointed_layer(monkeypatch):
+    """What the attempt keeps for its own backward pass is none of the layer's."""
+    ops = pytest.importorskip("xformers.ops")
+    monkeypatch.setattr(ops, "memory_efficient_attention", lambda q, k, v, attn_bias: q * k * v)
+    weight = torch.randn(3, requires_grad=True)
+
+    def layer(x: Tensor) -> Tensor:
+        assert xformers_works(torch.device("cpu"))
+        return (x * weight).sin()
+
+    checkpoint(layer, torch.ones(3), use_reentrant=False).sum().backward()
+    torch.testing.assert_close(weight.grad, weight.detach().cos())
