@@ -26,11 +26,14 @@ from evagen.bench.attention import HEAD_WIDTH, HEADS, router_like_lengths
 from evagen.errors import UserError
 from evagen.kernels.attention import planned_attention
 from evagen.kernels.backends import xformers_works
+from evagen.kernels.plans import AttentionPlan
 from evagen.models.inference import HALF
 from evagen.run import versions
 from evagen.tokenizer import CandidateSearch, VideoTokenizer
 from evagen.tokenizer.packing import PackedLayout, plan_block_causal
 
+Attend = Callable[..., Tensor]
+"""Queries, keys and values (N, h, d) → (N, h, d)."""
 PRETENDED = "pretended GPU"
 LEVELS = [32, 64, 128, 256, 512]
 
@@ -77,8 +80,8 @@ def _tiny() -> Scale:
 
 def run() -> dict:
     """Keys: device, versions, failed (by part: the first line of its error), and for each part that ran its figures:
-    ceilings, attention, tokenizer, training, sampling, search, same_as_cpu, and on a real GPU loading and commands.
-    Without one: of the pretended GPU, and a note that says so."""
+    ceilings, attention, tokenizer, training, sampling, search, same_as_cpu, and on a real GPU doctor, loading and
+    commands. Without one: of the pretended GPU, and a note that says so."""
     if not torch.cuda.is_available():
         return _pretended()
     is_real = torch.cuda.get_device_name() != PRETENDED
@@ -90,7 +93,7 @@ def measure(scale: Scale, is_real: bool) -> dict:
     result: dict[str, Any] = {"device": torch.cuda.get_device_name(), "versions": versions(), "failed": {}}
     parts: dict[str, Callable[[], Any]] = {
         "ceilings": lambda: ceilings(scale),
-        "attention": lambda: attention(scale),
+        "attention": lambda: attention(scale, is_real),
         "tokenizer": lambda: tokenizer(scale),
         "training": lambda: training(scale, result.get("ceilings", {}).get("bf16_tflops"), is_real),
         "sampling": lambda: sampling(scale, result.get("ceilings", {}).get("copy_gb_s")),
@@ -98,7 +101,7 @@ def measure(scale: Scale, is_real: bool) -> dict:
         "same_as_cpu": lambda: same_as_cpu(),
     }
     if is_real:
-        parts |= {"loading": gpu_training.loading, "commands": gpu_commands.run_all}
+        parts = {"doctor": doctor, **parts, "loading": gpu_training.loading, "commands": gpu_commands.run_all}
     for name, part in parts.items():
         started = time.perf_counter()
         try:
@@ -147,7 +150,7 @@ def ceilings(scale: Scale) -> dict[str, float]:
     return {"copy_gb_s": 2 * scale.copied / copied / 1e9, "bf16_tflops": 2 * scale.product**3 / multiplied / 1e12}
 
 
-def attention(scale: Scale) -> list[dict]:
+def attention(scale: Scale, compiles: bool) -> list[dict]:
     """A row for each kernel and type: milliseconds forward and backward, and the largest differences of values and
     gradients from fp64 on the CPU, over the largest value."""
     lengths = router_like_lengths(scale.attention_clips, seed=0)
@@ -155,30 +158,67 @@ def attention(scale: Scale) -> list[dict]:
     plan, random = plan_block_causal(layout, layout), torch.Generator().manual_seed(0)
     exact = [torch.randn(layout.num_rows, HEADS, HEAD_WIDTH, generator=random, dtype=torch.float64) for _ in range(3)]
 
-    def with_gradients(inputs: list[Tensor], backend: str, on: Any) -> list[Tensor]:
+    def with_gradients(inputs: list[Tensor], attend: Attend) -> list[Tensor]:
         leaves = [x.detach().requires_grad_() for x in inputs]
-        attended = planned_attention(*leaves, on, backend)  # type: ignore[arg-type]
+        attended = attend(*leaves)
         return [attended, *torch.autograd.grad(attended, leaves, torch.ones_like(attended))]
 
-    expected, rows = with_gradients(exact, "auto", plan), []
+    def planned(backend: Any, on: AttentionPlan) -> Attend:
+        return lambda *inputs: planned_attention(*inputs, on, backend)
+
+    expected, rows = with_gradients(exact, planned("auto", plan)), []
     on_gpu = plan.to(torch.device("cuda"))
     for backend, dtype in (
-        ("xformers", torch.bfloat16), ("flash", torch.bfloat16), ("torch", torch.float32), ("xformers", torch.float32),
+        ("xformers", torch.bfloat16), ("flash", torch.bfloat16), ("flex", torch.bfloat16), ("torch", torch.float32),
+        ("xformers", torch.float32),
     ):  # fmt: skip
         row: dict[str, Any] = {"kernel": backend, "type": str(dtype).removeprefix("torch.")}
         rows.append(row)
         if backend == "xformers" and not xformers_works(torch.device("cuda", 0), dtype, HEAD_WIDTH):
             row["error"] = "does not work here"
             continue
+        if backend == "flex" and not compiles:
+            row["error"] = "is compiled for a real GPU only"
+            continue
         inputs = [x.to("cuda", dtype) for x in exact]
-        found = with_gradients(inputs, backend, on_gpu)
-        row["milliseconds"] = 1e3 * seconds(lambda b=backend, x=inputs: with_gradients(x, b, on_gpu), scale.repeats)
+        attend = flex_attention_of(lengths) if backend == "flex" else planned(backend, on_gpu)
+        found = with_gradients(inputs, attend)
+        row["milliseconds"] = 1e3 * seconds(lambda a=attend, x=inputs: with_gradients(x, a), scale.repeats)
         names = ("values", "of_queries", "of_keys", "of_values")
         row |= {
             name: ((mine.double().cpu() - theirs).abs().max() / theirs.abs().max()).item()
             for name, mine, theirs in zip(names, found, expected)
         }
     return rows
+
+
+def flex_attention_of(lengths: Tensor, device: str = "cuda") -> Attend:
+    """Block-causal attention of clips with these lengths of blocks (B, T) by torch's FlexAttention, on a GPU
+    compiled."""
+    from torch.nn.attention.flex_attention import create_block_mask, flex_attention
+
+    num_clips, num_blocks = lengths.shape
+    block_of_row = torch.arange(num_clips * num_blocks).repeat_interleave(lengths.flatten()).to(device)
+
+    def seen(_: Tensor, __: Tensor, query: Tensor, key: Tensor) -> Tensor:
+        of_query, of_key = block_of_row[query], block_of_row[key]
+        return (of_key <= of_query) & (of_key // num_blocks == of_query // num_blocks)
+
+    rows = len(block_of_row)
+    mask = create_block_mask(seen, None, None, rows, rows, device=device)
+    attend = torch.compile(flex_attention) if device == "cuda" else flex_attention
+
+    def attended(*inputs: Tensor) -> Tensor:
+        query, key, value = (x.transpose(0, 1)[None] for x in inputs)  # (1, h, N, d) each
+        return attend(query, key, value, block_mask=mask)[0].transpose(0, 1)  # (N, h, d)
+
+    return attended
+
+
+def doctor() -> list[dict]:
+    """What `evagen doctor` says, a row for each line."""
+    said = subprocess.run([sys.executable, "-m", "evagen", "doctor"], capture_output=True, text=True).stdout
+    return [{"doctor": line} for line in said.splitlines()]
 
 
 def tokenizer(scale: Scale) -> dict:

@@ -11,6 +11,8 @@ import torch
 
 from evagen.bench import gpu, gpu_commands
 from evagen.commands import COMMANDS
+from evagen.kernels.attention import planned_attention
+from evagen.tokenizer.packing import PackedLayout, plan_block_causal
 
 pytestmark = [
     pytest.mark.skipif(torch.cuda.is_available(), reason="pretends a GPU"),
@@ -49,13 +51,21 @@ def test_a_part_that_fails_is_named_and_the_others_go_on(monkeypatch):
     for name in parts:
         monkeypatch.setattr(gpu, name, lambda *_, name=name: {"ran": name})
 
-    def broken(_):
+    def broken(*_):
         raise RuntimeError("no such kernel\nand more")
 
     monkeypatch.setattr(gpu, "attention", broken)
     found = gpu.measure(gpu._tiny(), is_real=False)
     assert found["failed"] == {"attention": "RuntimeError: no such kernel"}
     assert [found[name]["ran"] for name in parts if name != "attention"] == [n for n in parts if n != "attention"]
+
+
+def test_flex_attention_is_given_the_same_pattern():
+    lengths = torch.tensor([[3, 1, 2, 5], [2, 2, 9, 1], [4, 4, 4, 40]])
+    layout = PackedLayout(lengths)
+    inputs = torch.randn(3, layout.num_rows, 2, 16, generator=torch.Generator().manual_seed(0)).unbind()
+    expected = planned_attention(*inputs, plan_block_causal(layout, layout))
+    torch.testing.assert_close(gpu.flex_attention_of(lengths, "cpu")(*inputs), expected, atol=1e-5, rtol=1e-5)
 
 
 def test_the_commands_that_a_gpu_is_tried_with_are_commands(tmp_path):
