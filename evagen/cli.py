@@ -184,6 +184,29 @@ def decode(
     print(out)
 
 
+@app.command()
+def reconstruct(
+    video: Annotated[Path, typer.Argument(help="A video file of any length and size")],
+    out: Annotated[Path, typer.Argument(help="Both side by side: .mp4, .avi, .gif, or .mkv without loss")],
+    tokenizer: Annotated[str, typer.Option(help="A trained tokenizer, folder or hub id")],
+    router: Annotated[str, typer.Option(help="The router trained for it")],
+    preference: Annotated[float | None, typer.Option(help="Quality: 0.8 few tokens … 1.6 best; 1.2 if none")] = None,
+    max_tokens: Annotated[int | None, typer.Option(help="At most so many for each clip, or block of a memory")] = None,
+    short_side: Annotated[int | None, typer.Option(min=1, help="Pixels encoded; as trained if none")] = None,
+    clips_per_chunk: Annotated[int, typer.Option(min=1, help="Clips in memory at once")] = 4,
+    precision: ComputedIn = "auto",
+) -> None:
+    """Write a video beside what its tokens give back, the tokens of each block beneath, and say how alike they are."""
+    from evagen.commands.encode import Dials
+    from evagen.commands.reconstruct import main
+
+    dials = Dials(preference, max_tokens)
+    written, scores = main(video, out, tokenizer, router, dials, short_side, clips_per_chunk, precision)
+    print(written.summary())
+    print(scores.summary())
+    print(out)
+
+
 @export_app.command("llama")
 def export_llama(
     checkpoint: Annotated[str, typer.Argument(help="A trained generator, folder or hub id")],

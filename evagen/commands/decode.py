@@ -1,18 +1,31 @@
 """`evagen decode`: a file of tokens into a video file."""
 
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 from accelerate import PartialState
 from tqdm.auto import tqdm
 
-from evagen.data.token_file import read_token_file
+from evagen.data.token_file import TokenFile, read_token_file
 from evagen.data.video_writer import write_video
 from evagen.errors import UserError
 from evagen.kernels.levels import video_to_frames
 from evagen.models.fit import check_same_tokenizer
 from evagen.models.inference import RunPrecision, autocast_to, precision_on
 from evagen.models.loading import fingerprint, load_model
-from evagen.tokenizer import TokenizedVideo, VideoTokenizer, decode_in_chunks
+from evagen.tokenizer import TokenizedClips, TokenizedVideo, VideoTokenizer, decode_in_chunks
+
+
+@dataclass(frozen=True)
+class OpenedTokens:
+    """A token file that is being decoded. frames: uint8 (H, W, 3) one by one; frames_a_block: of a temporal block."""
+
+    about: TokenFile
+    tokens: TokenizedClips
+    frames: Iterator[np.ndarray]
+    frames_a_block: int
 
 
 def main(tokens: Path, out: Path, tokenizer: str, clips_per_chunk: int = 4, precision: RunPrecision = "auto") -> None:
@@ -20,6 +33,13 @@ def main(tokens: Path, out: Path, tokenizer: str, clips_per_chunk: int = 4, prec
     even sizes only (.mp4, .avi), an odd one gains a row or column.
 
     Raises UserError for a file that holds no tokens, and for tokens of another tokenizer."""
+    opened = open_tokens(tokens, tokenizer, clips_per_chunk, precision)
+    write_video(out, opened.frames, opened.about.frames_per_second)
+
+
+def open_tokens(tokens: Path, tokenizer: str, clips_per_chunk: int, precision: RunPrecision) -> OpenedTokens:
+    """A token file and the frames that it holds, decoded as they are asked for. Raises UserError as `main` does, of
+    what the codes themselves show not before they are."""
     clips, about = read_token_file(tokens)
     model = load_model(VideoTokenizer, tokenizer, PartialState().device)
     check_same_tokenizer(
@@ -30,10 +50,19 @@ def main(tokens: Path, out: Path, tokenizer: str, clips_per_chunk: int = 4, prec
         clips, about.frames, (about.height, about.width), (about.encoded_height, about.encoded_width),
         about.preference, about.max_tokens,
     )  # fmt: skip
-    frames = (frame for piece in decode_in_chunks(model, video, clips_per_chunk) for frame in video_to_frames(piece))
-    try:
-        shown = tqdm(frames, total=about.frames, desc="decoding", unit="frame", dynamic_ncols=True)
-        with autocast_to(precision_on(precision, model.device), model.device):
-            write_video(out, shown, about.frames_per_second)
-    except ValueError as error:
-        raise UserError(f"{tokens}: {error}") from error
+    chosen = precision_on(precision, model.device)
+
+    def frames() -> Iterator[np.ndarray]:
+        pieces = decode_in_chunks(model, video, clips_per_chunk)
+        try:
+            while True:
+                with autocast_to(chosen, model.device):  # not for whoever takes the frames
+                    piece = next(pieces, None)
+                if piece is None:
+                    return
+                yield from video_to_frames(piece)
+        except ValueError as error:
+            raise UserError(f"{tokens}: {error}") from error
+
+    shown = tqdm(frames(), total=about.frames, desc="decoding", unit="frame", dynamic_ncols=True)
+    return OpenedTokens(about, clips, iter(shown), model.config.temporal_patch)

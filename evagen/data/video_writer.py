@@ -30,14 +30,19 @@ def write_video(path: str | Path, frames: np.ndarray | Iterable[np.ndarray], fps
     The file appears under its name only when it is complete. Raises UserError for another suffix and
     ValueError for frames of another type or shape."""
     path = Path(path)
-    if path.suffix.lower() not in _WRITERS:
-        raise UserError(f"cannot write {path}: the name should end in one of {', '.join(_WRITERS)}")
+    check_name(path)
     if isinstance(frames, np.ndarray) and (
         frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[-1] != 3 or not frames.size
     ):
         raise ValueError(f"frames should be uint8 F H W 3, not {frames.dtype} {tuple(frames.shape)}")
     with atomic_write(path) as unfinished:
         _WRITERS[path.suffix.lower()](unfinished, _alike(frames), Fraction(fps).limit_denominator(65535))
+
+
+def check_name(path: Path) -> None:
+    """Raises UserError for a suffix that no video is written by."""
+    if path.suffix.lower() not in _WRITERS:
+        raise UserError(f"cannot write {path}: the name should end in one of {', '.join(_WRITERS)}")
 
 
 def _alike(frames: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
