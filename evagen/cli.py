@@ -5,10 +5,11 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
+from evagen import cli_video
 from evagen.commands import COMMANDS, Command
 from evagen.errors import UserError
 
@@ -18,6 +19,25 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+
+
+def print_version(asked: bool) -> None:
+    if asked:
+        from evagen import __version__
+
+        print(f"evagen {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def about(
+    version: Annotated[
+        bool, typer.Option("--version", callback=print_version, is_eager=True, help="Print the version, and end")
+    ] = False,
+) -> None:
+    """Autoregressive video generation on adaptive-length video tokens."""
+
+
 data_app = typer.Typer(help="Make and inspect video data sets.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
 study_app = typer.Typer(help="Comparisons over trained models, with CSV and plot.", no_args_is_help=True)
@@ -31,10 +51,6 @@ ConfigPath = Annotated[str, typer.Argument(help="A YAML file, or the name of a s
 Overrides = Annotated[list[str] | None, typer.Argument(metavar="key=value…", help="optimizer.steps=500 run.seed=1")]
 
 
-ComputedIn = Annotated[
-    Literal["auto", "fp32", "bf16", "fp16"],
-    typer.Option("--precision", help="Of the models; auto: bf16 on a GPU that has it, else fp32"),
-]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="A shipped config at full size, in little, on random clips")]
 
 
@@ -46,14 +62,6 @@ def explained_errors() -> Iterator[None]:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
-
-
-def whole_numbers(option: str, text: str) -> list[int]:
-    """`512,128` → [512, 128]. Raises UserError for anything else."""
-    try:
-        return [int(part) for part in text.split(",") if part.strip()]
-    except ValueError as error:
-        raise UserError(f"{option} {text}: whole numbers with commas between them are needed, as 512,128") from error
 
 
 def _add(command: Command) -> None:
@@ -73,6 +81,8 @@ def _add(command: Command) -> None:
 
 for _command in COMMANDS.values():
     _add(_command)
+for _of_a_video in (cli_video.encode, cli_video.decode, cli_video.reconstruct):
+    app.command()(_of_a_video)
 
 
 @data_app.command()
@@ -136,75 +146,6 @@ def lengths(
 
     found = main(samples, corpus)
     print(as_json(found) if json_output else describe(found))
-
-
-@app.command()
-def encode(
-    video: Annotated[Path, typer.Argument(help="A video file of any length and size")],
-    out: Annotated[Path, typer.Argument(help="Where the tokens go: a .safetensors file")],
-    tokenizer: Annotated[str, typer.Option(help="A trained tokenizer, folder or hub id")],
-    router: Annotated[str | None, typer.Option(help="The router trained for it; not needed with --lengths")] = None,
-    preference: Annotated[float | None, typer.Option(help="Quality: 0.8 few tokens … 1.6 best; 1.2 if none")] = None,
-    max_tokens: Annotated[int | None, typer.Option(help="At most so many for each clip, or block of a memory")] = None,
-    mean_tokens: Annotated[float | None, typer.Option(help="At most so many tokens a clip on average")] = None,
-    prefix: Annotated[str, typer.Option(help="Tokens of each clip's first blocks, for instance 512,128")] = "",
-    tokens_per_second: Annotated[float | None, typer.Option(help="With a memory: never more than so many …")] = None,
-    rate_window: Annotated[float, typer.Option(help="… in any window of so many seconds")] = 4.0,
-    lengths: Annotated[str, typer.Option(help="With a memory: tokens of the blocks, the last for all others")] = "",
-    short_side: Annotated[int | None, typer.Option(min=1, help="Pixels encoded; as trained if none")] = None,
-    clips_per_chunk: Annotated[int, typer.Option(min=1, help="Clips in memory at once")] = 4,
-    plot: Annotated[Path | None, typer.Option(help="Draw tokens over time: .png, .svg or .pdf")] = None,
-    precision: ComputedIn = "auto",
-) -> None:
-    """Turn one video file into tokens, as good as asked for or within a budget."""
-    from evagen.commands.encode import Dials, main
-
-    first, given = whole_numbers("--prefix", prefix), whole_numbers("--lengths", lengths)
-    dials = Dials(preference, max_tokens, mean_tokens, first, tokens_per_second, rate_window, given)
-    written, graph = main(video, out, tokenizer, router, dials, short_side, clips_per_chunk, plot, precision)
-    print(written.summary())
-    print(graph)
-    print(out)
-    if plot:
-        print(plot)
-
-
-@app.command()
-def decode(
-    tokens: Annotated[Path, typer.Argument(help="What `evagen encode` wrote")],
-    out: Annotated[Path, typer.Argument(help="The video: .mp4, .avi, .gif, or .mkv without loss")],
-    tokenizer: Annotated[str, typer.Option(help="The tokenizer that made the tokens, folder or hub id")],
-    clips_per_chunk: Annotated[int, typer.Option(min=1, help="Clips in memory at once")] = 4,
-    precision: ComputedIn = "auto",
-) -> None:
-    """Turn a file of tokens back into a video of the same length, size and frame rate."""
-    from evagen.commands.decode import main
-
-    main(tokens, out, tokenizer, clips_per_chunk, precision)
-    print(out)
-
-
-@app.command()
-def reconstruct(
-    video: Annotated[Path, typer.Argument(help="A video file of any length and size")],
-    out: Annotated[Path, typer.Argument(help="Both side by side: .mp4, .avi, .gif, or .mkv without loss")],
-    tokenizer: Annotated[str, typer.Option(help="A trained tokenizer, folder or hub id")],
-    router: Annotated[str, typer.Option(help="The router trained for it")],
-    preference: Annotated[float | None, typer.Option(help="Quality: 0.8 few tokens … 1.6 best; 1.2 if none")] = None,
-    max_tokens: Annotated[int | None, typer.Option(help="At most so many for each clip, or block of a memory")] = None,
-    short_side: Annotated[int | None, typer.Option(min=1, help="Pixels encoded; as trained if none")] = None,
-    clips_per_chunk: Annotated[int, typer.Option(min=1, help="Clips in memory at once")] = 4,
-    precision: ComputedIn = "auto",
-) -> None:
-    """Write a video beside what its tokens give back, the tokens of each block beneath, and say how alike they are."""
-    from evagen.commands.encode import Dials
-    from evagen.commands.reconstruct import main
-
-    dials = Dials(preference, max_tokens)
-    written, scores = main(video, out, tokenizer, router, dials, short_side, clips_per_chunk, precision)
-    print(written.summary())
-    print(scores.summary())
-    print(out)
 
 
 @export_app.command("llama")
@@ -331,6 +272,19 @@ def quickstart(
     from evagen.commands.quickstart import main
 
     main(out)
+
+
+@app.command()
+def info(
+    path: Annotated[Path, typer.Argument(help="A token file, a video, or the folder of a model, a corpus or a run")],
+) -> None:
+    """Say what a file or a folder is, what made it, how large it is, and which command takes it."""
+    from evagen.commands.info import main
+
+    facts = main(path)
+    width = max(len(name) for name, _ in facts)
+    for name, value in facts:
+        print(f"{name:{width}}  {value}")
 
 
 @app.command()

@@ -1,0 +1,176 @@
+"""`evagen info`: what a file or a folder is, what made it, and how large it is."""
+
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file
+
+from evagen.data.clip_table import open_table
+from evagen.data.token_file import read_token_file
+from evagen.data.video_reader import VideoError, count_frames, frame_rate, iterate_frames
+from evagen.errors import UserError
+from evagen.kernels.weights import weights_fingerprint
+
+Facts = list[tuple[str, str]]
+MODELS = {
+    "VideoTokenizer": ("a tokenizer", "evagen encode my.mp4 my.safetensors --tokenizer {folder} --router …"),
+    "Router": ("a router of clips", "evagen encode my.mp4 my.safetensors --tokenizer … --router {folder}"),
+    "BlockRouter": ("a router of blocks", "evagen encode my.mp4 my.safetensors --tokenizer … --router {folder}"),
+    "VideoGenerator": ("a generator", "evagen sample CONFIG generator={folder} tokenizer=…"),
+}
+"""By the class in config.json: what it is, and a command that takes it."""
+SHAPES = (
+    "levels", "num_frames", "temporal_patch", "spatial_patch", "resolution", "memory_blocks", "quantizer",
+    "codebook_size", "code_width", "encoder_width", "encoder_depth", "decoder_width", "decoder_depth", "width", "depth",
+    "num_heads", "num_blocks", "endless", "tokenizer_fingerprint",
+)  # fmt: skip
+"""Of a model's config, what is told of it."""
+SCORED = (
+    "label", "protocol.task", "protocol.dataset", "protocol.num_real", "score.name", "score.value", "score.low",
+    "score.high", "detector.name", "real_clips", "generated_clips", "models.tokenizer.source",
+    "models.generator.source", "data.root", "seconds",
+)  # fmt: skip
+"""Of a record of scores."""
+
+
+def main(path: Path) -> Facts:
+    """Names and values to be read by people. Raises UserError for what evagen did not make and cannot read."""
+    if not path.exists():
+        raise UserError(f"there is nothing at {path}")
+    facts = _of_folder(path) if path.is_dir() else _of_file(path)
+    files = [path] if path.is_file() else [each for each in path.rglob("*") if each.is_file()]
+    size = sum(each.stat().st_size for each in files) / 2**20
+    return [*facts, ("on disk", f"{size:.2g} MB" + f" in {len(files)} files" * (len(files) > 1))]
+
+
+def _of_folder(folder: Path) -> Facts:
+    kinds: list[tuple[str, Callable[[Path], Facts]]] = [
+        ("config.json", _model), ("table", _corpus), ("record", _curation), ("record.json", _scores),
+        ("config.yaml", _unfinished),
+    ]  # fmt: skip
+    for name, tell in kinds:
+        if (folder / name).exists():
+            return tell(folder)
+    raise UserError(
+        f"{folder} holds nothing that evagen makes: no model (config.json), token corpus (table), curation (record), "
+        "scores (record.json) or run (config.yaml)"
+    )
+
+
+def _model(folder: Path) -> Facts:
+    config = json.loads((folder / "config.json").read_text())
+    kind = config.get("_class_name")
+    if kind not in MODELS:
+        raise UserError(f"{folder} holds a {kind}, which is none of {', '.join(MODELS)}")
+    what, command = MODELS[kind]
+    files = sorted(folder.glob("*.safetensors"))
+    facts = [("what", what)]
+    try:
+        weights = {name: tensor for file in files for name, tensor in load_file(file).items()}
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"the weights in {folder} are damaged: {error}") from error
+    if weights:
+        numbers = sum(tensor.numel() for tensor in weights.values())
+        types = sorted({str(tensor.dtype).removeprefix("torch.") for tensor in weights.values()})
+        facts.append(("weights", f"{numbers / 1e6:.1f} million numbers, {', '.join(types)}"))
+        facts.append(("fingerprint", weights_fingerprint(weights)))
+    facts += [(name, str(config[name])) for name in SHAPES if config.get(name) is not None]
+    if classes := config.get("class_names"):
+        facts.append(("classes", f"{len(classes)}: {_some(classes)}"))
+    return [*facts, ("to use it", command.format(folder=folder))]
+
+
+def _corpus(folder: Path) -> Facts:
+    table, about = open_table(folder / "table", "token corpus", "tokenize")
+    contents = about.contents
+    tokens = sum(map(sum, table["lengths"]))
+    return [
+        ("what", "a token corpus"),
+        ("clips", f"{len(table)}, {len(about.skipped)} skipped"),
+        ("tokens", f"{tokens}, {tokens / max(1, len(table)):.1f} a clip"),
+        ("levels", str(contents["levels"])),
+        ("blocks a clip", str(contents["num_blocks"])),
+        ("classes", f"{len(contents['class_names'])}: {_some(contents['class_names'])}"),
+        ("tokenizer", f"{contents['tokenizer_fingerprint']}, from {contents['tokenizer_source']}"),
+        ("to use it", f"evagen train-generator CONFIG corpus={folder}"),
+    ]
+
+
+def _curation(folder: Path) -> Facts:
+    table, about = open_table(folder / "record", "curation record", "curate")
+    contents = about.contents
+    searched, levels = contents["num_blocks"], contents["levels"]
+    return [
+        ("what", "a curation record: distances of every assignment"),
+        ("clips", f"{len(table)}, {len(about.skipped)} skipped"),
+        ("assignments", f"{len(levels) ** searched} of {searched} blocks, levels {levels}"),
+        ("data", str(contents["clips"]["root"])),
+        ("tokenizer", f"{about.made_from['tokenizer']}, from {contents['tokenizer_source']}"),
+        ("to use it", f"evagen train-router CONFIG record={folder}"),
+    ]
+
+
+def _scores(folder: Path) -> Facts:
+    record = json.loads((folder / "record.json").read_text())
+    return [
+        ("what", "scores of `evagen benchmark`"),
+        *((name, str(value)) for name, value in _flat(record) if value is not None and name in SCORED),
+        ("to use it", f"evagen compare {folder}"),
+    ]
+
+
+def _unfinished(folder: Path) -> Facts:
+    steps = [int(each.parent.name.removeprefix("step_")) for each in folder.glob("checkpoints/*/complete")]
+    state = f"its newest checkpoint is of step {max(steps)}" if steps else "it has no checkpoint yet"
+    return [
+        ("what", f"a run that has not finished, or one without a model; {state}"),
+        ("to go on", f"the command that began it, with {folder / 'config.yaml'}"),
+    ]
+
+
+def _of_file(path: Path) -> Facts:
+    if path.suffix == ".safetensors":
+        try:
+            with safe_open(path, framework="pt") as file:
+                is_tokens = "evagen" in (file.metadata() or {})
+                shapes = [file.get_slice(name).get_shape() for name in file.keys()]  # noqa: SIM118
+        except (OSError, SafetensorError) as error:
+            raise UserError(f"{path} is damaged, or no safetensors file: {error}") from error
+        if not is_tokens:
+            numbers = sum(math.prod(shape) for shape in shapes)
+            return [("what", f"weights, {numbers / 1e6:.1f} million numbers; give the folder to learn more")]
+        _, about = read_token_file(path)
+        summary = about.summary().splitlines()
+        facts = [("what", "a video as tokens"), ("video", summary[0]), ("tokens", summary[1]), ("dials", summary[2])]
+        return [
+            *facts,
+            ("tokenizer", about.tokenizer_fingerprint or "not said"),
+            ("to use it", f"evagen decode {path} {path.with_suffix('.mp4')} --tokenizer …"),
+        ]
+    try:
+        frames, rate = count_frames(path), frame_rate(path)
+        height, width, _ = next(iter(iterate_frames(path))).shape
+    except (VideoError, StopIteration) as error:
+        raise UserError(
+            f"{path} is no video that can be read, and no .safetensors file of tokens or weights: {error}"
+        ) from error
+    return [
+        ("what", "a video"),
+        ("frames", f"{frames} of {width}x{height}, {rate:g} a second, {frames / rate:.1f} seconds"),
+        ("to use it", f"evagen encode {path} {path.with_suffix('.safetensors')} --tokenizer … --router …"),
+    ]
+
+
+def _flat(values: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
+    found = []
+    for name, value in values.items():
+        found += _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else [(prefix + name, value)]
+    return found
+
+
+def _some(names: list[str], count: int = 6) -> str:
+    return ", ".join(names[:count]) + ", …" * (len(names) > count)
