@@ -226,5 +226,19 @@ def test_a_failure_of_triton_is_told_and_torch_goes_on(monkeypatch, caplog):
     ) == 1
 
 
+@pytest.mark.parametrize("share", [1.2, float("nan")])
+def test_kernels_that_are_wrong_are_not_used(monkeypatch, caplog, share):
+    decoder = Decoder(tiny_generator(), 2, torch.bfloat16)
+    right = torch.randn(2, 18, generator=torch.Generator().manual_seed(0))
+    steps = {"right": lambda *_: right * 1.01, "wrong": lambda *_: right * share}
+    monkeypatch.setattr(decoder, "_step_in_torch", lambda _: right)
+    decoder.device = torch.device("cuda")
+    for name, is_used in (("right", True), ("wrong", False)):
+        module = SimpleNamespace(has_kernels_for=lambda *_: True, TritonStep=lambda *_, name=name: steps[name])
+        monkeypatch.setitem(sys.modules, "evagen.kernels.decode_step_triton", module)
+        assert (decoder._compiled_step() is not None) == is_used
+    assert "their logits are wrong by" in caplog.text
+
+
 def _raises(*_):
     raise RuntimeError("no compiler\nand more lines")
