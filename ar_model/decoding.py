@@ -78,6 +78,7 @@ class Decoder:
         self.all_rows = torch.arange(num_rows, device=self.device)
         self._seen = [0] * num_rows  # the positions, known to the host without asking the device
         self._triton_failed = False
+        self._compiled: Step | None = None
         self._compiled = self._compiled_step()
 
     def _empty_cache(self, num_rows: int, head_width: int) -> Tensor:
