@@ -16,14 +16,16 @@ from evagen.ar_model.grammar import GrammarState, SequenceGrammar
 
 @dataclass(frozen=True)
 class LengthConstraints:
-    """forced: a length for each block, None where it is free; max_length: no block gets more; max_tokens: no clip gets
-    more in all; bias: added to the log-odds of a level for each doubling of its length, so positive for more
-    tokens. Blocks that are given keep their lengths."""
+    """What is asked of the lengths that a generator writes. Blocks that are given keep theirs."""
 
     forced: Sequence[int | None] | None = None
+    """A length for each block, None where it is free."""
     max_length: int | None = None
+    """No block gets more tokens."""
     max_tokens: int | None = None
+    """No clip gets more tokens in all."""
     bias: float = 0.0
+    """Added to the log-odds of a level for each doubling of its length, so positive for more tokens."""
 
     def __post_init__(self) -> None:
         if not math.isfinite(self.bias):

@@ -174,10 +174,20 @@ def import_llama(
 def configs(
     name: Annotated[str | None, typer.Argument(help="Print this one: ucf101_k600/final")] = None,
     resolved: Annotated[bool, typer.Option(help="With NAME: its values laid over those of its base")] = False,
+    keys: Annotated[bool, typer.Option("--keys", help="With NAME: every key it may have, and what it does")] = False,
 ) -> None:
     """List the shipped configs, what they should reach and what their training takes, or print one."""
     from evagen.config import find_config, format_values, read_values
 
+    if keys:
+        from evagen.commands.keys import describe
+
+        if name is None:
+            raise UserError(
+                "--keys explains the keys of one config: give its name, evagen configs quickstart/proxy --keys"
+            )
+        print(describe(name))
+        return
     if name:
         path = find_config(name)
         print(format_values(read_values(path)) if resolved else path.read_text(), end="")

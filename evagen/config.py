@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import pydantic
 import yaml
@@ -24,6 +24,8 @@ class Section(pydantic.BaseModel):
     """A group of settings. Unknown keys are errors; values are checked and converted once, on loading."""
 
     model_config = pydantic.ConfigDict(extra="forbid", validate_default=True, protected_namespaces=())
+    component: ClassVar[Callable | None] = None
+    """Whose arguments the keys are, where `section_of` made it."""
 
 
 ConfigType = TypeVar("ConfigType", bound=Section)
@@ -43,7 +45,9 @@ def section_of(component: Callable, *, leave_out: Sequence[str] = ()) -> type[Se
             continue
         default = ... if parameter.default is inspect.Parameter.empty else parameter.default
         fields[name] = (parameter.annotation, default)
-    return pydantic.create_model(f"{getattr(component, '__name__', 'Component')}Section", __base__=Section, **fields)
+    section = pydantic.create_model(f"{getattr(component, '__name__', 'Component')}Section", __base__=Section, **fields)
+    section.component = component
+    return section
 
 
 def load_config(schema: type[ConfigType], path: str | Path, overrides: Sequence[str] = ()) -> ConfigType:

@@ -29,11 +29,17 @@ class LossWeights:
     """
 
     l1: float = 1.0
+    """Of the mean absolute difference of pixels."""
     l2: float = 0.0
+    """Of the mean squared difference of pixels."""
     perceptual: float = 1.0
+    """Of the perceptual distance of some frames (`loss.compare`)."""
     codebook: float = 1.0
+    """Of codes to what is encoded, which moves the codes."""
     commitment: float = 0.25
+    """Of what is encoded to its code, which moves the encoder."""
     entropy: float = 0.02
+    """Of the term that keeps codes in equal use and each choice sharp; γ of the paper."""
     pixel_range: Literal["signed", "unit"] = "signed"
     """What `l1` and `l2` measure differences of: pixels in [-1, 1] (`signed`) or in [0, 1] (`unit`)."""
     moving_pixels: float = 0.0

@@ -83,6 +83,7 @@ class FixedAgainstAdaptive(Section):
     fewer: float = Field(0.244, gt=0, lt=1)
     """Share of the fixed tokenizer's tokens that the adaptive one does without; 24.4% is the paper's gain."""
     seeds: Annotated[list[Annotated[int, Field(ge=0)]], ONLY_HOW] = Field([0, 1, 2], min_length=1)
+    """Of the repetitions: a seed is that of every training in one of them."""
     trainings: Annotated[list[Annotated[float, Field(gt=0)]], ONLY_HOW] = Field([1.0, 2.0], min_length=1)
     """Training times, as multiples of the configs' steps."""
     scoring: Scoring

@@ -63,7 +63,9 @@ BEAM = 2
 
 class Models(Section):
     tokenizer: str
+    """A trained tokenizer, folder or hub id, …"""
     router: str
+    """… and the router trained for it."""
 
 
 class LongVideos(Section):
@@ -73,17 +75,21 @@ class LongVideos(Section):
     memory: Models
     clips: Models
     preferences: list[float] = Field(default=[0.8, 1.0, 1.2, 1.4, 1.6], min_length=1)
+    """Settings of w_q that both routers are measured at."""
     preference: float = 1.2
     """Of the search, and of the video whose tokens are drawn over time; one of the preferences."""
     motion_frames: int = Field(16, ge=1)
     """Motion is explained within pieces of so many frames, as it is of short clips; they divide `data.frames`."""
     frames_per_second: float = Field(15.0, gt=0)
+    """Of the videos."""
     rates: list[float] = Field(default_factory=list)
     """Tokens a second to be kept."""
     rate_window: float = Field(4.0, gt=0)
+    """Seconds of a window over which a rate is kept."""
     curation: str | None = None
     """A curation config, whose distance the search is compared by; without it the search is left out."""
     searched_clips: int = Field(16, ge=1)
+    """How many clips the search is compared with brute force on."""
     samples: Path | None = None
     """Run folder of `evagen sample`: long videos of a generator."""
 

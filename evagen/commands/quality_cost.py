@@ -60,7 +60,9 @@ class QualityCost(Section):
     them is the best that a look at a clip can be asked for, where the tokenizer was trained on mirrored clips too: the
     rest is how it happens to draw a clip."""
     proxy: str
+    """The tokenizer of stage 1, by whose pictures lengths are compared."""
     final: str
+    """The tokenizer of stage 4."""
     router: str
     """Conditioned on the preference."""
     single_routers: dict[float, str] = Field(default_factory=dict)

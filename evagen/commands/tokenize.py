@@ -45,6 +45,7 @@ class Tokenization(LengthChoice):
     given_frames: int = Field(0, ge=0)
     """For frame prediction: the tokens of each clip's first frames, by themselves, are stored too; 5 on K600."""
     batch_size: int = Field(16, ge=1)
+    """Clips that are encoded together."""
     save_seconds: Annotated[float, ONLY_HOW] = Field(60, ge=0)
     """Seconds between saves, which is what a killed process loses at most."""
 

@@ -52,6 +52,7 @@ class Sampling(Section):
     formats: list[Literal["mp4", "gif", "avi", "mkv", "png"]] = Field(["mp4"], min_length=1)
     """`mkv` is lossless, for scoring; `png` is one picture of all frames, a row for each block."""
     frames_per_second: int = Field(15, ge=1)
+    """Of the files that are written."""
 
     @pydantic.model_validator(mode="after")
     def _blocks_or_seconds(self) -> "Sampling":

@@ -23,6 +23,7 @@ class TrainingSettings(Seeded, RunFolder):
     mixed_precision: Annotated[Literal["no", "bf16", "fp16"] | None, BeforeValidator(_no_is_a_word)] = None
     """Accelerate's setting if None."""
     tracker: Annotated[Literal["tensorboard", "wandb", "none"], ONLY_HOW] = "tensorboard"
+    """Where Accelerate sends what is logged, beside `metrics.jsonl` in the run folder."""
 
 
 class LayerSettings(Attends):
@@ -44,6 +45,7 @@ class OptimizerConfig(Section):
     what AdamW does in several hundred on the small models here (docs/log.md)."""
 
     steps: int = Field(ge=1)
+    """Updates of the weights, in all."""
     batch_size: int = Field(ge=1)
     """Clips of a batch in each process."""
     accumulation: int = Field(1, ge=1)
@@ -53,6 +55,7 @@ class OptimizerConfig(Section):
     muon_learning_rate: float = Field(0.02, gt=0)
     """Of Muon, scaled to AdamW's update size (torch's `match_rms_adamw`)."""
     warmup_steps: int = Field(0, ge=0)
+    """Steps in which the rate rises from 0 to its peak."""
     schedule: Literal["cosine", "wsd", "constant"] = "cosine"
     """How the rate goes after the warm-up. `cosine` falls from its peak to `final_learning_rate`, as the paper's
     tokenizers do (1e-4 to 1e-6, section H). `wsd`, warm-up-stable-decay (arXiv 2405.18392), stays at its peak and falls
@@ -64,6 +67,7 @@ class OptimizerConfig(Section):
     weight_decay: float = Field(0.01, ge=0)
     """On matrices only, not on norms, biases and embeddings."""
     betas: tuple[float, float] = (0.9, 0.95)
+    """AdamW's decay of the means of gradients and of their squares."""
     gradient_clip: float = Field(1.0, gt=0)
     """Largest norm of the gradient."""
     ema_decay: float = Field(0.0, ge=0, lt=1)
