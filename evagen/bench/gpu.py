@@ -107,10 +107,14 @@ def measure(scale: Scale, is_real: bool) -> dict:
         try:
             result[name] = part()
         except Exception as error:
-            result["failed"][name] = f"{type(error).__name__}: {error}".splitlines()[0][:300]
+            result["failed"][name] = _first_line(error)
         found = json.dumps(result.get(name, result["failed"].get(name)))
         print(f"{name}, {time.perf_counter() - started:.0f} s: {found}", file=sys.stderr)  # lest a stop lose it
     return result
+
+
+def _first_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}".splitlines()[0][:300]
 
 
 def _pretended() -> dict:
@@ -181,9 +185,13 @@ def attention(scale: Scale, compiles: bool) -> list[dict]:
             row["error"] = "is compiled for a real GPU only"
             continue
         inputs = [x.to("cuda", dtype) for x in exact]
-        attend = flex_attention_of(lengths) if backend == "flex" else planned(backend, on_gpu)
-        found = with_gradients(inputs, attend)
-        row["milliseconds"] = 1e3 * seconds(lambda a=attend, x=inputs: with_gradients(x, a), scale.repeats)
+        try:
+            attend = flex_attention_of(lengths) if backend == "flex" else planned(backend, on_gpu)
+            found = with_gradients(inputs, attend)
+            row["milliseconds"] = 1e3 * seconds(lambda a=attend, x=inputs: with_gradients(x, a), scale.repeats)
+        except Exception as error:
+            row["error"] = _first_line(error)
+            continue
         names = ("values", "of_queries", "of_keys", "of_values")
         row |= {
             name: ((mine.double().cpu() - theirs).abs().max() / theirs.abs().max()).item()
