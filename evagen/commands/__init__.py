@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from evagen.config import Section, load_config
+from evagen.config import Section, find_config, load_config
 
 
 @dataclass(frozen=True)
@@ -25,6 +25,7 @@ class Command:
 
     def load(self, config: str | Path, overrides: Sequence[str] = ()) -> Section:
         """The checked config. Raises UserError as `load_config` does."""
+        find_config(config)  # a wrong name is told at once, before imports that take seconds
         return load_config(self.schema_class(), config, overrides)
 
     def run(self, config: Section) -> Any:

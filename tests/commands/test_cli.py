@@ -89,3 +89,15 @@ def test_doctor_says_which_torch_xformers_was_built_for(tmp_path, monkeypatch):
     assert doctor._xformers_torch() is None
     (tmp_path / "xformers" / "cpp_lib.json").write_text('{"version": {"torch": "2.10.0+cu128"}}')
     assert doctor._xformers_torch() == "2.10.0+cu128"
+
+
+def test_a_wrong_name_of_a_config_is_told_before_anything_slow_is_imported():
+    code = (
+        "import sys; from evagen.cli import main\n"
+        "sys.argv = ['evagen', 'sample', 'quickstart/sampel']\n"
+        "try: main()\n"
+        "finally: assert 'torch' not in sys.modules"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 2, done.stderr
+    assert "quickstart/sample" in done.stderr
