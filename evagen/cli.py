@@ -35,7 +35,7 @@ def about(
         bool, typer.Option("--version", callback=print_version, is_eager=True, help="Print the version, and end")
     ] = False,
 ) -> None:
-    """Autoregressive video generation on adaptive-length video tokens."""
+    pass  # what comes before every command; the help is the program's
 
 
 data_app = typer.Typer(help="Make and inspect video data sets.", no_args_is_help=True)

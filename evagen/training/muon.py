@@ -19,6 +19,9 @@ class BatchedMuon(torch.optim.Muon):
     @torch.no_grad()
     def step(self, closure: None = None) -> None:
         """One update of all parameters that have gradients."""
+        if any(isinstance(each, DTensor) for group in self.param_groups for each in group["params"]):
+            super().step()
+            return
         for group in self.param_groups:
             parameters: list[Tensor] = []
             gradients: list[Tensor] = []
@@ -26,8 +29,6 @@ class BatchedMuon(torch.optim.Muon):
             self._init_group(group, parameters, gradients, momenta)
             if not parameters:
                 continue
-            if isinstance(parameters[0], DTensor):
-                return super().step()
             torch._foreach_lerp_(momenta, gradients, 1 - group["momentum"])
             updates = torch._foreach_lerp(gradients, momenta, group["momentum"])
             torch._foreach_mul_(parameters, 1 - group["lr"] * group["weight_decay"])
