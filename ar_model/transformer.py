@@ -16,6 +16,7 @@ from torch.utils.checkpoint import checkpoint
 from evagen.ar_model.grammar import SequenceGrammar
 from evagen.kernels.attention import PlannedAttention
 from evagen.kernels.plans import AttentionPlan, plan_causal
+from evagen.kernels.sources import FromAnywhere
 from evagen.kernels.transfer import send
 
 
@@ -88,7 +89,7 @@ def default_hidden_width(width: int) -> int:
     return -(-(8 * width // 3) // 256) * 256
 
 
-class VideoGenerator(ModelMixin, ConfigMixin):
+class VideoGenerator(FromAnywhere, ModelMixin, ConfigMixin):
     """Autoregressive transformer over length and content tokens.
 
     Args:
@@ -110,6 +111,7 @@ class VideoGenerator(ModelMixin, ConfigMixin):
             the last blocks of what it wrote.
     """
 
+    part = "generator"
     _supports_gradient_checkpointing = True
     _repeated_blocks: ClassVar = ["DecoderLayer"]  # what is compiled, once for all of them
     _no_split_modules: ClassVar = ["DecoderLayer"]  # what FSDP shards together

@@ -15,6 +15,7 @@ from diffusers.models.modeling_utils import ModelMixin
 from einops import rearrange
 from torch import Tensor, nn
 
+from evagen.kernels.sources import FromAnywhere
 from evagen.kernels.transfer import send
 from evagen.tokenizer.assignments import AssignmentSpace
 from evagen.tokenizer.layers import Attention, Plans, QFormer, Rows
@@ -72,7 +73,7 @@ class TokenizerOutput:
     decoder_features: list[Tensor]
 
 
-class VideoTokenizer(ModelMixin, ConfigMixin):
+class VideoTokenizer(FromAnywhere, ModelMixin, ConfigMixin):
     """Q-Former-style 1D tokenizer with as many tokens per temporal block as an assignment says.
 
     Args:
@@ -98,6 +99,7 @@ class VideoTokenizer(ModelMixin, ConfigMixin):
             that do not name it have 1, with which one pair of each head does nothing.
     """
 
+    part = "tokenizer"
     _supports_gradient_checkpointing = True
     _repeated_blocks = ("QFormerLayer",)  # what diffusers' compile_repeated_blocks compiles
 

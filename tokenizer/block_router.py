@@ -17,6 +17,7 @@ from diffusers.models.modeling_utils import ModelMixin
 from einops import rearrange
 from torch import Tensor
 
+from evagen.kernels.sources import FromAnywhere
 from evagen.tokenizer.assignments import AssignmentSpace
 from evagen.tokenizer.reward import ScaleName
 from evagen.tokenizer.router import CHANGE_SCALE, make_vit, with_preference
@@ -49,7 +50,7 @@ def block_features(block: Tensor, before: Tensor, given: Tensor, memory: int, lo
     return torch.cat([frames, F.pad(changes, missing), F.pad(lengths, missing)], dim=1)
 
 
-class BlockRouter(ModelMixin, ConfigMixin):
+class BlockRouter(FromAnywhere, ModelMixin, ConfigMixin):
     """A ViT classifier over the levels of one block, conditioned on the preference w_q.
 
     Args:
@@ -58,6 +59,8 @@ class BlockRouter(ModelMixin, ConfigMixin):
         downscale, patch, width, depth, num_heads, drop_rate: as in `Router`.
         reward_scale: of the rewards that it was trained on, which its preferences mean (`tokenizer.reward`).
     """
+
+    part = "router"
 
     @register_to_config
     def __init__(

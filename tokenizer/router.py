@@ -15,6 +15,7 @@ from timm.layers import PatchEmbed
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
+from evagen.kernels.sources import FromAnywhere
 from evagen.kernels.transfer import send
 from evagen.tokenizer.assignments import AssignmentSpace
 from evagen.tokenizer.reward import PREFERENCE_RANGE, ScaleName
@@ -130,7 +131,7 @@ def with_preference(features: Tensor, preference: Tensor) -> Tensor:
     return torch.cat([features, plane], dim=1)
 
 
-class Router(ModelMixin, ConfigMixin):
+class Router(FromAnywhere, ModelMixin, ConfigMixin):
     """A ViT classifier over all candidate assignments, conditioned on the preference w_q.
 
     It classifies the maps that `router_features` makes of clips, whose blocks lie side by side, so that timm's patch
@@ -147,6 +148,8 @@ class Router(ModelMixin, ConfigMixin):
         drop_rate: dropout before the head and on token embeddings, in training.
         reward_scale: of the rewards that it was trained on, which its preferences mean (`tokenizer.reward`).
     """
+
+    part = "router"
 
     @register_to_config
     def __init__(

@@ -1,9 +1,8 @@
 """Whether models and data belong together: the one place that says so, for every command."""
 
-from pathlib import Path
-
 from evagen.ar_model import VideoGenerator
 from evagen.errors import UserError
+from evagen.kernels.sources import locate
 from evagen.models.larp import LarpTokenizer
 from evagen.models.loading import fingerprint, load_model
 from evagen.tokenizer import VideoTokenizer
@@ -45,7 +44,11 @@ def check_generator(generator: VideoGenerator, tokenizer: VideoTokenizer, where:
 def check_not_replaced(source: str, wanted: str, whose: str, command: str) -> None:
     """Raises UserError where a local folder holds another tokenizer by now than the one that some table was made
     with. A folder that is gone, or a hub id, is not asked."""
-    if (Path(source) / "config.json").exists():
+    try:
+        folder = locate(source, "tokenizer", only_cached=True).folder
+    except FileNotFoundError:
+        return
+    if folder and (folder / "config.json").exists():
         check_same_tokenizer(
             wanted, fingerprint(load_model(VideoTokenizer, source)), whose, source,
             f"run `evagen {command}` again with another run.out, or put the earlier tokenizer back",

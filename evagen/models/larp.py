@@ -26,6 +26,7 @@ from transformers.utils import cached_file
 from evagen.config import Section, check_config
 from evagen.errors import UserError
 from evagen.kernels.packed_linear import pack_linears
+from evagen.kernels.sources import locate
 from evagen.tokenizer import AssignmentSpace, TokenizedClips
 
 BLOCK_NORM = functools.partial(nn.LayerNorm, eps=1e-5)
@@ -253,8 +254,11 @@ def is_larp(config: dict[str, Any]) -> bool:
 
 
 def config_at(source: str | Path, only_cached: bool = False) -> dict[str, Any]:
-    """The config.json of a folder or hub id; empty where none is within reach. only_cached: do not ask the hub."""
+    """The config.json of a tokenizer, wherever `kernels.sources` finds it; empty where none is within reach.
+    only_cached: do not ask the hub."""
     try:
+        if folder := locate(source, "tokenizer", only_cached).folder:
+            source = folder
         path = cached_file(str(source), "config.json", local_files_only=only_cached)
         config = json.loads(Path(path).read_text()) if path else {}  # None for a folder without one
     except (OSError, ValueError):

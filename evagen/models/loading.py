@@ -8,6 +8,7 @@ from diffusers.models.modeling_utils import ModelMixin
 
 from evagen.errors import UserError
 from evagen.kernels.packed_linear import pack_linears
+from evagen.kernels.sources import box, locate
 from evagen.kernels.weights import weights_fingerprint
 from evagen.models.larp import LarpTokenizer, config_at, is_larp
 from evagen.tokenizer import BlockRouter, Router, VideoTokenizer, check_block_router_fits, check_router_fits
@@ -16,29 +17,36 @@ Model = TypeVar("Model", bound=ModelMixin)
 
 
 def load_model(kind: type[Model], source: str | Path, device: torch.device | str = "cpu") -> Model:
-    """A model for inference: in eval mode, its weights frozen and, on a CPU, packed when needed. Raises UserError when
-    the folder holds no such model."""
-    folder = Path(source)
-    if folder.is_dir() and not (folder / "config.json").exists():
+    """A model for inference: in eval mode, its weights frozen and, on a CPU, packed when needed. `source`: whatever
+    `kernels.sources` lists. Raises UserError where no such model is."""
+    try:
+        where = locate(source, kind.part)
+    except FileNotFoundError as error:
+        raise UserError(str(error)) from error
+    folder = where.folder
+    if folder and not (folder / "config.json").exists():
         raise UserError(
             f"{folder} holds no trained {kind.__name__} (config.json is missing): "
             "the run that should have left it there has not finished"
         )
-    if folder.is_dir():
+    if folder:
         config = kind.load_config(folder)
         _refuse_larp(config, source, kind)
         found = config.get("_class_name")
         if found != kind.__name__:
             raise UserError(f"{folder} holds a {found}, a {kind.__name__} is needed")
     try:
-        model, keys = kind.from_pretrained(str(source), output_loading_info=True)
+        model, keys = kind.from_pretrained(where.source, subfolder=where.subfolder, output_loading_info=True)
     except ValueError as error:
         raise UserError(f"the weights at {source} are not those of its config.json: {error}") from error
     except OSError as error:
-        if folder.is_dir():
+        if folder:
             raise UserError(f"the weights in {folder} are missing or damaged: copy or train them again") from error
         _refuse_larp(config_at(source, only_cached=True), source, kind)
-        raise UserError(f"no {kind.__name__} at {source}: neither a local folder nor a hub id within reach") from error
+        raise UserError(
+            f"no {kind.__name__} at {source}: no local folder, no hub id within reach, and none of the models in the "
+            f"box: {', '.join(box()) or 'none'}"
+        ) from error
     wrong = [f"{each} is missing" for each in keys["missing_keys"]]
     wrong += [f"{each} is of no use" for each in keys["unexpected_keys"]]
     if wrong:

@@ -7,6 +7,7 @@ clips = VideoPipeline.from_pretrained("pipeline")(["Frogger", "Frostbite"], seed
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -16,10 +17,11 @@ from diffusers.utils import BaseOutput
 from evagen.ar_model import ClipRequest, ClipTokens, LengthConstraints, SamplingOptions, VideoGenerator, sample_in_order
 from evagen.errors import UserError
 from evagen.kernels.levels import video_to_frames
+from evagen.kernels.sources import box
 from evagen.models.fit import check_generator
-from evagen.models.loading import load_model
+from evagen.models.loading import load_model, load_router
 from evagen.sampling.clips import clip_seed, decode_clips, label_of
-from evagen.tokenizer import VideoTokenizer
+from evagen.tokenizer import BlockRouter, Router, VideoTokenizer
 
 
 @dataclass
@@ -34,19 +36,38 @@ class VideoPipeline(DiffusionPipeline):
     """Classes → clips.
 
     Args:
-        generator: writes the tokens.
-        tokenizer: the one whose tokens it was trained on.
+        tokenizer: turns tokens into pixels.
+        generator: writes the tokens; trained on this tokenizer's. None for a pipeline that only carries a tokenizer.
+        router: the tokenizer's. Sampling does not need it; `evagen encode` finds it here.
     """
 
-    def __init__(self, generator: VideoGenerator, tokenizer: VideoTokenizer):
+    _optional_components: ClassVar = ["generator", "router"]  # diffusers adds a list to it
+
+    def __init__(
+        self,
+        tokenizer: VideoTokenizer,
+        generator: VideoGenerator | None = None,
+        router: Router | BlockRouter | None = None,
+    ):
         super().__init__()
-        check_generator(generator, tokenizer)
-        self.register_modules(generator=generator, tokenizer=tokenizer)
+        if generator is not None:
+            check_generator(generator, tokenizer)
+        self.register_modules(tokenizer=tokenizer, generator=generator, router=router)
 
     @staticmethod
-    def of(generator: str | Path, tokenizer: str | Path) -> "VideoPipeline":
-        """From two folders or hub ids. Raises UserError where one is missing or they do not fit each other."""
-        return VideoPipeline(load_model(VideoGenerator, generator), load_model(VideoTokenizer, tokenizer))
+    def of(generator: str | Path | None, tokenizer: str | Path, router: str | Path | None = None) -> "VideoPipeline":
+        """From trained models, each wherever `kernels.sources` finds it. Raises UserError where one is missing or they
+        do not fit each other."""
+        loaded = load_model(VideoTokenizer, tokenizer)
+        return VideoPipeline(
+            loaded, load_model(VideoGenerator, generator) if generator else None,
+            load_router(loaded, router) if router else None,
+        )  # fmt: skip
+
+    @classmethod
+    def from_pretrained(cls, source: str | Path, **options: Any) -> "VideoPipeline":
+        """From a folder, a hub id, or the name of models in the box (`evagen/arcade`)."""
+        return super().from_pretrained(str(box().get(str(source), source)), **options)
 
     @torch.no_grad()
     def __call__(

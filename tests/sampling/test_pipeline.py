@@ -50,4 +50,4 @@ def test_lengths_and_what_cannot_be_done(root):
     with torch.no_grad():
         pipeline.tokenizer.to_pixels.bias.add_(1)
     with pytest.raises(UserError, match="trained on the tokens of tokenizer"):
-        VideoPipeline(pipeline.generator, pipeline.tokenizer)
+        VideoPipeline(pipeline.tokenizer, pipeline.generator)

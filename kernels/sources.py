@@ -1,0 +1,112 @@
+"""Where a trained model lies: the name of a model in the box, a folder, a run or a step of it, a hub id.
+
+| given | meaning |
+|---|---|
+| `evagen/arcade` | the models that come with the package: its tokenizer, router or generator, as needed |
+| a folder with `config.json` | this model |
+| a folder with `model_index.json` | a pipeline, as diffusers saves it: its tokenizer, router or generator |
+| a run that has not finished | its newest snapshot |
+| `runs/x@35000`, `runs/x@best` | the snapshot of a run after 35,000 steps; the one with the best held-out score |
+| anything else | a hub id: of one model, or of a pipeline |
+"""
+
+import importlib.resources
+import logging
+from pathlib import Path
+from typing import Any, ClassVar, NamedTuple
+
+from huggingface_hub import hf_hub_download
+from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidationError
+
+logger = logging.getLogger(__name__)
+OWNER = "evagen"
+"""Before the slash in the names of the models in the box."""
+INDEX, CONFIG = "model_index.json", "config.json"
+SNAPSHOTS, BEST = "snapshots", "best"
+"""In a run folder: the models of its steps, in folders `step_00035000`; of the one with the best held-out score."""
+
+
+class Located(NamedTuple):
+    """What `from_pretrained` takes: a folder or a hub id, and the folder in it, if any."""
+
+    source: str
+    subfolder: str | None = None
+
+    @property
+    def folder(self) -> Path | None:
+        """On this machine; None for a hub id."""
+        path = Path(self.source, self.subfolder or "")
+        return path if Path(self.source).is_dir() else None
+
+
+def box() -> dict[str, Path]:
+    """The models in the box: their folders by name."""
+    folder = Path(str(importlib.resources.files("evagen"))) / "box"
+    return {f"{OWNER}/{each.parent.name}": each.parent for each in sorted(folder.glob(f"*/{INDEX}"))}
+
+
+def locate(source: str | Path, part: str, only_cached: bool = False) -> Located:
+    """Where a tokenizer, a router or a generator (`part`) lies. only_cached: do not ask the hub. Raises
+    FileNotFoundError for a name that no model in the box has, for a step of which a run has no snapshot, and for a
+    pipeline without such a part."""
+    text = str(source)
+    boxes = box()
+    if text in boxes:
+        return _part_of(boxes[text], part, text)
+    path = Path(text)
+    if path.is_dir():
+        if (path / CONFIG).exists():
+            return Located(text)
+        if (path / INDEX).exists():
+            return _part_of(path, part, text)
+        newest = max(path.glob(f"{SNAPSHOTS}/step_*/{CONFIG}"), default=None)
+        if newest is None:
+            return Located(text)
+        logger.warning("%s has not finished: taking its snapshot %s", text, newest.parent.name)
+        return Located(str(newest.parent))
+    run, _, step = text.rpartition("@")
+    if run and Path(run).is_dir():
+        return _snapshot(Path(run), step)
+    if text.startswith(f"{OWNER}/"):
+        raise FileNotFoundError(f"no model {text} in the box; there are: {', '.join(boxes) or 'none'}")
+    return Located(text, part if _is_pipeline_of_hub(text, only_cached) else None)
+
+
+def _is_pipeline_of_hub(name: str, only_cached: bool) -> bool:
+    try:
+        hf_hub_download(name, INDEX, local_files_only=only_cached)
+    except (EntryNotFoundError, HfHubHTTPError, HFValidationError, OSError):  # loading the model will say what is wrong
+        return False
+    return True
+
+
+def _part_of(pipeline: Path, part: str, name: str) -> Located:
+    if not (pipeline / part / CONFIG).exists():
+        parts = sorted(each.parent.name for each in pipeline.glob(f"*/{CONFIG}"))
+        raise FileNotFoundError(f"{name} has no {part}; it has: {', '.join(parts) or 'nothing'}")
+    return Located(str(pipeline), part)
+
+
+def _snapshot(run: Path, step: str) -> Located:
+    folder = run / BEST if step == BEST else run / SNAPSHOTS / f"step_{step.zfill(8)}"
+    if (folder / CONFIG).exists():
+        return Located(str(folder))
+    steps = sorted(int(each.parent.name.removeprefix("step_")) for each in run.glob(f"{SNAPSHOTS}/step_*/{CONFIG}"))
+    there = [*map(str, steps), *([BEST] if (run / BEST / CONFIG).exists() else [])]
+    raise FileNotFoundError(f"{run} has no snapshot {step}; it has: {', '.join(there) or 'none'}")
+
+
+class FromAnywhere:
+    """For a diffusers model: its `from_pretrained` takes all that `locate` knows."""
+
+    part: ClassVar[str]
+    """The name of the model's folder in a pipeline."""
+
+    @classmethod
+    def from_pretrained(cls, source: str | Path, **options: Any) -> Any:
+        """The model in eval mode; as diffusers', and from everything that `kernels.sources` lists. Weights are loaded
+        in fp32, whatever they are stored in, unless `torch_dtype` says otherwise. Raises OSError where there is no such
+        model."""
+        if "subfolder" not in options:  # which diffusers takes literally
+            source, options["subfolder"] = locate(source, cls.part)
+        return super().from_pretrained(str(source), **options)  # type: ignore[misc]
