@@ -33,6 +33,8 @@ ConfigType = TypeVar("ConfigType", bound=Section)
 ONLY_HOW = "only how"
 """In a field's `Annotated`: the setting says how a run is carried out, not what comes of it, so that a run that was
 stopped may go on with another."""
+MAY_GROW = "may grow"
+"""In a field's `Annotated`: a run may be given a larger value than it had, to do more of the same."""
 
 
 def section_of(component: Callable, *, leave_out: Sequence[str] = ()) -> type[Section]:
@@ -149,11 +151,12 @@ def format_values(values: dict[str, Any]) -> str:
 
 
 def differences(config: Section, other: Section) -> dict[str, tuple[Any, Any]]:
-    """Dotted keys whose values differ, with both; without those of `ONLY_HOW`. The two are of one class."""
+    """Dotted keys whose values differ, with both; without those of `ONLY_HOW`, and of `MAY_GROW`
+    where ours is the larger. The two are of one class."""
     found: dict[str, tuple[Any, Any]] = {}
     for name, field in type(config).model_fields.items():
         ours, theirs = getattr(config, name), getattr(other, name)
-        if ours == theirs or ONLY_HOW in field.metadata:
+        if ours == theirs or ONLY_HOW in field.metadata or (MAY_GROW in field.metadata and ours > theirs):
             continue
         if isinstance(ours, Section) and type(ours) is type(theirs):
             found |= {f"{name}.{key}": values for key, values in differences(ours, theirs).items()}

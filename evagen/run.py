@@ -15,6 +15,7 @@ import diffusers
 import torch
 import transformers
 from accelerate import Accelerator
+from accelerate.tracking import get_available_trackers
 from accelerate.utils import (
     DataLoaderConfiguration,
     FullyShardedDataParallelPlugin,
@@ -79,17 +80,22 @@ def start_accelerator(
     *,
     mixed_precision: str | None = None,
     tracker: str = "none",
+    project: str = "evagen",
     accumulation: int = 1,
     patience: timedelta | None = None,
     claim: bool = True,
 ) -> Accelerator:
-    """Makes the run folder, writes the resolved config, starts the tracker. `mixed_precision`: of what
-    Accelerate prepares, its own setting if None. `patience`: how long processes wait for
+    """Makes the run folder, writes the resolved config, starts the tracker, where `project` is the run's project.
+    `mixed_precision`: of what Accelerate prepares, its own setting if None. `patience`: how long processes wait for
     each other before they take the others for dead, torch's 10 to 30 minutes if None. `claim`: raise UserError when
-    the folder holds a run with another config."""
+    the folder holds a run with another config. Raises UserError too for a tracker that is not installed."""
     if mixed_precision == "bf16" and torch.cuda.is_available() and not has_bf16(torch.device("cuda")):
         raise UserError(
             f"run.mixed_precision=bf16: {torch.cuda.get_device_name()} has no bf16; give run.mixed_precision=fp16 or no"
+        )
+    if tracker != "none" and tracker not in {each.value for each in get_available_trackers()}:
+        raise UserError(
+            f"run.tracker={tracker} is not installed: pip install {tracker}, or give run.tracker=tensorboard"
         )
     several = int(os.environ.get("WORLD_SIZE", "1")) > 1
     accelerator = Accelerator(
@@ -109,8 +115,17 @@ def start_accelerator(
         (claim_folder if claim else save_config)(config, out)
     accelerator.wait_for_everyone()
     if tracker != "none":
-        accelerator.init_trackers("tracker")
+        _start_tracker(accelerator, tracker, project, config, out)
     return accelerator
+
+
+def _start_tracker(accelerator: Accelerator, tracker: str, project: str, config: Section, out: Path) -> None:
+    """TensorBoard's files go into the run folder; the others are told the project, the run's name and its config."""
+    if tracker == "tensorboard":
+        accelerator.init_trackers("tracker")
+        return
+    named = {"wandb": {"name": out.name, "dir": str(out)}}
+    accelerator.init_trackers(project, config.model_dump(mode="json"), {k: v for k, v in named.items() if k == tracker})
 
 
 def _compare_gpus(gpus: list[tuple[str, bool]]) -> None:
@@ -148,9 +163,13 @@ def part_processes() -> None:
 
 def claim_folder(config: Section, out: Path) -> None:
     """Writes `config.yaml` into a run folder. Raises UserError if it already holds the config of another run, one that
-    differs in more than how it is carried out."""
+    differs in more than how it is carried out, or in that it does more; unless that one left nothing but its config."""
     existing = out / "config.yaml"
-    if existing.exists() and (differing := differences(config, load_config(type(config), existing))):
+    if (
+        existing.exists()
+        and _has_begun(out)
+        and (differing := differences(config, load_config(type(config), existing)))
+    ):
         listed = [f"{key} is {theirs} there and {ours} here" for key, (ours, theirs) in differing.items()]
         more = f" and {len(listed) - 4} more" if len(listed) > 4 else ""
         raise UserError(
@@ -158,6 +177,11 @@ def claim_folder(config: Section, out: Path) -> None:
             "the folder to start afresh"
         )
     save_config(config, out)
+
+
+def _has_begun(out: Path) -> bool:
+    """Whether a run folder holds more than what every run writes before its first step."""
+    return any(path.name not in ("config.yaml", "tracker", "wandb") for path in out.iterdir())
 
 
 def device_name(device: torch.device) -> str:

@@ -6,7 +6,9 @@
 | a folder with `config.json` | this model |
 | a folder with `model_index.json` | a pipeline, as diffusers saves it: its tokenizer, router or generator |
 | a run that has not finished | its newest snapshot |
-| `runs/x@35000`, `runs/x@best` | the snapshot of a run after 35,000 steps; the one with the best held-out score |
+| `runs/x@35000` | the snapshot of a run after 35,000 steps |
+| `runs/x@35000.finished` | what it left when it was to end there, before it was given more steps |
+| `runs/x@best` | the one with the best held-out score |
 | anything else | a hub id: of one model, or of a pipeline |
 """
 
@@ -22,8 +24,11 @@ logger = logging.getLogger(__name__)
 OWNER = "evagen"
 """Before the slash in the names of the models in the box."""
 INDEX, CONFIG = "model_index.json", "config.json"
-SNAPSHOTS, BEST = "snapshots", "best"
-"""In a run folder: the models of its steps, in folders `step_00035000`; of the one with the best held-out score."""
+SNAPSHOTS, BEST, FINISHED = "snapshots", "best", ".finished"
+"""In a run folder: the models of its steps, in folders `step_00035000`, or `step_00035000.finished` where a training
+that went on to more steps had ended there; and the one with the best held-out score."""
+STEP = "step_" + 8 * "[0-9]"
+"""Glob of a snapshot's folder."""
 
 
 class Located(NamedTuple):
@@ -59,7 +64,7 @@ def locate(source: str | Path, part: str, only_cached: bool = False) -> Located:
             return Located(text)
         if (path / INDEX).exists():
             return _part_of(path, part, text)
-        newest = max(path.glob(f"{SNAPSHOTS}/step_*/{CONFIG}"), default=None)
+        newest = max(path.glob(f"{SNAPSHOTS}/{STEP}/{CONFIG}"), default=None)
         if newest is None:
             return Located(text)
         logger.warning("%s has not finished: taking its snapshot %s", text, newest.parent.name)
@@ -88,11 +93,12 @@ def _part_of(pipeline: Path, part: str, name: str) -> Located:
 
 
 def _snapshot(run: Path, step: str) -> Located:
-    folder = run / BEST if step == BEST else run / SNAPSHOTS / f"step_{step.zfill(8)}"
+    number, dot, mark = step.partition(".")
+    folder = run / BEST if step == BEST else run / SNAPSHOTS / f"step_{number.zfill(8)}{dot}{mark}"
     if (folder / CONFIG).exists():
         return Located(str(folder))
-    steps = sorted(int(each.parent.name.removeprefix("step_")) for each in run.glob(f"{SNAPSHOTS}/step_*/{CONFIG}"))
-    there = [*map(str, steps), *([BEST] if (run / BEST / CONFIG).exists() else [])]
+    found = sorted(each.parent.name.removeprefix("step_") for each in run.glob(f"{SNAPSHOTS}/step_*/{CONFIG}"))
+    there = [each.lstrip("0") for each in found] + [BEST] * (run / BEST / CONFIG).exists()
     raise FileNotFoundError(f"{run} has no snapshot {step}; it has: {', '.join(there) or 'none'}")
 
 

@@ -4,11 +4,12 @@
     tokens = model.encode(video, mean_tokens=300)     # C F H W in [-1, 1], or its frames C H W one by one
     video = model.decode(tokens)                      # as many frames, of the same size
 
-A video is cut into clips of the tokenizer's `num_frames`; the last one is filled up with its last frame. It goes
-through the models a few clips at a time, so memory does not grow with its length.
+A video is cut into clips of the tokenizer's `num_frames`; the last one is filled up with its last frame. Pictures that
+are not of the tokenizer's `resolution` are cut into overlapping tiles that are (`tokenizer.tiles`), so a clip is so
+many frames of one tile. The video goes through the models a few clips at a time, so memory does not grow with its length.
 
-Legend: C = 3 channels, F frames, H × W pixels of the video, h × w pixels that are encoded, n clips in a chunk,
-f frames of a clip, T temporal blocks, N tokens.
+Legend: C = 3 channels, F frames, H × W pixels of the video, h × w pixels that are encoded, s × t of a tile, k tiles, n
+stretches of time in a chunk, f frames of a clip, T temporal blocks, N tokens.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -21,6 +22,7 @@ from einops import rearrange
 from torch import Tensor
 
 from evagen.kernels.transfer import send
+from evagen.tokenizer import tiles
 from evagen.tokenizer.autoencoder import TokenizedClips, VideoTokenizer
 from evagen.tokenizer.reward import PREFERENCE_RANGE
 from evagen.tokenizer.router import Router
@@ -34,8 +36,8 @@ Video = Tensor | Iterable[Tensor]
 class TokenizedVideo:
     """One video as tokens, with all that is needed to get it back, and the dials that the router was given.
 
-    tokens: of its clips in order, on the CPU; num_frames: of the video, without what filled up the last clip;
-    size: (H, W) of the video; encoded_size: (h, w) it was encoded at; preference: w_q, None where there was none;
+    tokens: of its clips, on the CPU, those of one stretch of time after another, row by row; num_frames: of the video,
+    without what filled up the last clip; size: (H, W) of the video; encoded_size: (h, w) it was encoded at; preference: w_q, None where there was none;
     max_tokens: the bound on each clip, or with a memory on each block, None without one. With a memory the video is one
     clip."""
 
@@ -59,13 +61,14 @@ class AdaptiveTokenizer:
     """A tokenizer and the router that says how many tokens each block of a clip deserves.
 
     Any height and width will do. The tokenizer has learnt patches of one scale, so the short side is resized to
-    `short_side` pixels and the long side by the same factor, each to the nearest multiple of the patch; nothing is
-    cropped. The router looks at squares only: at the same picture, squeezed.
+    `short_side` pixels and the long side by the same factor; nothing is cropped. Of what is larger than the tokenizer's
+    squares, each tile is a clip of its own; a side that is shorter is a multiple of the patch.
 
     Args:
         tokenizer, router: on one device; put into eval mode.
         short_side: height or width that is encoded, whichever is smaller; by default the tokenizer's `resolution`.
-        clips_per_chunk: clips that are in memory at once. The tokens do not depend on it.
+        clips_per_chunk: stretches of time that are in memory at once, each with all its tiles. The tokens do not
+            depend on it.
 
     Raises ValueError for a router of other levels or clips than the tokenizer's."""
 
@@ -131,25 +134,27 @@ class AdaptiveTokenizer:
 
     def encoded_size(self, size: tuple[int, int]) -> tuple[int, int]:
         """(H, W) of a video → (h, w) that the tokenizer sees of it."""
-        return fit_size(size, self.short_side, self.tokenizer.config.spatial_patch)
+        config = self.tokenizer.config
+        return fit_size(size, self.short_side, config.spatial_patch, config.resolution)
 
     def _chunks(self, video: Video) -> Iterator["_Chunk"]:
         per_clip = self.tokenizer.config.num_frames
         for group, size in grouped(video, per_clip * self.clips_per_chunk):
             filled = send(torch.stack(group + group[-1:] * (-len(group) % per_clip)), self.tokenizer.device)
             fitted = resize(filled, self.encoded_size(size))  # (n·f, C, h, w)
-            yield _Chunk(rearrange(fitted, "(n f) c h w -> n c f h w", f=per_clip), len(group), size)
+            whole = rearrange(fitted, "(n f) c h w -> n c f h w", f=per_clip)
+            yield _Chunk(tiles.cut(whole, self.tokenizer.config.resolution), len(group), size)
 
     def _for_router(self, clips: Tensor) -> Tensor:
-        """What the router looks at: (n, C, f, h, w) → (n, C, f, resolution, resolution)."""
+        """What the router looks at: (n·k, C, f, s, t) → (n·k, C, f, resolution, resolution)."""
         side = self.router.config.resolution
-        frames = resize(rearrange(clips, "n c f h w -> (n f) c h w"), (side, side))  # (n·f, C, side, side)
-        return rearrange(frames, "(n f) c h w -> n c f h w", n=len(clips)).to(self.router.device)
+        frames = resize(rearrange(clips, "n c f s t -> (n f) c s t"), (side, side))  # (n·k·f, C, side, side)
+        return rearrange(frames, "(n f) c s t -> n c f s t", n=len(clips)).to(self.router.device)
 
 
 @dataclass(frozen=True)
 class _Chunk:
-    """clips: (n, C, f, h, w), ready to be encoded; num_frames: of the video in them; size: (H, W) of the video."""
+    """clips: (n·k, C, f, s, t), ready to be encoded; num_frames: of the video in them; size: (H, W) of the video."""
 
     clips: Tensor
     num_frames: int
@@ -190,15 +195,17 @@ def decode_in_chunks(tokenizer: VideoTokenizer, video: TokenizedVideo, clips_per
     if tokenizer.config.memory_blocks is not None:
         yield from _decode_stream(tokenizer, video, clips_per_chunk)
         return
-    per_clip, clips = tokenizer.config.num_frames, video.tokens.split()
-    if len(clips) != -(-video.num_frames // per_clip):
+    per_clip, side, clips = tokenizer.config.num_frames, tokenizer.config.resolution, video.tokens.split()
+    num_tiles, num_stretches = len(tiles.places(video.encoded_size, side)), -(-video.num_frames // per_clip)
+    if len(clips) != num_stretches * num_tiles:
         raise ValueError(
-            f"{video.num_frames} frames in clips of {per_clip} are {-(-video.num_frames // per_clip)} clips, "
-            f"but there are tokens of {len(clips)}"
+            f"{video.num_frames} frames in clips of {per_clip} and {num_tiles} tile{'s' * (num_tiles > 1)} of "
+            f"{side}x{side} are {num_stretches * num_tiles} clips, but there are tokens of {len(clips)}"
         )
-    for start in range(0, len(clips), clips_per_chunk):
-        tokens = TokenizedClips.join(clips[start : start + clips_per_chunk])
-        decoded = tokenizer.decode(tokens, video.encoded_size)  # (n, C, f, h, w)
+    of_tile = tuple(min(length, side) for length in video.encoded_size)
+    for start in range(0, num_stretches, clips_per_chunk):
+        tokens = TokenizedClips.join(clips[start * num_tiles : (start + clips_per_chunk) * num_tiles])
+        decoded = tiles.merge(tokenizer.decode(tokens, of_tile), video.encoded_size, side)  # (n, C, f, h, w)
         frames = rearrange(decoded, "n c f h w -> (n f) c h w")[: video.num_frames - start * per_clip]
         yield rearrange(resize(frames, video.size), "f c h w -> c f h w")
 
@@ -256,9 +263,14 @@ def _checked_size(frame: Tensor, size: tuple[int, int] | None) -> tuple[int, int
     return found
 
 
-def fit_size(size: tuple[int, int], short_side: int, patch: int) -> tuple[int, int]:
-    """(H, W) → the nearest size with that short side whose sides are multiples of the patch."""
-    height, width = (max(1, round(side * short_side / min(size) / patch)) * patch for side in size)
+def fit_size(size: tuple[int, int], short_side: int, patch: int, resolution: int | None = None) -> tuple[int, int]:
+    """(H, W) → the nearest size with that short side. Sides are multiples of the patch; those longer than `resolution`
+    of any length, since tiles of that side will cover them."""
+    sides = [side * short_side / min(size) for side in size]
+    fitted = [max(1, round(side / patch)) * patch for side in sides]
+    if resolution is not None:
+        fitted = [round(side) if round(side) > resolution else short for side, short in zip(sides, fitted)]
+    height, width = fitted
     return height, width
 
 

@@ -2,12 +2,13 @@
 its own.
 
 A run folder holds `config.yaml` (resolved), `metrics.jsonl` (one object a logged step), `checkpoints/`
-(the newest loop state; the same command resumes from it) and the model's weights when it is done.
+(loop states; the same command resumes from the newest), `snapshots/` (the model of the newest steps) and the model's
+weights when it is done.
 """
 
-import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +18,11 @@ from diffusers.training_utils import EMAModel
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from evagen.config import Section
+from evagen.config import Section, load_config
 from evagen.errors import UserError
 from evagen.kernels.attention import choose_attention
 from evagen.run import claim_folder, start_accelerator
+from evagen.training.checkpoints import WEIGHTS, Checkpoints, newest_state, planned_steps, step_of
 from evagen.training.metrics import Mean, MetricsLog, over_processes
 from evagen.training.not_finite import NotFinite
 from evagen.training.optimizers import make_optimizers, make_scheduler
@@ -50,9 +52,10 @@ class TrainingRun:
     def __init__(self, config: Section, run: TrainingSettings, optimizer: OptimizerConfig, model: nn.Module):
         self.config, self.run, self.optimizer_config = config, run, optimizer
         self.accelerator = start_accelerator(
-            config, run.out, mixed_precision=run.mixed_precision, tracker=run.tracker,
+            config, run.out, mixed_precision=run.mixed_precision, tracker=run.tracker, project=run.project,
             accumulation=optimizer.accumulation,
         )  # fmt: skip
+        self._checkpoints = Checkpoints(run.out, optimizer, run.snapshots)
         self.first_step = self.step = 0
         optimizers = make_optimizers(model, optimizer)
         if self.accelerator.mixed_precision == "fp16" and len(optimizers) > 1:
@@ -106,8 +109,7 @@ class TrainingRun:
                 self.step = batch_number // accumulation
                 with self.accelerator.accumulate(self.model):
                     yield batch_number
-                due = self.ends_step and (self.step + 1) % self.run.save_every == 0 and self.step + 1 < steps
-                if due:
+                if self.ends_step and self._checkpoints.is_due(self.step + 1, self.run.save_every):
                     self._save(self.step + 1)  # here, when the loop has done all that belongs to the step
 
     def update(self, loss: Tensor, terms: Mapping[str, Tensor], num_clips: float) -> None:
@@ -152,15 +154,14 @@ class TrainingRun:
         self._bar.set_postfix({name: f"{value:.3g}" for name, value in values.items() if name in SHOWN})
 
     def finish(self, model: nn.Module) -> None:
-        """Writes the trained weights, averaged if so configured, into the run folder and drops the loop state, which
-        is done with."""
-        if self.average:
-            self.average.foreach = False  # FSDP's tensors cannot be copied in one call
-            self.average.copy_to(self.model.parameters())
-        trained = whole_model(self.accelerator, self.accelerator.unwrap_model(model))
-        if self.accelerator.is_main_process:
-            trained.save_pretrained(self.run.out)
-            shutil.rmtree(self.run.out / "checkpoints", ignore_errors=True)
+        """Writes the loop's last state, from which the run could go on to more steps, and the trained weights, averaged
+        if so configured, into the run folder."""
+        if self.first_step < self.optimizer_config.steps:
+            self._save_state(self.optimizer_config.steps)
+        with self._averaged():
+            trained = whole_model(self.accelerator, self.accelerator.unwrap_model(model))
+            if self.accelerator.is_main_process:
+                trained.save_pretrained(self.run.out)
         self.accelerator.wait_for_everyone()
         self.accelerator.end_training()  # the processes part: nothing that needs all of them may come after it
 
@@ -169,7 +170,7 @@ class TrainingRun:
         if found is None:
             return
         step, names = found
-        newest = self._newest_checkpoint()
+        newest = self._checkpoints.newest()
         raise UserError(
             f"step {step}: {', '.join(names)} became NaN or infinite. "
             + (f"The last good checkpoint is {newest}" if newest else "No checkpoint had been written yet")
@@ -177,29 +178,50 @@ class TrainingRun:
         )
 
     def _save(self, step: int) -> None:
+        self._save_state(step)
+        with self._averaged():
+            model = whole_model(self.accelerator, self.accelerator.unwrap_model(self.model))
+            if self.accelerator.is_main_process:
+                self._checkpoints.snapshot(step, model.save_pretrained)
+        self.accelerator.wait_for_everyone()
+
+    def _save_state(self, step: int) -> None:
         self._check_finite()
-        folder = self.run.out / "checkpoints" / f"step_{step:08d}"
-        self.accelerator.save_state(str(folder), safe_serialization=True)
+        self.accelerator.save_state(str(self._checkpoints.state(step)), safe_serialization=True)
         self.accelerator.wait_for_everyone()
         if self.accelerator.is_main_process:
-            (folder / "complete").touch()
-            for old in folder.parent.iterdir():
-                if old != folder:
-                    shutil.rmtree(old)
+            self._checkpoints.complete(step)
 
-    def _newest_checkpoint(self) -> Path | None:
-        finished = (self.run.out / "checkpoints").glob("step_*/complete")
-        return max((path.parent for path in finished), default=None)
+    @contextmanager
+    def _averaged(self) -> Iterator[None]:
+        """With the averaged weights in the model's place, where there are."""
+        if self.average is None:
+            yield
+            return
+        self.average.foreach = False  # FSDP's tensors cannot be copied in one call
+        self.average.store(self.model.parameters())
+        self.average.copy_to(self.model.parameters())
+        try:
+            yield
+        finally:
+            self.average.restore(self.model.parameters())
+            self.average.foreach = True
 
     def _resume(self) -> int:
-        newest = self._newest_checkpoint()
+        newest = self._checkpoints.newest()
         if newest is None:
             return 0
+        if self.accelerator.is_main_process:
+            self._checkpoints.set_aside_the_finished()
         self.accelerator.load_state(str(newest))
-        step = int(newest.name.removeprefix("step_"))
+        step = step_of(newest)
         if self._log:
             self._log.drop_after(step)
-        self.accelerator.print(f"resuming {self.run.out} at step {step}")
+        self.accelerator.print(f"resuming {self.run.out} at step {step} of {self.optimizer_config.steps}")
+        if not self._checkpoints.agrees(newest):
+            self.accelerator.print(
+                f"it was to end after {planned_steps(newest)}: the learning rate, which has fallen, rises again"
+            )
         return step
 
 
@@ -226,9 +248,16 @@ def seed_draws(seed: int, process_index: int) -> None:
 
 
 def is_finished(config: Section, out: Path) -> bool:
-    """Whether a run folder already holds the trained weights of this config.
-    Raises UserError if they are those of another."""
-    if not (out / "diffusion_pytorch_model.safetensors").exists():
+    """Whether a run folder already holds the trained weights of this config, and not of one with fewer steps. Raises
+    UserError if they are those of another."""
+    if not (out / WEIGHTS).exists():
         return False
+    before = load_config(type(config), out / "config.yaml").optimizer.steps
+    state = newest_state(out)
+    if state is None and before < config.optimizer.steps:
+        raise UserError(
+            f"{out} is a training of {before} steps, whose loop state is not there to go on to "
+            f"{config.optimizer.steps}: train further with start_from={out} and another run.out"
+        )
     claim_folder(config, out)
-    return True
+    return state is None or step_of(state) == config.optimizer.steps

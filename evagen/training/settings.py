@@ -1,16 +1,26 @@
 """The settings that training commands share."""
 
+import re
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from evagen.config import ONLY_HOW, Section
+from evagen.config import MAY_GROW, ONLY_HOW, Section
 from evagen.run import Attends, RunFolder, Seeded
+
+OURS = ("cosine", "wsd", "constant")
+OF_DIFFUSERS = ("linear", "polynomial", "cosine_with_restarts", "piecewise_constant")
+"""Schedules of the learning rate."""
 
 
 def _no_is_a_word(value: Any) -> Any:
     """YAML reads a bare `no` as false."""
     return "no" if value is False else value
+
+
+Tracker = Literal[
+    "tensorboard", "wandb", "comet_ml", "aim", "mlflow", "clearml", "dvclive", "swanlab", "trackio", "none"
+]  # fmt: skip
 
 
 class TrainingSettings(Seeded, RunFolder):
@@ -19,11 +29,16 @@ class TrainingSettings(Seeded, RunFolder):
     log_every: Annotated[int, ONLY_HOW] = Field(10, ge=1)
     """Steps between log lines."""
     save_every: Annotated[int, ONLY_HOW] = Field(1000, ge=1)
-    """Steps between checkpoints."""
+    """Steps between checkpoints: the loop's state, of which the newest is kept, and a snapshot of the model."""
+    snapshots: Annotated[int, ONLY_HOW] = Field(1, ge=1)
+    """How many of the newest snapshots are kept. They load as `runs/x@35000`, the newest of an unfinished run as
+    `runs/x`."""
     mixed_precision: Annotated[Literal["no", "bf16", "fp16"] | None, BeforeValidator(_no_is_a_word)] = None
     """Accelerate's setting if None."""
-    tracker: Annotated[Literal["tensorboard", "wandb", "none"], ONLY_HOW] = "tensorboard"
-    """Where Accelerate sends what is logged, beside `metrics.jsonl` in the run folder."""
+    tracker: Annotated[Tracker, ONLY_HOW] = "tensorboard"
+    """Where Accelerate sends what is logged and the config, beside `metrics.jsonl` in the run folder."""
+    project: Annotated[str, ONLY_HOW] = "evagen"
+    """The project's name there; TensorBoard has none."""
 
 
 class LayerSettings(Attends):
@@ -44,8 +59,8 @@ class OptimizerConfig(Section):
     """What trains the matrices of the layers, and those from and to a tokenizer's pixels. Muon reaches in 100 steps
     what AdamW does in several hundred on the small models here (docs/log.md)."""
 
-    steps: int = Field(ge=1)
-    """Updates of the weights, in all."""
+    steps: Annotated[int, MAY_GROW] = Field(ge=1)
+    """Updates of the weights, in all. A run, finished or not, goes on to more when it is given more."""
     batch_size: int = Field(ge=1)
     """Clips of a batch in each process."""
     accumulation: int = Field(1, ge=1)
@@ -56,10 +71,17 @@ class OptimizerConfig(Section):
     """Of Muon, scaled to AdamW's update size (torch's `match_rms_adamw`)."""
     warmup_steps: int = Field(0, ge=0)
     """Steps in which the rate rises from 0 to its peak."""
-    schedule: Literal["cosine", "wsd", "constant"] = "cosine"
+    schedule: Literal[(*OURS, *OF_DIFFUSERS)] = "cosine"  # type: ignore[valid-type]
     """How the rate goes after the warm-up. `cosine` falls from its peak to `final_learning_rate`, as the paper's
     tokenizers do (1e-4 to 1e-6, section H). `wsd`, warm-up-stable-decay (arXiv 2405.18392), stays at its peak and falls
-    in a straight line in the last part, as the paper's generators do. `constant` stays."""
+    in a straight line in the last part, as the paper's generators do. `constant` stays. The others are diffusers':
+    `linear`, `polynomial`, `cosine_with_restarts`, `piecewise_constant`."""
+    cycles: int = Field(1, ge=1)
+    """With `cosine_with_restarts`: how often the rate falls to 0."""
+    power: float = Field(1.0, gt=0)
+    """With `polynomial`: of what is left of the training."""
+    pieces: str = ""
+    """With `piecewise_constant`: factors of the rate and the steps that they last to, as `1:10000,0.1:20000,0.01`."""
     final_learning_rate: float = Field(0.0, ge=0)
     """Of AdamW, after the last step; Muon's falls to the same share of its own."""
     decay_share: float = Field(0.2, gt=0, le=1)
@@ -81,8 +103,19 @@ class OptimizerConfig(Section):
             raise ValueError(
                 f"final_learning_rate={final:g} lies above learning_rate={peak:g}, from which the rate falls to it"
             )
-        if final and self.schedule == "constant":
+        if final and self.schedule not in ("cosine", "wsd"):
             raise ValueError(
-                f"final_learning_rate={final:g} does nothing with schedule=constant: give schedule=cosine or wsd, or 0"
+                f"final_learning_rate={final:g} does nothing with schedule={self.schedule}: give schedule=cosine or "
+                "wsd, or 0"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _pieces_are_those_of_a_schedule(self) -> "OptimizerConfig":
+        if (self.schedule == "piecewise_constant") != bool(self.pieces):
+            raise ValueError("schedule=piecewise_constant and pieces=1:10000,0.1 (factor:last step, …) go together")
+        if self.pieces and self.warmup_steps:
+            raise ValueError(f"warmup_steps={self.warmup_steps} does nothing with schedule=piecewise_constant: give 0")
+        if self.pieces and not re.fullmatch(r"([\d.]+:\d+,)+[\d.]+", self.pieces):
+            raise ValueError(f"pieces={self.pieces} should read factor:last step, …, factor, as 1:10000,0.1:20000,0.01")
         return self

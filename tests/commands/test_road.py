@@ -113,6 +113,7 @@ def test_a_folder_of_another_run_is_refused(road, tmp_path):
     (tmp_path / "run").mkdir()
     other = tokenizer_config(road, tmp_path / "run", restart_codes_after=3)
     claim_folder(other, tmp_path / "run")
+    (tmp_path / "run" / "metrics.jsonl").touch()
     with pytest.raises(
         UserError, match=r"holds a run with another config: restart_codes_after is 3 there and .* here; choose"
     ):

@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from diffusers.optimization import get_cosine_schedule_with_warmup
+from diffusers.optimization import get_cosine_schedule_with_warmup, get_scheduler
 from torch import nn
 
 from evagen.config import check_config
@@ -71,6 +71,29 @@ def test_the_default_is_to_the_last_digit_what_diffusers_calls_cosine(warmup):
             each.step()
 
 
+@pytest.mark.parametrize(
+    ("name", "settings", "theirs"),
+    [
+        ("linear", {}, {}),
+        ("polynomial", {"power": 2.0}, {"power": 2.0}),
+        ("cosine_with_restarts", {"cycles": 3}, {"num_cycles": 3}),
+        ("piecewise_constant", {"pieces": "1:10,0.1:20,0.01", "warmup_steps": 0}, {"step_rules": "1:10,0.1:20,0.01"}),
+    ],
+)
+def test_diffusers_schedules_are_theirs(name, settings, theirs):
+    (seen,) = rates(config(schedule=name, **settings))
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=PEAK)
+    steps = {} if name == "piecewise_constant" else {"num_warmup_steps": 5, "num_training_steps": STEPS}
+    scheduler = get_scheduler(name, optimizer, **steps, **theirs)
+    expected = []
+    for _ in range(STEPS + 1):
+        expected.append(scheduler.get_last_lr()[0])
+        optimizer.step()
+        scheduler.step()
+    assert seen[: len(expected)] == pytest.approx(expected, abs=1e-20)
+    assert len(set(seen)) > 2
+
+
 @pytest.mark.parametrize("schedule", ["cosine", "wsd"])
 def test_muon_falls_by_the_same_factor_as_adamw(schedule):
     muon, adamw = rates(config(schedule=schedule, final_learning_rate=FLOOR, muon_learning_rate=0.02), matrices="muon")
@@ -84,7 +107,12 @@ def test_muon_falls_by_the_same_factor_as_adamw(schedule):
         ({"final_learning_rate": 2e-4}, "final_learning_rate=0.0002 lies above learning_rate=0.0001"),
         ({"final_learning_rate": -1.0}, "'final_learning_rate' is -1.0: input should be greater than or equal to 0"),
         ({"schedule": "constant", "final_learning_rate": 1e-6}, "does nothing with schedule=constant"),
-        ({"schedule": "linear"}, "'schedule' is 'linear': input should be 'cosine', 'wsd' or 'constant'"),
+        ({"schedule": "linea"}, "'schedule' is 'linea': input should be 'cosine', 'wsd', 'constant', 'linear'"),
+        ({"schedule": "linear", "final_learning_rate": 1e-6}, "does nothing with schedule=linear"),
+        ({"schedule": "piecewise_constant", "warmup_steps": 0}, "piecewise_constant and pieces=.* go together"),
+        ({"pieces": "1:10,0.1"}, "piecewise_constant and pieces=.* go together"),
+        ({"schedule": "piecewise_constant", "pieces": "1:10"}, "warmup_steps=5 does nothing"),
+        ({"schedule": "piecewise_constant", "pieces": "1;10", "warmup_steps": 0}, "pieces=1;10 should read"),
         ({"decay_share": 0.0}, "'decay_share' is 0.0: input should be greater than 0"),
         ({"decay_share": 1.1}, "'decay_share' is 1.1: input should be less than or equal to 1"),
     ],

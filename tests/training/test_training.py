@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from diffusers.configuration_utils import ConfigMixin, register_to_config
+from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
 from torch._dynamo.utils import counters
 
@@ -52,9 +54,19 @@ def train(run: TrainingRun, data: Tensor, stop_at: int | None = None) -> None:
             run.log({"loss": loss, "output": output})
 
 
-def linear() -> nn.Linear:
+class Linear(ModelMixin, ConfigMixin):
+    @register_to_config
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(2, 3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x @ self.weight.T
+
+
+def linear() -> Linear:
     torch.manual_seed(0)
-    return nn.Linear(3, 2)
+    return Linear()
 
 
 def test_accumulated_batches_make_the_step_of_one_large_batch(tmp_path):
