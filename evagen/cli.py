@@ -65,24 +65,20 @@ def explained_errors() -> Iterator[None]:
 
 
 def _add(command: Command) -> None:
-    """A command of `evagen.commands.COMMANDS`; the last line that it prints is where its results are."""
+    """A command of `evagen.commands.COMMANDS`."""
     group, _, name = command.name.rpartition(" ")
 
     def run(config: ConfigPath, overrides: Overrides = None, dry_run: DryRun = False) -> None:
-        if dry_run:
-            from evagen.commands.dry_run import main
-
-            print(main(command, config, overrides or []))
-        else:
-            print(command.run(command.load(config, overrides or [])))
+        command.from_command_line(config, overrides or [], dry_run)
 
     {"": app, "study": study_app}[group].command(name, help=command.help)(run)
 
 
 for _command in COMMANDS.values():
-    _add(_command)
-for _of_a_video in (cli_video.encode, cli_video.decode, cli_video.reconstruct):
-    app.command()(_of_a_video)
+    if _command.name != "sample":  # which needs no config
+        _add(_command)
+for _without_config in (cli_video.sample, cli_video.encode, cli_video.decode, cli_video.reconstruct):
+    app.command()(_without_config)
 
 
 @data_app.command()

@@ -1,16 +1,36 @@
-"""What `evagen encode`, `decode` and `reconstruct` take: commands from one file to another, without a config."""
+"""What `evagen encode`, `decode`, `reconstruct` and `sample` take: commands that need no config."""
 
+import json
+import sys
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
+from evagen.commands import COMMANDS
 from evagen.errors import UserError
 
 ComputedIn = Annotated[
     Literal["auto", "fp32", "bf16", "fp16"],
     typer.Option("--precision", help="Of the models; auto: bf16 on a GPU that has it, else fp32"),
 ]
+
+OF_VIDEOS = "evagen/natural"
+"""The model in the box that is taken for people's own videos."""
+OF_SAMPLES = "evagen/arcade"
+"""The one that writes clips."""
+TokenizerName = Annotated[str, typer.Option(help="A model in the box, a trained tokenizer's folder, or a hub id")]
+RouterName = Annotated[str | None, typer.Option(help="The router trained for it; if none, the one that lies beside it")]
+
+
+def then(command: str) -> None:
+    """Says on standard error what can be done next."""
+    print(f"next: {command}", file=sys.stderr)
+
+
+def told(tokenizer: str) -> str:
+    """What has to be typed so that a command takes this tokenizer."""
+    return "" if tokenizer.startswith("evagen/") else f" --tokenizer {tokenizer}"
 
 
 def whole_numbers(option: str, text: str) -> list[int]:
@@ -24,8 +44,8 @@ def whole_numbers(option: str, text: str) -> list[int]:
 def encode(
     video: Annotated[Path, typer.Argument(help="A video file of any length and size")],
     out: Annotated[Path, typer.Argument(help="Where the tokens go: a .safetensors file")],
-    tokenizer: Annotated[str, typer.Option(help="A trained tokenizer, folder or hub id")],
-    router: Annotated[str | None, typer.Option(help="The router trained for it; not needed with --lengths")] = None,
+    tokenizer: TokenizerName = OF_VIDEOS,
+    router: RouterName = None,
     preference: Annotated[float | None, typer.Option(help="Quality: 0.8 few tokens … 1.6 best; 1.2 if none")] = None,
     max_tokens: Annotated[int | None, typer.Option(help="At most so many for each clip, or block of a memory")] = None,
     mean_tokens: Annotated[float | None, typer.Option(help="At most so many tokens a clip on average")] = None,
@@ -37,24 +57,31 @@ def encode(
     clips_per_chunk: Annotated[int, typer.Option(min=1, help="Clips in memory at once")] = 4,
     plot: Annotated[Path | None, typer.Option(help="Draw tokens over time: .png, .svg or .pdf")] = None,
     precision: ComputedIn = "auto",
+    score: Annotated[bool, typer.Option(help="Whether to decode too, and say how much the tokens give back")] = True,
 ) -> None:
     """Turn one video file into tokens, as good as asked for or within a budget."""
     from evagen.commands.encode import Dials, main
+    from evagen.commands.reconstruct import compare
 
     first, given = whole_numbers("--prefix", prefix), whole_numbers("--lengths", lengths)
     dials = Dials(preference, max_tokens, mean_tokens, first, tokens_per_second, rate_window, given)
     written, graph = main(video, out, tokenizer, router, dials, short_side, clips_per_chunk, plot, precision)
     print(written.summary())
     print(graph)
-    print(out)
     if plot:
         print(plot)
+    print(out)
+    if score:
+        print(compare(video, out, tokenizer, clips_per_chunk, precision).summary())
+    then(f"evagen decode {out} {out.with_suffix('.mp4')}" + told(tokenizer))
 
 
 def decode(
     tokens: Annotated[Path, typer.Argument(help="What `evagen encode` wrote")],
     out: Annotated[Path, typer.Argument(help="The video: .mp4, .avi, .gif, or .mkv without loss")],
-    tokenizer: Annotated[str, typer.Option(help="The tokenizer that made the tokens, folder or hub id")],
+    tokenizer: Annotated[
+        str | None, typer.Option(help="The tokenizer that made the tokens; found among those in the box if none")
+    ] = None,
     clips_per_chunk: Annotated[int, typer.Option(min=1, help="Clips in memory at once")] = 4,
     precision: ComputedIn = "auto",
 ) -> None:
@@ -68,8 +95,8 @@ def decode(
 def reconstruct(
     video: Annotated[Path, typer.Argument(help="A video file of any length and size")],
     out: Annotated[Path, typer.Argument(help="Both side by side: .mp4, .avi, .gif, or .mkv without loss")],
-    tokenizer: Annotated[str, typer.Option(help="A trained tokenizer, folder or hub id")],
-    router: Annotated[str, typer.Option(help="The router trained for it")],
+    tokenizer: TokenizerName = OF_VIDEOS,
+    router: RouterName = None,
     preference: Annotated[float | None, typer.Option(help="Quality: 0.8 few tokens … 1.6 best; 1.2 if none")] = None,
     max_tokens: Annotated[int | None, typer.Option(help="At most so many for each clip, or block of a memory")] = None,
     short_side: Annotated[int | None, typer.Option(min=1, help="Pixels encoded; as trained if none")] = None,
@@ -85,3 +112,39 @@ def reconstruct(
     print(written.summary())
     print(scores.summary())
     print(out)
+
+
+def sample(
+    config: Annotated[
+        str | None, typer.Argument(help="A YAML file, or the name of a shipped config, for all that can be asked for")
+    ] = None,
+    overrides: Annotated[list[str] | None, typer.Argument(metavar="key=value…", help="options.top_p=0.9")] = None,
+    classes: Annotated[list[str] | None, typer.Option("--class", help="May be repeated; every class if none")] = None,
+    model: Annotated[str | None, typer.Option(help="A model in the box, a pipeline's folder, or a hub id")] = None,
+    out: Annotated[Path | None, typer.Option(help="A video file of all clips; with CONFIG the run folder")] = None,
+    clips: Annotated[int | None, typer.Option(min=1, help="Clips of each class; 4, or with all classes 1")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="The same seed gives the same clips")] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="A shipped config at full size, in little, on random clips")
+    ] = False,
+) -> None:
+    """Write new clips with a trained generator: of the model in the box, or by a config."""
+    if config and "=" in config:
+        raise UserError(f"{config} changes a config, and none is named: evagen sample quickstart/sample {config}")
+    if config is None:
+        from evagen.commands.sample_one import main
+
+        model = model or OF_SAMPLES
+        path, lines = main(model, classes, out, clips or (4 if classes else 1), seed or 0)
+        print(*lines, sep="\n")
+        print(path)
+        print(
+            f"next: evagen demo, to play with it; evagen sample quickstart/sample generator={model} tokenizer={model}"
+        )
+        return
+    given = {
+        "classes": json.dumps(classes) if classes else None, "generator": model, "tokenizer": model, "run.out": out,
+        "clips_per_class": clips, "run.seed": seed,
+    }  # fmt: skip
+    overrides = [*(f"{key}={value}" for key, value in given.items() if value is not None), *(overrides or [])]
+    COMMANDS["sample"].from_command_line(config, overrides, dry_run)

@@ -23,6 +23,8 @@ from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidat
 logger = logging.getLogger(__name__)
 OWNER = "evagen"
 """Before the slash in the names of the models in the box."""
+BOX = Path(str(importlib.resources.files("evagen"))) / "box"
+"""Where they lie, a pipeline each."""
 INDEX, CONFIG = "model_index.json", "config.json"
 SNAPSHOTS, BEST, FINISHED = "snapshots", "best", ".finished"
 """In a run folder: the models of its steps, in folders `step_00035000`, or `step_00035000.finished` where a training
@@ -46,8 +48,7 @@ class Located(NamedTuple):
 
 def box() -> dict[str, Path]:
     """The models in the box: their folders by name."""
-    folder = Path(str(importlib.resources.files("evagen"))) / "box"
-    return {f"{OWNER}/{each.parent.name}": each.parent for each in sorted(folder.glob(f"*/{INDEX}"))}
+    return {f"{OWNER}/{each.parent.name}": each.parent for each in sorted(BOX.glob(f"*/{INDEX}"))}
 
 
 def locate(source: str | Path, part: str, only_cached: bool = False) -> Located:

@@ -4,7 +4,13 @@ A `Router` gives each temporal block of a clip a number of tokens, a `VideoToken
 just that many and decodes them. `CandidateSearch` and the proxy reward say which lengths are worth it.
 """
 
-from evagen.tokenizer.adaptive import AdaptiveTokenizer, TokenizedVideo, check_router_fits, decode_in_chunks
+from evagen.tokenizer.adaptive import (
+    AdaptiveTokenizer,
+    TokenizedVideo,
+    check_router_fits,
+    decode_in_chunks,
+    num_tiles,
+)
 from evagen.tokenizer.assignments import AssignmentSpace
 from evagen.tokenizer.autoencoder import TokenizedClips, TokenizerOutput, VideoTokenizer
 from evagen.tokenizer.block_router import BlockRouter
@@ -47,6 +53,7 @@ __all__ = [
     "check_router_fits",
     "decode_in_chunks",
     "make_quantizer",
+    "num_tiles",
     "proxy_reward",
     "reward_percentile",
     "tokenizer_loss",

@@ -6,7 +6,8 @@
 
 A video is cut into clips of the tokenizer's `num_frames`; the last one is filled up with its last frame. Pictures that
 are not of the tokenizer's `resolution` are cut into overlapping tiles that are (`tokenizer.tiles`), so a clip is so
-many frames of one tile. The video goes through the models a few clips at a time, so memory does not grow with its length.
+many frames of one tile. The video goes through the models a few clips at a time, so memory does not grow with its
+length.
 
 Legend: C = 3 channels, F frames, H × W pixels of the video, h × w pixels that are encoded, s × t of a tile, k tiles, n
 stretches of time in a chunk, f frames of a clip, T temporal blocks, N tokens.
@@ -37,9 +38,9 @@ class TokenizedVideo:
     """One video as tokens, with all that is needed to get it back, and the dials that the router was given.
 
     tokens: of its clips, on the CPU, those of one stretch of time after another, row by row; num_frames: of the video,
-    without what filled up the last clip; size: (H, W) of the video; encoded_size: (h, w) it was encoded at; preference: w_q, None where there was none;
-    max_tokens: the bound on each clip, or with a memory on each block, None without one. With a memory the video is one
-    clip."""
+    without what filled up the last clip; size: (H, W) of the video; encoded_size: (h, w) it was encoded at; preference:
+    w_q, None where there was none; max_tokens: the bound on each clip, or with a memory on each block, None without
+    one. With a memory the video is one clip."""
 
     tokens: TokenizedClips
     num_frames: int
@@ -55,6 +56,13 @@ class TokenizedVideo:
     @property
     def num_tokens(self) -> int:
         return len(self.tokens.codes)
+
+    def over_time(self, num_tiles: int) -> Tensor:
+        """Tokens of each block of time, those of all `num_tiles` tiles together: int64 (blocks,). Raises ValueError
+        where the clips are not so many times the stretches of time."""
+        if self.num_clips % num_tiles:
+            raise ValueError(f"{self.num_clips} clips are no whole number of stretches of time in {num_tiles} tiles")
+        return rearrange(self.tokens.lengths, "(n k) t -> n k t", k=num_tiles).sum(1).flatten()
 
 
 class AdaptiveTokenizer:
@@ -196,15 +204,15 @@ def decode_in_chunks(tokenizer: VideoTokenizer, video: TokenizedVideo, clips_per
         yield from _decode_stream(tokenizer, video, clips_per_chunk)
         return
     per_clip, side, clips = tokenizer.config.num_frames, tokenizer.config.resolution, video.tokens.split()
-    num_tiles, num_stretches = len(tiles.places(video.encoded_size, side)), -(-video.num_frames // per_clip)
-    if len(clips) != num_stretches * num_tiles:
+    count, num_stretches = num_tiles(tokenizer, video.encoded_size), -(-video.num_frames // per_clip)
+    if len(clips) != num_stretches * count:
         raise ValueError(
-            f"{video.num_frames} frames in clips of {per_clip} and {num_tiles} tile{'s' * (num_tiles > 1)} of "
-            f"{side}x{side} are {num_stretches * num_tiles} clips, but there are tokens of {len(clips)}"
+            f"{video.num_frames} frames in clips of {per_clip} and {count} tile{'s' * (count > 1)} of "
+            f"{side}x{side} are {num_stretches * count} clips, but there are tokens of {len(clips)}"
         )
     of_tile = tuple(min(length, side) for length in video.encoded_size)
     for start in range(0, num_stretches, clips_per_chunk):
-        tokens = TokenizedClips.join(clips[start * num_tiles : (start + clips_per_chunk) * num_tiles])
+        tokens = TokenizedClips.join(clips[start * count : (start + clips_per_chunk) * count])
         decoded = tiles.merge(tokenizer.decode(tokens, of_tile), video.encoded_size, side)  # (n, C, f, h, w)
         frames = rearrange(decoded, "n c f h w -> (n f) c h w")[: video.num_frames - start * per_clip]
         yield rearrange(resize(frames, video.size), "f c h w -> c f h w")
@@ -261,6 +269,12 @@ def _checked_size(frame: Tensor, size: tuple[int, int] | None) -> tuple[int, int
     if size not in (None, found):
         raise ValueError(f"all frames of a video have one size; after {size} comes {found}")
     return found
+
+
+def num_tiles(tokenizer: VideoTokenizer, encoded_size: tuple[int, int]) -> int:
+    """How many tiles a picture (h, w) is encoded as: one with a memory."""
+    config = tokenizer.config
+    return 1 if config.memory_blocks is not None else len(tiles.places(encoded_size, config.resolution))
 
 
 def fit_size(size: tuple[int, int], short_side: int, patch: int, resolution: int | None = None) -> tuple[int, int]:

@@ -2,6 +2,7 @@
 command line, the quickstart and `evagen configs` read it. A shipped config says its command in a comment line."""
 
 import importlib
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,12 +14,14 @@ from evagen.config import Section, find_config, load_config
 @dataclass(frozen=True)
 class Command:
     """name: as typed; module: its file in this folder, with `main(config)`; schema: the config's class in it; help: a
-    line for people. The module is imported when it is needed: some take seconds."""
+    line for people; then: what can be done with its results, which lie in `{out}`. The module is imported when it is
+    needed: some take seconds."""
 
     name: str
     module: str
     schema: str
     help: str
+    then: str = ""
 
     def schema_class(self) -> type[Section]:
         return getattr(self._imported(), self.schema)
@@ -32,6 +35,17 @@ class Command:
         """Does the work; returns where the results are."""
         return self._imported().main(config)
 
+    def from_command_line(self, config: str, overrides: Sequence[str], dry_run: bool) -> None:
+        """Runs it, or what `--dry-run` makes of it. The last line that it prints is where the results are; what can be
+        done with them goes to standard error."""
+        if dry_run:
+            print(importlib.import_module("evagen.commands.dry_run").main(self, config, overrides))
+            return
+        out = self.run(self.load(config, overrides))
+        print(out)
+        if self.then:
+            print(f"next: {self.then.format(out=out)}", file=sys.stderr)
+
     def _imported(self) -> Any:
         return importlib.import_module(f"evagen.commands.{self.module}")
 
@@ -40,13 +54,28 @@ COMMANDS = {
     command.name: command
     for command in (
         Command(
-            "train-tokenizer", "train_tokenizer", "TokenizerTraining", "Train a video tokenizer (stages 1 and 4)."
+            "train-tokenizer", "train_tokenizer", "TokenizerTraining", "Train a video tokenizer (stages 1 and 4).",
+            "evagen curate CONFIG tokenizer={out} (after stage 1), evagen tokenize CONFIG tokenizer={out} (after 4)",
         ),
-        Command("curate", "curate", "Curation", "Measure every candidate assignment of every clip (stage 2)."),
-        Command("train-router", "train_router", "RouterTraining", "Train the router on a curation record (stage 3)."),
-        Command("tokenize", "tokenize", "Tokenization", "Turn videos into a token corpus."),
-        Command("train-generator", "train_generator", "GeneratorTraining", "Train the generator on a token corpus."),
-        Command("sample", "sample", "Sampling", "Write new clips with a trained generator."),
+        Command(
+            "curate", "curate", "Curation", "Measure every candidate assignment of every clip (stage 2).",
+            "evagen train-router CONFIG record={out}",
+        ),
+        Command(
+            "train-router", "train_router", "RouterTraining", "Train the router on a curation record (stage 3).",
+            "evagen train-tokenizer CONFIG router={out}",
+        ),
+        Command(
+            "tokenize", "tokenize", "Tokenization", "Turn videos into a token corpus.",
+            "evagen train-generator CONFIG corpus={out}",
+        ),
+        Command(
+            "train-generator", "train_generator", "GeneratorTraining", "Train the generator on a token corpus.",
+            "evagen sample CONFIG generator={out} tokenizer=…",
+        ),
+        Command(
+            "sample", "sample", "Sampling", "Write new clips with a trained generator.", "evagen fvd REAL_VIDEOS {out}"
+        ),
         Command(
             "study quality-cost", "quality_cost", "QualityCost",
             "What quality costs in tokens: uniform, threshold, max reward and router; proxy against final tokenizer.",

@@ -14,33 +14,38 @@ from evagen.errors import UserError
 from evagen.kernels.levels import video_to_frames
 from evagen.models.fit import check_same_tokenizer
 from evagen.models.inference import RunPrecision, autocast_to, precision_on
-from evagen.models.loading import fingerprint, load_model
-from evagen.tokenizer import TokenizedClips, TokenizedVideo, VideoTokenizer, decode_in_chunks
+from evagen.models.loading import fingerprint, load_model, tokenizer_of
+from evagen.tokenizer import TokenizedVideo, VideoTokenizer, decode_in_chunks
 
 
 @dataclass(frozen=True)
 class OpenedTokens:
-    """A token file that is being decoded. frames: uint8 (H, W, 3) one by one; frames_a_block: of a temporal block."""
+    """A token file that is being decoded. tokens: of each block of time; frames: uint8 (H, W, 3) one by one;
+    frames_a_block: of a temporal block."""
 
     about: TokenFile
-    tokens: TokenizedClips
+    tokens: list[int]
     frames: Iterator[np.ndarray]
     frames_a_block: int
 
 
-def main(tokens: Path, out: Path, tokenizer: str, clips_per_chunk: int = 4, precision: RunPrecision = "auto") -> None:
+def main(
+    tokens: Path, out: Path, tokenizer: str | None, clips_per_chunk: int = 4, precision: RunPrecision = "auto"
+) -> None:
     """Decodes a token file into a video of as many frames, of the same size and frame rate; where the format has
     even sizes only (.mp4, .avi), an odd one gains a row or column.
 
-    Raises UserError for a file that holds no tokens, and for tokens of another tokenizer."""
+    tokenizer: if None, the one in the box that the tokens are of. Raises UserError for a file that holds no tokens, and
+    for tokens of another tokenizer."""
     opened = open_tokens(tokens, tokenizer, clips_per_chunk, precision)
     write_video(out, opened.frames, opened.about.frames_per_second)
 
 
-def open_tokens(tokens: Path, tokenizer: str, clips_per_chunk: int, precision: RunPrecision) -> OpenedTokens:
+def open_tokens(tokens: Path, tokenizer: str | None, clips_per_chunk: int, precision: RunPrecision) -> OpenedTokens:
     """A token file and the frames that it holds, decoded as they are asked for. Raises UserError as `main` does, of
     what the codes themselves show not before they are."""
     clips, about = read_token_file(tokens)
+    tokenizer = tokenizer or tokenizer_of(about.tokenizer_fingerprint)
     model = load_model(VideoTokenizer, tokenizer, PartialState().device)
     check_same_tokenizer(
         about.tokenizer_fingerprint, fingerprint(model), f"{tokens} holds tokens of", tokenizer,
@@ -51,6 +56,10 @@ def open_tokens(tokens: Path, tokenizer: str, clips_per_chunk: int, precision: R
         about.preference, about.max_tokens,
     )  # fmt: skip
     chosen = precision_on(precision, model.device)
+    try:
+        lengths = video.over_time(about.tiles).tolist()
+    except ValueError as error:
+        raise UserError(f"{tokens}: {error}") from error
 
     def frames() -> Iterator[np.ndarray]:
         pieces = decode_in_chunks(model, video, clips_per_chunk)
@@ -65,4 +74,4 @@ def open_tokens(tokens: Path, tokenizer: str, clips_per_chunk: int, precision: R
             raise UserError(f"{tokens}: {error}") from error
 
     shown = tqdm(frames(), total=about.frames, desc="decoding", unit="frame", dynamic_ncols=True)
-    return OpenedTokens(about, clips, iter(shown), model.config.temporal_patch)
+    return OpenedTokens(about, lengths, iter(shown), model.config.temporal_patch)

@@ -11,9 +11,9 @@ from evagen.data.video_frames import VideoFrames
 from evagen.data.video_reader import VideoError, frame_rate
 from evagen.errors import UserError
 from evagen.models.inference import RunPrecision, autocast_to, precision_on
-from evagen.models.loading import fingerprint, load_model, load_router
+from evagen.models.loading import fingerprint, load_model, load_router, router_beside
 from evagen.report.tokens_over_time import draw, graph
-from evagen.tokenizer import AdaptiveTokenizer, LiveTokenizer, Rate, TokenizedVideo, VideoTokenizer
+from evagen.tokenizer import AdaptiveTokenizer, LiveTokenizer, Rate, TokenizedVideo, VideoTokenizer, num_tiles
 
 
 @dataclass(frozen=True)
@@ -67,8 +67,12 @@ def main(
     encoder = load_model(VideoTokenizer, tokenizer, PartialState().device)
     remembers = encoder.config.memory_blocks is not None
     dials.check(remembers)
+    router = router or router_beside(tokenizer)
     if router is None and not dials.lengths:
-        raise UserError("give --router, which says how many tokens each block gets")
+        raise UserError(
+            f"{tokenizer} holds no router, which says how many tokens each block gets: give --router, or a pipeline or "
+            "the name of a model in the box as the tokenizer"
+        )
     frames = VideoFrames(video)
     try:
         rate = frame_rate(video)
@@ -85,7 +89,7 @@ def main(
         raise UserError(str(error)) from error
     about = _about(video.name, tokens, rate, encoder, dials)
     write_token_file(out, tokens.tokens, about)
-    lengths = tokens.tokens.lengths.flatten().tolist()
+    lengths = tokens.over_time(about.tiles).tolist()
     if plot:
         draw(lengths, frames.changes, rate, encoder.config.temporal_patch, plot, dials.tokens_per_second)
     return about, graph(lengths, frames.changes)
@@ -114,6 +118,7 @@ def _about(source: str, tokens: TokenizedVideo, rate: float, tokenizer: VideoTok
         frames_per_second=rate,
         encoded_height=tokens.encoded_size[0],
         encoded_width=tokens.encoded_size[1],
+        tiles=num_tiles(tokenizer, tokens.encoded_size),
         clips=tokens.num_clips,
         blocks=num_blocks,
         tokens=tokens.num_tokens,

@@ -41,7 +41,7 @@ STAGES = {
 
 def main(out: Path) -> Path:
     """Runs what has not finished in `out` yet; returns the path of the report."""
-    with StageClock(out) as clock:
+    with StageClock(out, len(STAGES) + 2) as clock:
         clock.run("data", lambda: build_arcade(out / "arcade", **ARCADE), done=(out / "proxy").exists())
         for stage, name in STAGES.items():
             command = _command_of(name)

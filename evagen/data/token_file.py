@@ -29,6 +29,8 @@ class TokenFile(pydantic.BaseModel):
     encoded_height: int = pydantic.Field(ge=1)
     """Pixels that the tokenizer saw."""
     encoded_width: int = pydantic.Field(ge=1)
+    tiles: int = 1
+    """As which each picture was encoded: those of one stretch of time are clips one after another."""
     clips: int
     blocks: int | None = None
     """Of all clips. Files of before this was written do not say."""
@@ -57,9 +59,10 @@ class TokenFile(pydantic.BaseModel):
         if self.asked_tokens_per_second is not None:
             window = f"in any {self.rate_window_seconds:g} seconds"
             dials.append(f"never above {self.asked_tokens_per_second:g} tokens a second {window}")
+        tiles = f" in {self.tiles} tiles" if self.tiles > 1 else ""
         return (
             f"{self.source}: {self.frames} frames of {self.width}x{self.height} at {self.frames_per_second:g} a "
-            f"second, encoded at {self.encoded_width}x{self.encoded_height}\n"
+            f"second, encoded at {self.encoded_width}x{self.encoded_height}{tiles}\n"
             f"{count} {unit}{'s' * (count > 1)}, {self.tokens} tokens, {self.tokens / count:.1f} a {unit}, "
             f"{self.tokens_per_second:.1f} a second; {self.share_of_longest:.1%} of the longest lengths\n"
             f"{', '.join(dials) or 'lengths as given'}"

@@ -70,6 +70,26 @@ def load_router(tokenizer: VideoTokenizer | LarpTokenizer, source: str) -> Route
     return router
 
 
+def router_beside(tokenizer: str | Path) -> str | None:
+    """Where the router of a tokenizer is, if that is part of a pipeline or of a model in the box that has one."""
+    try:
+        where = locate(tokenizer, "router")
+    except FileNotFoundError:
+        return None
+    return str(tokenizer) if where.subfolder else None
+
+
+def tokenizer_of(tokens: str | None) -> str:
+    """The model in the box whose tokenizer has this fingerprint. Raises UserError where none has."""
+    for name in box():
+        if tokens == fingerprint(load_model(VideoTokenizer, name)):
+            return name
+    raise UserError(
+        f"the tokens are of tokenizer {tokens or '(not said)'}, which is none of the models in the box "
+        f"({', '.join(box()) or 'none'}): give --tokenizer, the one that they were encoded with"
+    )
+
+
 def _refuse_larp(config: dict[str, Any], source: str | Path, kind: type[ModelMixin]) -> None:
     if is_larp(config):
         raise UserError(

@@ -14,12 +14,13 @@ class StageClock:
     """Times named stages and keeps the figures in `stages.json`, so that a stage that an earlier run
     finished keeps its time when it is found done.
 
-    with StageClock(out) as clock:
-        clock.run("data", lambda: …)
+    with StageClock(out, num_stages=9) as clock:
+        clock.run("data", lambda: …)    # stage 1 of 9: data
     clock.stages                # {"data": {"seconds": …}, …} in running order
     """
 
-    def __init__(self, out: Path):
+    def __init__(self, out: Path, num_stages: int):
+        self.num_stages, self._number = num_stages, 0
         self._path = out / "stages.json"
         self.stages: dict[str, dict[str, float]] = json.loads(self._path.read_text()) if self._path.exists() else {}
         self.peak_rss_mb = max((stage["peak_rss_mb"] for stage in self.stages.values()), default=0.0)
@@ -41,6 +42,8 @@ class StageClock:
 
     def run(self, name: str, stage: Callable[[], Any], *, done: bool = False) -> Any:
         """Runs a stage. With `done`, one whose results are there already, its earlier time is kept."""
+        self._number += 1
+        print(f"stage {self._number} of {self.num_stages}: {name}")
         self._stage_peak, started = _tree_rss_mb(), time.monotonic()
         result = stage()
         if not (done and name in self.stages):

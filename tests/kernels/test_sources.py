@@ -61,7 +61,7 @@ def test_a_run_and_its_snapshots(root, wanted, tmp_path, caplog):
 def test_names_in_the_box(root, wanted, tmp_path, monkeypatch):
     (tmp_path / "box").mkdir()
     shutil.copytree(root / "pipeline", tmp_path / "box" / "tiny")
-    monkeypatch.setattr(sources.importlib.resources, "files", lambda package: tmp_path)
+    monkeypatch.setattr(sources, "BOX", tmp_path / "box")
     assert list(sources.box()) == ["evagen/tiny"]
     assert found("evagen/tiny") == wanted
     pipeline = VideoPipeline.from_pretrained("evagen/tiny")

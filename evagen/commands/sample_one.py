@@ -1,0 +1,62 @@
+"""`evagen sample --class …`: clips of a trained model in one video file, without a config."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from accelerate import PartialState
+
+from evagen.ar_model import ClipTokens, VideoGenerator
+from evagen.data.video_writer import check_name, write_video
+from evagen.models.loading import load_model
+from evagen.sampling.pipeline import VideoPipeline
+from evagen.tokenizer import VideoTokenizer
+
+FRAMES_PER_SECOND = 15
+SHOWN_SIDE = 256
+"""Small clips are enlarged by a whole factor, up to this height, since players show them as small as they are."""
+GAP = 4
+"""Pixels between clips."""
+OPTIONS = {"top_p": 0.8, "guidance": 1.5}
+
+
+def main(
+    model: str, classes: Sequence[str] | None, out: Path | None, clips_per_class: int, seed: int
+) -> tuple[Path, list[str]]:
+    """Writes clips of some classes, or of every one, side by side into one video file. Returns it, and a line about the
+    lengths of each clip.
+
+    model: a pipeline, wherever `kernels.sources` finds one. out: `<class>.mp4` if None. Raises UserError for a model
+    without a generator, and for a class that it does not know."""
+    if out:
+        check_name(out)
+    device = PartialState().device
+    tokenizer = load_model(VideoTokenizer, model, device)
+    pipeline = VideoPipeline(tokenizer, load_model(VideoGenerator, model, device))
+    known = list(pipeline.generator.config.class_names)
+    asked = [name for name in classes or known or [None] for _ in range(clips_per_class)]
+    clips = pipeline(asked, seed=seed, **OPTIONS)
+    path = out or Path(f"{'-'.join(classes) if classes else 'samples'}.mp4")
+    write_video(path, grid(clips.frames), FRAMES_PER_SECOND)
+    return path, [describe(*each) for each in zip(asked, clips.tokens)]
+
+
+def describe(name: str | None, tokens: ClipTokens) -> str:
+    """A clip's class and the tokens that its generator chose for each block."""
+    lengths = tokens.lengths.tolist()
+    return f"{name or 'clip'}: {sum(lengths)} tokens, {' + '.join(map(str, lengths))}"
+
+
+def grid(clips: np.ndarray) -> np.ndarray:
+    """uint8 (B, F, H, W, 3) → (F, H', W', 3): the clips in rows, enlarged where they are small."""
+    count, frames, height, width, _ = clips.shape
+    scale = max(1, SHOWN_SIDE // height)
+    columns = int(np.ceil(np.sqrt(count)))
+    rows = -(-count // columns)
+    large = clips.repeat(scale, axis=2).repeat(scale, axis=3)
+    high, wide = height * scale + GAP, width * scale + GAP
+    sheet = np.zeros((frames, rows * high - GAP, columns * wide - GAP, 3), np.uint8)
+    for number, clip in enumerate(large):
+        top, left = number // columns * high, number % columns * wide
+        sheet[:, top : top + height * scale, left : left + width * scale] = clip
+    return sheet

@@ -1,0 +1,127 @@
+"""What a newcomer types first: no config, no path of a model, only the name of one in the box, or not even that."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from scored_models import make_models
+from typer.testing import CliRunner
+from video_fixtures import moving_frames
+
+from evagen import cli, cli_video
+from evagen.commands import sample_one
+from evagen.data.video_reader import read_frames
+from evagen.data.video_writer import write_video
+from evagen.errors import UserError
+from evagen.kernels import sources
+from evagen.sampling.pipeline import VideoPipeline
+from evagen.scoring.pairs import Scores
+
+
+@pytest.fixture(scope="module")
+def box(tmp_path_factory) -> Path:
+    """Holds `evagen/tiny`, which does everything, and `evagen/plain`, which has no generator."""
+    root = make_models(tmp_path_factory.mktemp("without"))
+    folder = tmp_path_factory.mktemp("package")
+    VideoPipeline.of(root / "generator", root / "tokenizer", root / "router").save_pretrained(folder / "box" / "tiny")
+    VideoPipeline.of(None, root / "tokenizer", root / "router").save_pretrained(folder / "box" / "plain")
+    shutil.copytree(root / "tokenizer", folder / "tokenizer")
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def in_an_empty_folder_with_that_box(box, tmp_path, monkeypatch):
+    monkeypatch.setattr(sources, "BOX", box / "box")
+    monkeypatch.setattr(cli_video, "OF_SAMPLES", "evagen/tiny")
+    monkeypatch.chdir(tmp_path)
+
+
+def call(*words: str) -> str:
+    """What it prints on standard output."""
+    return called(*words).stdout
+
+
+def called(*words: str) -> Any:
+    done = CliRunner().invoke(cli.app, list(words))
+    if done.exception and not isinstance(done.exception, SystemExit):
+        raise done.exception
+    assert done.exit_code == 0, done.output
+    return done
+
+
+def test_sample_writes_one_video_and_says_where():
+    said = call("sample", "--class", "Boxing", "--clips", "3", "--seed", "5")
+    assert said.splitlines()[3] == "Boxing.mp4"
+    video = read_frames(Path("Boxing.mp4"))
+    assert video.shape == (16, 2 * 256 + 4, 2 * 256 + 4, 3)
+    clips = VideoPipeline.from_pretrained("evagen/tiny")(["Boxing"] * 3, seed=5, **sample_one.OPTIONS)
+    assert np.array_equal(sample_one.grid(clips.frames)[:, :256, :256], clips.frames[0].repeat(8, 1).repeat(8, 2))
+    for line, clip in zip(said.splitlines(), clips.tokens):
+        assert line == f"Boxing: {clip.lengths.sum()} tokens, {' + '.join(str(int(n)) for n in clip.lengths)}"
+
+
+def test_sample_shows_every_class_where_none_is_named():
+    assert [line.split(":")[0] for line in call("sample", "--out", "all.gif").splitlines()[:3]] == [
+        "Boxing", "Skiing", "all.gif",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--class", "Boxin"], "knows no class 'Boxin'; the nearest are Boxing"),
+        (["--out", "clips.txt"], "cannot write clips.txt"),
+        (["--model", "evagen/plain"], "evagen/plain has no generator; it has: router, tokenizer"),
+        (["--model", "evagen/other"], "no model evagen/other in the box; there are: evagen/plain, evagen/tiny"),
+        (["options.top_p=0.5"], r"changes a config, and none is named: evagen sample quickstart/sample options.top_p"),
+    ],
+)
+def test_what_sample_cannot_do_is_said_and_nothing_is_left(words, message, tmp_path):
+    with pytest.raises(UserError, match=message):
+        call("sample", *words)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_sample_by_a_config_takes_the_same_options(tmp_path):
+    call("sample", "quickstart/sample", "--model", "evagen/tiny", "--class", "Skiing", "--clips", "2", "--out", "run")
+    assert sorted(path.name for path in (tmp_path / "run" / "Skiing").iterdir()) == ["000000.mp4", "000001.mp4"]
+
+
+def test_a_video_goes_into_tokens_and_back_without_naming_a_file_of_a_model():
+    write_video(Path("my.mp4"), moving_frames(20, 40, 56), 25)
+    done = called("encode", "my.mp4", "my.safetensors", "--tokenizer", "evagen/plain")
+    assert "PSNR" in done.stdout
+    assert done.stderr.splitlines()[-1] == "next: evagen decode my.safetensors my.mp4"
+    assert "PSNR" not in call("encode", "my.mp4", "b.safetensors", "--tokenizer", "evagen/plain", "--no-score")
+    assert call("decode", "my.safetensors", "back.mkv").splitlines()[-1] == "back.mkv"
+    assert read_frames(Path("back.mkv")).shape == (20, 40, 56, 3)
+
+
+def test_a_tokenizer_alone_says_that_a_router_is_needed(box):
+    write_video(Path("my.mp4"), moving_frames(20, 40, 56), 25)
+    with pytest.raises(UserError, match=r"tokenizer holds no router.*give --router, or a pipeline or the name"):
+        call("encode", "my.mp4", "my.safetensors", "--tokenizer", str(box / "tokenizer"))
+
+
+def test_tokens_of_a_tokenizer_that_is_not_in_the_box_say_so(box, tmp_path):
+    write_video(Path("my.mp4"), moving_frames(20, 40, 56), 25)
+    call("encode", "my.mp4", "my.safetensors", "--tokenizer", "evagen/plain")
+    for name in ("tiny", "plain"):
+        (box / "box" / name / "model_index.json").rename(box / f"{name}.json")
+    try:
+        with pytest.raises(UserError, match=r"none of the models in the box \(none\): give --tokenizer"):
+            call("decode", "my.safetensors", "back.mkv")
+    finally:
+        for name in ("tiny", "plain"):
+            (box / f"{name}.json").rename(box / "box" / name / "model_index.json")
+
+
+def test_scores_warn_where_coloured_squares_would_do_better():
+    frames = list(moving_frames(16, 64, 64))
+    good, bad = Scores(), Scores()
+    good.add(frames, frames)
+    bad.add(frames, [255 - frame for frame in frames])
+    assert "warning" not in good.summary()
+    assert "looks like nothing that this tokenizer was trained on" in bad.summary()
