@@ -18,7 +18,7 @@ lint: install
 	$(BIN)/mypy
 
 test: lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 quickstart: install
 	$(BIN)/evagen quickstart --out $(RUN)
