@@ -132,9 +132,12 @@ def sample(
     if config and "=" in config:
         raise UserError(f"{config} changes a config, and none is named: evagen sample quickstart/sample {config}")
     if config is None:
-        from evagen.commands.sample_one import main
+        from evagen.sampling.classes import check_classes
 
         model = model or OF_SAMPLES
+        check_classes(model, classes or [])  # before imports that take seconds
+        from evagen.commands.sample_one import main
+
         path, lines = main(model, classes, out, clips or (4 if classes else 1), seed or 0)
         print(*lines, sep="\n")
         print(path)

@@ -3,7 +3,6 @@
 Legend: B clips, C = 3, F frames, H × W pixels.
 """
 
-import difflib
 import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from evagen.ar_model import ClipRequest, ClipTokens, LengthConstraints, Sampling
 from evagen.errors import UserError
 from evagen.kernels.levels import video_to_frames
 from evagen.models.inference import HALF, precision_on
+from evagen.sampling.classes import label_of
 from evagen.sampling.config import Sampling
 from evagen.sampling.given import GivenClips
 from evagen.tokenizer import TokenizedClips, TokenizedVideo, VideoTokenizer, decode_in_chunks
@@ -136,16 +136,6 @@ def size_of_videos(config: Sampling, tokenizer: VideoTokenizer) -> tuple[int | N
 def clip_seed(seed: int, number: int) -> int:
     """The seed of one clip of a sampling run."""
     return seed * 1_000_003 + number
-
-
-def label_of(name: str | None, known: list[str]) -> int:
-    """A class's label, -1 for None. Raises UserError with the nearest name for an unknown class."""
-    if name is None:
-        return -1
-    if name not in known:
-        near = difflib.get_close_matches(name, known, n=3, cutoff=0.0)
-        raise UserError(f"the generator knows no class {name!r}; the nearest are {', '.join(near) or 'none at all'}")
-    return known.index(name)
 
 
 def decode_clips(tokenizer: VideoTokenizer, clips: list[ClipTokens]) -> Tensor:

@@ -20,7 +20,8 @@ from evagen.kernels.levels import video_to_frames
 from evagen.kernels.sources import box
 from evagen.models.fit import check_generator
 from evagen.models.loading import load_model, load_router
-from evagen.sampling.clips import clip_seed, decode_clips, label_of
+from evagen.sampling.classes import label_of
+from evagen.sampling.clips import clip_seed, decode_clips
 from evagen.tokenizer import BlockRouter, Router, VideoTokenizer
 
 

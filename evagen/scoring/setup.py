@@ -13,7 +13,7 @@ from evagen.models.larp import LarpTokenizer
 from evagen.models.lengths import RoutedLengths, UniformLengths
 from evagen.models.loading import fingerprint
 from evagen.models.networks import choose_detector
-from evagen.sampling.clips import label_of
+from evagen.sampling.classes import label_of
 from evagen.scoring.clips import FileClips, LabelClips
 from evagen.scoring.config import Benchmark
 from evagen.scoring.record import Model

@@ -1,0 +1,31 @@
+"""Names of classes, checked without the imports that models need, so that a typo is told at once."""
+
+import difflib
+import json
+from collections.abc import Sequence
+
+from evagen.errors import UserError
+from evagen.kernels.sources import CONFIG, locate
+
+
+def label_of(name: str | None, known: Sequence[str]) -> int:
+    """A class's label, -1 for None. Raises UserError with the nearest name for an unknown class."""
+    if name is None:
+        return -1
+    if name not in known:
+        near = difflib.get_close_matches(name, known, n=3, cutoff=0.0)
+        raise UserError(f"the generator knows no class {name!r}; the nearest are {', '.join(near) or 'none at all'}")
+    return list(known).index(name)
+
+
+def check_classes(model: str, names: Sequence[str]) -> None:
+    """Raises UserError for a model that has no generator, and for names that its generator does not know. One that is
+    not on this machine yet is left to whoever loads it."""
+    try:
+        folder = locate(model, "generator", only_cached=True).folder
+    except FileNotFoundError as error:
+        raise UserError(str(error)) from error
+    if folder and (folder / CONFIG).exists():
+        known = json.loads((folder / CONFIG).read_text()).get("class_names", [])
+        for name in names:
+            label_of(name, known)
