@@ -67,7 +67,7 @@ def _copy(folder: Path, staged: Path) -> None:
 def _upload(folder: Path, repo: str, private: bool) -> str:
     api = HfApi()
     try:
-        where = api.create_repo(repo, private=private, exist_ok=True)
+        where = api.create_repo(repo, private=private or None, exist_ok=True)  # None: by the owner's default
         api.upload_folder(repo_id=where.repo_id, folder_path=folder, commit_message="Upload with evagen push")
         return str(where)
     except LocalTokenNotFoundError as error:

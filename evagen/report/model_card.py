@@ -172,25 +172,22 @@ def _classes(parts: Mapping[str, StoredPart]) -> str:
 def _usage(parts: Mapping[str, StoredPart], name: str) -> str:
     """Commands and Python, of which only the lines that name the models change with where they are."""
     shell, python = [f'MODEL="{name}"  # a folder, or an id on the hub'], [f'model = "{name}"']
+    writes = parts["generator"].config if "generator" in parts else None
+    given = bool(writes and writes.get("given_frames"))
     if "tokenizer" in parts:
         router = "--router $MODEL" if "router" in parts else "--router …  # of your own"
         shell.append(f"evagen encode holiday.mp4 holiday.safetensors --tokenizer $MODEL {router}")
         shell.append("evagen decode holiday.safetensors decoded.mp4 --tokenizer $MODEL")
-    if "generator" in parts:
-        tokenizer = "$MODEL" if "tokenizer" in parts else "…"
-        shell.append(
-            f"evagen sample quickstart/sample generator=$MODEL tokenizer={tokenizer} clips_per_class=4 run.out=runs/clips"
-        )
+    if writes:
+        videos = " given.data.root=videos given.data.layout=folder given.router=$MODEL" if given else ""
+        models = f"generator=$MODEL tokenizer={'$MODEL' if 'tokenizer' in parts else '…'}"
+        shell.append(f"evagen sample quickstart/sample {models}{videos} run.out=runs/clips")
     if "tokenizer" not in parts or len(parts) == 1:
-        kind = {part: kind for kind, part in PARTS.items()} | {
-            each.part: each.config["_class_name"] for each in parts.values()
-        }
-        python = _of_one(next(iter(parts)), kind, python)
+        python = _of_one(next(iter(parts.values())), python)
     else:
         python = ["from evagen import VideoPipeline", "", *python, "pipeline = VideoPipeline.from_pretrained(model)"]
-        if "generator" in parts:
-            names = parts["generator"].config["class_names"]
-            called = json.dumps(names[0], ensure_ascii=False) if names else "None"
+        if writes and not given:
+            called = json.dumps(writes["class_names"][0], ensure_ascii=False) if writes["class_names"] else "None"
             python.append(f"frames = pipeline({called}, seed=0).frames  # float (1, frames, height, width, 3), 0 to 1")
         if "router" in parts:
             python.append('tokens = pipeline.encode("holiday.mp4", preference=1.2)')
@@ -198,12 +195,10 @@ def _usage(parts: Mapping[str, StoredPart], name: str) -> str:
     return "\n".join(["```bash", *shell, "```", "", "```python", *python, "```"])
 
 
-def _of_one(part: str, kinds: Mapping[str, str], python: Sequence[str]) -> list[str]:
+def _of_one(stored: StoredPart, python: Sequence[str]) -> list[str]:
     """Python for one model by itself."""
-    room = "ar_model" if part == "generator" else "tokenizer"
-    return [
-        f"from evagen.{room} import {kinds[part]}", "", *python, f"{part} = {kinds[part]}.from_pretrained(model)"
-    ]  # fmt: skip
+    room, kind = "ar_model" if stored.part == "generator" else "tokenizer", stored.config["_class_name"]
+    return [f"from evagen.{room} import {kind}", "", *python, f"{stored.part} = {kind}.from_pretrained(model)"]
 
 
 def _training(training: Mapping[str, Facts]) -> str:
