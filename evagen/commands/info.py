@@ -77,7 +77,8 @@ def _model(folder: Path) -> Facts:
         numbers = sum(tensor.numel() for tensor in weights.values())
         types = sorted({str(tensor.dtype).removeprefix("torch.") for tensor in weights.values()})
         facts.append(("weights", f"{numbers / 1e6:.1f} million numbers, {', '.join(types)}"))
-        facts.append(("fingerprint", weights_fingerprint(weights)))
+        loaded = {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in weights.items()}
+        facts.append(("fingerprint", weights_fingerprint(loaded)))  # in fp32, as others compare it
     facts += [(name, str(config[name])) for name in SHAPES if config.get(name) is not None]
     if classes := config.get("class_names"):
         facts.append(("classes", f"{len(classes)}: {_some(classes)}"))

@@ -58,6 +58,7 @@ def test_half_the_size_scores_the_same_and_the_generator_knows_its_tokenizer(roo
     assert f"{after} in place of {before}" in told
     pipeline = VideoPipeline.from_pretrained(tmp_path / "half")
     assert pipeline.generator.config.tokenizer_fingerprint == after != before
+    assert dict(info(tmp_path / "half" / "tokenizer"))["fingerprint"] == after
     video, lengths = random_clips(4, frames=16), torch.full((4, 4), 8)
     scores = [psnr(each.decode(each.encode(video, lengths)), video).mean().item() for each in (exact, half)]
     assert scores[0] == pytest.approx(scores[1], abs=0.05)  # dB
