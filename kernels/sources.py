@@ -72,7 +72,7 @@ def locate(source: str | Path, part: str, only_cached: bool = False, asked: Mapp
     if run and Path(run).is_dir():
         return _snapshot(Path(run), step)
     _refuse_unknown_box(text, boxes)
-    asked = {"local_files_only": only_cached, **(asked or {})}
+    asked = {"local_files_only": only_cached or _is_no_id(text), **(asked or {})}
     return Located(text, part if _is_pipeline_of_hub(text, asked) else None)
 
 
@@ -88,6 +88,12 @@ def locate_pipeline(source: str | Path) -> str:
         return str(path)
     _refuse_unknown_box(text, boxes)
     return text
+
+
+def _is_no_id(name: str) -> bool:
+    """Whether this cannot be a hub id, which has an owner: then the hub need not be asked, which takes most of a minute
+    where there is no network."""
+    return "/" not in name
 
 
 def _refuse_unknown_box(name: str, boxes: Mapping[str, Path]) -> None:
@@ -144,4 +150,6 @@ class FromAnywhere(SavedWithoutSource):
         if "subfolder" not in options:  # which diffusers takes literally
             asked = {name: options[name] for name in ASKED_OF_HUB if name in options}
             source, options["subfolder"] = locate(source, cls.part, asked=asked)
+        if _is_no_id(str(source)):
+            options.setdefault("local_files_only", True)
         return super().from_pretrained(str(source), **options)  # type: ignore[misc]

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from huggingface_hub import constants
+from huggingface_hub.utils import _http as http_utils
 from scored_models import make_models
 from tiny_models import tiny_tokenizer
 
@@ -107,6 +108,15 @@ def test_a_hub_id_of_a_pipeline_is_all_its_parts(root, wanted, hub):
     assert fingerprint(pipeline.tokenizer) == wanted
     for part, kind in ((pipeline.router, Router), (pipeline.generator, VideoGenerator)):
         assert fingerprint(kind.from_pretrained("somebody/video")) == fingerprint(part)
+
+
+def test_the_hub_is_not_asked_for_a_name_without_an_owner(hub, monkeypatch):
+    asked = []
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(http_utils, "get_session", lambda: asked.append("asked"))
+    with pytest.raises(UserError, match="no VideoTokenizer at nowhere"):
+        load_model(VideoTokenizer, "nowhere")
+    assert not asked
 
 
 def test_a_revision_of_a_hub_id(root, wanted, hub, tmp_path):
