@@ -1,5 +1,6 @@
 """evagen: autoregressive video generation on adaptive-length video tokens."""
 
+import importlib
 import logging
 import os
 import sys
@@ -19,3 +20,11 @@ logging.getLogger("xformers").setLevel(logging.ERROR)
 
 
 __version__ = "0.1.0"
+
+
+def __getattr__(name: str) -> object:
+    """`from evagen import VideoPipeline`, imported when it is asked for: torch takes seconds, and the command line
+    tells a wrong name sooner."""
+    if name == "VideoPipeline":
+        return importlib.import_module("evagen.sampling.pipeline").VideoPipeline
+    raise AttributeError(f"module 'evagen' has no attribute {name!r}")

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from evagen import cli_video
+from evagen import cli_models, cli_video
 from evagen.commands import COMMANDS, Command
 from evagen.errors import UserError
 
@@ -79,6 +79,8 @@ for _command in COMMANDS.values():
         _add(_command)
 for _without_config in (cli_video.sample, cli_video.encode, cli_video.decode, cli_video.reconstruct):
     app.command()(_without_config)
+export_app.command("pipeline")(cli_models.export_pipeline)
+app.command()(cli_models.push)
 
 
 @data_app.command()

@@ -2,6 +2,7 @@
 
 import os
 import secrets
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -33,3 +34,29 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
         os.replace(unfinished, path)
     finally:
         unfinished.unlink(missing_ok=True)
+
+
+@contextmanager
+def atomic_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """`atomic_write` for a folder: an empty one beside the target, for a `with` block to fill. When the block ends
+    without an error it takes the target's place, its files with the permissions that `open` gives a new file; after an
+    error nothing is left of it. Raises FileExistsError where the target holds something by then."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}")
+    unfinished.mkdir()
+    try:
+        yield unfinished
+        (probe := unfinished / f".{secrets.token_hex(4)}").touch()
+        permissions = probe.stat().st_mode & 0o777
+        probe.unlink()
+        for each in unfinished.rglob("*"):
+            if each.is_file():
+                each.chmod(permissions)
+        if path.exists():
+            if any(path.iterdir()):
+                raise FileExistsError(f"{path} is there by now")
+            path.rmdir()
+        os.replace(unfinished, path)
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)

@@ -13,7 +13,9 @@
 """
 
 import importlib.resources
+import json
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
@@ -31,6 +33,8 @@ SNAPSHOTS, BEST, FINISHED = "snapshots", "best", ".finished"
 that went on to more steps had ended there; and the one with the best held-out score."""
 STEP = "step_" + 8 * "[0-9]"
 """Glob of a snapshot's folder."""
+ASKED_OF_HUB = ("revision", "cache_dir", "token", "local_files_only")
+"""Options of `from_pretrained` that say where on the hub, or whether to ask it."""
 
 
 class Located(NamedTuple):
@@ -51,10 +55,10 @@ def box() -> dict[str, Path]:
     return {f"{OWNER}/{each.parent.name}": each.parent for each in sorted(BOX.glob(f"*/{INDEX}"))}
 
 
-def locate(source: str | Path, part: str, only_cached: bool = False) -> Located:
-    """Where a tokenizer, a router or a generator (`part`) lies. only_cached: do not ask the hub. Raises
-    FileNotFoundError for a name that no model in the box has, for a step of which a run has no snapshot, and for a
-    pipeline without such a part."""
+def locate(source: str | Path, part: str, only_cached: bool = False, asked: Mapping[str, Any] | None = None) -> Located:
+    """Where a tokenizer, a router or a generator (`part`) lies. only_cached: do not ask the hub. asked: of it, by the
+    names in `ASKED_OF_HUB`. Raises FileNotFoundError for a name that no model in the box has, for a step of which a run
+    has no snapshot, and for a pipeline without such a part."""
     text = str(source)
     boxes = box()
     if text in boxes:
@@ -73,14 +77,39 @@ def locate(source: str | Path, part: str, only_cached: bool = False) -> Located:
     run, _, step = text.rpartition("@")
     if run and Path(run).is_dir():
         return _snapshot(Path(run), step)
-    if text.startswith(f"{OWNER}/"):
-        raise FileNotFoundError(f"no model {text} in the box; there are: {', '.join(boxes) or 'none'}")
-    return Located(text, part if _is_pipeline_of_hub(text, only_cached) else None)
+    _refuse_unknown_box(text, boxes)
+    asked = {"local_files_only": only_cached or _is_no_id(text), **(asked or {})}
+    return Located(text, part if _is_pipeline_of_hub(text, asked) else None)
 
 
-def _is_pipeline_of_hub(name: str, only_cached: bool) -> bool:
+def locate_pipeline(source: str | Path) -> str:
+    """Where a whole pipeline lies: a folder or a hub id. Raises FileNotFoundError for a name that no model in the box
+    has, and for a folder without `model_index.json`."""
+    text, boxes = str(source), box()
+    path = boxes.get(text, Path(text))
+    if path.is_dir():
+        if not (path / INDEX).exists():
+            alone = ", a single model: load it by its own class" if (path / CONFIG).exists() else ""
+            raise FileNotFoundError(f"{text} holds no pipeline ({INDEX} is missing){alone}")
+        return str(path)
+    _refuse_unknown_box(text, boxes)
+    return text
+
+
+def _is_no_id(name: str) -> bool:
+    """Whether this cannot be a hub id, which has an owner: then the hub need not be asked, which takes most of a minute
+    where there is no network."""
+    return "/" not in name
+
+
+def _refuse_unknown_box(name: str, boxes: Mapping[str, Path]) -> None:
+    if name.startswith(f"{OWNER}/"):
+        raise FileNotFoundError(f"no model {name} in the box; there are: {', '.join(boxes) or 'none'}")
+
+
+def _is_pipeline_of_hub(name: str, asked: Mapping[str, Any]) -> bool:
     try:
-        hf_hub_download(name, INDEX, local_files_only=only_cached)
+        hf_hub_download(name, INDEX, **asked)
     except (EntryNotFoundError, HfHubHTTPError, HFValidationError, OSError):  # loading the model will say what is wrong
         return False
     return True
@@ -103,7 +132,18 @@ def _snapshot(run: Path, step: str) -> Located:
     raise FileNotFoundError(f"{run} has no snapshot {step}; it has: {', '.join(there) or 'none'}")
 
 
-class FromAnywhere:
+class SavedWithoutSource:
+    """For a diffusers model or pipeline: its saved config does not tell where it was loaded from, which is a folder of
+    somebody's machine."""
+
+    def to_json_string(self) -> str:
+        """As diffusers'."""
+        values = json.loads(super().to_json_string())  # type: ignore[misc]
+        values.pop("_name_or_path", None)
+        return json.dumps(values, indent=2, sort_keys=True) + "\n"
+
+
+class FromAnywhere(SavedWithoutSource):
     """For a diffusers model: its `from_pretrained` takes all that `locate` knows."""
 
     part: ClassVar[str]
@@ -115,5 +155,8 @@ class FromAnywhere:
         in fp32, whatever they are stored in, unless `torch_dtype` says otherwise. Raises OSError where there is no such
         model."""
         if "subfolder" not in options:  # which diffusers takes literally
-            source, options["subfolder"] = locate(source, cls.part)
+            asked = {name: options[name] for name in ASKED_OF_HUB if name in options}
+            source, options["subfolder"] = locate(source, cls.part, asked=asked)
+        if _is_no_id(str(source)):
+            options.setdefault("local_files_only", True)
         return super().from_pretrained(str(source), **options)  # type: ignore[misc]

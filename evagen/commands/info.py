@@ -49,15 +49,15 @@ def main(path: Path) -> Facts:
 
 def _of_folder(folder: Path) -> Facts:
     kinds: list[tuple[str, Callable[[Path], Facts]]] = [
-        ("config.json", _model), ("table", _corpus), ("record", _curation), ("record.json", _scores),
-        ("config.yaml", _unfinished),
+        ("model_index.json", _pipeline), ("config.json", _model), ("table", _corpus), ("record", _curation),
+        ("record.json", _scores), ("config.yaml", _unfinished),
     ]  # fmt: skip
     for name, tell in kinds:
         if (folder / name).exists():
             return tell(folder)
     raise UserError(
-        f"{folder} holds nothing that evagen makes: no model (config.json), token corpus (table), curation (record), "
-        "scores (record.json) or run (config.yaml)"
+        f"{folder} holds nothing that evagen makes: no model (config.json), pipeline (model_index.json), token corpus "
+        "(table), curation (record), scores (record.json) or run (config.yaml)"
     )
 
 
@@ -77,11 +77,21 @@ def _model(folder: Path) -> Facts:
         numbers = sum(tensor.numel() for tensor in weights.values())
         types = sorted({str(tensor.dtype).removeprefix("torch.") for tensor in weights.values()})
         facts.append(("weights", f"{numbers / 1e6:.1f} million numbers, {', '.join(types)}"))
-        facts.append(("fingerprint", weights_fingerprint(weights)))
+        loaded = {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in weights.items()}
+        facts.append(("fingerprint", weights_fingerprint(loaded)))  # in fp32, as others compare it
     facts += [(name, str(config[name])) for name in SHAPES if config.get(name) is not None]
     if classes := config.get("class_names"):
         facts.append(("classes", f"{len(classes)}: {_some(classes)}"))
     return [*facts, ("to use it", command.format(folder=folder))]
+
+
+def _pipeline(folder: Path) -> Facts:
+    parts = sorted(each.parent for each in folder.glob("*/config.json"))
+    facts = [(f"{part.name} {name}", value) for part in parts for name, value in _model(part)[1:3]]
+    command = f'VideoPipeline.from_pretrained("{folder}"), or --tokenizer {folder} --router {folder}'
+    return [
+        ("what", f"a pipeline: {', '.join(part.name for part in parts)}"), *facts, ("to use it", command),
+    ]  # fmt: skip
 
 
 def _corpus(folder: Path) -> Facts:

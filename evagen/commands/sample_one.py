@@ -17,7 +17,7 @@ SHOWN_SIDE = 256
 """Small clips are enlarged by a whole factor, up to this height, since players show them as small as they are."""
 GAP = 4
 """Pixels between clips."""
-OPTIONS = {"top_p": 0.8, "guidance": 1.5}
+OPTIONS = {"top_p": 0.8, "guidance_scale": 1.5}
 
 
 def main(
@@ -37,7 +37,7 @@ def main(
     asked = [name for name in classes or known or [None] for _ in range(clips_per_class)]
     clips = pipeline(asked, seed=seed, **OPTIONS)
     path = out or Path(f"{'-'.join(classes) if classes else 'samples'}.mp4")
-    write_video(path, grid(clips.frames), FRAMES_PER_SECOND)
+    write_video(path, grid(np.rint(clips.frames * 255).astype(np.uint8)), FRAMES_PER_SECOND)
     return path, [describe(*each) for each in zip(asked, clips.tokens)]
 
 

@@ -63,10 +63,7 @@ def load_router(tokenizer: VideoTokenizer | LarpTokenizer, source: str) -> Route
     seen together."""
     remembers = getattr(tokenizer.config, "memory_blocks", None) is not None
     router = load_model(BlockRouter if remembers else Router, source, tokenizer.device)
-    try:
-        (check_block_router_fits if remembers else check_router_fits)(tokenizer, router)
-    except ValueError as error:
-        raise UserError(f"the router at {source} does not fit: {error}") from error
+    check_router(tokenizer, router, f"the router at {source}")
     return router
 
 
@@ -88,6 +85,18 @@ def tokenizer_of(tokens: str | None) -> str:
         f"the tokens are of tokenizer {tokens or '(not said)'}, which is none of the models in the box "
         f"({', '.join(box()) or 'none'}): give --tokenizer, the one that they were encoded with"
     )
+
+
+def check_router(tokenizer: VideoTokenizer | LarpTokenizer, router: Router | BlockRouter, whose: str) -> None:
+    """Raises UserError unless the router says lengths for this tokenizer. whose: names it."""
+    remembers = getattr(tokenizer.config, "memory_blocks", None) is not None
+    kind, check = (BlockRouter, check_block_router_fits) if remembers else (Router, check_router_fits)
+    if not isinstance(router, kind):
+        raise UserError(f"{whose} is a {type(router).__name__}, and this tokenizer needs a {kind.__name__}")
+    try:
+        check(tokenizer, router)
+    except ValueError as error:
+        raise UserError(f"{whose} does not fit: {error}") from error
 
 
 def _refuse_larp(config: dict[str, Any], source: str | Path, kind: type[ModelMixin]) -> None:

@@ -1,45 +1,67 @@
-"""Generator and tokenizer as one `diffusers` pipeline, which is saved, loaded and published as others are.
+"""Generator, tokenizer and router as one `diffusers` pipeline, which is saved, loaded and published as others are.
 
-VideoPipeline.of("runs/quickstart/generator", "runs/quickstart/final").save_pretrained("pipeline")
-clips = VideoPipeline.from_pretrained("pipeline")(["Frogger", "Frostbite"], seed=1, guidance=1.5).frames
+pipeline = VideoPipeline.from_pretrained("evagen/arcade")       # a name in the box, a folder, or a hub id
+frames = pipeline("Frogger", seed=1, guidance_scale=1.5).frames  # float (1, F, H, W, 3) in [0, 1]
+tokens = pipeline.encode("holiday.mp4", mean_tokens=100)
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-import numpy as np
 import torch
 from diffusers import DiffusionPipeline
 from diffusers.utils import BaseOutput
+from huggingface_hub.errors import HfHubHTTPError
+from torch import Tensor
 
-from evagen.ar_model import ClipRequest, ClipTokens, LengthConstraints, SamplingOptions, VideoGenerator, sample_in_order
+from evagen.ar_model import ClipRequest, ClipTokens, LengthConstraints, VideoGenerator, sample
+from evagen.data.video_reader import VideoError
 from evagen.errors import UserError
-from evagen.kernels.levels import video_to_frames
-from evagen.kernels.sources import box
+from evagen.kernels.packed_linear import pack_linears
+from evagen.kernels.sources import SavedWithoutSource, box, locate_pipeline
 from evagen.models.fit import check_generator
-from evagen.models.loading import load_model, load_router
+from evagen.models.inference import HALF, autocast_to, precision_on
+from evagen.models.loading import check_router, load_model, load_router
+from evagen.sampling.asked import Generators, names_of, options_of, seeds_of
 from evagen.sampling.classes import label_of
-from evagen.sampling.clips import clip_seed, decode_clips
-from evagen.tokenizer import BlockRouter, Router, VideoTokenizer
+from evagen.sampling.clips import decode_clips, slots_that_fit
+from evagen.sampling.frames import DecodedType, Frames, GivenVideo, OutputType, as_output, as_video, check_output_type
+from evagen.tokenizer import (
+    AdaptiveTokenizer,
+    BlockRouter,
+    LiveTokenizer,
+    Router,
+    TokenizedVideo,
+    VideoTokenizer,
+    decode_in_chunks,
+)
+
+CUSTOM_PIPELINE = "pipeline.py"
+"""In a saved folder: what diffusers reads for `custom_pipeline`, so that it finds this class."""
+PRECISIONS = {torch.float32: "fp32"} | {dtype: name for name, dtype in HALF.items()}
+OnClip = Callable[["VideoPipeline", int, ClipTokens], object]
 
 
 @dataclass
 class VideoPipelineOutput(BaseOutput):
-    """frames: uint8 (B, F, H, W, 3); tokens: of each clip."""
+    """frames: by output_type, `np` float32 (B, F, H, W, 3) in [0, 1], `pt` (B, F, 3, H, W) in [0, 1], `pil` a list of
+    pictures for each clip, `latent` the tokens; tokens: of each clip."""
 
-    frames: np.ndarray
+    frames: Frames | list[ClipTokens]
     tokens: list[ClipTokens]
 
 
-class VideoPipeline(DiffusionPipeline):
-    """Classes → clips.
+class VideoPipeline(SavedWithoutSource, DiffusionPipeline):
+    """Classes → clips; videos → tokens → videos.
 
     Args:
-        tokenizer: turns tokens into pixels.
-        generator: writes the tokens; trained on this tokenizer's. None for a pipeline that only carries a tokenizer.
-        router: the tokenizer's. Sampling does not need it; `evagen encode` finds it here.
+        tokenizer: turns videos into tokens and tokens into pixels.
+        generator: writes the tokens; trained on this tokenizer's. None for a pipeline that only encodes and decodes.
+        router: the tokenizer's, which says lengths. Sampling does not need it.
+
+    Raises UserError for models that do not fit each other.
     """
 
     _optional_components: ClassVar = ["generator", "router"]  # diffusers adds a list to it
@@ -51,9 +73,17 @@ class VideoPipeline(DiffusionPipeline):
         router: Router | BlockRouter | None = None,
     ):
         super().__init__()
+        if tokenizer.dtype != torch.float32:
+            raise UserError(
+                f"the tokenizer's weights are {tokenizer.dtype}, which changes its tokens: load it in fp32, as "
+                "VideoPipeline.from_pretrained does, and then call pipeline.to(dtype)"
+            )
         if generator is not None:
             check_generator(generator, tokenizer)
+        if router is not None:
+            check_router(tokenizer, router, "the router")
         self.register_modules(tokenizer=tokenizer, generator=generator, router=router)
+        self._computed_in = torch.float32
 
     @staticmethod
     def of(generator: str | Path | None, tokenizer: str | Path, router: str | Path | None = None) -> "VideoPipeline":
@@ -67,40 +97,175 @@ class VideoPipeline(DiffusionPipeline):
 
     @classmethod
     def from_pretrained(cls, source: str | Path, **options: Any) -> "VideoPipeline":
-        """From a folder, a hub id, or the name of models in the box (`evagen/arcade`)."""
-        return super().from_pretrained(str(box().get(str(source), source)), **options)
+        """From a folder, a hub id, or the name of models in the box (`evagen/arcade`). options: of diffusers: revision,
+        variant, token, cache_dir, … With `dtype` (or `torch_dtype`) as `to(dtype)`. Raises UserError where there is no
+        such pipeline."""
+        dtypes = [options.pop(name, None) for name in ("dtype", "torch_dtype")]
+        try:
+            where = locate_pipeline(source)
+        except FileNotFoundError as error:
+            raise UserError(str(error)) from error
+        try:
+            pipeline = super().from_pretrained(where, **options)
+        except ValueError as error:  # a variant that is not there, a name that cannot be one
+            raise UserError(f"no pipeline at {source}: {error}") from error
+        except (OSError, HfHubHTTPError) as error:
+            if Path(where).is_dir():
+                raise UserError(f"the pipeline in {where} is not whole: {error}") from error
+            raise UserError(
+                f"no pipeline at {source}: no local folder, no hub id within reach, and none of the models in the box: "
+                f"{', '.join(box()) or 'none'}"
+            ) from error
+        return pipeline.to(next((dtype for dtype in dtypes if dtype is not None), torch.float32))
+
+    def save_pretrained(self, save_directory: str | Path, **options: Any) -> None:
+        """As diffusers', and with `pipeline.py`, by which its own `DiffusionPipeline` can load the folder."""
+        folder = Path(save_directory)
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / CUSTOM_PIPELINE).write_text(
+            "# What `DiffusionPipeline.from_pretrained(…, custom_pipeline=…, trust_remote_code=True)` loads.\n"
+            "from evagen import VideoPipeline\n"
+        )
+        super().save_pretrained(str(folder), **options)
+
+    def to(self, *args: Any, **options: Any) -> "VideoPipeline":
+        """To a device, and to a dtype: bf16, fp16 or fp32 of the matrix products. As everywhere in evagen the weights
+        stay in fp32, and so do the quantiser, the logits and the drawing of tokens. Raises UserError for another
+        dtype, and for bf16 on a GPU without it."""
+        dtypes = [each for each in (*args, options.pop("dtype", None)) if isinstance(each, torch.dtype)]
+        super().to(*(each for each in args if not isinstance(each, torch.dtype)), **options)
+        for part in (self.tokenizer, self.generator, self.router):
+            if part is not None:
+                pack_linears(part.requires_grad_(False))
+        for dtype in dtypes:
+            if dtype not in PRECISIONS:
+                raise UserError(f"dtype={dtype}: the pipeline computes in {', '.join(map(str, PRECISIONS))}")
+            precision_on(PRECISIONS[dtype], self.device)
+            self._computed_in = dtype
+        return self
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What matrix products are computed in; weights are float32."""
+        return self._computed_in
 
     @torch.no_grad()
     def __call__(
         self,
-        classes: Sequence[str | None],
-        seed: int = 0,
-        lengths: Sequence[int | None] | None = None,
-        num_slots: int = 64,
+        classes: str | Sequence[str | None] | None = None,
+        seed: int | None = None,
+        lengths: Sequence[int | None] | LengthConstraints | None = None,
+        num_slots: int | None = None,
         num_blocks: int | None = None,
-        **options,
-    ) -> VideoPipelineOutput:
-        """One clip for each class, None for any.
+        *,
+        num_videos_per_class: int = 1,
+        generator: Generators | None = None,
+        guidance_scale: float = 1.0,
+        output_type: OutputType = "np",
+        return_dict: bool = True,
+        callback_on_clip_end: OnClip | None = None,
+        **options: Any,
+    ) -> VideoPipelineOutput | tuple:
+        """Clips of each class, `num_videos_per_class` one behind another. A progress bar counts them
+        (`set_progress_bar_config`).
 
         Args:
-            classes: names that the generator knows (`pipeline.generator.config.class_names`).
+            classes: names in `pipeline.generator.config.class_names`; a lone one; None for any.
             seed: clip i is that of `evagen sample` with the same `run.seed` and number i.
-            lengths: tokens of each block, None where the generator chooses.
-            num_slots: clips written side by side.
+            lengths: tokens of each block, None where the generator chooses; or `LengthConstraints`.
+            num_slots: clips written side by side; if None as many as memory holds, at most 64.
             num_blocks: of each clip, for a generator without an end; its window's if None.
-            options: of `SamplingOptions`: temperature, top_k, top_p, min_p, guidance, …
+            generator: in place of `seed`, draws the clips' seeds; or one for each clip. With neither torch's own does.
+            guidance_scale: `guidance` of `evagen sample`, logits u + g·(c - u); 1 for none.
+            output_type: what `frames` is to be, see `VideoPipelineOutput`; `latent` decodes nothing.
+            return_dict: if False, a tuple (frames, tokens).
+            callback_on_clip_end: called with the pipeline, a clip's number and its tokens, when these are written.
+            options: others of `SamplingOptions`: temperature, top_k, top_p, min_p, guidance_schedule and
+                guidance_interval.
 
-        Raises UserError for classes, lengths or options that the generator cannot follow.
+        Raises UserError for what the generator cannot follow, or where there is no generator.
         """
+        self._check_has("generator", "it can encode and decode. VideoPipeline.of(generator, tokenizer) has one")
+        check_output_type(output_type)
         known = list(self.generator.config.class_names)
-        constraints = LengthConstraints(list(lengths)) if lengths else LengthConstraints()
+        names = names_of(classes, num_videos_per_class)
+        constraints = lengths if isinstance(lengths, LengthConstraints) else LengthConstraints(lengths or None)
         requests = [
-            ClipRequest(clip_seed(seed, number), label_of(name, known), None, constraints, num_blocks)
-            for number, name in enumerate(classes)
+            ClipRequest(seed_of_clip, label_of(name, known), None, constraints, num_blocks)
+            for seed_of_clip, name in zip(seeds_of(seed, generator, len(names)), names)
         ]
+        tokens = self._write(requests, options_of(guidance_scale, options), num_slots, callback_on_clip_end)
+        output = VideoPipelineOutput(self.decode(tokens, output_type) if output_type != "latent" else tokens, tokens)
+        return output if return_dict else output.to_tuple()
+
+    def _write(self, requests, options, num_slots: int | None, on_clip: OnClip | None) -> list[ClipTokens]:
+        """The clips of some requests, in their order."""
+        dtype = None if self.dtype == torch.float32 else self.dtype
+        num_slots = num_slots or slots_that_fit(self.generator, options.guidance != 1, dtype)
+        written: dict[int, ClipTokens] = {}
         try:
-            tokens = sample_in_order(self.generator, requests, SamplingOptions(**options), num_slots)
+            with self.progress_bar(total=len(requests)) as bar:
+                for number, tokens in sample(self.generator, requests, options, num_slots, dtype):
+                    written[number] = tokens
+                    bar.update()
+                    if on_clip:
+                        on_clip(self, number, tokens)
         except (TypeError, ValueError) as error:
             raise UserError(f"the generator cannot write these clips: {error}") from error
-        video = torch.cat([decode_clips(self.tokenizer, [clip]) for clip in tokens])  # B C F H W
-        return VideoPipelineOutput(np.stack([video_to_frames(clip) for clip in video]), tokens)
+        return [written[number] for number in range(len(requests))]
+
+    def encode(
+        self,
+        video: GivenVideo,
+        *,
+        preference: float | None = None,
+        max_tokens: int | None = None,
+        mean_tokens: float | None = None,
+    ) -> TokenizedVideo:
+        """One video of any length and size → its tokens, as many as the router says.
+
+        Args:
+            video: a file's name; pictures; an array (F, H, W, 3), uint8 or in [0, 1]; or a tensor (F, 3, H, W) in
+                [0, 1]. What a call leaves in `frames` are several of these.
+            preference: the quality dial w_q, from 0.8 (few tokens) to 1.6 (best quality); 1.2 if no dial is given.
+            max_tokens: bound for each clip, or, with a memory, for each block.
+            mean_tokens: bound for the average of all clips; not with a memory.
+
+        Raises UserError where there is no router, for what is no video, and for dials that exclude each other or cannot
+        be met."""
+        self._check_has("router", "VideoPipeline.of(None, tokenizer, router) has one")
+        dials = {"preference": preference, "max_tokens": max_tokens}
+        remembers = self.tokenizer.config.memory_blocks is not None
+        if remembers and mean_tokens is not None:
+            raise UserError(
+                f"mean_tokens={mean_tokens} is for tokenizers of clips; this one remembers: give max_tokens"
+            )
+        model = (LiveTokenizer if remembers else AdaptiveTokenizer)(self.tokenizer, self.router)
+        try:
+            with autocast_to(PRECISIONS[self.dtype], self.device):
+                return model.encode(as_video(video), **dials, **({} if remembers else {"mean_tokens": mean_tokens}))
+        except (VideoError, ValueError) as error:
+            raise UserError(str(error)) from error
+
+    @torch.no_grad()
+    def decode(self, tokens: TokenizedVideo | Sequence[ClipTokens], output_type: DecodedType = "np") -> Frames:
+        """What `encode` gave → one video of the same length and size; or the tokens of clips of one length, as a call
+        gives them → all of them. The first dimension is that of the videos, as in `VideoPipelineOutput`. Raises
+        UserError for tokens of another tokenizer."""
+        check_output_type(output_type, DecodedType)
+        try:
+            with autocast_to(PRECISIONS[self.dtype], self.device):
+                return as_output(self._decode(tokens), output_type)
+        except ValueError as error:
+            raise UserError(f"these tokens cannot be decoded: {error}") from error
+
+    def _decode(self, tokens: TokenizedVideo | Sequence[ClipTokens]) -> Tensor:
+        """(B, C, F, H, W) in [-1, 1]."""
+        if isinstance(tokens, TokenizedVideo):
+            return torch.cat(list(decode_in_chunks(self.tokenizer, tokens)), dim=1)[None]
+        return torch.cat([decode_clips(self.tokenizer, [clip]) for clip in tokens])
+
+    def _check_has(self, part: str, advice: str) -> None:
+        if getattr(self, part) is None:
+            parts = ", ".join(name for name, each in self.components.items() if each is not None)
+            raise UserError(f"this pipeline has no {part}, only: {parts}; {advice}")

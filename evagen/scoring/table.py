@@ -50,9 +50,9 @@ def column_of(record: Record) -> Column:
     )  # fmt: skip
 
 
-def markdown(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Text to the left, figures to the right."""
-    lines = [heads, ["---", *["---:"] * (len(heads) - 1)], *rows]
+def markdown(heads: Sequence[str], rows: Sequence[Sequence[str]], text_columns: int = 1) -> str:
+    """The first columns to the left, as text, the others to the right, as figures."""
+    lines = [heads, ["---"] * text_columns + ["---:"] * (len(heads) - text_columns), *rows]
     return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
 
 

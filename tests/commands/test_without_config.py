@@ -57,7 +57,8 @@ def test_sample_writes_one_video_and_says_where():
     video = read_frames(Path("Boxing.mp4"))
     assert video.shape == (16, 2 * 256 + 4, 2 * 256 + 4, 3)
     clips = VideoPipeline.from_pretrained("evagen/tiny")(["Boxing"] * 3, seed=5, **sample_one.OPTIONS)
-    assert np.array_equal(sample_one.grid(clips.frames)[:, :256, :256], clips.frames[0].repeat(8, 1).repeat(8, 2))
+    frames = np.rint(clips.frames * 255).astype(np.uint8)
+    assert np.array_equal(sample_one.grid(frames)[:, :256, :256], frames[0].repeat(8, 1).repeat(8, 2))
     for line, clip in zip(said.splitlines(), clips.tokens):
         assert line == f"Boxing: {clip.lengths.sum()} tokens, {' + '.join(str(int(n)) for n in clip.lengths)}"
 

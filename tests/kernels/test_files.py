@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from evagen.kernels.files import atomic_write, cache_folder
+from evagen.kernels.files import atomic_folder, atomic_write, cache_folder
 
 
 @pytest.fixture(params=[0o022, 0o027, 0o077], ids=oct)
@@ -82,3 +82,17 @@ def test_permissions_are_those_of_a_plain_open(tmp_path, umask):
         os.replace(private, unfinished)
         assert unfinished.stat().st_mode & 0o777 == 0o600
     assert plain.stat().st_mode == written.stat().st_mode == moved.stat().st_mode
+
+
+def test_a_folder_appears_when_the_block_ends_and_not_after_an_error(tmp_path):
+    target = tmp_path / "new" / "pipeline"
+    with atomic_folder(target) as unfinished:
+        (unfinished / "file").write_text("whole")
+        assert not target.exists()
+    assert (target / "file").read_text() == "whole"
+    with pytest.raises(FileExistsError, match="is there by now"), atomic_folder(target) as unfinished:
+        (unfinished / "file").write_text("other")
+    with pytest.raises(FileNotFoundError), atomic_folder(tmp_path / "new" / "stopped") as unfinished:
+        (unfinished / "no" / "file").write_text("half")
+    assert [each.name for each in target.parent.iterdir()] == ["pipeline"]
+    assert (target / "file").read_text() == "whole"

@@ -6,8 +6,11 @@ from pathlib import Path
 import pytest
 import torch
 from huggingface_hub import constants
+from huggingface_hub.utils import _http as http_utils
 from scored_models import make_models
+from tiny_models import tiny_tokenizer
 
+from evagen.ar_model import VideoGenerator
 from evagen.errors import UserError
 from evagen.kernels import sources
 from evagen.kernels.sources import Located, locate
@@ -69,21 +72,81 @@ def test_names_in_the_box(root, wanted, tmp_path, monkeypatch):
     assert pipeline(["Boxing"]).frames.shape == (1, 16, 32, 32, 3)
     with pytest.raises(UserError, match=r"no model evagen/tin in the box; there are: evagen/tiny$"):
         load_model(VideoTokenizer, "evagen/tin")
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(UserError, match=r"none of the models in the box: evagen/tiny$"):
+        VideoPipeline.from_pretrained("somebody/nothing")
     with pytest.raises(UserError, match=r"none of the models in the box: evagen/tiny$"):
         load_model(VideoTokenizer, "somebody/nothing")
 
 
-@pytest.mark.parametrize("what", ["tokenizer", "pipeline"])
-def test_a_hub_id_of_a_model_or_of_a_pipeline(root, wanted, tmp_path, monkeypatch, what):
-    """From a cache in the hub's layout, without a network."""
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+@pytest.fixture
+def hub(tmp_path, monkeypatch) -> Path:
+    """An empty cache in the hub's layout, and no network."""
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    commit = "0" * 40
-    folder = tmp_path / "models--somebody--video"
-    shutil.copytree(root / what, folder / "snapshots" / commit)
-    (folder / "refs").mkdir()
-    (folder / "refs" / "main").write_text(commit)
+    return tmp_path / "hub"
+
+
+def put(hub: Path, source: Path, name: str, revision: str, commit: str) -> Path:
+    folder = hub / f"models--{name.replace('/', '--')}"
+    shutil.copytree(source, folder / "snapshots" / commit)
+    (folder / "refs").mkdir(exist_ok=True)
+    (folder / "refs" / revision).write_text(commit)
+    return folder / "snapshots" / commit
+
+
+@pytest.mark.parametrize("what", ["tokenizer", "pipeline"])
+def test_a_hub_id_of_a_model_or_of_a_pipeline(root, wanted, hub, what):
+    put(hub, root / what, "somebody/video", "main", "0" * 40)
     assert found("somebody/video") == wanted
+    assert fingerprint(load_model(VideoTokenizer, "somebody/video")) == wanted
+
+
+def test_a_hub_id_of_a_pipeline_is_all_its_parts(root, wanted, hub):
+    put(hub, root / "pipeline", "somebody/video", "main", "0" * 40)
+    pipeline = VideoPipeline.from_pretrained("somebody/video")
+    assert fingerprint(pipeline.tokenizer) == wanted
+    for part, kind in ((pipeline.router, Router), (pipeline.generator, VideoGenerator)):
+        assert fingerprint(kind.from_pretrained("somebody/video")) == fingerprint(part)
+
+
+def test_the_hub_is_not_asked_for_a_name_without_an_owner(hub, monkeypatch):
+    asked = []
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(http_utils, "get_session", lambda: asked.append("asked"))
+    with pytest.raises(UserError, match="no VideoTokenizer at nowhere"):
+        load_model(VideoTokenizer, "nowhere")
+    assert not asked
+
+
+def test_a_revision_of_a_hub_id(root, wanted, hub, tmp_path):
+    """Also where one revision is a single model and another a pipeline."""
+    other = tiny_tokenizer(seed=1, num_frames=16)
+    other.save_pretrained(tmp_path / "other")
+    put(hub, tmp_path / "other", "somebody/video", "main", "0" * 40)
+    put(hub, root / "pipeline", "somebody/video", "v2", "1" * 40)
+    assert found("somebody/video") == fingerprint(other)
+    assert fingerprint(VideoTokenizer.from_pretrained("somebody/video", revision="v2")) == wanted
+    assert fingerprint(VideoPipeline.from_pretrained("somebody/video", revision="v2").tokenizer) == wanted
+    with pytest.raises(OSError, match="somebody/video"):
+        VideoTokenizer.from_pretrained("somebody/video", revision="v3")
+
+
+def test_a_variant_and_a_dtype_are_diffusers_own(root, tmp_path):
+    half = VideoTokenizer.from_pretrained(root / "tokenizer").half()
+    half.save_pretrained(tmp_path / "tokenizer", variant="fp16")
+    wanted = fingerprint(half.float())
+    assert fingerprint(VideoTokenizer.from_pretrained(tmp_path / "tokenizer", variant="fp16")) == wanted
+    model = VideoTokenizer.from_pretrained(tmp_path / "tokenizer", variant="fp16", torch_dtype=torch.float16)
+    assert {each.dtype for each in model.parameters()} == {torch.float16}
+    with pytest.raises(OSError, match="no file named"):
+        VideoTokenizer.from_pretrained(tmp_path / "tokenizer")
+
+
+def test_a_saved_model_does_not_say_on_whose_machine_it_was_loaded(root, tmp_path):
+    VideoPipeline.from_pretrained(root / "pipeline").save_pretrained(tmp_path / "again")
+    for path in (tmp_path / "again").rglob("*.json"):
+        assert str(root) not in path.read_text()
 
 
 def test_weights_stored_in_half_precision_are_loaded_in_fp32(root, tmp_path):

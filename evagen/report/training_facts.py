@@ -1,0 +1,87 @@
+"""What a run folder tells of a training, for people who did not see it: from its `config.yaml` and `metrics.jsonl`."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from evagen.training.metrics import read_metrics
+
+Facts = dict[str, str]
+COMMANDS = {"tokenizer": "train-tokenizer", "router": "train-router", "generator": "train-generator"}
+MADE_FROM = ("record", "corpus")
+"""Keys of configs that name the run folder which the training data came from."""
+NAMED = {"psnr": "PSNR, dB", "motion": "motion explained", "percentile": "percentile of the reward"}
+"""Of what logs call held_out_…, what is said better."""
+
+
+def training_facts(part: str, run: Path, step: int | None = None) -> Facts:
+    """Names and values of the training of a tokenizer, a router or a generator (`part`); empty for a folder that is no
+    run. step: of the snapshot in question, None for the end."""
+    if not (run / "config.yaml").exists() or not (run / "metrics.jsonl").exists():
+        return {}
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    lines = [line for line in read_metrics(run) if step is None or line["step"] <= step]
+    optimizer = config.get("optimizer")
+    if not optimizer or not lines:
+        return {}
+    trained = int(lines[-1]["step"])
+    facts = {"command": f"`evagen {COMMANDS[part]}`"}
+    if data := _data_of(config, run):
+        facts["data"] = describe_data(data)
+    facts["steps"] = f"{trained:,}" + (f" of {optimizer['steps']:,}" if trained < optimizer["steps"] else "")
+    batch = optimizer.get("tokens_per_batch")
+    clips = (optimizer.get("batch_size") or 0) * optimizer["accumulation"]
+    facts["batch"] = f"{clips} clips" if clips else f"{batch * optimizer['accumulation']:,} tokens"
+    facts["optimiser"] = f"{optimizer['matrices']}, learning rate {optimizer['learning_rate']:g}"
+    facts["seed"] = str(config["run"]["seed"])
+    if start := config.get("start_from"):
+        facts["started from"] = Path(str(start)).name
+    if clips and (seconds := seconds_of(lines, clips)):
+        facts["time"] = _in_words(seconds)
+    return facts | last_scores(lines)
+
+
+def seconds_of(lines: Sequence[dict[str, float]], clips_a_step: int) -> float:
+    """What the logged steps took, from the clips per second of each line; without the time between them, in which
+    nothing was trained. Clips are those of one process."""
+    steps = [line["step"] for line in lines]
+    taken = [later - earlier for earlier, later in zip([0, *steps], steps)]
+    rates = [line.get("clips_per_second", 0) for line in lines]
+    return sum(clips_a_step * count / rate for count, rate in zip(taken, rates) if rate > 0)
+
+
+def _in_words(seconds: float) -> str:
+    for unit, length in (("hours", 3600), ("minutes", 60)):
+        if seconds >= 2 * length:
+            return f"{seconds / length:.1f} {unit}"
+    return f"{seconds:.0f} seconds"
+
+
+def last_scores(lines: Sequence[dict[str, float]]) -> Facts:
+    """The last value of all that was measured on clips held out of the training."""
+    last = {name: value for line in lines for name, value in line.items() if name.startswith("held_out_")}
+    return {f"held-out {NAMED.get(name := key.removeprefix('held_out_'), name)}": f"{last[key]:.4g}" for key in last}
+
+
+def describe_data(data: dict[str, Any]) -> str:
+    """A data set in a few words. Folders are told by their last names: the rest is somebody's machine."""
+    names = [Path(str(each["root"])).name for each in (data, *data.get("more", []))]
+    words = [" and ".join(names), f"{data.get('split') or 'its own'} split"]
+    if data.get("size"):
+        words.append(f"{data['frames']} frames at {data['size']} pixels")
+    if data.get("classes"):
+        words.append(f"classes {', '.join(map(str, data['classes']))}")
+    return ", ".join(words)
+
+
+def _data_of(config: dict[str, Any], run: Path) -> dict[str, Any] | None:
+    """The data set of a run, or of the run that its training data came from."""
+    if data := config.get("data"):
+        return data
+    for source in [Path(config[key]) for key in MADE_FROM if config.get(key)]:
+        for folder in (source, run.parent / source.name):  # where it was, or beside this run
+            if (folder / "config.yaml").exists():
+                return yaml.safe_load((folder / "config.yaml").read_text()).get("data")
+    return None

@@ -1,0 +1,80 @@
+"""What a call of the pipeline asks for, checked: classes, random numbers, options of the sampler."""
+
+import dataclasses
+import difflib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+
+from evagen.ar_model import SamplingOptions
+from evagen.errors import UserError
+from evagen.sampling.clips import clip_seed
+
+Generators = torch.Generator | Sequence[torch.Generator]
+HIGHEST_DRAWN_SEED = 2**40
+NOT_HERE = {
+    "prompt": "the generator knows classes, not text: give classes=, names of pipeline.generator.config.class_names",
+    "negative_prompt": "the generator knows classes, not text; guidance_scale leads away from clips of no class",
+    "num_inference_steps": "there are no denoising steps: tokens are written one after another. Fewer tokens are "
+    "faster: give lengths=, the tokens of each block",
+    "guidance": "the name is guidance_scale",
+    "num_videos_per_prompt": "the name is num_videos_per_class",
+    "num_frames": "frames follow from the blocks: give num_blocks=, which a generator without an end can follow",
+    "height": "clips have the size that the tokenizer was trained on",
+    "width": "clips have the size that the tokenizer was trained on",
+    "latents": "tokens are decoded by pipeline.decode(tokens)",
+    "callback_on_step_end": "there are no denoising steps: callback_on_clip_end is called after each clip",
+}
+"""Arguments of other pipelines, and what to do here."""
+
+
+def names_of(classes: str | Sequence[str | None] | None, num_videos_per_class: int) -> list[str | None]:
+    """The class of each clip, None for any. Raises UserError for what is no name, and for no clip at all."""
+    names = [classes] if classes is None or isinstance(classes, str) else list(classes)
+    wrong = [name for name in names if name is not None and not isinstance(name, str)]
+    if wrong:
+        raise UserError(f"classes={wrong[0]!r}: classes are given by their names, as text, or None for any")
+    if not names or num_videos_per_class < 1:
+        raise UserError(
+            f"classes={names} with num_videos_per_class={num_videos_per_class} ask for no clip: give at least one class"
+            " and one video of it"
+        )
+    return [name for name in names for _ in range(num_videos_per_class)]
+
+
+def seeds_of(seed: int | None, generator: Generators | None, num_clips: int) -> list[int]:
+    """The seed of each clip: from `seed` as `evagen sample` has them, or else drawn from one generator for all, from
+    one for each clip, or from torch's own. Raises UserError for both, and for another number of generators."""
+    if seed is not None and generator is not None:
+        raise UserError(f"seed={seed} and generator=… both say which random numbers to use: give one of them")
+    if seed is not None:
+        return [clip_seed(seed, number) for number in range(num_clips)]
+    if generator is None or isinstance(generator, torch.Generator):
+        return _draw(generator, num_clips)
+    if len(generator) != num_clips:
+        raise UserError(f"{len(generator)} generators for {num_clips} clips: give one, or as many as clips")
+    return [_draw(each, 1)[0] for each in generator]
+
+
+def _draw(generator: torch.Generator | None, count: int) -> list[int]:
+    device = generator.device if generator is not None else "cpu"
+    return torch.randint(HIGHEST_DRAWN_SEED, (count,), generator=generator, device=device).tolist()
+
+
+def options_of(guidance_scale: float, options: Mapping[str, Any]) -> SamplingOptions:
+    """Raises UserError for values out of range, and for names that a call does not know, with what to do instead."""
+    known = [each.name for each in dataclasses.fields(SamplingOptions) if each.name != "guidance"]
+    for name, value in options.items():
+        if name in known:
+            continue
+        nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.0)[0]
+        advice = NOT_HERE.get(name) or f"there is no such argument; the nearest of the sampler's is {nearest}"
+        raise UserError(f"{name}={value!r}: {advice}")
+    try:
+        return SamplingOptions(guidance=guidance_scale, **options)
+    except ValueError as error:
+        raise UserError(str(error)) from error
+    except TypeError as error:
+        given = {"guidance_scale": guidance_scale, **options}
+        raise UserError(f"{given}: numbers are needed ({error})") from error
