@@ -99,6 +99,20 @@ def build_natural(
     return NaturalSummary(out, classes, len(names[0]), len(names[1]), written, total - written, sources, found.missing)
 
 
+def describe(summary: NaturalSummary) -> str:
+    """A line for each source with its licence, what to type for those that are missing, and the counts."""
+    lines = [
+        f"{'test ' if source.held_out else 'train'}  {source.name}: {source.shows}; {source.licence}"
+        for source in summary.sources
+    ]
+    lines += [f"left out {package}, which is not here: {install}" for package, install in summary.missing.items()]
+    lines.append(
+        f"{len(summary.class_names)} classes, {summary.train_clips} training and {summary.test_clips} test clips "
+        f"in {summary.out} ({summary.written} written, {summary.kept} already there)"
+    )
+    return "\n".join(lines)
+
+
 def _side(found: Found, num_clips: int, held_out: bool) -> dict[Source, int]:
     """Clips of each source of a side, by its share. Raises UserError where clips are asked for without a source."""
     sources = [source for source in found.files if source.held_out == held_out]
