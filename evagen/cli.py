@@ -108,6 +108,25 @@ def arcade(
     )
 
 
+@data_app.command()
+def natural(
+    out: Annotated[Path, typer.Option(help="Folder for the data set, in the UCF-101 layout")],
+    clips: Annotated[int, typer.Option(help="Video files for training")] = 4000,
+    test_clips: Annotated[int, typer.Option(help="Video files of pictures and videos that training never sees")] = 128,
+    frames: Annotated[int, typer.Option(help="Frames in each file")] = 16,
+    size: Annotated[int, typer.Option(help="Height and width in pixels")] = 128,
+    seed: int = 0,
+    clones: Annotated[Path, typer.Option(help="Folder with clones of the repositories among the sources")] = Path(
+        "clones"
+    ),
+    workers: Annotated[int | None, typer.Option(help="Processes; one on each core if not given")] = None,
+) -> None:
+    """Cut clips from free videos, and from photographs under a moving camera, that packages ship."""
+    from evagen.data.natural import build_natural, describe
+
+    print(describe(build_natural(out, clips, test_clips, frames, size, seed, clones, workers)))
+
+
 @data_app.command("scan")
 def data_scan(
     root: Annotated[Path, typer.Argument(help="The folder of a data set, or its name on the hub")],

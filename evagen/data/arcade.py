@@ -8,12 +8,7 @@ never stand on both sides. The games and their emulator come with the `ale-py` p
 """
 
 import difflib
-import hashlib
-import json
-import multiprocessing
-import os
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -23,9 +18,9 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
+from evagen.data.labelled_set import check_manifest, random_of, record_all, write_lists
 from evagen.data.video_writer import write_video
 from evagen.errors import UserError
-from evagen.kernels.files import atomic_write
 
 FRAMES_PER_SECOND = 60
 """Of the console."""
@@ -105,7 +100,7 @@ def build_arcade(
         "games": chosen, "clips_per_game": clips_per_game, "frames": frames, "size": size, "seed": seed,
         "test_fraction": test_fraction, "frame_skip": frame_skip, "ale_py": emulator.__version__,
     }  # fmt: skip
-    _check_manifest(out, made_with)
+    check_manifest(out, "arcade", made_with)
     play_throughs = [
         PlayThrough(game, group, num_clips, frames, size, seed, frame_skip)
         for game in chosen
@@ -116,7 +111,7 @@ def build_arcade(
     kept = num_clips - sum(play.num_clips for play in unfinished)
     written = 0
     with tqdm(total=num_clips, initial=kept, unit="clip", desc="arcade") as progress:
-        for play, count in _record_all(out, unfinished, workers):
+        for play, count in record_all(out, unfinished, workers):
             written += count
             progress.update(play.num_clips)
     num_test = _write_lists(out, play_throughs, _num_test_groups(len(groups), test_fraction))
@@ -168,7 +163,7 @@ class _RandomPlayer:
     """A game under random actions, each held for some steps so that they show as motion."""
 
     def __init__(self, game: str, name_of_seed: str):
-        self.random = np.random.default_rng(list(hashlib.sha256(name_of_seed.encode()).digest()))
+        self.random = random_of(name_of_seed)
         self.game, switched_on = _switched_on(game)
         self.game.restoreSystemState(switched_on)
         self.actions = self.game.getMinimalActionSet()
@@ -276,58 +271,14 @@ def _num_test_groups(num_groups: int, test_fraction: float) -> int:
     return min(num_groups - 1, max(1, round(num_groups * test_fraction)))
 
 
-def _check_manifest(out: Path, arguments: dict[str, Any]) -> None:
-    manifest = out / "arcade.json"
-    if not manifest.exists():
-        if out.exists() and (not out.is_dir() or any(out.iterdir())):
-            raise UserError(f"{out} is there already and is not an Arcade folder: choose a new one")
-        with atomic_write(manifest) as unfinished:
-            unfinished.write_text(json.dumps(arguments, indent=2) + "\n")
-        return
-    before = json.loads(manifest.read_text())
-    differences = [
-        f"{name} was {before.get(name)!r}, is now {value!r}"
-        for name, value in arguments.items()
-        if before.get(name) != value
-    ]
-    if differences:
-        raise UserError(
-            f"{out} was made with other arguments: {'; '.join(differences)}. "
-            "Give the same ones to continue it, or choose a new folder"
-        )
-
-
-def _record_all(out: Path, plays: list[PlayThrough], workers: int | None):
-    """Yields (play-through, files written) as they finish, in any order."""
-    workers = min(workers or len(os.sched_getaffinity(0)), len(plays))
-    if workers <= 1:
-        yield from ((play, play.record(out)) for play in plays)
-        return
-    with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
-        running = {pool.submit(play.record, out): play for play in plays}
-        try:
-            for done in as_completed(running):
-                yield running[done], done.result()
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
-
-
 def _write_lists(out: Path, plays: list[PlayThrough], num_test_groups: int) -> int:
-    """Writes `ucfTrainTestlist`; as in UCF-101's first split, the first groups are the test set.
-    Returns the number of test clips."""
-    labels = {name: i for i, name in enumerate(sorted({class_name(play.game) for play in plays}), start=1)}
-    train, test = [], []
+    """Writes the lists; as in UCF-101's first split, the first groups are the test set. Returns the number of test
+    clips."""
+    train: list[str] = []
+    test: list[str] = []
     for play in sorted(plays, key=lambda play: (class_name(play.game), play.group)):
-        if play.group <= num_test_groups:
-            test += play.names()
-        else:
-            train += [f"{name} {labels[class_name(play.game)]}" for name in play.names()]
-    lists = out / "ucfTrainTestlist"
-    lists.mkdir(exist_ok=True)
-    classes = [f"{label} {name}" for name, label in labels.items()]
-    for name, lines in (("classInd", classes), ("trainlist01", train), ("testlist01", test)):
-        (lists / f"{name}.txt").write_text("".join(f"{line}\n" for line in lines))
+        (test if play.group <= num_test_groups else train).extend(play.names())
+    write_lists(out, train, test)
     return len(test)
 
 

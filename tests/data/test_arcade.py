@@ -112,7 +112,7 @@ def test_other_arguments_on_the_same_folder_are_refused(built, tmp_path):
     with pytest.raises(UserError, match="seed was 5, is now 6; frame_skip was 4, is now 2"):
         build_arcade(out, **{**ARGUMENTS, "seed": 6, "frame_skip": 2})
     (tmp_path / "thesis.txt").write_text("precious")
-    with pytest.raises(UserError, match="is not an Arcade folder"):
+    with pytest.raises(UserError, match="was not made by `evagen data arcade`"):
         build_arcade(tmp_path, games=1)
 
 

@@ -1,0 +1,88 @@
+"""Writing a labelled set of video files in the UCF-101 layout: as `evagen data arcade` and `evagen data natural` do.
+
+A manifest says what the folder was made with, so that the same call continues it and another one is refused.
+"""
+
+import hashlib
+import json
+import multiprocessing
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+import numpy as np
+
+from evagen.errors import UserError
+from evagen.kernels.files import atomic_write
+
+
+class Recording(Protocol):
+    """A piece of the work: some files that one process writes."""
+
+    def record(self, out: Path) -> int:
+        """Writes the files that are not there yet into the folder `out`; returns how many."""
+
+
+R = TypeVar("R", bound=Recording)
+
+
+def random_of(name: str) -> np.random.Generator:
+    """Random numbers that depend on a name only, such as `{seed}/{source}/{clip}`."""
+    return np.random.default_rng(list(hashlib.sha256(name.encode()).digest()))
+
+
+def check_manifest(out: Path, kind: str, arguments: dict[str, Any]) -> None:
+    """Writes `out/{kind}.json` (`kind`: arcade, natural) into a new or empty folder. Raises UserError where `out` holds
+    something else, or was made with other arguments."""
+    manifest = out / f"{kind}.json"
+    if not manifest.exists():
+        if out.exists() and (not out.is_dir() or any(out.iterdir())):
+            raise UserError(f"{out} is there already and was not made by `evagen data {kind}`: choose a new one")
+        with atomic_write(manifest) as unfinished:
+            unfinished.write_text(json.dumps(arguments, indent=2) + "\n")
+        return
+    before = json.loads(manifest.read_text())
+    differences = [
+        f"{name} was {before.get(name)!r}, is now {value!r}"
+        for name, value in arguments.items()
+        if before.get(name) != value
+    ]
+    if differences:
+        raise UserError(
+            f"{out} was made with other arguments: {'; '.join(differences)}. "
+            "Give the same ones to continue it, or choose a new folder"
+        )
+
+
+def record_all(out: Path, recordings: Sequence[R], workers: int | None) -> Iterator[tuple[R, int]]:
+    """Yields (recording, files written) as they finish, in any order. `workers`: processes, `None` for one on each
+    core."""
+    workers = min(workers or len(os.sched_getaffinity(0)), len(recordings))
+    if workers <= 1:
+        yield from ((recording, recording.record(out)) for recording in recordings)
+        return
+    with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
+        running = {pool.submit(recording.record, out): recording for recording in recordings}
+        try:
+            for done in as_completed(running):
+                yield running[done], done.result()
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+def write_lists(out: Path, train: Iterable[str], test: Iterable[str]) -> list[str]:
+    """Writes `ucfTrainTestlist` for file names such as `Boxing/v_Boxing_g01_c01.avi`, relative to `out`; returns the
+    class names, sorted."""
+    train, test = list(train), list(test)
+    class_names = sorted({name.split("/")[0] for name in (*train, *test)})
+    labels = {name: label for label, name in enumerate(class_names, start=1)}
+    lists = out / "ucfTrainTestlist"
+    lists.mkdir(exist_ok=True)
+    classes = [f"{label} {name}" for name, label in labels.items()]
+    labelled = [f"{name} {labels[name.split('/')[0]]}" for name in train]
+    for name, lines in (("classInd", classes), ("trainlist01", labelled), ("testlist01", test)):
+        (lists / f"{name}.txt").write_text("".join(f"{line}\n" for line in lines))
+    return class_names
