@@ -71,7 +71,10 @@ def test_what_has_not_finished_and_what_says_little(tmp_path):
     (tmp_path / "run" / "config.yaml").write_text("{}")
     assert "no checkpoint yet" in dict(main(tmp_path / "run"))["what"]
     (tmp_path / "run" / "checkpoints" / "step_00000040" / "complete").touch()
-    assert "newest checkpoint is of step 40" in dict(main(tmp_path / "run"))["what"]
+    (tmp_path / "run" / "snapshots" / "step_00000040").mkdir(parents=True)
+    facts = dict(main(tmp_path / "run"))
+    assert "newest checkpoint is of step 40" in facts["what"]
+    assert facts["snapshots"] == f"{tmp_path / 'run'}@40"
     save_file({"a": torch.zeros(3, 4)}, tmp_path / "weights.safetensors")
     assert "weights" in dict(main(tmp_path / "weights.safetensors"))["what"]
     scores = {"label": "mine", "score": {"name": "Fréchet distance", "value": 1.5, "low": None}}
