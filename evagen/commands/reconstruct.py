@@ -17,7 +17,7 @@ from evagen.data.video_writer import check_name, write_video
 from evagen.eval import motion_explained, moving_errors, psnr_of_mse
 from evagen.kernels.levels import frames_to_video
 from evagen.models.inference import RunPrecision
-from evagen.report.side_by_side import side_by_side
+from evagen.data.token_bars import side_by_side
 
 Pair = tuple[np.ndarray, np.ndarray]
 """A frame and its reconstruction, uint8 (H, W, 3)."""
