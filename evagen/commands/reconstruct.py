@@ -11,13 +11,13 @@ import torch
 from evagen.commands import encode
 from evagen.commands.decode import open_tokens
 from evagen.commands.encode import Dials
+from evagen.data.token_bars import side_by_side
 from evagen.data.token_file import TokenFile
 from evagen.data.video_reader import iterate_frames
 from evagen.data.video_writer import check_name, write_video
 from evagen.eval import motion_explained, moving_errors, psnr_of_mse
 from evagen.kernels.levels import frames_to_video
 from evagen.models.inference import RunPrecision
-from evagen.data.token_bars import side_by_side
 
 Pair = tuple[np.ndarray, np.ndarray]
 """A frame and its reconstruction, uint8 (H, W, 3)."""

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 from accelerate.utils import broadcast_object_list
+from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor
 
 from evagen.kernels.sources import BEST
@@ -38,6 +39,15 @@ def averaged_weights(run: TrainingRun) -> Iterator[None]:
                 parameter.copy_(weights)
 
 
+@contextmanager
+def model_so_far(run: TrainingRun) -> Iterator[ModelMixin]:
+    """The model as the run would leave it now, whole in the main process. For all processes; it draws no random number
+    of the training's."""
+    accelerator, device = run.accelerator, run.device
+    with averaged_weights(run), torch.random.fork_rng([device] if device.type == "cuda" else []):
+        yield whole_model(accelerator, accelerator.unwrap_model(run.model))
+
+
 class BestWeights:
     """Keeps the model in the folder `best` of the run whenever `score` is better than all before, those of an earlier
     start among them. score: psnr, perceptual or motion; None keeps nothing."""
@@ -47,22 +57,24 @@ class BestWeights:
         self.folder = run.run.out / BEST
 
     def look(self, scores: dict[str, float], step: int) -> None:
-        """scores: by name, as `HeldOutClips.measure` gives them. For all processes, within `averaged_weights`."""
+        """scores: by name, as `HeldOutClips.measure` gives them. For all processes."""
         value = scores.get(f"held_out_{self.score}")
         accelerator = self.run.accelerator
         better = [value is not None and self._is_better(value)]
         if not broadcast_object_list(better)[0]:  # all go by the first, since GPUs do not round alike
             return
-        model = whole_model(accelerator, accelerator.unwrap_model(self.run.model))
-        if accelerator.is_main_process:
-            unfinished = self.folder.with_name(f".{BEST}")
-            shutil.rmtree(unfinished, ignore_errors=True)
-            model.save_pretrained(unfinished)
-            about = {"step": step, "score": self.score, "value": value}
-            (unfinished / SCORE_FILE).write_text(json.dumps(about) + "\n")
-            shutil.rmtree(self.folder, ignore_errors=True)
-            unfinished.rename(self.folder)
+        with model_so_far(self.run) as model:
+            if accelerator.is_main_process:
+                self._write(model, {"step": step, "score": self.score, "value": value})
         accelerator.wait_for_everyone()
+
+    def _write(self, model: ModelMixin, about: dict) -> None:
+        unfinished = self.folder.with_name(f".{BEST}")
+        shutil.rmtree(unfinished, ignore_errors=True)
+        model.save_pretrained(unfinished)
+        (unfinished / SCORE_FILE).write_text(json.dumps(about) + "\n")
+        shutil.rmtree(self.folder, ignore_errors=True)
+        unfinished.rename(self.folder)
 
     def _is_better(self, value: float) -> bool:
         found = read_best(self.folder.parent)

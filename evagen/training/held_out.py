@@ -1,5 +1,5 @@
-"""A few held-out clips that a tokenizer's training looks at from time to time: how well it draws what it never saw, and
-above all whether it draws what moves, which a falling loss does not tell. What is looked at are the weights that the run
+"""A few held-out clips that a tokenizer's training looks at from time to time: how well it draws what it never saw,
+and above all whether it draws what moves, which a falling loss does not tell. It looks at the weights that the run
 would leave: the averaged ones, where there is an average.
 """
 
@@ -89,7 +89,7 @@ class HeldOutClips:
         perceptual: FrameDistance,
     ):
         self.video, self.run, self.perceptual, self._every = batch.video, run, perceptual, config.every
-        self.names = [class_names[label] if class_names else "clip" for label in batch.label.tolist()]
+        self.names = [class_names[label] if label >= 0 and class_names else "clip" for label in batch.label.tolist()]
         count = min(config.shown, len(self.video))
         self.shown = torch.linspace(0, len(self.video) - 1, count).round().long().tolist()
         self.best = BestWeights(run, config.best)
@@ -116,11 +116,11 @@ class HeldOutClips:
                 reconstruction = run.model(video, lengths[-1]).reconstruction
                 metrics.update(reconstruction, video)
                 reconstructions.append(reconstruction.cpu())
-            values = {f"held_out_{name}": value.item() for name, value in metrics.compute().items()}
-            values = {name: value for name, value in values.items() if not math.isnan(value)}
-            self.best.look(values, step)
         self.perceptual.is_exact = False
         run.model.train()
+        values = {f"held_out_{name}": value.item() for name, value in metrics.compute().items()}
+        values = {name: value for name, value in values.items() if not math.isnan(value)}
+        self.best.look(values, step)
         if self.shown and run.accelerator.is_main_process:
             self._draw(torch.cat(reconstructions), torch.cat(lengths).cpu(), max(space.levels), step)
         return values
