@@ -115,6 +115,7 @@ OTHER_VALUES = {  # behind a bar: what else has to be set, in both runs, for the
         "model.size": "nano", "start_from": "{}/generator",
         "class_dropout": "0.9", "use_classes": "false", "blocks": "2 | corpus={}/runs",
         **{f"samples.{key}": value.replace(" options.", " samples.options.") for key, value in OPTIONS.items()},
+        "samples.options.guidance_schedule": "linear | samples.options.guidance=99",  # two steps teach little
     },
     "sample": {
         **PRECISION, **OPTIONS, "run.seed": "1", "generator": "{}/generator2", "tokenizer": "{}/proxy",
