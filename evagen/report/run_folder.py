@@ -35,11 +35,13 @@ MOST_POINTS, MOST_PICTURES, MOST_CLIPS, MOST_FRAMES, WIDEST_CLIP = 300, 12, 16, 
 
 @dataclass(frozen=True)
 class Curve:
-    """Lines of one drawing, by name: steps and values. percent: whether the values are shares of 100."""
+    """Lines of one drawing, by name (empty where there is one only): steps and values. percent: whether the values are
+    shares of 100; is_first: whether it tells of what is learnt, and not of how."""
 
     title: str
     series: Mapping[str, tuple[Sequence[int], Sequence[float]]]
     percent: bool = False
+    is_first: bool = True
 
 
 CURVES = (
@@ -51,7 +53,12 @@ CURVES = (
     ("held-out perceptual distance", ("held_out_perceptual",)),
     ("held-out reward of the best", ("held_out_reward", "held_out_percentile")),
 )  # fmt: skip
-"""What belongs into one drawing; everything else that is logged gets one of its own."""
+"""What belongs into one drawing and comes first; everything else that is logged gets one of its own."""
+TITLES = {
+    "codes used": "share of the codes in use", "length share predicted": "how often each length is predicted",
+    "length share true": "how often each length occurs", "tokens per clip": "tokens a clip",
+}  # fmt: skip
+"""Of drawings that are not named in `CURVES`, where the name in the log says too little."""
 
 
 @dataclass(frozen=True)
@@ -148,8 +155,9 @@ def progress_of(path: Path, command: str, values: Mapping[str, Any], log: Sequen
         return Progress(left_something)
     step = int(log[-1]["step"]) if log else 0
     took, pace = _times(path)
-    if pace is None and log and (batch := values["optimizer"].get("batch_size")):  # of one process
-        pace = batch * values["optimizer"].get("accumulation", 1) / log[-1]["clips_per_second"]
+    rate, batch = log[-1].get("clips_per_second") if log else None, values["optimizer"].get("batch_size")
+    if pace is None and rate and batch:  # of one process
+        pace = batch * values["optimizer"].get("accumulation", 1) / rate
     is_finished = left_something and step >= steps
     return Progress(is_finished, step, steps, took, None if is_finished or pace is None else (steps - step) * pace)
 
@@ -175,22 +183,27 @@ def curves_of(log: Sequence[Mapping[str, float]]) -> list[Curve]:
     for name in names:
         if name not in known:  # `share_4`, `share_16` … in one
             rest.setdefault(re.sub(r"_\d+$", "", name).replace("_", " "), []).append(name)
-    drawn = []
-    for title, members in [*groups, *rest.items()]:
-        if members:
-            percent = members == ["codes_used"]
-            drawn.append(Curve(title, {_brief(name, title): _series(log, name, percent) for name in members}, percent))
-    return drawn
+    return [
+        Curve(TITLES.get(title, title), _lines(log, title, members), members == ["codes_used"], title not in rest)
+        for title, members in [*groups, *rest.items()]
+        if members
+    ]
 
 
-def _brief(name: str, title: str) -> str:
-    short = name.replace("_", " ").removeprefix(title).strip()
-    return short or title
+def _lines(
+    log: Sequence[Mapping[str, float]], title: str, members: Sequence[str]
+) -> dict[str, tuple[list[int], list[float]]]:
+    """The lines of one drawing, by what tells them apart."""
+    series = {}
+    for name in members:
+        label = name.replace("_", " ").removeprefix(title).strip() or title
+        series[label if len(members) > 1 else ""] = _series(log, name, 100 if name == "codes_used" else 1)
+    return series
 
 
-def _series(log: Sequence[Mapping[str, float]], name: str, percent: bool) -> tuple[list[int], list[float]]:
+def _series(log: Sequence[Mapping[str, float]], name: str, factor: float) -> tuple[list[int], list[float]]:
     """Steps and values; of a long log the means of its parts."""
-    points = np.array([(line["step"], line[name] * (100 if percent else 1)) for line in log if name in line])
+    points = np.array([(line["step"], line[name] * factor) for line in log if name in line])
     parts = np.array_split(points, min(len(points), MOST_POINTS))
     return [int(part[-1, 0]) for part in parts], [float(part[:, 1].mean()) for part in parts]
 

@@ -27,8 +27,9 @@ FRAMES_PER_SECOND = 8
 
 @dataclass(frozen=True)
 class Link:
-    """Another run that one was made from. key: in its config; name: what stands there; number: the other's place on
-    the page, None where it is not there; remark: whether its weights are still those, where that can be told."""
+    """Another run that one was made from. key: in its config; name: the other's folder, or what stands in the config;
+    number: its place on the page, None where it is not there; remark: whether its weights are still those, where that
+    can be told."""
 
     key: str
     name: str
@@ -111,23 +112,25 @@ def links_of(run: Run, ordered: Sequence[Run]) -> list[Link]:
     links = []
     for key, source in run.sources.items():
         number = next((i for i, other in enumerate(ordered) if other.is_at(source)), None)
-        remark = ""
+        name, remark = source if number is None else ordered[number].name, ""
         if number is not None and key == "tokenizer" and run.tokens_of and ordered[number].fingerprint:
             same = run.tokens_of == ordered[number].fingerprint
             remark = "the same weights" if same else "other weights by now: it was trained again"
-        links.append(Link(key, source, number, remark))
+        links.append(Link(key, name, number, remark))
     if run.tokens_of and not any(link.key == "tokenizer" for link in links):
         for number, other in enumerate(ordered):
             if other.fingerprint == run.tokens_of:
-                links.append(Link("tokens of", other.name, number, "the same weights"))
+                links.append(Link("tokenizer of these tokens", other.name, number, "the same weights"))
     return links
 
 
-def _curves(run: Run, number: int) -> list[tuple[str, Markup]]:
-    return [
-        (curve.title, Markup(figures.lines(curve.series, f"run{number}curve{i}", percent=curve.percent)))
-        for i, curve in enumerate(run.curves)
-    ]
+def _curves(run: Run, number: int) -> dict[str, list[tuple[str, Markup]]]:
+    """Titles and drawings, those that tell of what is learnt and the others."""
+    drawn: dict[str, list[tuple[str, Markup]]] = {"first": [], "further": []}
+    for i, curve in enumerate(run.curves):
+        svg = Markup(figures.lines(curve.series, f"run{number}curve{i}", percent=curve.percent))
+        drawn["first" if curve.is_first else "further"].append((curve.title, svg))
+    return drawn
 
 
 def _caption(picture: Path) -> str:
