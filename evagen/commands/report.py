@@ -17,8 +17,9 @@ SAY_LITTLE = ("sample", "study ", "benchmark")
 
 
 def main(folders: Sequence[Path], out: Path | None = None, chain: bool = False) -> Path:
-    """Writes the page; returns its path. folders: of runs, or of folders of runs; out: `report.html` in the first of
-    them if None; chain: also the runs that these were made from. Raises UserError for a folder without runs."""
+    """Writes the page; returns its path. folders: of runs, or of folders of runs; out: if None `report.html` in the
+    first of them, or `runs.html` in a folder of runs, where the quickstart has a report of its own; chain: also the
+    runs that these were made from. Raises UserError for a folder without runs."""
     found: dict[Path, Path] = {}
     for folder in folders:
         for run in runs_in(folder):
@@ -30,7 +31,8 @@ def main(folders: Sequence[Path], out: Path | None = None, chain: bool = False) 
             if (path / CONFIG).exists() and path.resolve() not in found:
                 found[path.resolve()] = path
                 read.append(_read(path))
-    return write_runs_page(read, out or folders[0] / "report.html")
+    name = "report.html" if (folders[0] / CONFIG).exists() else "runs.html"
+    return write_runs_page(read, out or folders[0] / name)
 
 
 def runs_in(folder: Path) -> list[Path]:

@@ -129,7 +129,8 @@ def test_a_tokenizer_that_was_trained_again_is_told(road, tmp_path):
     config = tmp_path / "tokens" / "config.yaml"
     config.write_text(config.read_text().replace(str(road / "final"), str(tmp_path / "final")))
     tiny_tokenizer().save_pretrained(tmp_path / "final")
-    html, _ = read(main([tmp_path], tmp_path / "page.html"))
+    html, _ = read(main([tmp_path]))
+    assert (tmp_path / "runs.html").exists()  # beside a quickstart's own report
     assert "other weights by now" in html
 
 
