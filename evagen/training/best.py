@@ -57,7 +57,9 @@ class BestWeights:
         self.folder = run.run.out / BEST
 
     def look(self, scores: dict[str, float], step: int) -> None:
-        """scores: by name, as `HeldOutClips.measure` gives them. For all processes."""
+        """scores: by name, as `HeldOutClips.look` gives them. For all processes."""
+        if self.score is None:
+            return
         value = scores.get(f"held_out_{self.score}")
         accelerator = self.run.accelerator
         better = [value is not None and self._is_better(value)]
