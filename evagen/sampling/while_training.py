@@ -37,16 +37,15 @@ class SamplesConfig(Section):
     """Clips that the generator writes during its training, to look at. They do not change what is trained."""
 
     every: Annotated[int, ONLY_HOW] = Field(0, ge=0)
-    """Steps between looks, of which there is one more after the last step; 0 draws none."""
+    """Steps between looks; one more look follows the last step. 0 draws none."""
     clips: Annotated[int, ONLY_HOW] = Field(8, ge=1)
     """Clips of a look."""
     classes: Annotated[list[str] | None, ONLY_HOW] = None
-    """Their classes, by name, as many clips of each as there is room for; all that the corpus has if None. For a
-    generator that predicts what follows given frames, these are of clips of the corpus, and classes cannot be chosen.
-    """
+    """Names of classes among which the clips are shared out; all that the corpus has if None. A generator that predicts
+    what follows given frames begins from clips of the corpus instead, and takes no classes here."""
     tokenizer: Annotated[str | None, ONLY_HOW] = None
-    """What decodes them: the tokenizer of the corpus, folder or hub id. If None: where it was when the corpus was made;
-    if it is gone from there, there are no samples, which is said."""
+    """The tokenizer of the corpus, folder or hub id, which decodes the clips. If None: from where it was when the corpus
+    was made. If it is gone from there, there are no samples, which is said."""
     options: OptionsConfig = OptionsConfig()  # type: ignore[valid-type]
 
 
