@@ -44,8 +44,8 @@ class SamplesConfig(Section):
     """Names of classes among which the clips are shared out; all that the corpus has if None. A generator that predicts
     what follows given frames begins from clips of the corpus instead, and takes no classes here."""
     tokenizer: Annotated[str | None, ONLY_HOW] = None
-    """The tokenizer of the corpus, folder or hub id, which decodes the clips. If None: from where it was when the corpus
-    was made. If it is gone from there, there are no samples, which is said."""
+    """The tokenizer of the corpus, folder or hub id, which decodes the clips. If None: from where it was when the
+    corpus was made. If it is gone from there, there are no samples, which is said."""
     options: OptionsConfig = OptionsConfig()  # type: ignore[valid-type]
 
 
