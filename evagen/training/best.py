@@ -13,7 +13,7 @@ from torch import Tensor
 
 from evagen.kernels.sources import BEST
 from evagen.training.run import TrainingRun
-from evagen.training.sharding import whole_model
+from evagen.training.sharding import spread_again, whole_model
 
 SCORE_FILE = "score.json"
 """In the folder of the best weights: `score`, its name, `value`, and the `step` that had it."""
@@ -24,6 +24,7 @@ LOWER_IS_BETTER = ("perceptual",)
 def averaged_weights(run: TrainingRun) -> Iterator[None]:
     """The averaged weights in the model, where there is an average: those that the run leaves. Afterwards the trained
     ones are back, to the last bit. For all processes."""
+    spread_again(run.model)
     if run.average is None:
         yield
         return
@@ -35,6 +36,7 @@ def averaged_weights(run: TrainingRun) -> Iterator[None]:
                 parameter.copy_(average)
             yield
         finally:
+            spread_again(run.model)
             for parameter, weights in zip(parameters, trained):
                 parameter.copy_(weights)
 

@@ -9,9 +9,11 @@ import torch
 from PIL import Image
 from tiny_models import tiny_block_router
 from tiny_road import tokenizer_config
+from two_processes import launch, shipped
 from video_fixtures import write_class_folders
 
 from evagen.commands import train_tokenizer
+from evagen.config import save_config
 from evagen.data.clips import ClipDataset
 from evagen.data.loader import collate_clips
 from evagen.data.pictures import LINE
@@ -176,3 +178,37 @@ def test_pieces_that_do_not_fit_are_refused(road, tmp_path, changes, message):
         changes = {"model": tokenizer_config(road, tmp_path).model.model_dump()}
     with pytest.raises(UserError, match=message):
         remembering(road, tmp_path / "out", **changes)
+
+
+SHARDED = """
+import sys
+from accelerate import Accelerator, PartialState
+from accelerate.utils import DistributedType
+from evagen.commands.train_tokenizer import TokenizerTraining, main
+from evagen.config import load_config
+from evagen.run import part_processes
+
+# Accelerate offers FSDP on GPUs only: these processes pass for such, and go on with gloo on CPUs.
+PartialState(cpu=True)
+PartialState._shared_state["distributed_type"] = DistributedType.MULTI_GPU
+Accelerator.end_training = lambda self: None  # the second training still needs both processes
+for path in sys.argv[1:]:
+    main(load_config(TokenizerTraining, path))
+part_processes()
+"""
+
+
+def test_two_processes_with_sharded_weights_are_not_disturbed_and_one_writes(road, tmp_path):
+    optimizer = {"steps": 3, "batch_size": 2, "learning_rate": 0.01, "ema_decay": 0.5}
+    model = tokenizer_config(road, tmp_path).model.model_dump() | {"quantizer": "bsq", "code_width": 5}
+    files = []
+    for name, held_out in (("watched", {"clips": 3, "every": 1, "best": "psnr"}), ("unwatched", {})):
+        run = {"out": str(tmp_path / name), "log_every": 1, "tracker": "none"}
+        config = tokenizer_config(road, tmp_path, held_out=held_out, optimizer=optimizer, model=model, run=run)
+        files.append(str(save_config(config, tmp_path / name)))
+    (tmp_path / "both.py").write_text(SHARDED)
+    launch(str(tmp_path / "both.py"), *files, options=shipped("fsdp"))
+    watched, plain = (VideoTokenizer.from_pretrained(tmp_path / name) for name in ("watched", "unwatched"))
+    assert all(torch.equal(a, b) for a, b in zip(watched.state_dict().values(), plain.state_dict().values()))
+    assert len(list((tmp_path / "watched" / "pictures").iterdir())) == 3
+    assert load_model(VideoTokenizer, f"{tmp_path / 'watched'}@best").config.quantizer == "bsq"
