@@ -315,6 +315,22 @@ def info(
 
 
 @app.command()
+def report(
+    runs: Annotated[
+        list[Path], typer.Argument(help="Run folders of any commands, finished or not, or folders of runs")
+    ],
+    out: Annotated[
+        Path | None, typer.Option(help="The page; report.html or runs.html in the first of them if none")
+    ] = None,
+    chain: Annotated[bool, typer.Option("--chain", help="Also the runs that these were made from")] = False,
+) -> None:
+    """Write one page about runs: what they are, their curves, pictures, samples and scores, how far they are."""
+    from evagen.commands.report import main
+
+    print(main(runs, out, chain))
+
+
+@app.command()
 def doctor() -> None:
     """Say what this machine has of what evagen can use, and what to type for the rest."""
     from evagen.commands.doctor import describe, examine

@@ -165,6 +165,18 @@ def differences(config: Section, other: Section) -> dict[str, tuple[Any, Any]]:
     return found
 
 
+def changed(config: Section, prefix: str = "") -> dict[str, Any]:
+    """Dotted keys whose values are not their sections' defaults, and those that have no default, with the values."""
+    found: dict[str, Any] = {}
+    for name, field in type(config).model_fields.items():
+        value = getattr(config, name)
+        if isinstance(value, Section):
+            found |= changed(value, f"{prefix}{name}.")
+        elif field.is_required() or value != field.get_default(call_default_factory=True):
+            found[prefix + name] = value
+    return found
+
+
 def shipped_configs() -> dict[str, Path]:
     """The configs that come with the toolkit, by name (`quickstart/proxy`)."""
     root = Path(str(resources.files("evagen.configs").joinpath("")))

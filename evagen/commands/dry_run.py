@@ -111,7 +111,8 @@ class _Inputs:
         if "optimizer" in fields:
             found += ["run.tracker=none", "run.log_every=1", "optimizer.steps=2", "optimizer.batch_size=1"]
             found += ["optimizer.accumulation=1", "optimizer.warmup_steps=0"]
-            found += ["optimizer.tokens_per_batch=null"] if "corpus" in fields else []
+            found += ["optimizer.tokens_per_batch=null", "samples.every=0"] if "corpus" in fields else []
+            found += ["held_out.clips=0"] if "loss" in fields else []
             found += [] if torch.cuda.is_available() else ["run.mixed_precision=no"]
         values = read_shipped(self.name)
         for key, group in (("loss.compare", values.get("loss", {}).get("compare")), ("compare", values.get("compare"))):

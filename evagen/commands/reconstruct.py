@@ -7,11 +7,11 @@ from pathlib import Path
 from evagen.commands import encode
 from evagen.commands.decode import open_tokens
 from evagen.commands.encode import Dials
+from evagen.data.token_bars import side_by_side
 from evagen.data.token_file import TokenFile
 from evagen.data.video_reader import iterate_frames
 from evagen.data.video_writer import check_name, write_video
 from evagen.models.inference import RunPrecision
-from evagen.report.side_by_side import side_by_side
 from evagen.scoring.pairs import Scores, scored
 
 

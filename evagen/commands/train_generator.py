@@ -7,7 +7,7 @@ The corpus stays on disk: of its columns only the lengths are read as a whole.
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from accelerate.utils import set_seed
@@ -24,8 +24,9 @@ from evagen.ar_model import (
     next_token_loss,
     with_shape,
 )
-from evagen.config import Section, section_of
+from evagen.config import ONLY_HOW, Section, section_of
 from evagen.data.corpus import Windows, read_corpus
+from evagen.sampling.while_training import SamplesConfig, open_samples
 from evagen.training.generator import FROM_CORPUS, new_generator
 from evagen.training.metrics import Mean
 from evagen.training.run import TrainingRun, is_finished, seed_draws
@@ -77,6 +78,7 @@ class GeneratorTraining(Section):
     """Share of clips trained without their class, which guidance needs."""
     use_classes: bool = True
     """Whether the generator is told classes at all."""
+    samples: Annotated[SamplesConfig, ONLY_HOW] = SamplesConfig()
 
 
 def main(config: GeneratorTraining) -> Path:
@@ -95,6 +97,7 @@ def main(config: GeneratorTraining) -> Path:
         windows.tokens, config.run.seed, run.accelerator.num_processes,
         config.optimizer.batch_size, config.optimizer.tokens_per_batch,
     )  # fmt: skip
+    samples = open_samples(config.samples, windows, model, config.run.seed, run.accelerator.print)
     seed_draws(config.run.seed, run.accelerator.process_index)
     run.resume(keep=[batches])
     for _ in run.batches():
@@ -112,7 +115,12 @@ def main(config: GeneratorTraining) -> Path:
         if run.log_is_due:
             num_targets = targets[run.accelerator.process_index]
             run.log(metrics_of(losses, length_logits, tokens, sequence_lengths, num_targets, model.grammar))
-    run.finish(model)
+        if samples and run.ends_step and samples.is_due(run.step + 1, config.optimizer.steps):
+            with run.model_so_far() as so_far:
+                if run.accelerator.is_main_process:
+                    samples.look(so_far, config.run.out, run.step + 1, run.accelerator)
+            run.accelerator.wait_for_everyone()
+    run.finish()
     return config.run.out
 
 

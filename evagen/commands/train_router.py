@@ -108,7 +108,7 @@ def main(config: RouterTraining) -> Path:
             if len(held_out):
                 metrics |= _reached(run.model, shown, held_out, record, scale, config)
             run.log(metrics)
-    run.finish(model)
+    run.finish()
     return config.run.out
 
 

@@ -98,7 +98,7 @@ def main(config: TokenizerTraining) -> Path:
     objective = Objective(config.loss, model, config.optimizer, run.accelerator)
     run.resume(keep=[*([dead_codes] if dead_codes else []), objective.lecam, *objective.schedulers])
     assign = config.load(model) if config.is_made else None
-    held_out = open_held_out(config.held_out, config.data, run.accelerator.print)
+    held_out = open_held_out(config.held_out, config.data, run, objective.perceptual)
     skipped = list(dataset.skipped)
     usage = CodebookUsage(config.model.codebook_size)
     accelerator = run.accelerator
@@ -130,14 +130,14 @@ def main(config: TokenizerTraining) -> Path:
             of_codes = {"codes_used": of_all.used_fraction(), "perplexity": of_all.perplexity()}
             seen = {}
             if held_out and held_out.is_due(run.step + 1, config.run.log_every, config.optimizer.steps):
-                seen = held_out.measure(run.model, model.assignments, assign, config.optimizer.batch_size)
+                seen = held_out.look(model.assignments, assign, config.optimizer.batch_size, run.step + 1)
             tokens = lengths.sum(1).double().mean()
             run.log({"loss": loss, **terms, **of_codes, "tokens_per_clip": tokens, **seen})
             usage.reset()
         discriminator_terms = objective.after_update(output, video, run.step, random) or discriminator_terms
         if dead_codes and run.step < RESTART_UNTIL * config.optimizer.steps:
             restart_dead_codes(dead_codes, output.tokens.codes, output.encoded, drawn, accelerator)
-    run.finish(model)
+    run.finish()
     report_skipped(skipped, dataset.num_files, accelerator.print)
     return config.run.out
 

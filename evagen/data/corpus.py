@@ -23,7 +23,8 @@ WINDOWS_OVERLAP = 4
 @dataclass(frozen=True)
 class Corpus:
     """A token corpus. table: its rows, memory-mapped; codebook_size, levels, num_blocks: of the tokenizer; class_names
-    in label order; tokenizer_fingerprint; given_frames, num_given_blocks: of frame prediction, or 0."""
+    in label order; tokenizer_fingerprint, tokenizer_source: of the tokenizer, and where it was; given_frames,
+    num_given_blocks: of frame prediction, or 0."""
 
     table: Dataset
     codebook_size: int
@@ -31,6 +32,7 @@ class Corpus:
     num_blocks: int
     class_names: list[str]
     tokenizer_fingerprint: str
+    tokenizer_source: str
     given_frames: int = 0
     num_given_blocks: int = 0
     memory_blocks: int | None = None
@@ -95,7 +97,7 @@ def read_corpus(folder: str | Path) -> Corpus:
     """A corpus by its run folder. Raises UserError where it is missing, unfinished or damaged, or where its
     tokenizer's folder holds another tokenizer by now: what is trained on it could not be decoded."""
     table, about = open_table(Path(folder) / "table", "token corpus", "tokenize")
-    contents = dict(about.contents)
-    source, wanted = contents.pop("tokenizer_source"), contents["tokenizer_fingerprint"]
-    check_not_replaced(source, wanted, f"the corpus in {folder} holds tokens of", "tokenize")
-    return Corpus(table.with_format("torch"), **contents)
+    corpus = Corpus(table.with_format("torch"), **about.contents)
+    whose = f"the corpus in {folder} holds tokens of"
+    check_not_replaced(corpus.tokenizer_source, corpus.tokenizer_fingerprint, whose, "tokenize")
+    return corpus

@@ -19,21 +19,30 @@ def check_frames(frames: np.ndarray, what: str) -> None:
         raise ValueError(f"{what} should be uint8 of shape F H W 3, not {frames.dtype} of shape {frames.shape}")
 
 
-def sprite_strip(frames: np.ndarray) -> str:
-    """The frames of a clip from left to right in one lossless picture.
+def sprite_strip(frames: np.ndarray, lossless: bool = True) -> str:
+    """The frames of a clip from left to right in one picture.
 
     frames: uint8 `F H W 3`, 0 to 255. Returns a data URI (WebP where the strip fits, else PNG) whose
-    picture has H rows and F·W columns and decodes to the same values.
+    picture has H rows and F·W columns and decodes to the same values, or nearly so where it need not be `lossless`.
 
     In a horizontal strip the same pixel of the previous frame lies W pixels back, within reach of
     the codec's dictionary, so still parts of a clip cost almost nothing."""
     strip = np.concatenate(list(frames), axis=1)
-    picture = Image.fromarray(np.ascontiguousarray(strip))
+    return picture_uri(Image.fromarray(np.ascontiguousarray(strip)), lossless)
+
+
+def picture_uri(picture: Image.Image, lossless: bool) -> str:
+    """A picture as a data URI: WebP where it fits, else PNG, which loses nothing anyway."""
     buffer = io.BytesIO()
-    if max(strip.shape) <= WEBP_MAX_SIDE:
-        picture.save(buffer, format="WEBP", lossless=True, quality=60, method=4)
+    if max(picture.size) <= WEBP_MAX_SIDE:
+        picture.save(buffer, format="WEBP", lossless=lossless, quality=60 if lossless else 85, method=4)
         kind = "webp"
     else:
         picture.save(buffer, format="PNG", optimize=True)
         kind = "png"
-    return f"data:image/{kind};base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
+    return data_uri(buffer.getvalue(), f"image/{kind}")
+
+
+def data_uri(content: bytes, kind: str) -> str:
+    """A file as a part of a page. kind: its MIME type."""
+    return f"data:{kind};base64," + base64.b64encode(content).decode("ascii")

@@ -3,7 +3,6 @@
 Letters: C = 3 colours, F frames, H × W pixels.
 """
 
-import base64
 import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,7 +14,7 @@ from torch import Tensor
 from evagen.data.video_writer import write_video
 from evagen.eval import motion_explained, moving_errors, psnr_of_mse
 from evagen.kernels.levels import video_to_frames
-from evagen.report.clips import check_frames
+from evagen.report.clips import check_frames, data_uri
 from evagen.report.tokens_over_time import draw
 from evagen.tokenizer import AdaptiveTokenizer, Router, VideoTokenizer
 
@@ -61,7 +60,7 @@ class Minute:
         larger = (frame.repeat(SHOWN_LARGER, 0).repeat(SHOWN_LARGER, 1) for frame in both)
         with tempfile.TemporaryDirectory() as folder:
             write_video(path := Path(folder) / "minute.mp4", larger, self.frames_per_second)
-            return "data:video/mp4;base64," + base64.b64encode(path.read_bytes()).decode("ascii")
+            return data_uri(path.read_bytes(), "video/mp4")
 
     def graph_uri(self) -> str:
         """Tokens over time, a PNG as a data URI."""
@@ -69,7 +68,7 @@ class Minute:
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "graph.png"
             draw(self.lengths, self.changes, self.frames_per_second, frames_per_block, path)
-            return "data:image/png;base64," + base64.b64encode(path.read_bytes()).decode("ascii")
+            return data_uri(path.read_bytes(), "image/png")
 
 
 def measure_minute(

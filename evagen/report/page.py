@@ -205,6 +205,33 @@ def write_report(report: Report, path: Path) -> Path:
     """Writes the report as one HTML file that needs no network, and returns its path.
 
     Raises KeyError if `report.summary` lacks a number that the page shows."""
+    assignments = [pair.lengths for pair in report.pairs] + [clip.lengths for clip in report.generated]
+    html = (
+        templates()
+        .get_template("report.html")
+        .render(
+            report=report,
+            summary=report.summary,
+            version=__version__,
+            findings=findings.describe(report.summary),
+            num_frames=_num_frames(report),
+            num_blocks_shown=sorted({len(lengths) for lengths in assignments}),
+            longest_block=max((max(lengths) for lengths in assignments), default=1),
+            generated_by_class=_by_class(report.generated),
+            real_by_class=_by_class(report.real),
+            classes_by_cost=sorted(report.lengths_by_class.items(), key=lambda item: -sum(item[1])),
+            still_pairs=any(pair.motion is None for pair in report.pairs),
+            timeline=_timeline(report.summary),
+            **_figures(report),
+        )
+    )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(html, encoding="utf-8")
+    return path
+
+
+def templates() -> jinja2.Environment:
+    """The pages' templates, with the filters that they use."""
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("evagen.report", "."),
         autoescape=True,
@@ -220,25 +247,7 @@ def write_report(report: Report, path: Path) -> Path:
         "duration": findings.format_duration,
         "memory": findings.format_memory,
     }
-    assignments = [pair.lengths for pair in report.pairs] + [clip.lengths for clip in report.generated]
-    html = environment.get_template("report.html").render(
-        report=report,
-        summary=report.summary,
-        version=__version__,
-        findings=findings.describe(report.summary),
-        num_frames=_num_frames(report),
-        num_blocks_shown=sorted({len(lengths) for lengths in assignments}),
-        longest_block=max((max(lengths) for lengths in assignments), default=1),
-        generated_by_class=_by_class(report.generated),
-        real_by_class=_by_class(report.real),
-        classes_by_cost=sorted(report.lengths_by_class.items(), key=lambda item: -sum(item[1])),
-        still_pairs=any(pair.motion is None for pair in report.pairs),
-        timeline=_timeline(report.summary),
-        **_figures(report),
-    )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(html, encoding="utf-8")
-    return path
+    return environment
 
 
 def _figures(report: Report) -> dict[str, object]:

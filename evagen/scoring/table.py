@@ -29,7 +29,7 @@ def compare(paths: Sequence[Path], published: bool = False) -> str:
     several = len(columns) > 1
     for number, column in enumerate(columns, start=1):
         rows = {label: record for label, record in zip(labels, records) if column_of(record) == column}
-        figures = {label: _figures(record) for label, record in rows.items()}
+        figures = {label: figures_of(record) for label, record in rows.items()}
         if published:
             name = first[column].score.name
             figures |= {f"{who} (published)": {name: f"{value:g}"} for who, value in _published(first[column])}
@@ -56,7 +56,7 @@ def markdown(heads: Sequence[str], rows: Sequence[Sequence[str]], text_columns: 
     return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
 
 
-def _figures(record: Record) -> dict[str, str]:
+def figures_of(record: Record) -> dict[str, str]:
     score = record.score
     figures = {score.name: f"{score.value:.4g} [{score.low:.4g}, {score.high:.4g}]"}
     if record.tokens:

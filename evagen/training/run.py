@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from diffusers.models.modeling_utils import ModelMixin
 from diffusers.training_utils import EMAModel
 from torch import Tensor, nn
 from tqdm.auto import tqdm
@@ -27,7 +28,7 @@ from evagen.training.metrics import Mean, MetricsLog, over_processes
 from evagen.training.not_finite import NotFinite
 from evagen.training.optimizers import make_optimizers, make_scheduler
 from evagen.training.settings import LayerSettings, OptimizerConfig, TrainingSettings
-from evagen.training.sharding import WholeAverage, prepare, whole, whole_model
+from evagen.training.sharding import WholeAverage, prepare, spread_again, whole, whole_model
 
 SHOWN = ("loss", "codes_used", "clips_per_second", "accuracy", "content_loss")
 """What the progress bar shows of the log."""
@@ -43,7 +44,7 @@ class TrainingRun:
             run.update(loss, {"l1": ..., ...}, num_clips)
             if run.log_is_due:
                 run.log({"loss": loss, ...})
-        run.finish(model)
+        run.finish()
 
     A *step* is one change of the weights, after `accumulation` batches. `run.model` is the model as Accelerate
     wrapped it, `run.step` the number of steps done.
@@ -153,17 +154,44 @@ class TrainingRun:
             self._log.write(self.step + 1, values)
         self._bar.set_postfix({name: f"{value:.3g}" for name, value in values.items() if name in SHOWN})
 
-    def finish(self, model: nn.Module) -> None:
+    def finish(self) -> None:
         """Writes the loop's last state, from which the run could go on to more steps, and the trained weights, averaged
         if so configured, into the run folder."""
         if self.first_step < self.optimizer_config.steps:
             self._save_state(self.optimizer_config.steps)
-        with self._averaged():
-            trained = whole_model(self.accelerator, self.accelerator.unwrap_model(model))
+        with self.model_so_far() as trained:
             if self.accelerator.is_main_process:
                 trained.save_pretrained(self.run.out)
         self.accelerator.wait_for_everyone()
         self.accelerator.end_training()  # the processes part: nothing that needs all of them may come after it
+
+    @contextmanager
+    def averaged_weights(self) -> Iterator[None]:
+        """The averaged weights in the model, where there is an average: those that the run leaves. Afterwards the
+        trained ones are back, to the last bit. For all processes."""
+        spread_again(self.model)
+        if self.average is None:
+            yield
+            return
+        with torch.no_grad():
+            parameters = list(self.model.parameters())
+            trained = [parameter.detach().clone() for parameter in parameters]
+            try:
+                for parameter, average in zip(parameters, self.average.shadow_params):
+                    parameter.copy_(average)
+                yield
+            finally:
+                spread_again(self.model)
+                for parameter, weights in zip(parameters, trained):
+                    parameter.copy_(weights)
+
+    @contextmanager
+    def model_so_far(self) -> Iterator[ModelMixin]:
+        """The model as the run would leave it now, whole in the main process. For all processes; it draws no random
+        number of the training's."""
+        on_gpu = [self.device] if self.device.type == "cuda" else []
+        with self.averaged_weights(), torch.random.fork_rng(on_gpu):
+            yield whole_model(self.accelerator, self.accelerator.unwrap_model(self.model))
 
     def _check_finite(self) -> None:
         found = self._not_finite.first()
@@ -179,8 +207,7 @@ class TrainingRun:
 
     def _save(self, step: int) -> None:
         self._save_state(step)
-        with self._averaged():
-            model = whole_model(self.accelerator, self.accelerator.unwrap_model(self.model))
+        with self.model_so_far() as model:
             if self.accelerator.is_main_process:
                 self._checkpoints.snapshot(step, model.save_pretrained)
         self.accelerator.wait_for_everyone()
@@ -191,21 +218,6 @@ class TrainingRun:
         self.accelerator.wait_for_everyone()
         if self.accelerator.is_main_process:
             self._checkpoints.complete(step)
-
-    @contextmanager
-    def _averaged(self) -> Iterator[None]:
-        """With the averaged weights in the model's place, where there are."""
-        if self.average is None:
-            yield
-            return
-        self.average.foreach = False  # FSDP's tensors cannot be copied in one call
-        self.average.store(self.model.parameters())
-        self.average.copy_to(self.model.parameters())
-        try:
-            yield
-        finally:
-            self.average.restore(self.model.parameters())
-            self.average.foreach = True
 
     def _resume(self) -> int:
         newest = self._checkpoints.newest()

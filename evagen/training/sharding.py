@@ -31,6 +31,14 @@ def prepare(accelerator: Accelerator, model: nn.Module, *optimizers: Optimizer) 
     return prepared, rest
 
 
+def spread_again(model: nn.Module) -> None:
+    """Drops what FSDP has put together for a forward pass that no backward pass followed. It would take it for the
+    weights in the next one, though they may have changed."""
+    for module in model.modules():
+        if isinstance(module, FSDPModule):
+            module.reshard()
+
+
 def whole(tensor: Tensor) -> Tensor:
     """A tensor whose parts lie in several processes, in each of them whole."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor

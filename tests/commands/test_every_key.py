@@ -114,6 +114,8 @@ OTHER_VALUES = {  # behind a bar: what else has to be set, in both runs, for the
         "model.token_dropout": "0.5", "model.residual_dropout": "0.5", "model.mlp_dropout": "0.5",
         "model.size": "nano", "start_from": "{}/generator",
         "class_dropout": "0.9", "use_classes": "false", "blocks": "2 | corpus={}/runs",
+        **{f"samples.{key}": value.replace(" options.", " samples.options.") for key, value in OPTIONS.items()},
+        "samples.options.guidance_schedule": "linear | samples.options.guidance=99",  # two steps teach little
     },
     "sample": {
         **PRECISION, **OPTIONS, "run.seed": "1", "generator": "{}/generator2", "tokenizer": "{}/proxy",
@@ -182,6 +184,7 @@ def base(command: str, root: Path) -> dict:
         "tokenize": {"run": {}, "data": data, **models, "batch_size": 2},
         "train-generator": {
             "run": training, "corpus": f"{root}/tokens", "optimizer": optimizer, "class_dropout": 0.5,
+            "samples": {"every": 2, "clips": 2},
             "model": {"width": 32, "depth": 1, "num_heads": 2},
         },
         "sample": {

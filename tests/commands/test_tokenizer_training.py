@@ -1,21 +1,29 @@
 """Training a tokenizer: which lengths its clips get, and the held-out clips that it looks at."""
 
+import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from tiny_models import tiny_block_router
 from tiny_road import tokenizer_config
+from two_processes import launch, shipped
 from video_fixtures import write_class_folders
 
 from evagen.commands import train_tokenizer
+from evagen.config import save_config
 from evagen.data.clips import ClipDataset
 from evagen.data.loader import collate_clips
+from evagen.data.pictures import LINE
 from evagen.errors import UserError
-from evagen.eval import motion_explained, moving_errors, psnr
+from evagen.eval import PerceptualDistance, motion_explained, moving_errors, psnr
+from evagen.kernels.levels import video_to_frames
 from evagen.models.loading import load_model
 from evagen.tokenizer import BlockRouter, Router, VideoTokenizer
 from evagen.training.metrics import read_metrics
+from evagen.training.run import TrainingRun
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 
@@ -51,6 +59,59 @@ def test_training_looks_at_held_out_clips_and_is_not_disturbed_by_it(road, tmp_p
     again = trained.eval()(video, assigned).reconstruction
     assert log[-1]["held_out_motion"] == pytest.approx(motion_explained(*moving_errors(again, video)), abs=1e-4)
     assert log[-1]["held_out_psnr"] == pytest.approx(psnr(again, video).mean().item(), abs=1e-4)
+    some = [0, 5, 10, 15]  # of 16 frames
+    distance = PerceptualDistance().video_distance(again[:, :, some], video[:, :, some]).mean().item()
+    assert log[-1]["held_out_perceptual"] == pytest.approx(distance, abs=1e-4)
+    assert {path.name for path in (tmp_path / "watched" / "pictures").iterdir()} == {
+        "step_00000004.png", "step_00000006.png"
+    }  # fmt: skip
+    picture = np.asarray(Image.open(tmp_path / "watched" / "pictures" / "step_00000006.png"))
+    of_clip = (len(picture) - LINE) // 3  # beneath a line of text
+    for number, versions in enumerate(zip(video, again)):
+        for row, version in enumerate(versions):
+            shown = picture[LINE + number * of_clip + LINE + 33 * row :][:32]
+            for i, frame in enumerate(video_to_frames(version)):
+                assert np.abs(shown[:, i * 33 :][:, :32].astype(int) - frame).max() <= 1
+
+
+@pytest.mark.parametrize(("score", "best"), [("psnr", max), ("perceptual", min)])
+def test_the_best_weights_are_kept_over_a_stop_and_are_the_averaged_ones(road, tmp_path, monkeypatch, score, best):
+    """Where the rate is far too high, the best is not the last."""
+    optimizer = {"steps": 6, "batch_size": 4, "learning_rate": 0.03, "ema_decay": 0.3, "gradient_clip": 1000}
+    held_out = {"clips": 3, "every": 2, "shown": 0, "best": score}
+    config = tokenizer_config(road, tmp_path / "run", held_out=held_out, optimizer=optimizer)
+    update = TrainingRun.update
+
+    def killed(self, *rest):
+        if self.step == 5:
+            raise KeyboardInterrupt
+        update(self, *rest)
+
+    monkeypatch.setattr(TrainingRun, "update", killed)
+    with pytest.raises(KeyboardInterrupt):
+        train_tokenizer.main(config)
+    monkeypatch.setattr(TrainingRun, "update", update)
+    train_tokenizer.main(config)
+    scores = {line["step"]: line[f"held_out_{score}"] for line in read_metrics(tmp_path / "run")}
+    assert len(scores) == 3
+    about = json.loads((tmp_path / "run" / "best" / "score.json").read_text())
+    assert about == {
+        "step": best(scores, key=scores.get),
+        "score": score,
+        "value": pytest.approx(best(scores.values())),
+    }
+    assert not (tmp_path / "run" / "pictures").exists()
+    kept = load_model(VideoTokenizer, f"{tmp_path / 'run'}@best")
+    changes = {"split": "test", "clip": "first", "crop": "centre", "flip": False, "limit": 3}
+    video = collate_clips(list(ClipDataset(config.data.model_copy(update=changes)))).video
+    again = kept(video, kept.assignments.uniform(4, 3)).reconstruction
+    if score == "psnr":
+        assert psnr(again, video).mean().item() == pytest.approx(about["value"], abs=1e-4)
+
+
+def test_the_best_of_no_clips_is_refused(tmp_path):
+    with pytest.raises(UserError, match=r"best=psnr needs clips to score: give held_out\.clips"):
+        tokenizer_config(tmp_path, tmp_path, held_out={"best": "psnr"})
 
 
 def test_without_held_out_clips_training_goes_on_and_says_so_unless_they_were_named(tmp_path, capfd):
@@ -117,3 +178,37 @@ def test_pieces_that_do_not_fit_are_refused(road, tmp_path, changes, message):
         changes = {"model": tokenizer_config(road, tmp_path).model.model_dump()}
     with pytest.raises(UserError, match=message):
         remembering(road, tmp_path / "out", **changes)
+
+
+SHARDED = """
+import sys
+from accelerate import Accelerator, PartialState
+from accelerate.utils import DistributedType
+from evagen.commands.train_tokenizer import TokenizerTraining, main
+from evagen.config import load_config
+from evagen.run import part_processes
+
+# Accelerate offers FSDP on GPUs only: these processes pass for such, and go on with gloo on CPUs.
+PartialState(cpu=True)
+PartialState._shared_state["distributed_type"] = DistributedType.MULTI_GPU
+Accelerator.end_training = lambda self: None  # the second training still needs both processes
+for path in sys.argv[1:]:
+    main(load_config(TokenizerTraining, path))
+part_processes()
+"""
+
+
+def test_two_processes_with_sharded_weights_are_not_disturbed_and_one_writes(road, tmp_path):
+    optimizer = {"steps": 3, "batch_size": 2, "learning_rate": 0.01, "ema_decay": 0.5}
+    model = tokenizer_config(road, tmp_path).model.model_dump() | {"quantizer": "bsq", "code_width": 5}
+    files = []
+    for name, held_out in (("watched", {"clips": 3, "every": 1, "best": "psnr"}), ("unwatched", {})):
+        run = {"out": str(tmp_path / name), "log_every": 1, "tracker": "none"}
+        config = tokenizer_config(road, tmp_path, held_out=held_out, optimizer=optimizer, model=model, run=run)
+        files.append(str(save_config(config, tmp_path / name)))
+    (tmp_path / "both.py").write_text(SHARDED)
+    launch(str(tmp_path / "both.py"), *files, options=shipped("fsdp"))
+    watched, plain = (VideoTokenizer.from_pretrained(tmp_path / name) for name in ("watched", "unwatched"))
+    assert all(torch.equal(a, b) for a, b in zip(watched.state_dict().values(), plain.state_dict().values()))
+    assert len(list((tmp_path / "watched" / "pictures").iterdir())) == 3
+    assert load_model(VideoTokenizer, f"{tmp_path / 'watched'}@best").config.quantizer == "bsq"

@@ -21,7 +21,7 @@ def finished(out: Path, steps: int, run: dict | None = None, **optimizer) -> Lin
     model = linear()
     training = start(out, model, {"save_every": 2, **(run or {})}, steps=steps, **optimizer)
     train(training, batches())
-    training.finish(model)
+    training.finish()
     return Linear.from_pretrained(out)
 
 
