@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from evagen.report.side_by_side import NOW, TOKENS, side_by_side, token_bars
+from evagen.data.token_bars import NOW, TOKENS, side_by_side, token_bars
 
 
 @given(st.lists(st.integers(1, 512), min_size=1, max_size=40), st.integers(12, 40), st.integers(160, 400))
