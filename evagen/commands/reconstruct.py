@@ -11,13 +11,13 @@ import torch
 from evagen.commands import encode
 from evagen.commands.decode import open_tokens
 from evagen.commands.encode import Dials
+from evagen.data.token_bars import side_by_side
 from evagen.data.token_file import TokenFile
 from evagen.data.video_reader import iterate_frames
 from evagen.data.video_writer import check_name, write_video
 from evagen.eval import motion_explained, moving_errors, psnr_of_mse
 from evagen.kernels.levels import frames_to_video
 from evagen.models.inference import RunPrecision
-from evagen.report.side_by_side import side_by_side
 
 Pair = tuple[np.ndarray, np.ndarray]
 """A frame and its reconstruction, uint8 (H, W, 3)."""
@@ -43,12 +43,21 @@ class Scores:
         self.count += real.numel()
         self.moving.append(moving_errors(made, real))
 
+    @property
+    def psnr(self) -> float:
+        """In dB."""
+        return float(psnr_of_mse(torch.tensor(self.squared / self.count, dtype=torch.float64)))
+
+    @property
+    def motion_explained(self) -> float | None:
+        """At most 1; None where nothing moves."""
+        return motion_explained(*(torch.cat(sums) for sums in zip(*self.moving)))
+
     def summary(self) -> str:
         """One line for the terminal."""
-        psnr = float(psnr_of_mse(torch.tensor(self.squared / self.count, dtype=torch.float64)))
-        explained = motion_explained(*(torch.cat(sums) for sums in zip(*self.moving)))
+        explained = self.motion_explained
         moved = "nothing moves" if explained is None else f"motion explained {explained:.2f}"
-        return f"PSNR {psnr:.1f} dB, {moved}"
+        return f"PSNR {self.psnr:.1f} dB, {moved}"
 
 
 def main(
