@@ -11,6 +11,7 @@ import typer
 
 from evagen import cli_video
 from evagen.commands import COMMANDS, Command
+from evagen.demo.command import demo
 from evagen.errors import UserError
 
 app = typer.Typer(
@@ -81,8 +82,8 @@ def _add(command: Command) -> None:
 
 for _command in COMMANDS.values():
     _add(_command)
-for _of_a_video in (cli_video.encode, cli_video.decode, cli_video.reconstruct):
-    app.command()(_of_a_video)
+for _without_config in (cli_video.encode, cli_video.decode, cli_video.reconstruct, demo):
+    app.command()(_without_config)
 
 
 @data_app.command()
