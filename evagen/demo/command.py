@@ -23,8 +23,9 @@ def demo(
     Example: evagen demo --model evagen/arcade --port 7861"""
     if importlib.util.find_spec("gradio") is None:
         raise UserError("the page needs gradio, which is not installed; type: pip install 'evagen[page]'")
+
     from evagen.demo.models import load_demo_models
-    from evagen.demo.page import build_page, check_free, launch
+    from evagen.demo.page import build_page, check_free, kept_files, launch
     from evagen.demo.upload import Limits
     from evagen.kernels.sources import box
 
@@ -32,5 +33,7 @@ def demo(
     names = model or list(box())
     if not names:
         raise UserError("there is no model in the box: give one with --model, a pipeline's folder or a hub id")
+    models = {name: load_demo_models(name) for name in names}
     limits = Limits(max_seconds, max_megabytes)
-    launch(build_page({name: load_demo_models(name) for name in names}, limits), limits, host, port)
+    with kept_files():
+        launch(build_page(models, limits), limits, host, port)

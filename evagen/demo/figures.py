@@ -64,7 +64,7 @@ def of_blocks(result: Rebuilt, pictures: Sequence[str]) -> str:
 def of_clips(made: Generated) -> str:
     """A timeline for each generated clip."""
     block_seconds = made.frames_a_block / FRAMES_PER_SECOND
-    return "".join(
+    timelines = "".join(
         timeline(
             lengths, pictures_of(clip, len(lengths), made.frames_a_block), block_seconds, made.longest, f"Clip {n}"
         )

@@ -2,6 +2,9 @@
 
 import os
 import socket
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # it is read while gradio is imported
@@ -27,6 +30,14 @@ INTRO = """<div class="intro"><h1>evagen</h1>
 block into just that many. Stillness costs little, motion gets what it needs.</p></div>"""
 
 
+@contextmanager
+def kept_files() -> Iterator[None]:
+    """Around a page's life: what is uploaded and shown lies in a folder of its own, which goes in the end."""
+    with tempfile.TemporaryDirectory(prefix="evagen-demo-") as folder:
+        os.environ["GRADIO_TEMP_DIR"] = folder  # read when components are made
+        yield
+
+
 def build_page(models: dict[str, DemoModels], limits: Limits) -> gr.Blocks:
     """Ready to be launched. models: by name, the first is shown at first; limits: of uploads."""
     with gr.Blocks(title="evagen", analytics_enabled=False, delete_cache=(KEPT_SECONDS // 3, KEPT_SECONDS)) as page:
@@ -48,7 +59,7 @@ def launch(page: gr.Blocks, limits: Limits, host: str, port: int, wait: bool = T
     _, address, _ = page.launch(
         server_name=host, server_port=port, share=False, inbrowser=False, quiet=True, ssr_mode=False, mcp_server=False,
         enable_monitoring=False, run_history=False, pwa=False, footer_links=[], prevent_thread_lock=True,
-        max_file_size=int(limits.max_megabytes * 1e6), theme=theme, css_paths=Path(__file__).with_name("page.css"),
+        max_file_size=limits.max_bytes, theme=theme, css_paths=Path(__file__).with_name("page.css"),
     )  # fmt: skip
     print(f"{address}  (end with Ctrl-C)", flush=True)
     if wait:

@@ -24,6 +24,7 @@ CLIPS = {path.stem: path for path in sorted(Path(str(files("evagen"))).glob("dem
 CLIPS_PER_SECOND = 15.0
 """Frames of theirs."""
 PREFERENCE, RATE = "as a preference asks", "within a rate"
+REMEMBERED_USERS = 1000
 CAPTION = """<p class="caption">Left: what the model sees. Right: what its tokens give back. Beneath: the tokens of
 each block; the one being shown is lit.</p>"""
 Shown = tuple[str | None, str, str]
@@ -35,18 +36,22 @@ class RebuildTab:
 
     def __init__(self, models: dict[str, DemoModels], limits: Limits):
         self.models, self.limits, self.first = models, limits, next(iter(models))
+        self._asked: dict[str | None, tuple] = {}
 
     def build(self, page: gr.Blocks, name: gr.Dropdown) -> None:
         """Puts the tab where the page is being built. name: of the models that are chosen."""
         with gr.Row():
             with gr.Column(scale=2, min_width=300):
-                gr.HTML("<h4>Take a clip …</h4>")
+                gr.HTML("<h4>Take a clip …</h4>", elem_id="pick")
                 gallery = gr.Gallery(
                     [(_first_frame(path), clip) for clip, path in CLIPS.items()], show_label=False, columns=4,
                     container=False, allow_preview=False, height="auto", interactive=False, buttons=[],
                     elem_id="clips",
                 )  # fmt: skip
-                gr.HTML(f"<h4>… or upload a video, {self.limits}. Its middle square is taken.</h4>")
+                gr.HTML(
+                    f"<h4>… or upload a video</h4><small>{self.limits}; its middle square is taken</small>",
+                    elem_id="bring",
+                )
                 upload = gr.File(show_label=False, height=120, elem_id="upload")
                 hold = gr.Radio([PREFERENCE, RATE], value=PREFERENCE, label="How many tokens", elem_id="hold")
                 preference = gr.Slider(
@@ -66,21 +71,26 @@ class RebuildTab:
                 numbers = gr.HTML(elem_id="numbers")
         bars = gr.HTML(elem_id="timeline")
         source = gr.Textbox(next(iter(CLIPS), ""), visible=False)
-        triggers = [page.load, source.change, hold.change, preference.input, rate.input, name.change]
-        shown = gr.on(
-            triggers, self.show, [name, source, upload, hold, preference, rate], [film, numbers, bars],
-            api_name="rebuild", trigger_mode="always_last", show_progress="minimal", show_progress_on=film,
+        asked = [name, source, upload, hold, preference, rate]
+        touched = [source.change, hold.change, preference.input, rate.input, name.change]
+        gr.on(
+            [page.load, *touched], self.show, asked, [film, numbers, bars], api_name="rebuild",
+            trigger_mode="always_last", show_progress="minimal", show_progress_on=film,
         )  # fmt: skip
         private: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
-        gallery.select(self._take_clip, [name, rate], [source, upload, rate], cancels=shown, **private)
-        upload.upload(self._take_upload, [name, upload, rate], [source, rate], cancels=shown, **private)
+        gallery.select(self._take_clip, [name, rate], [source, upload, rate], **private)
+        upload.upload(self._take_upload, [name, upload, rate], [source, rate], **private)
+        gr.on(touched, self._ask, asked, None, trigger_mode="multiple", queue=False, **private)
         hold.change(_only_one, hold, [preference, rate], **private)
         name.change(self._new_range, [name, source, upload, rate], rate, **private)
 
     def show(
-        self, name: str, clip: str, upload: str | None, hold: str, preference: float, rate: float
+        self, name: str, clip: str, upload: str | None, hold: str, preference: float, rate: float, user: gr.Request
     ) -> Iterator[Shown]:
-        """What there is after every piece, and the whole at the end; or why there is nothing."""
+        """What there is after every piece, and the whole at the end; or why there is nothing. Ends early when the same
+        user asks for something else."""
+        asked = (name, clip, upload, hold, preference, rate)
+        self._ask(*asked, user)
         try:
             video = self._video(clip, upload)
             called = video.name if upload else clip
@@ -96,12 +106,23 @@ class RebuildTab:
                         pictures += figures.pictures_of(result.originals, new, result.frames_a_block)
                     numbers, bars = figures.of_rebuilt(result, called), figures.of_blocks(result, pictures)
                     yield str(parts[-1]), numbers, bars
+                    if self._asked.get(user.session_hash) != asked:
+                        return
                 if len(parts) > 1:
                     whole = Path(folder) / "whole.mp4"
                     join_videos(whole, parts)
                     yield str(whole), numbers, bars
         except UserError as error:
             yield None, figures.problem(str(error)), ""
+
+    def _ask(
+        self, name: str, clip: str, upload: str | None, hold: str, preference: float, rate: float, user: gr.Request
+    ) -> None:
+        """Notes what a user wants to see now; of so many users, the oldest go."""
+        self._asked.pop(user.session_hash, None)
+        self._asked[user.session_hash] = (name, clip, upload, hold, preference, rate)
+        while len(self._asked) > REMEMBERED_USERS:
+            self._asked.pop(next(iter(self._asked)), None)
 
     def _video(self, clip: str, upload: str | None) -> Path:
         """An upload goes before a clip, since whoever takes a clip takes the upload away. Raises UserError for

@@ -14,10 +14,14 @@ MOST_PIXELS = 4096 * 4096
 
 @dataclass(frozen=True)
 class Limits:
-    """Of uploads. max_seconds: of video; max_megabytes: of the file, a million bytes each."""
+    """Of uploads. max_seconds: of video; max_megabytes: of the file, of 2^20 bytes each."""
 
     max_seconds: float = 60.0
     max_megabytes: float = 50.0
+
+    @property
+    def max_bytes(self) -> int:
+        return int(self.max_megabytes * 2**20)
 
     def __str__(self) -> str:
         return f"at most {self.max_seconds:g} seconds and {self.max_megabytes:g} MB"
@@ -26,7 +30,7 @@ class Limits:
 def check_upload(path: Path, limits: Limits) -> VideoHeader:
     """What a file says of its video. Raises UserError for a file that is too large, is no video, has no picture or no
     frame, was cut off, or is too long. Nothing is decoded."""
-    name, megabytes = path.name, path.stat().st_size / 1e6
+    name, megabytes = path.name, path.stat().st_size / 2**20
     if megabytes > limits.max_megabytes:
         raise UserError(
             f"{name} has {megabytes:.1f} MB; this page takes {limits}. Make it shorter or smaller and try again."
