@@ -13,7 +13,7 @@ from evagen.data.video_writer import write_video
 from evagen.demo.generate import FRAMES_PER_SECOND, Generated
 from evagen.demo.rebuild import Rebuilt
 
-SHOWN_SIDE = 256
+SHOWN_SIDE = 128
 """Pixels that a frame has at least when it is shown. Enlarged by repeating pixels, which hides nothing and adds
 nothing."""
 GAP = 8
