@@ -31,7 +31,7 @@ CLIPS_A_PIECE = 4
 @dataclass(frozen=True)
 class Wish:
     """How many tokens a video is to have: as many as a preference asks for (0.8 few … 1.6 best), or, where
-    `tokens_per_second` is given, at most that many in each piece."""
+    `tokens_per_second` is given, at most that many in each piece, or the fewest that there can be."""
 
     preference: float = 1.2
     tokens_per_second: float | None = None
@@ -93,8 +93,8 @@ class _Piece:
 def rebuild(models: DemoModels, video: Path, wish: Wish, limits: Limits) -> Iterator[Rebuilt]:
     """A video file through the models; yields after every piece what there is by then, at least once.
 
-    Raises UserError for a file that the page does not take, on the way for one that is damaged, and for a wish that
-    cannot be met."""
+    Raises UserError for a file that the page does not take, on the way for one that is damaged, and for a preference
+    out of range."""
     header = check_upload(video, limits)
     frames = iterate_square(video, models.side)
     make = _with_memory if models.remembers else _of_clips
@@ -149,7 +149,8 @@ def _with_memory(models: DemoModels, frames: Iterator[Tensor], wish: Wish, fps: 
             yield frame
 
     model, stream = LiveTokenizer(models.tokenizer, models.router), TokenizerStream(models.tokenizer)
-    rate = None if wish.tokens_per_second is None else Rate(wish.tokens_per_second, fps)
+    least, _ = models.tokens_per_second(fps)
+    rate = None if wish.tokens_per_second is None else Rate(max(least, wish.tokens_per_second), fps)
     blocks = model.blocks(remembered(), preference=None if rate else wish.preference, rate=rate)
     while some := list(islice(blocks, CLIPS_A_PIECE * models.tokenizer.config.num_frames // models.frames_a_block)):
         lengths = [len(block.codes) for block in some]

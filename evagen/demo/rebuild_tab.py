@@ -1,7 +1,7 @@
 """The part of the page where a video goes into tokens and back."""
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -14,15 +14,15 @@ from evagen.data.video_writer import join_videos
 from evagen.demo import figures, films
 from evagen.demo.models import DemoModels
 from evagen.demo.rebuild import Wish, rebuild
-from evagen.demo.upload import Limits, check_upload
+from evagen.demo.upload import Limits
 from evagen.errors import UserError
 from evagen.kernels.levels import video_to_frames
 from evagen.tokenizer import PREFERENCE_RANGE
 
 CLIPS = {path.stem: path for path in sorted(Path(str(files("evagen"))).glob("demo/clips/*.mp4"))}
 """The clips that come with the page, by name: of play-throughs that no model was trained on."""
-CLIPS_PER_SECOND = 15.0
-"""Frames of theirs."""
+SHOWN_RATES = 15.0, 30.0
+"""Frames a second of these clips and of most videos."""
 PREFERENCE, RATE = "as a preference asks", "within a rate"
 REMEMBERED_USERS = 1000
 CAPTION = """<p class="caption">Left: what the model sees. Right: what its tokens give back. Beneath: the tokens of
@@ -58,9 +58,10 @@ class RebuildTab:
                     *PREFERENCE_RANGE, value=1.2, step=0.05, label="Preference", elem_id="preference",
                     info="left: few tokens, right: best quality",
                 )  # fmt: skip
+                least, most = rates(self.models.values())
                 rate = gr.Slider(
-                    **self._range(self.first, CLIPS_PER_SECOND), step=1, label="Tokens a second", elem_id="rate",
-                    info="at most so many on average", visible=False,
+                    least, most, value=least + (most - least) // 4, step=1, label="Tokens a second", elem_id="rate",
+                    info="at most so many on average, as far as the shortest lengths allow", visible=False,
                 )  # fmt: skip
             with gr.Column(scale=3, min_width=300):
                 film = gr.Video(
@@ -78,11 +79,10 @@ class RebuildTab:
             trigger_mode="always_last", show_progress="minimal", show_progress_on=film,
         )  # fmt: skip
         private: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
-        gallery.select(self._take_clip, [name, rate], [source, upload, rate], **private)
-        upload.upload(self._take_upload, [name, upload, rate], [source, rate], **private)
+        gallery.select(_take_clip, None, [source, upload], **private)
+        upload.upload(_take_upload, upload, source, **private)
         gr.on(touched, self._ask, asked, None, trigger_mode="multiple", queue=False, **private)
         hold.change(_only_one, hold, [preference, rate], **private)
-        name.change(self._new_range, [name, source, upload, rate], rate, **private)
 
     def show(
         self, name: str, clip: str, upload: str | None, hold: str, preference: float, rate: float, user: gr.Request
@@ -133,26 +133,21 @@ class RebuildTab:
             raise UserError(f"There is no clip {clip!r}. Take one of {', '.join(CLIPS)}, or upload a video.")
         return CLIPS[clip]
 
-    def _range(self, name: str, frames_per_second: float, asked: float | None = None) -> dict[str, float]:
-        """Of the slider of rates; it stands where it stood, if it can, else at a third."""
-        least, most = self.models[name].tokens_per_second(frames_per_second)
-        value = asked if asked is not None and least <= asked <= most else round(least + (most - least) / 3)
-        return {"minimum": least, "maximum": most, "value": value}
 
-    def _new_range(self, name: str, clip: str, upload: str | None, rate: float) -> Any:
-        try:
-            header = check_upload(self._video(clip, upload), self.limits)
-        except UserError:  # which is said where the result should be
-            return gr.skip()
-        return gr.Slider(**self._range(name, header.frames_per_second, rate))
+def rates(models: Iterable[DemoModels]) -> tuple[int, int]:
+    """The ends of the slider of tokens a second, whatever the models and the video: gradio refuses values that come
+    while a slider gets other ends. From the fewest for a clip that comes with the page to the most for a video."""
+    fewest, most = zip(*((each.tokens_per_second(fps)[end] for end, fps in enumerate(SHOWN_RATES)) for each in models))
+    return min(fewest), max(most)
 
-    def _take_clip(self, name: str, rate: float, event: gr.SelectData) -> tuple[str, None, Any]:
-        clip = list(CLIPS)[event.index]
-        return clip, None, self._new_range(name, clip, None, rate)
 
-    def _take_upload(self, name: str, upload: str, rate: float) -> tuple[str, Any]:
-        """Another text for another file, so that its change is seen."""
-        return "/".join(Path(upload).parts[-2:]), self._new_range(name, "", upload, rate)
+def _take_clip(event: gr.SelectData) -> tuple[str, None]:
+    return list(CLIPS)[event.index], None
+
+
+def _take_upload(upload: str) -> str:
+    """Another text for another file, so that its change is seen."""
+    return "/".join(Path(upload).parts[-2:])
 
 
 def _only_one(hold: str) -> tuple[Any, Any]:

@@ -86,6 +86,12 @@ def test_no_more_than_a_piece_is_in_memory(models, video, monkeypatch):
         assert len(result.originals) == len(result.rebuilt) <= 32
 
 
-def test_a_rate_below_the_shortest_lengths_of_a_memory_is_explained(models, video):
-    with pytest.raises(UserError, match="cannot be kept"):
-        list(rebuild(models["memory"], video, Wish(tokens_per_second=1), Limits()))
+@pytest.mark.parametrize("name", ["clips", "memory"])
+def test_a_rate_below_the_fewest_tokens_gives_the_fewest(models, video, name):
+    *_, result = rebuild(models[name], video, Wish(tokens_per_second=1), Limits())
+    assert set(result.lengths) == {2}
+
+
+def test_a_preference_out_of_range_is_explained(models, video):
+    with pytest.raises(UserError, match="lies between"):
+        list(rebuild(models["clips"], video, Wish(3.0), Limits()))
