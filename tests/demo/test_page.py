@@ -90,7 +90,7 @@ def test_a_clip_is_chosen_and_costs_what_the_slider_says(page):
     page.get_by_role("button", name="Thumbnail 2 of 4").click()
     wait_for(page, "#numbers", "Frostbite")
     assert float(number(page, "PSNR").split()[0]) > 0
-    page.get_by_label("within a rate").click()
+    page.get_by_label("within a rate").check()
     slider = page.locator("#rate input[type=range]")
     slider.wait_for()
     slider.press("Home")
@@ -111,6 +111,7 @@ def test_videos_are_uploaded_good_and_bad(page, tmp_path):
     wait_for(page, "#numbers", "good.mp4")
     page.locator("#numbers .numbers[data-done=true]").wait_for()
     assert page.locator("#timeline .block").count() == 16  # the last clip is filled up
+    page.get_by_label("within a rate").check()
     page.locator("#rate input[type=range]").press("Home")
     wait_for(page, "#timeline", "16 blocks, 32 tokens")
     bring(page, tmp_path / "sound.wav")
