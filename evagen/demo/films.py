@@ -16,7 +16,7 @@ from evagen.demo.rebuild import Rebuilt
 SHOWN_SIDE = 128
 """Pixels that a frame has at least when it is shown. Enlarged by repeating pixels, which hides nothing and adds
 nothing."""
-GAP = 8
+GAP = 4
 """Pixels between videos side by side."""
 
 

@@ -104,7 +104,7 @@ class GenerateTab:
 
     def _cap(self, name: str) -> dict[str, Any]:
         least, most = self.models[name].tokens_of_a_clip
-        return {"minimum": least, "maximum": most, "value": most}
+        return {"minimum": least, "maximum": max(most, least + 1), "value": most}  # gradio takes no slider of one value
 
 
 def _only_one(mode: str) -> tuple[Any, Any]:

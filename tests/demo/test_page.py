@@ -138,6 +138,20 @@ def test_a_class_is_generated_with_forced_lengths(page):
     wait_for(page, '#costs [data-name="tokens a clip"]', "10")
 
 
+def test_another_model_is_chosen(page):
+    page.get_by_role("combobox", name="Model").click()
+    page.get_by_role("option", name="memory").click()
+    page.get_by_label("Class").wait_for(state="hidden")
+    page.locator("#generate").click()
+    wait_for(page, "#costs [role=alert]", "memory has no generator")
+    page.get_by_role("tab", name="Rebuild a video").click()
+    page.get_by_role("button", name="Thumbnail 3 of 4").click()
+    wait_for(page, "#numbers", "Skiing")
+    page.locator("#numbers .numbers[data-done=true]").wait_for()
+    told = page.locator(".toast-body").all_inner_texts()  # what gradio says when something goes wrong
+    assert [text for text in told if "allowed size" not in text] == []
+
+
 def test_nothing_is_asked_of_other_hosts(page):
     assert page.foreign == []
 
