@@ -9,8 +9,8 @@ from typing import Annotated
 
 import typer
 
-from evagen import cli_models, cli_video
-from evagen.commands import COMMANDS, Command
+from evagen.commands import COMMANDS, Command, cli_models, cli_video
+from evagen.demo.command import demo
 from evagen.errors import UserError
 
 app = typer.Typer(
@@ -77,7 +77,7 @@ def _add(command: Command) -> None:
 for _command in COMMANDS.values():
     if _command.name != "sample":  # which needs no config
         _add(_command)
-for _without_config in (cli_video.sample, cli_video.encode, cli_video.decode, cli_video.reconstruct):
+for _without_config in (cli_video.sample, cli_video.encode, cli_video.decode, cli_video.reconstruct, demo):
     app.command()(_without_config)
 export_app.command("pipeline")(cli_models.export_pipeline)
 app.command()(cli_models.push)

@@ -25,7 +25,7 @@ LEVELS = [  # from the ground up: a room imports from lower levels only
     {"scoring"},
     {"report", "bench"},
     {"commands"},
-    {"cli_models", "cli_video"},
+    {"demo"},
     {"cli"},
     {"__main__"},
 ]
@@ -163,7 +163,14 @@ def test_a_wheel_holds_the_whole_project_under_one_name(wheel):
     names = zipfile.ZipFile(wheel).namelist()
     top = {name.split("/")[0] for name in names if ".dist-info" not in name}
     assert top == {"evagen", "evagen_torchvision.pth"}
-    for name in ("configs/quickstart/proxy.yaml", "report/report.html", "tokenizer/router.py", "eval/protocols.py"):
+    for name in (
+        "configs/quickstart/proxy.yaml",
+        "report/report.html",
+        "tokenizer/router.py",
+        "eval/protocols.py",
+        "demo/page.css",
+        "demo/clips/Frogger.mp4",
+    ):
         assert f"evagen/{name}" in names
     assert any(name.startswith("evagen/kernels/") and name.endswith(".c") for name in names)
 

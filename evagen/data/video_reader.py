@@ -177,6 +177,35 @@ def exact_frame_rate(path: VideoPath) -> Fraction:
     return Fraction(rate)
 
 
+@dataclass(frozen=True)
+class VideoHeader:
+    """What a file says of its video, without decoding it. frames: that are there; promised_frames: by the header's
+    count, or by its duration at a mean rate, so not quite; 0 where it says neither; width and height: as stored, in
+    pixels."""
+
+    frames: int
+    promised_frames: int
+    frames_per_second: float
+    width: int
+    height: int
+
+    @property
+    def seconds(self) -> float:
+        return self.frames / self.frames_per_second
+
+
+def read_header(path: VideoPath) -> VideoHeader:
+    """Raises VideoError when the file cannot be opened as a video, or does not tell its frame rate."""
+    rate = frame_rate(path)
+    with _opened(path) as (container, stream):
+        promised = stream.frames
+        if not promised and container.duration and len(container.streams) == 1:  # which sound could outlast
+            promised = round(container.duration / 1e6 * rate)
+        width, height = stream.codec_context.width, stream.codec_context.height
+        frames = _indexed_frames(container, stream) or sum(1 for _ in _packets(container, stream))
+    return VideoHeader(frames, promised, rate, width, height)
+
+
 def count_frames(path: VideoPath) -> int:
     """The number of frames, without decoding any: from the container's index where that is complete,
     otherwise by counting packets. Raises VideoError when the file cannot be opened as a video."""

@@ -3,7 +3,7 @@
 write_video("copy.mp4", video_to_frames(video), fps=25)     # video: C F H W in [-1, 1]; of evagen.kernels.levels
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from fractions import Fraction
 from itertools import chain
 from pathlib import Path
@@ -37,6 +37,22 @@ def write_video(path: str | Path, frames: np.ndarray | Iterable[np.ndarray], fps
         raise ValueError(f"frames should be uint8 F H W 3, not {frames.dtype} {tuple(frames.shape)}")
     with atomic_write(path) as unfinished:
         _WRITERS[path.suffix.lower()](unfinished, _alike(frames), Fraction(fps).limit_denominator(65535))
+
+
+def join_videos(path: str | Path, parts: Sequence[Path]) -> None:
+    """Writes videos that `write_video` wrote as `.mp4`, of one size and frame rate, one after another into another
+    `.mp4`. Nothing is decoded or encoded anew, and one packet is in memory at a time."""
+    with atomic_write(Path(path)) as unfinished, av.open(str(unfinished), "w", format="mp4") as joined:
+        stream, shift = None, 0
+        for part in parts:
+            with av.open(str(part)) as container:
+                source = container.streams.video[0]
+                stream = stream or joined.add_stream_from_template(source)
+                for packet in container.demux(source):
+                    if packet.dts is not None and packet.pts is not None:
+                        packet.pts, packet.dts, packet.stream = packet.pts + shift, packet.dts + shift, stream
+                        joined.mux(packet)
+                shift += source.duration or 0
 
 
 def check_name(path: Path) -> None:

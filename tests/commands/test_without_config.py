@@ -10,8 +10,8 @@ from scored_models import make_models
 from typer.testing import CliRunner
 from video_fixtures import moving_frames
 
-from evagen import cli, cli_video
-from evagen.commands import sample_one
+from evagen import cli
+from evagen.commands import cli_video, sample_one
 from evagen.data.video_reader import read_frames
 from evagen.data.video_writer import write_video
 from evagen.errors import UserError

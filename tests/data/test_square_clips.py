@@ -6,7 +6,7 @@ import pytest
 import torch
 from video_fixtures import moving_frames, write_h264, write_uneven_h264
 
-from evagen.data.square_clips import fit_square, read_square
+from evagen.data.square_clips import fit_square, iterate_square, read_square
 from evagen.data.video_reader import VideoError, read_frames
 from evagen.data.video_writer import write_video
 
@@ -85,3 +85,10 @@ def test_too_short_says_so(tmp_path):
     write_video(tmp_path / "clip.avi", moving_frames(6), 25)
     with pytest.raises(VideoError, match="too short: frame 7 was asked for, it has 6 frames"):
         read_square(tmp_path / "clip.avi", 4, 4, 1, 32)
+
+
+def test_frames_one_by_one_are_those_read_together(tmp_path):
+    path = tmp_path / "a.mp4"
+    write_h264(path, moving_frames(9, 48, 80), rotation=90)
+    frames = torch.stack(list(iterate_square(path, 32)), dim=1)
+    assert torch.equal(frames, read_square(path, 0, 9, 1, 32))

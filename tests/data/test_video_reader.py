@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from video_fixtures import decode_all, moving_frames, write_h264, write_sound, write_uneven_h264
 
-from evagen.data.video_reader import VideoError, count_frames, read_frames, read_numbered
+from evagen.data.video_reader import VideoError, count_frames, read_frames, read_header, read_numbered
 from evagen.data.video_writer import write_video
 
 NUM_FRAMES = 130
@@ -152,3 +152,15 @@ def test_numbers_of_no_frame_are_refused(long_videos):
 def test_impossible_arguments(tmp_path):
     with pytest.raises(ValueError, match="start=-1"):
         read_frames(tmp_path / "clip.avi", start=-1)
+
+
+@pytest.mark.parametrize("name", ["a.mp4", "a.mkv", "a.avi"])
+def test_a_header_tells_what_is_there_and_what_was_promised(tmp_path, name):
+    path = tmp_path / name
+    write_video(path, moving_frames(60), 25)
+    header = read_header(path)
+    assert (header.frames, header.width, header.height, header.seconds) == (60, 64, 48, 2.4)
+    assert header.promised_frames == 60
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    if name != "a.mp4":  # which has its index at the end, and cannot be read
+        assert read_header(path).frames < 50 < read_header(path).promised_frames

@@ -13,8 +13,8 @@ import pytest
 from video_fixtures import moving_frames
 
 from evagen.data.layouts import videos_below
-from evagen.data.video_reader import read_frames
-from evagen.data.video_writer import write_video
+from evagen.data.video_reader import count_frames, frame_rate, read_frames
+from evagen.data.video_writer import join_videos, write_video
 from evagen.errors import UserError
 
 
@@ -79,3 +79,14 @@ def test_impossible_frames_and_names_are_refused_and_leave_nothing(tmp_path):
     with pytest.raises(UserError, match=r"clip.webm: the name should end in one of .avi, .mp4, .mkv, .gif"):
         write_video(tmp_path / "clip.webm", frames, fps=25)
     assert not list(tmp_path.iterdir())
+
+
+def test_joined_parts_are_the_parts_one_after_another(tmp_path):
+    frames, parts = moving_frames(75, 48, 64), []
+    for number, (start, end) in enumerate([(0, 32), (32, 64), (64, 75)]):
+        parts.append(tmp_path / f"{number}.mp4")
+        write_video(parts[-1], frames[start:end], 25)
+    join_videos(tmp_path / "whole.mp4", parts)
+    whole = read_frames(tmp_path / "whole.mp4")
+    assert np.array_equal(whole, np.concatenate([read_frames(part) for part in parts]))
+    assert (count_frames(tmp_path / "whole.mp4"), frame_rate(tmp_path / "whole.mp4")) == (75, 25)

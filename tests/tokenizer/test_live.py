@@ -162,3 +162,15 @@ def test_bad_input():
         LiveTokenizer(tiny_tokenizer(memory_blocks=3), tiny_block_router())
     with pytest.raises(ValueError, match="without a router lengths have to be given"):
         LiveTokenizer(tiny_tokenizer(memory_blocks=2)).encode(video_of(8))
+
+
+def test_a_block_comes_as_soon_as_its_frames_have_been_read():
+    read = []
+
+    def frames():
+        for frame in video_of(18).unbind(1):
+            read.append(frame)
+            yield frame
+
+    seen = [(len(read), block.num_frames) for block in model().blocks(frames(), preference=1.4)]
+    assert seen == [(4, 4), (8, 4), (12, 4), (16, 4), (18, 2)]
