@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from evagen import cli_video
+from evagen import cli_examples, cli_video
 from evagen.commands import COMMANDS, Command
 from evagen.errors import UserError
 
@@ -328,6 +328,9 @@ def bench(
         print(json.dumps(result))
     else:
         print_table(result)
+
+
+cli_examples.add_examples(app)
 
 
 def main() -> None:

@@ -39,7 +39,11 @@ WITHOUT_NETWORKS = "loss.alignment.weight=0 loss.adversarial.discriminator=none 
 PAPER = "(ucf101_k600|webvid)/"
 FEWER_LEVELS = "data.size=32 model.levels=[2,4]"
 SCORES = "detector=offline certainty.resamples=3 compare.network=offline batch_size=4 changes.dataset=small cache=cache"
-ELSEWHERE = (("data.root=/", "data.root="),)
+ELSEWHERE = (
+    ("data.root=(/|data/)(ucf101|UCF-101)", r"data.root=ucf101 data.layout=ucf101"),
+    ("data.root=(/|data/)k600", "data.root=k600 data.layout=kinetics"),
+    ("data.root=/", "data.root="),
+)
 """A reader's own disk."""
 
 PLANS = (

@@ -1,5 +1,6 @@
 """Every block of the documentation does what it says: bash and Python, page by page, in order, in a small form."""
 
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -50,11 +51,13 @@ def run_python(block: Block, variables: dict[str, Any]) -> None:
 @pytest.mark.parametrize("page", [page for page in PAGES if blocks(page)])
 def test_what_a_page_says_can_be_typed(page, folder):
     variables: dict[str, Any] = {}
+    known = ""
     exec(PYTHON_BEGINS.get(page, ""), variables)
     for block in blocks(page):
         try:
             if block.language == "bash":
-                run_block(block.text, folder, answer)
+                run_block(known + block.text, folder, answer)
+                known += "".join(re.findall(r"^[A-Z]+=.*\n", block.text, re.MULTILINE))  # a shell goes on
             elif block.language == "python":
                 run_python(block, variables)
         except Exception as error:
