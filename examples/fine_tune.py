@@ -1,4 +1,4 @@
-"""Goes on training the tokenizer in the box on a folder of videos, and says what that gained on videos held out from it.
+"""Goes on training the tokenizer in the box on a folder of videos, and says what that gained on held-out ones.
 
 python examples/fine_tune.py videos 300     # 300 steps; leaves runs/fine-tuned
 

@@ -1,4 +1,4 @@
-"""Writes clips of one class with the generator in the box, at its own lengths and at the cheapest, and says what each cost.
+"""Writes clips of one class with the generator in the box, of lengths that it likes and of the shortest.
 
 python examples/sample.py              # the first class that the model knows
 python examples/sample.py Boxing 4     # four clips of this class

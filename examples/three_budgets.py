@@ -12,7 +12,7 @@ import torch
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
-from evagen.data.video_reader import count_frames, frame_rate, read_frames
+from evagen.data.video_reader import frame_rate, read_frames
 from evagen.data.video_writer import write_video
 from evagen.eval import motion_explained, moving_errors, psnr
 from evagen.kernels.levels import frames_to_video, video_to_frames
@@ -22,7 +22,7 @@ BOX = "evagen/arcade"
 path = Path(sys.argv[1])
 model = AdaptiveTokenizer(VideoTokenizer.from_pretrained(BOX), Router.from_pretrained(BOX))
 space, rate = model.tokenizer.assignments, frame_rate(path)
-video = frames_to_video(read_frames(path, range(count_frames(path))))  # C F H W in [-1, 1]
+video = frames_to_video(read_frames(path))  # C F H W in [-1, 1]
 
 points = []
 for share in (0.2, 0.4, 0.8):  # of the longest lengths

@@ -7,11 +7,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-BOX_COMMANDS_ARE_THERE = False
-"""Whether `evagen sample --class …`, and `encode`, `decode` and `reconstruct` without --tokenizer and --router, are
-there. Until they are, `PENDING` says what is done in their place."""
+ALL_COMMANDS_ARE_THERE = False
+"""Whether `evagen sample --class …`, `evagen demo` with its extra `page`, and `encode`, `decode` and `reconstruct`
+without --tokenizer and --router are there. Until they are, `PENDING` and `typed.py` say what is done in their place."""
+PENDING_COMMANDS, PENDING_EXTRAS = {"demo"}, {"page"}
 
-How = Literal["run", "parse", "target", "extras", "environment", "launch", "pytest"]
+How = Literal["run", "parse", "script", "target", "extras", "environment", "launch", "pytest"]
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,8 @@ class Plan:
 STEPS = "run.tracker=none run.log_every=1 optimizer.steps=2 optimizer.warmup_steps=0 optimizer.accumulation=1"
 NARROW = (
     "model.encoder_width=32 model.encoder_depth=1 model.encoder_heads=2 model.decoder_width=32 model.decoder_depth=1 "
-    "model.decoder_heads=2 model.codebook_size=64 model.levels=[4,24,64] loss.compare.frames=1 loss.perceptual=0 held_out.clips=0 optimizer.batch_size=2"
+    "model.decoder_heads=2 model.codebook_size=64 model.levels=[4,24,64] loss.compare.frames=1 loss.perceptual=0 "
+    "held_out.clips=0 optimizer.batch_size=2 run.compile=false"
 )
 GENERATOR = "model.size=null model.width=32 model.depth=1 model.num_heads=2"
 ROUTER = "model.downscale=2 model.patch=4 model.width=32 model.depth=1 model.num_heads=2"
@@ -48,53 +50,62 @@ ELSEWHERE = (
 
 PLANS = (
     Plan("evagen doctor", "parse", "tests/commands/test_cli.py runs it; what it finds is the machine's"),
-    Plan(r"evagen (bench|demo)\b", "parse", "tests/bench runs benchmarks, tests/demo the page; both take long or for ever"),
-    Plan("evagen quickstart", "parse", "an hour of tests; tests/commands runs its stages and its report"),
+    Plan(r"evagen (bench|demo)\b", "parse", "tests of their own rooms run them; they take minutes, or do not end"),
+    Plan("evagen quickstart", "parse", "minutes; tests/commands runs its stages, tests/report its report"),
     Plan("evagen study (quality|fixed|long)", "parse", "minutes even in little; tests/commands runs each of them"),
     Plan(".* --dry-run", "run", "another config of the command, for the paper's sizes take minutes on a CPU",
          swap=((PAPER, "quickstart/"), ("/prediction_", "/"))),
     Plan("evagen data arcade .*--frames 900", "run", "seconds of one game in place of minutes",
          add="--games boxing --clips-per-game 3 --frames 112 --workers 1"),
-    Plan("evagen data arcade", "run", "few clips of two games", add="--games boxing,skiing --clips-per-game 4 --workers 1"),
+    Plan("evagen data arcade", "run", "few clips of two games",
+         add="--games boxing,skiing --clips-per-game 4 --workers 1"),
     Plan("evagen data scan", "run", "in one process", add="--workers 1"),
     Plan(f"evagen train-tokenizer {PAPER}", "run", "two steps of a narrow model, without networks to download",
          add=f"{STEPS} {NARROW} {ON_A_CPU} {WITHOUT_NETWORKS} {FEWER_LEVELS} run.mixed_precision=no"),
+    Plan("evagen train-tokenizer .*start_from", "run", "two steps of the model that it starts from",
+         add=f"{STEPS} {NARROW}"),
     Plan("evagen train-tokenizer", "run", "two steps of a narrow model", add=f"{STEPS} {NARROW}"),
     Plan(f"evagen curate {PAPER}", "run", "two clips, without networks to download",
-         add=f"{ON_A_CPU} data.limit=2 data.size=32 compare.network=offline"),
-    Plan("evagen curate arcade_minutes/curation", "run", "a short past of one video", add="data.limit=1 data.frames=20 past=2 future=1 distance_frames=1"),
+         add=f"{ON_A_CPU} data.limit=2 data.size=32 compare.network=offline distance_frames=1"),
+    Plan("evagen curate arcade_minutes/curation", "run", "a short past of one video",
+         add="data.limit=1 data.frames=20 past=2 future=1 distance_frames=1"),
     Plan("evagen curate", "run", "two clips", add="data.limit=2 distance_frames=1"),
     Plan(f"evagen train-router {PAPER}", "run", "two steps of a narrow model",
-         add=f"{STEPS} {ON_A_CPU} optimizer.batch_size=2 run.mixed_precision=no {ROUTER}"),
+         add=f"{STEPS} {ROUTER} {ON_A_CPU} optimizer.batch_size=2 run.mixed_precision=no held_out=0"),
     Plan("evagen train-router", "run", "two steps", add=f"{STEPS} optimizer.batch_size=2"),
     Plan(f"evagen tokenize {PAPER}", "run", "few clips", add=f"{ON_A_CPU} data.size=32 data.limit=4",
-         swap=(("prediction_tokens", "prediction_tokens prefix=[4,2]"),)),
+         swap=(("prediction_tokens$", "prediction_tokens prefix=[4,2]"),)),
     Plan("evagen tokenize", "run", "few clips", add="data.limit=4"),
     Plan("evagen train-generator", "run", "two steps of a narrow model",
-         add=f"{STEPS} run.mixed_precision=no {GENERATOR} optimizer.batch_size=null "
+         add=f"{STEPS} {GENERATOR} run.mixed_precision=no run.compile=false optimizer.batch_size=null "
          "optimizer.tokens_per_batch=400"),
-    Plan(f"evagen sample {PAPER}", "run", "one clip of each class", add="clips_per_class=1 slots=4",
-         swap=(("prediction_sample", "prediction_sample given.prefix=[4,2] given.data.size=32 given.data.limit=1"),)),
+    Plan(f"evagen sample {PAPER}", "run", "one clip of each class", add="clips_per_class=1 slots=4", swap=(
+        ("prediction_sample$", "prediction_sample given.prefix=[4,2] given.data.size=32 given.data.limit=1"),)),
     Plan("evagen sample arcade_minutes", "run", "seconds in place of a minute",
          add="clips_per_class=1 slots=4", swap=(("seconds=(60|30)", ""), ("/sample", "/sample seconds=7"))),
     Plan("evagen sample .*--class", "run", "as it stands"),
     Plan("evagen sample", "run", "one clip of each class", add="clips_per_class=1 slots=4"),
-    Plan("evagen benchmark .*LARP", "run", "four clips, a tiny model of LARP's kind", swap=(
+    Plan("evagen benchmark .*LARP", "run", "few clips, a tiny model of LARP's kind", swap=(
         *ELSEWHERE, (r"tokenizer=\S+", "tokenizer=larp"), ("uniform_length=1024", "uniform_length=24")),
         add=f"{SCORES} changes.size=32"),
-    Plan("evagen benchmark .*k600-frame-prediction", "run", "four clips, without networks to download", swap=ELSEWHERE,
+    Plan("evagen benchmark .*k600-frame-prediction", "run", "few clips, without networks to download", swap=ELSEWHERE,
          add=f"{SCORES} changes.size=32 changes.drawn=2 changes.given_lengths=[4,2]"),
+    Plan("evagen benchmark .*-class2video.*runs/ucf101_k600", "run", "few clips, without networks to download",
+         swap=ELSEWHERE, add=f"{SCORES} changes.size=32 changes.drawn=4"),
     Plan("evagen benchmark .*runs/ucf101_k600", "run", "few clips, without networks to download", swap=ELSEWHERE,
          add=f"{SCORES} changes.size=32"),
+    Plan("evagen benchmark .*(-class2video|-heldout)", "run", "few clips, without networks to download",
+         swap=ELSEWHERE, add=f"{SCORES} changes.size=64 changes.drawn=2"),
     Plan("evagen benchmark", "run", "few clips, without networks to download", swap=ELSEWHERE,
          add=f"{SCORES} changes.size=64"),
     Plan("evagen fvd", "run", "without networks to download", add="--detector offline --resamples 3"),
     Plan("evagen (configs|protocols|compare|info|encode|decode|reconstruct|export|import|report|push)", "run",
          "as it stands"),
     Plan("evagen study lengths", "run", "as it stands"),
-    Plan("accelerate launch", "launch", "its options are parsed by accelerate, its file is read, and the program behind "
-         "is run in this process; tests of every room start several"),
+    Plan("accelerate launch", "launch", "its options are parsed by accelerate and its file is read, and the program is "
+         "run in this process; tests of every room start several"),
     Plan("python -m evagen", "launch", "the same program"),
+    Plan("python (docs|examples)/", "script", "as it stands, in this process"),
     Plan("make", "target", "`make -n`: the target is there"),
     Plan("pip install", "extras", "nothing is installed in a test; the file and the extras are there"),
     Plan("source", "environment", "the Makefile makes this environment"),
@@ -149,7 +160,7 @@ def small_form(words: Sequence[str]) -> list[str]:
         swapped = [(word, re.sub(pattern, other, word)) for word in words]
         words = [part for word, now in swapped for part in ([word] if now == word else now.split())]
     text = " ".join(words)
-    for begins, needed in () if BOX_COMMANDS_ARE_THERE else PENDING:
+    for begins, needed in () if ALL_COMMANDS_ARE_THERE else PENDING:
         words += needed.split() if re.match(begins, text) else []
     also = [add for begins, add in ALSO if re.match(begins, text)]
     return words + " ".join([plan.add, *also]).split()

@@ -12,6 +12,7 @@ from evagen import cli
 from evagen.commands import COMMANDS
 from evagen.commands.benchmark import load_benchmark
 
+
 @pytest.mark.parametrize("path", generate.pages(), ids=lambda path: path.name)
 def test_made_pages_are_current(path):
     assert path.read_text() == generate.pages()[path], "`make docs` writes it anew"
