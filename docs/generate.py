@@ -59,7 +59,7 @@ def contents_page(made: dict[Path, str]) -> str:
             text = made.get(path) or path.read_text()
             heading, about = re.findall(r"^# (.+)\n\n((?:.+\n)+)", text, re.MULTILINE)[0]
             about = re.split(r"(?<=[.:]) ", about.replace("\n", " ").strip())[0].rstrip(":.")
-            about = re.sub(r"^This page \w+ ", "", about)
+            about = re.sub(r"^This page \w+,? ", "", about)
             lines.append(f"- [{heading}]({name}): {about}.")
             parts = re.findall(r"^## (.+)$", re.sub(r"^```.*?^```", "", text, flags=re.M | re.S), re.MULTILINE)
             if parts and name != "log.md":

@@ -15,7 +15,7 @@ from tiny_models import tiny_teacher
 
 from evagen.commands import COMMANDS
 from evagen.commands.benchmark import main as benchmark
-from evagen.config import ONLY_HOW, Section, section_in, load_config, with_overrides
+from evagen.config import ONLY_HOW, Section, load_config, section_in, with_overrides
 from evagen.data.arcade import build_arcade
 from evagen.data.clips import ClipDataset
 from evagen.errors import UserError

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 from datasets import Dataset, Features, Value
+from PIL import Image
 from tiny_larp import save_larp
 from video_fixtures import moving_frames, write_class_folders, write_ucf101
 
@@ -28,7 +29,7 @@ def prepare(root: Path) -> Path:
         write_video(root / name, frames, fps=25)
     write_class_folders(root / "videos", {"Boxing": 3, "Skiing": 3})
     for name in ("my_videos", "real_videos", "generated_videos", "anybodys_videos", "tokenbench"):
-        for number in range(4):
+        for number in range(2):
             (root / name).mkdir(exist_ok=True)
             write_video(root / name / f"{number}.avi", moving_frames(100 if name == "my_videos" else 20), fps=25)
     for name in ("ucf101", "data/UCF-101"):
@@ -36,6 +37,9 @@ def prepare(root: Path) -> Path:
     for name in ("k600", "data/k600"):
         _write_kinetics(root / name)
     write_table(root / "my_table", sorted((root / "videos").rglob("*.avi")))
+    (root / "DAVIS" / "JPEGImages" / "480p" / "bear").mkdir(parents=True)
+    for number, picture in enumerate(frames[:3]):
+        Image.fromarray(picture).save(root / "DAVIS" / "JPEGImages" / "480p" / "bear" / f"{number:05d}.jpg")
     save_larp(root / "larp")
     for folder, classes in (("runs/quickstart", GAMES), ("runs", ["YoYo", "Archery"])):
         _save_models(root / folder, classes)

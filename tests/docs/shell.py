@@ -11,7 +11,18 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
-PROGRAMS = ("evagen", "accelerate", "make", "pip", "python", ".venv/bin/python", "source", "tensorboard", "git")
+PROGRAMS = (
+    "evagen",
+    "accelerate",
+    "make",
+    "pip",
+    "python",
+    ".venv/bin/python",
+    "source",
+    "tensorboard",
+    "git",
+    "ffmpeg",
+)
 HARMLESS = ("mkdir", "cat", "basename", "ls")
 """What bash itself may start; anything else is an error."""
 PRELUDE = """\
@@ -31,8 +42,8 @@ def run_block(text: str, folder: Path, answer: Answer) -> None:
     prelude = PRELUDE.format(asks=asks_in, answers=answers_out, output=shlex.quote(str(output)))
     prelude += "".join(f'{name}() {{ ask {name} "$@"; }}\n' for name in PROGRAMS)
     bash = subprocess.Popen(
-        [_found("bash"), "-c", prelude + text], cwd=folder, pass_fds=(asks_in, answers_out), stderr=subprocess.PIPE, text=True,
-        env={"PATH": str(_only_harmless(folder))},
+        [_found("bash"), "-c", prelude + text], cwd=folder, pass_fds=(asks_in, answers_out),
+        stderr=subprocess.PIPE, text=True, env={"PATH": str(_only_harmless(folder))},
     )  # fmt: skip
     os.close(asks_in)
     os.close(answers_out)

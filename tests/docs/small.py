@@ -10,9 +10,9 @@ from typing import Literal
 ALL_COMMANDS_ARE_THERE = False
 """Whether `evagen sample --class …`, `evagen demo` with its extra `page`, and `encode`, `decode` and `reconstruct`
 without --tokenizer and --router are there. Until they are, `PENDING` and `typed.py` say what is done in their place."""
-PENDING_COMMANDS, PENDING_EXTRAS = {"demo"}, {"page"}
+PENDING_COMMANDS, PENDING_OPTIONS, PENDING_EXTRAS = {"demo"}, {"--model"}, {"page"}
 
-How = Literal["run", "parse", "script", "target", "extras", "environment", "launch", "pytest"]
+How = Literal["run", "parse", "script", "target", "extras", "environment", "launch", "pytest", "ffmpeg"]
 
 
 @dataclass(frozen=True)
@@ -41,6 +41,8 @@ WITHOUT_NETWORKS = "loss.alignment.weight=0 loss.adversarial.discriminator=none 
 PAPER = "(ucf101_k600|webvid)/"
 FEWER_LEVELS = "data.size=32 model.levels=[2,4]"
 SCORES = "detector=offline certainty.resamples=3 compare.network=offline batch_size=4 changes.dataset=small cache=cache"
+FP32 = "run.precision=fp32"
+"""Half precision is slow on a CPU."""
 ELSEWHERE = (
     ("data.root=(/|data/)(ucf101|UCF-101)", r"data.root=ucf101 data.layout=ucf101"),
     ("data.root=(/|data/)k600", "data.root=k600 data.layout=kinetics"),
@@ -53,8 +55,7 @@ PLANS = (
     Plan(r"evagen (bench|demo)\b", "parse", "tests of their own rooms run them; they take minutes, or do not end"),
     Plan("evagen quickstart", "parse", "minutes; tests/commands runs its stages, tests/report its report"),
     Plan("evagen study (quality|fixed|long)", "parse", "minutes even in little; tests/commands runs each of them"),
-    Plan(".* --dry-run", "run", "another config of the command, for the paper's sizes take minutes on a CPU",
-         swap=((PAPER, "quickstart/"), ("/prediction_", "/"))),
+    Plan("evagen .* --dry-run", "parse", "minutes at the paper's sizes; tests/commands/test_dry_run.py runs others"),
     Plan("evagen data arcade .*--frames 900", "run", "seconds of one game in place of minutes",
          add="--games boxing --clips-per-game 3 --frames 112 --workers 1"),
     Plan("evagen data arcade", "run", "few clips of two games",
@@ -69,6 +70,7 @@ PLANS = (
          add=f"{ON_A_CPU} data.limit=2 data.size=32 compare.network=offline distance_frames=1"),
     Plan("evagen curate arcade_minutes/curation", "run", "a short past of one video",
          add="data.limit=1 data.frames=20 past=2 future=1 distance_frames=1"),
+    Plan("evagen curate arcade_minutes", "run", "two clips", add="data.limit=2 data.clip=first distance_frames=1"),
     Plan("evagen curate", "run", "two clips", add="data.limit=2 distance_frames=1"),
     Plan(f"evagen train-router {PAPER}", "run", "two steps of a narrow model",
          add=f"{STEPS} {ROUTER} {ON_A_CPU} optimizer.batch_size=2 run.mixed_precision=no held_out=0"),
@@ -81,23 +83,25 @@ PLANS = (
          "optimizer.tokens_per_batch=400"),
     Plan(f"evagen sample {PAPER}", "run", "one clip of each class", add="clips_per_class=1 slots=4", swap=(
         ("prediction_sample$", "prediction_sample given.prefix=[4,2] given.data.size=32 given.data.limit=1"),)),
-    Plan("evagen sample arcade_minutes", "run", "seconds in place of a minute",
-         add="clips_per_class=1 slots=4", swap=(("seconds=(60|30)", ""), ("/sample", "/sample seconds=7"))),
+    Plan("evagen sample arcade_minutes", "run", "seconds in place of a minute", add="clips_per_class=1 slots=4", swap=(
+        ("seconds=(60|30)", ""), ("/sample", "/sample seconds=4"), ("frames=96", "frames=48"))),
     Plan("evagen sample .*--class", "run", "as it stands"),
     Plan("evagen sample", "run", "one clip of each class", add="clips_per_class=1 slots=4"),
     Plan("evagen benchmark .*LARP", "run", "few clips, a tiny model of LARP's kind", swap=(
         *ELSEWHERE, (r"tokenizer=\S+", "tokenizer=larp"), ("uniform_length=1024", "uniform_length=24")),
-        add=f"{SCORES} changes.size=32"),
+        add=f"{SCORES} {FP32} changes.size=32"),
     Plan("evagen benchmark .*k600-frame-prediction", "run", "few clips, without networks to download", swap=ELSEWHERE,
-         add=f"{SCORES} changes.size=32 changes.drawn=2 changes.given_lengths=[4,2]"),
+         add=f"{SCORES} {FP32} changes.size=32 changes.drawn=2 changes.given_lengths=[4,2]"),
     Plan("evagen benchmark .*-class2video.*runs/ucf101_k600", "run", "few clips, without networks to download",
-         swap=ELSEWHERE, add=f"{SCORES} changes.size=32 changes.drawn=4"),
+         swap=ELSEWHERE, add=f"{SCORES} {FP32} changes.size=32 changes.drawn=4"),
     Plan("evagen benchmark .*runs/ucf101_k600", "run", "few clips, without networks to download", swap=ELSEWHERE,
-         add=f"{SCORES} changes.size=32"),
+         add=f"{SCORES} {FP32} changes.size=32"),
+    Plan("evagen benchmark .*samples=", "run", "two clips", swap=ELSEWHERE,
+         add=f"{SCORES} changes.size=64 changes.drawn=2"),
     Plan("evagen benchmark .*(-class2video|-heldout)", "run", "few clips, without networks to download",
-         swap=ELSEWHERE, add=f"{SCORES} changes.size=64 changes.drawn=2"),
+         swap=ELSEWHERE, add=f"{SCORES} {FP32} changes.size=64 changes.drawn=2"),
     Plan("evagen benchmark", "run", "few clips, without networks to download", swap=ELSEWHERE,
-         add=f"{SCORES} changes.size=64"),
+         add=f"{SCORES} {FP32} changes.size=64"),
     Plan("evagen fvd", "run", "without networks to download", add="--detector offline --resamples 3"),
     Plan("evagen (configs|protocols|compare|info|encode|decode|reconstruct|export|import|report|push)", "run",
          "as it stands"),
@@ -109,6 +113,7 @@ PLANS = (
     Plan("make", "target", "`make -n`: the target is there"),
     Plan("pip install", "extras", "nothing is installed in a test; the file and the extras are there"),
     Plan("source", "environment", "the Makefile makes this environment"),
+    Plan("ffmpeg", "ffmpeg", "another program, not always there; the same video is written in its place"),
     Plan(".venv/bin/python -m pytest", "pytest", "no tests within tests; the file is there"),
 )  # fmt: skip
 

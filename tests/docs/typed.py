@@ -18,9 +18,11 @@ import yaml
 from accelerate.commands.launch import launch_command_parser
 from datasets import load_from_disk
 from pages import ROOT
+from PIL import Image
 from small import ALL_COMMANDS_ARE_THERE, PENDING_COMMANDS, PENDING_EXTRAS, plan_of, small_form
 
 from evagen import cli
+from evagen.commands import COMMANDS
 from evagen.data.video_writer import write_video
 from evagen.tokenizer import AssignmentSpace
 
@@ -30,23 +32,13 @@ else:
     import tomllib
 
 
-def answer(words):
-    import time
-
-    t = time.time()
-    try:
-        return answer2(words)
-    finally:
-        open("/tmp/times.txt", "a").write(f"{time.time() - t:.2f} {' '.join(words)}\n")
-
-
-def answer2(words: Sequence[str]) -> str:
+def answer(words: Sequence[str]) -> str:
     """What a command prints. Raises AssertionError where it fails, with what was typed and what was run."""
-    how = plan_of(words).how
-    return {
-        "run": evagen, "parse": parse, "script": script, "launch": launch, "target": make, "extras": pip, "environment": source,
-        "pytest": pytest_file,
-    }[how](words)  # fmt: skip
+    ways = {
+        "run": evagen, "parse": parse, "script": script, "launch": launch, "target": make, "extras": pip,
+        "environment": source, "pytest": pytest_file, "ffmpeg": ffmpeg,
+    }  # fmt: skip
+    return ways[plan_of(words).how](words)
 
 
 def evagen(words: Sequence[str]) -> str:
@@ -66,9 +58,13 @@ def evagen(words: Sequence[str]) -> str:
 
 
 def parse(words: Sequence[str]) -> str:
-    """Arguments and options are those of the command."""
+    """Arguments and options are those of the command, and its config can be read with these overrides."""
     if ALL_COMMANDS_ARE_THERE or words[1] not in PENDING_COMMANDS:
-        command_of(words[1:])
+        context = command_of(words[1:])
+        if "config" in context.params:
+            COMMANDS[context.command_path.removeprefix("evagen ")].load(
+                context.params["config"], context.params["overrides"] or []
+            )
     return ""
 
 
@@ -126,6 +122,15 @@ def source(words: Sequence[str]) -> str:
 
 def pytest_file(words: Sequence[str]) -> str:
     assert all((ROOT / word).exists() for word in words[3:]), words
+    return ""
+
+
+def ffmpeg(words: Sequence[str]) -> str:
+    """Pictures of a numbered pattern into a lossless video, as the command asks for."""
+    pattern, out = words[words.index("-i") + 1], words[-1]
+    pictures = sorted(Path(pattern).parent.glob("*.jpg"))
+    assert pictures[0] == Path(pattern % 0), words
+    write_video(out, np.stack([np.asarray(Image.open(picture)) for picture in pictures]), 24)
     return ""
 
 
