@@ -12,7 +12,7 @@ ALL_COMMANDS_ARE_THERE = False
 without --tokenizer and --router are there. Until they are, `PENDING` and `typed.py` say what is done in their place."""
 PENDING_COMMANDS, PENDING_OPTIONS, PENDING_EXTRAS = {"demo"}, {"--model"}, {"page"}
 
-How = Literal["run", "parse", "script", "target", "extras", "environment", "launch", "pytest", "ffmpeg"]
+How = Literal["run", "parse", "script", "target", "extras", "environment", "launch", "pytest", "ffmpeg", "folder"]
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ ELSEWHERE = (
 
 PLANS = (
     Plan("evagen doctor", "parse", "tests/commands/test_cli.py runs it; what it finds is the machine's"),
-    Plan(r"evagen (bench|demo)\b", "parse", "tests of their own rooms run them; they take minutes, or do not end"),
+    Plan(r"evagen (bench|demo|push)\b", "parse", "minutes, without an end, or the network; tests of their own run them"),
     Plan("evagen quickstart", "parse", "minutes; tests/commands runs its stages, tests/report its report"),
     Plan("evagen study (quality|fixed|long)", "parse", "minutes even in little; tests/commands runs each of them"),
     Plan("evagen .* --dry-run", "parse", "minutes at the paper's sizes; tests/commands/test_dry_run.py runs others"),
@@ -103,7 +103,7 @@ PLANS = (
     Plan("evagen benchmark", "run", "few clips, without networks to download", swap=ELSEWHERE,
          add=f"{SCORES} {FP32} changes.size=64"),
     Plan("evagen fvd", "run", "without networks to download", add="--detector offline --resamples 3"),
-    Plan("evagen (configs|protocols|compare|info|encode|decode|reconstruct|export|import|report|push)", "run",
+    Plan("evagen (configs|protocols|compare|info|encode|decode|reconstruct|export|import|report)", "run",
          "as it stands"),
     Plan("evagen study lengths", "run", "as it stands"),
     Plan("accelerate launch", "launch", "its options are parsed by accelerate and its file is read, and the program is "
@@ -113,6 +113,7 @@ PLANS = (
     Plan("make", "target", "`make -n`: the target is there"),
     Plan("pip install", "extras", "nothing is installed in a test; the file and the extras are there"),
     Plan("source", "environment", "the Makefile makes this environment"),
+    Plan("tensorboard", "folder", "a server does not end; the folder that it shows is there"),
     Plan("ffmpeg", "ffmpeg", "another program, not always there; the same video is written in its place"),
     Plan(".venv/bin/python -m pytest", "pytest", "no tests within tests; the file is there"),
 )  # fmt: skip

@@ -89,6 +89,7 @@ TYPED = [page for page in PAGES if blocks(page) and not page.startswith("docs/re
 
 @pytest.mark.parametrize("page", TYPED)
 def test_what_a_page_says_can_be_typed(page, folder):
+    assert page in ENDS, "say in ENDS which files the commands of the page leave"
     variables: dict[str, Any] = {}
     known = ""
     exec(PYTHON_BEGINS.get(page, ""), variables)

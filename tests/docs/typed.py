@@ -36,7 +36,7 @@ def answer(words: Sequence[str]) -> str:
     """What a command prints. Raises AssertionError where it fails, with what was typed and what was run."""
     ways = {
         "run": evagen, "parse": parse, "script": script, "launch": launch, "target": make, "extras": pip,
-        "environment": source, "pytest": pytest_file, "ffmpeg": ffmpeg,
+        "environment": source, "pytest": pytest_file, "ffmpeg": ffmpeg, "folder": tensorboard,
     }  # fmt: skip
     return ways[plan_of(words).how](words)
 
@@ -122,6 +122,12 @@ def source(words: Sequence[str]) -> str:
 
 def pytest_file(words: Sequence[str]) -> str:
     assert all((ROOT / word).exists() for word in words[3:]), words
+    return ""
+
+
+def tensorboard(words: Sequence[str]) -> str:
+    (shown,) = re.findall(r"--logdir[ =](\S+)", " ".join(words))
+    assert Path(shown).is_dir(), words
     return ""
 
 
