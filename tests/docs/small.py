@@ -52,7 +52,7 @@ ELSEWHERE = (
 
 PLANS = (
     Plan("evagen doctor", "parse", "tests/commands/test_cli.py runs it; what it finds is the machine's"),
-    Plan(r"evagen (bench|demo|push)\b", "parse", "minutes, without an end, or the network; tests of their own run them"),
+    Plan(r"evagen (bench|demo|push)\b", "parse", "minutes, no end, or the network; tests of their own run them"),
     Plan("evagen quickstart", "parse", "minutes; tests/commands runs its stages, tests/report its report"),
     Plan("evagen study (quality|fixed|long)", "parse", "minutes even in little; tests/commands runs each of them"),
     Plan("evagen .* --dry-run", "parse", "minutes at the paper's sizes; tests/commands/test_dry_run.py runs others"),
