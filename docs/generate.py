@@ -78,6 +78,8 @@ def commands_page() -> str:
         lines += ["", f"## evagen {name}", "", inspect.cleandoc(command.help or ""), ""]
         if command.epilog:
             lines += ["```bash", command.epilog.removeprefix("Example: "), "```", ""]
+        if any("=" in (each.metavar or "") for each in command.params):
+            lines += [f"Keys: [configs.md](configs.md#{slug(f'evagen {name}')}).", ""]
         lines += ["| | takes | if not given | meaning |", "|---|---|---|---|"]
         lines += [_parameter(each) for each in command.params]
     return "\n".join(lines) + "\n"

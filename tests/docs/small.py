@@ -141,10 +141,11 @@ PYTHON_BEGINS = {
 """What a page's Python takes for granted."""
 PYTHON_SWAPS = {
     "docs/evaluation.md": (
+        ('get_protocol("larp-ucf101-class2video")', 'get_protocol("larp-ucf101-class2video").changed(drawn=2)'),
         ('load_detector(protocol).to("cuda")', "PreparedDetector(ImageNetworkDetector(), protocol.network_input)"),
     ),
 }
-"""Networks that would be downloaded, and devices."""
+"""Whole data sets, networks that would be downloaded, and devices."""
 PYTHON_NOT_RUN = {"from vllm import": "no server is installed in a test; it compiles"}
 """Blocks with these words are only compiled."""
 
