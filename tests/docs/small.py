@@ -133,7 +133,7 @@ PYTHON_BEGINS = {
     "docs/tokens.md": "import torch; video = torch.zeros(3, 24, 48, 64)",
     "docs/long-videos.md": "import torch; frames = [torch.zeros(3, 64, 64)] * 40",
     "docs/evaluation.md": (
-        "import numpy as np, torch; frames = np.zeros((16, 48, 64, 3), np.uint8); "
+        "import torch; frames = torch.zeros(16, 48, 64, 3, dtype=torch.uint8); "
         "real_batch, generated_batch = torch.rand(2, 3, 3, 16, 128, 128) * 2 - 1; "
         "from evagen.eval import ImageNetworkDetector, PreparedDetector"
     ),
