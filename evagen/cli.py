@@ -9,8 +9,8 @@ from typing import Annotated
 
 import typer
 
-from evagen import cli_examples, cli_video
-from evagen.commands import COMMANDS, Command
+from evagen import cli_video
+from evagen.commands import COMMANDS, Command, examples
 from evagen.errors import UserError
 
 app = typer.Typer(
@@ -330,7 +330,7 @@ def bench(
         print_table(result)
 
 
-cli_examples.add_examples(app)
+examples.add_examples(app)
 
 
 def main() -> None:

@@ -25,7 +25,7 @@ LEVELS = [  # from the ground up: a room imports from lower levels only
     {"scoring"},
     {"report", "bench"},
     {"commands"},
-    {"cli_video", "cli_examples"},
+    {"cli_video"},
     {"cli"},
     {"__main__"},
 ]

@@ -27,7 +27,7 @@ def test_every_page_is_in_the_contents():
 def test_the_help_of_a_command_ends_in_an_example(name):
     shown = CliRunner().invoke(cli.app, [*name.split(), "--help"], env={"COLUMNS": "200"}).output
     example = re.findall(rf"Example: evagen ({name}.*)", shown)
-    assert example, f"`evagen {name} --help` shows no example: give it one in evagen/cli_examples.py"
+    assert example, f"`evagen {name} --help` shows no example: give it one in evagen/commands/examples.py"
     words = shlex.split(example[-1])
     context = command_of(words)
     assert context.command_path == f"evagen {name}"
