@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 RUN ?= runs/quickstart
 
-.PHONY: install test lint quickstart clean
+.PHONY: install test lint docs quickstart clean
 install: $(VENV)/.installed
 
 $(VENV)/.installed: pyproject.toml setup.py constraints.txt
@@ -19,6 +19,9 @@ lint: install
 
 test: lint
 	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+docs: install
+	$(BIN)/python docs/generate.py
 
 quickstart: install
 	$(BIN)/evagen quickstart --out $(RUN)

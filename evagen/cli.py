@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from evagen.commands import COMMANDS, Command, cli_models, cli_video
+from evagen.commands import COMMANDS, Command, cli_models, cli_video, examples
 from evagen.demo.command import demo
 from evagen.errors import UserError
 
@@ -361,6 +361,9 @@ def bench(
         print(json.dumps(result))
     else:
         print_table(result)
+
+
+examples.add_examples(app)
 
 
 def main() -> None:

@@ -230,13 +230,14 @@ def _known_keys(schema: type[Section], prefix: str = "") -> list[str]:
     keys = []
     for name, field in schema.model_fields.items():
         keys.append(prefix + name)
-        inner = _section_in(field.annotation)
+        inner = section_in(field.annotation)
         if inner is not None:
             keys += _known_keys(inner, f"{prefix}{name}.")
     return keys
 
 
-def _section_in(annotation: Any) -> type[Section] | None:
+def section_in(annotation: Any) -> type[Section] | None:
+    """The section that a field is, or may be; None for a plain value."""
     for candidate in (annotation, *getattr(annotation, "__args__", ())):
         if inspect.isclass(candidate) and issubclass(candidate, Section):
             return candidate
@@ -246,6 +247,6 @@ def _section_in(annotation: Any) -> type[Section] | None:
 def _type_name(schema: type[Section], location: tuple) -> str:
     annotation: Any = schema
     for part in location:
-        fields = getattr(_section_in(annotation), "model_fields", {})
+        fields = getattr(section_in(annotation), "model_fields", {})
         annotation = fields[part].annotation if part in fields else None
     return getattr(annotation, "__name__", str(annotation))

@@ -172,6 +172,8 @@ def test_a_wheel_holds_the_whole_project_under_one_name(wheel):
         "demo/clips/Frogger.mp4",
     ):
         assert f"evagen/{name}" in names
+    box = [path for path in (ROOT / "evagen" / "box").rglob("*") if path.is_file()]
+    assert {path.relative_to(ROOT).as_posix() for path in box} <= set(names)
     assert any(name.startswith("evagen/kernels/") and name.endswith(".c") for name in names)
 
 

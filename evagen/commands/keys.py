@@ -13,7 +13,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from evagen.commands import COMMANDS
-from evagen.config import Section, find_config, read_header
+from evagen.config import Section, find_config, read_header, section_in
 from evagen.errors import UserError
 
 
@@ -53,6 +53,17 @@ def keys_of(section: Section, prefix: str = "", given: bool = True) -> Iterator[
             yield from keys_of(value, f"{prefix}{name}.", is_given)
         else:
             yield Key(prefix + name, _kind(field), value, not is_given, about.get(name, ""))
+
+
+def keys_of_class(section: type[Section]) -> list[tuple[Key, type[Section] | None]]:
+    """The keys of a section by its class alone, with their defaults (`needed` where there is none), each beside the
+    section that it is, if it is one; those are not gone into."""
+    about, found = explanations(section), []
+    for name, field in section.model_fields.items():
+        inner = section_in(field.annotation)
+        default = "needed" if field.is_required() else field.get_default(call_default_factory=True)
+        found.append((Key(name, _kind(field), default, True, about.get(name, "")), inner))
+    return found
 
 
 def explanations(section: type[Section]) -> dict[str, str]:

@@ -15,7 +15,7 @@ from tiny_models import tiny_teacher
 
 from evagen.commands import COMMANDS
 from evagen.commands.benchmark import main as benchmark
-from evagen.config import ONLY_HOW, Section, _section_in, load_config, with_overrides
+from evagen.config import ONLY_HOW, Section, load_config, section_in, with_overrides
 from evagen.data.arcade import build_arcade
 from evagen.data.clips import ClipDataset
 from evagen.errors import UserError
@@ -301,7 +301,7 @@ def timeless(values):
 def leaves(schema: type[Section], prefix: str = "") -> Iterator[tuple[str, bool, type[Section]]]:
     """Dotted keys of a config, whether they only say how, and the section that each stands in."""
     for name, field in schema.model_fields.items():
-        inner = _section_in(field.annotation)
+        inner = section_in(field.annotation)
         if inner is None or inner.__name__ in ("VideoSource",):
             yield prefix + name, ONLY_HOW in field.metadata, schema
         else:

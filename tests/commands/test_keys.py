@@ -5,7 +5,7 @@ from typer.testing import CliRunner
 
 from evagen import cli
 from evagen.commands import COMMANDS
-from evagen.commands.keys import describe, keys_of
+from evagen.commands.keys import describe, keys_of, keys_of_class
 from evagen.config import Section, find_config, read_header, read_values, section_of, shipped_configs
 from evagen.errors import UserError
 
@@ -55,6 +55,13 @@ def test_where_explanations_come_from():
     keys = {key.name: key.about for key in keys_of(Whole(parts={"a": 1, "b": 2}))}
     assert keys.pop("parts.a") == keys.pop("parts.b") == "told together."
     assert keys == {"parts.c": "(of another) kind.", "d": "Beneath.", "e": ""}
+
+
+def test_the_keys_of_a_class_have_its_defaults():
+    (parts, inner), (d, none), _ = keys_of_class(Whole)
+    assert (parts.name, parts.value, none) == ("parts", "needed", None)
+    assert (d.kind, d.value, d.about) == ("int", 1, "Beneath.")
+    assert [key.value for key, _ in keys_of_class(inner)] == ["needed", "needed", "x"]
 
 
 def test_the_command(tmp_path):

@@ -1,0 +1,135 @@
+"""Every block of the documentation does what it says: bash and Python, page by page, in order, in a small form."""
+
+import os
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pages import PAGES, ROOT, Block, blocks
+from prepared import prepare
+from shell import run_block
+from small import PYTHON_BEGINS, PYTHON_NOT_RUN, PYTHON_SWAPS
+from typed import answer
+
+from evagen.kernels import sources
+from evagen.sampling import pipeline
+
+pytestmark = [pytest.mark.filterwarnings("ignore")]
+
+ENDS = {
+    "README.md": ["boxing.mp4", "runs/mine/proxy/config.json", "side_by_side.mp4", "runs/mine/llama/config.json"],
+    "CONTRIBUTING.md": [],  # checks, not files
+    "docs/configs.md": ["runs/mine/proxy/config.yaml"],
+    "docs/evaluation.md": [
+        "runs/rfvd/record.json",
+        "runs/gfvd/record.json",
+        "runs/theirs/record.json",
+        "davis/bear.mkv",
+    ],
+    "docs/five-minutes.md": ["boxing.mp4", "my_decoded.mp4", "side_by_side.mp4", "few.safetensors"],
+    "docs/install.md": ["runs/quickstart/router/config.yaml"],
+    "docs/llama.md": ["runs/mine/llama/model.safetensors", "runs/mine/generator-again/config.json"],
+    "docs/long-videos.md": ["game_decoded.mp4", "game.png", "runs/mine/continued/manifest.json"],
+    "docs/method.md": ["method_lengths.png", "method_dial.png", "method_writing.png"],
+    "docs/paper.md": ["runs/ucf101_k600/gfvd/record.json", "runs/ucf101_k600/fvd/record.json"],
+    "docs/peers.md": ["runs/larp/record.json"],
+    "docs/results.md": ["runs/arcade-nano/gfvd/record.json", "runs/generation/rfvd-uniform/record.json"],
+    "docs/sampling.md": ["runs/mine/two/manifest.json", "runs/mine/pipeline/model_index.json"],
+    "docs/tokens.md": ["holiday_decoded.mp4", "side_by_side.mp4"],
+    "docs/your-own-videos.md": ["runs/mine/samples/manifest.json", "holiday_beside.mp4", "runs/mine/tuned/config.json"],
+}
+"""Files that the commands of a page leave."""
+BOXES = ("evagen/arcade", "evagen/natural")
+BEFORE = (
+    "evagen data arcade --out runs/quickstart/arcade --size 64",
+    "evagen curate quickstart/curation",
+    "evagen sample quickstart/sample",
+)
+"""What `make quickstart` leaves beside its models."""
+
+
+@pytest.fixture(scope="module")
+def begun(tmp_path_factory) -> Path:
+    """A folder as readers have it after `make quickstart`."""
+    root, before = tmp_path_factory.mktemp("begun"), Path.cwd()
+    prepare(root)
+    os.chdir(root)
+    try:
+        for command in BEFORE:
+            answer(command.split())
+    finally:
+        os.chdir(before)
+    return root
+
+
+@pytest.fixture
+def folder(begun, tmp_path, monkeypatch) -> Path:
+    shutil.copytree(begun, tmp_path, dirs_exist_ok=True, symlinks=True)
+    monkeypatch.chdir(tmp_path)
+    for module in (sources, pipeline):
+        monkeypatch.setattr(module, "box", lambda: dict.fromkeys(BOXES, tmp_path / "box"))
+    return tmp_path
+
+
+def run_python(block: Block, variables: dict[str, Any]) -> None:
+    text = block.text
+    for there, here in PYTHON_SWAPS.get(block.page, ()):
+        assert there in text
+        text = text.replace(there, here)
+    code = compile(text, f"{block.page}, line {block.line}", "exec")
+    if not any(words in text for words in PYTHON_NOT_RUN):
+        exec(code, variables)
+
+
+TYPED = [page for page in PAGES if blocks(page) and not page.startswith("docs/reference/")]
+"""The examples of the reference are parsed by `test_reference.py`."""
+
+
+@pytest.mark.parametrize("page", TYPED)
+def test_what_a_page_says_can_be_typed(page, folder):
+    assert page in ENDS, "say in ENDS which files the commands of the page leave"
+    variables: dict[str, Any] = {}
+    known = ""
+    exec(PYTHON_BEGINS.get(page, ""), variables)
+    for block in blocks(page):
+        try:
+            if block.language == "bash":
+                run_block(known + block.text, folder, answer)
+                known += "".join(re.findall(r"^[A-Z]+=.*\n", block.text, re.MULTILINE))  # a shell goes on
+            elif block.language == "python":
+                run_python(block, variables)
+        except Exception as error:
+            raise AssertionError(f"{page}, line {block.line}: {error}") from error
+    assert [name for name in ENDS[page] if not (folder / name).exists()] == []
+
+
+@pytest.mark.parametrize(
+    ("command", "leaves"),
+    [
+        ("python examples/sample.py Boxing 1", "Boxing_cheapest_0.mp4"),
+        ("python examples/three_budgets.py my.mp4", "budgets.png"),
+        ("python examples/fine_tune.py videos 2", "runs/fine-tuned/config.json"),
+    ],
+)
+def test_the_examples_run(command, leaves, folder):
+    assert answer(command.split())
+    assert (folder / leaves).stat().st_size > 0
+
+
+def test_every_example_is_run_and_short():
+    scripts = sorted(path.name for path in (ROOT / "examples").glob("*.py"))
+    assert scripts == ["fine_tune.py", "sample.py", "three_budgets.py"]
+    assert all(len((ROOT / "examples" / name).read_text().splitlines()) < 60 for name in scripts)
+
+
+def test_a_command_without_a_plan_is_an_error():
+    with pytest.raises(LookupError, match="has no plan"):
+        answer(["evagen", "unheard-of"])
+
+
+def test_a_wrong_command_fails_its_page(folder):
+    for wrong in ("evagen info nothing.mp4", "evagen encode my.mp4", "rm -r videos", "false"):
+        with pytest.raises((AssertionError, RuntimeError)):
+            run_block(wrong + "\n", folder, answer)

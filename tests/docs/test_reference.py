@@ -1,0 +1,37 @@
+"""What is made from the code is current, and every command's help ends in an example that can be typed."""
+
+import re
+import shlex
+
+import pytest
+from pages import COMMAND_NAMES, PAGES, generate
+from typed import command_of
+from typer.testing import CliRunner
+
+from evagen import cli
+from evagen.commands import COMMANDS
+from evagen.commands.benchmark import load_benchmark
+
+
+@pytest.mark.parametrize("path", generate.pages(), ids=lambda path: path.name)
+def test_made_pages_are_current(path):
+    assert path.read_text() == generate.pages()[path], "`make docs` writes it anew"
+
+
+def test_every_page_is_in_the_contents():
+    listed = {f"docs/{name}" for names in generate.CONTENTS.values() for name in names}
+    assert {name for name in PAGES if name.startswith("docs/")} - {"docs/README.md"} <= listed
+
+
+@pytest.mark.parametrize("name", COMMAND_NAMES)
+def test_the_help_of_a_command_ends_in_an_example(name):
+    shown = CliRunner().invoke(cli.app, [*name.split(), "--help"], env={"COLUMNS": "200"}).output
+    example = re.findall(rf"Example: evagen ({name}.*)", shown)
+    assert example, f"`evagen {name} --help` shows no example: give it one in evagen/commands/examples.py"
+    words = shlex.split(example[-1])
+    context = command_of(words)
+    assert context.command_path == f"evagen {name}"
+    if name in COMMANDS:
+        assert COMMANDS[name].load(context.params["config"], context.params["overrides"])
+    if name == "benchmark":
+        assert load_benchmark(context.params["protocol"], context.params["overrides"])
