@@ -15,10 +15,8 @@ ComputedIn = Annotated[
     typer.Option("--precision", help="Of the models; auto: bf16 on a GPU that has it, else fp32"),
 ]
 
-OF_VIDEOS = "evagen/natural"
-"""The model in the box that is taken for people's own videos."""
-OF_SAMPLES = "evagen/arcade"
-"""The one that writes clips."""
+IN_THE_BOX = "evagen/arcade"
+"""The model that is taken where none is named."""
 TokenizerName = Annotated[str, typer.Option(help="A model in the box, a trained tokenizer's folder, or a hub id")]
 RouterName = Annotated[str | None, typer.Option(help="The router trained for it; if none, the one that lies beside it")]
 
@@ -44,7 +42,7 @@ def whole_numbers(option: str, text: str) -> list[int]:
 def encode(
     video: Annotated[Path, typer.Argument(help="A video file of any length and size")],
     out: Annotated[Path, typer.Argument(help="Where the tokens go: a .safetensors file")],
-    tokenizer: TokenizerName = OF_VIDEOS,
+    tokenizer: TokenizerName = IN_THE_BOX,
     router: RouterName = None,
     preference: Annotated[float | None, typer.Option(help="Quality: 0.8 few tokens … 1.6 best; 1.2 if none")] = None,
     max_tokens: Annotated[int | None, typer.Option(help="At most so many for each clip, or block of a memory")] = None,
@@ -95,7 +93,7 @@ def decode(
 def reconstruct(
     video: Annotated[Path, typer.Argument(help="A video file of any length and size")],
     out: Annotated[Path, typer.Argument(help="Both side by side: .mp4, .avi, .gif, or .mkv without loss")],
-    tokenizer: TokenizerName = OF_VIDEOS,
+    tokenizer: TokenizerName = IN_THE_BOX,
     router: RouterName = None,
     preference: Annotated[float | None, typer.Option(help="Quality: 0.8 few tokens … 1.6 best; 1.2 if none")] = None,
     max_tokens: Annotated[int | None, typer.Option(help="At most so many for each clip, or block of a memory")] = None,
@@ -134,7 +132,7 @@ def sample(
     if config is None:
         from evagen.sampling.classes import check_classes
 
-        model = model or OF_SAMPLES
+        model = model or IN_THE_BOX
         check_classes(model, classes or [])  # before imports that take seconds
         from evagen.commands.sample_one import main
 

@@ -13,7 +13,7 @@ from evagen.data.clip_table import open_table
 from evagen.data.token_file import read_token_file
 from evagen.data.video_reader import VideoError, count_frames, frame_rate, iterate_frames
 from evagen.errors import UserError
-from evagen.kernels.sources import SNAPSHOTS
+from evagen.kernels.sources import SNAPSHOTS, box
 from evagen.kernels.weights import weights_fingerprint
 
 Facts = list[tuple[str, str]]
@@ -40,6 +40,7 @@ SCORED = (
 
 def main(path: Path) -> Facts:
     """Names and values to be read by people. Raises UserError for what evagen did not make and cannot read."""
+    path = box().get(str(path), path)
     if not path.exists():
         raise UserError(f"there is nothing at {path}")
     facts = _of_folder(path) if path.is_dir() else _of_file(path)

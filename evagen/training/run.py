@@ -264,7 +264,8 @@ def is_finished(config: Section, out: Path) -> bool:
     UserError if they are those of another."""
     if not (out / WEIGHTS).exists():
         return False
-    before = load_config(type(config), out / "config.yaml").optimizer.steps
+    existing = out / "config.yaml"
+    before = load_config(type(config), existing).optimizer.steps if existing.exists() else config.optimizer.steps
     state = newest_state(out)
     if state is None and before < config.optimizer.steps:
         raise UserError(

@@ -34,7 +34,7 @@ def box(tmp_path_factory) -> Path:
 @pytest.fixture(autouse=True)
 def in_an_empty_folder_with_that_box(box, tmp_path, monkeypatch):
     monkeypatch.setattr(sources, "BOX", box / "box")
-    monkeypatch.setattr(cli_video, "OF_SAMPLES", "evagen/tiny")
+    monkeypatch.setattr(cli_video, "IN_THE_BOX", "evagen/tiny")
     monkeypatch.chdir(tmp_path)
 
 

@@ -9,6 +9,7 @@ import torch
 from datasets import Dataset, Features, Value
 from PIL import Image
 from tiny_larp import save_larp
+from tiny_record import record
 from video_fixtures import moving_frames, write_class_folders, write_ucf101
 
 from evagen.ar_model import VideoGenerator
@@ -41,6 +42,8 @@ def prepare(root: Path) -> Path:
     for number, picture in enumerate(frames[:3]):
         Image.fromarray(picture).save(root / "DAVIS" / "JPEGImages" / "480p" / "bear" / f"{number:05d}.jpg")
     save_larp(root / "larp")
+    (root / "notes.md").write_text("Knows games only.\n")
+    record(root / "runs" / "mine" / "scores", "mine", 120.0)
     for folder, classes in (("runs/quickstart", GAMES), ("runs", ["YoYo", "Archery"])):
         _save_models(root / folder, classes)
     quickstart = root / "runs" / "quickstart"

@@ -7,12 +7,20 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-ALL_COMMANDS_ARE_THERE = False
-"""Whether `evagen sample --class …`, `evagen demo` with its extra `page`, and `encode`, `decode` and `reconstruct`
-without --tokenizer and --router are there. Until they are, `PENDING` and `typed.py` say what is done in their place."""
-PENDING_COMMANDS, PENDING_OPTIONS, PENDING_EXTRAS = {"demo"}, {"--model"}, {"page"}
-
-How = Literal["run", "parse", "script", "target", "extras", "environment", "launch", "pytest", "ffmpeg", "folder"]
+How = Literal[
+    "run",
+    "parse",
+    "script",
+    "target",
+    "extras",
+    "environment",
+    "launch",
+    "pytest",
+    "ffmpeg",
+    "folder",
+    "clone",
+    "login",
+]
 
 
 @dataclass(frozen=True)
@@ -60,9 +68,13 @@ PLANS = (
          add="--games boxing --clips-per-game 3 --frames 112 --workers 1"),
     Plan("evagen data arcade", "run", "few clips of two games",
          add="--games boxing,skiing --clips-per-game 4 --workers 1"),
+    Plan("evagen data natural", "run", "few small clips",
+         add="--clips 4 --test-clips 2 --size 32 --workers 1"),
     Plan("evagen data scan", "run", "in one process", add="--workers 1"),
     Plan(f"evagen train-tokenizer {PAPER}", "run", "two steps of a narrow model, without networks to download",
          add=f"{STEPS} {NARROW} {ON_A_CPU} {WITHOUT_NETWORKS} {FEWER_LEVELS} run.mixed_precision=no"),
+    Plan("evagen train-tokenizer .*held_out.best", "run", "two steps of a narrow model, and a look after each",
+         add=f"{STEPS} {NARROW} held_out.clips=2 held_out.every=1"),
     Plan("evagen train-tokenizer .*start_from", "run", "two steps of the model that it starts from",
          add=f"{STEPS} {NARROW}"),
     Plan("evagen train-tokenizer", "run", "two steps of a narrow model", add=f"{STEPS} {NARROW}"),
@@ -112,6 +124,8 @@ PLANS = (
     Plan("python (docs|examples)/", "script", "as it stands, in this process"),
     Plan("make", "target", "`make -n`: the target is there"),
     Plan("pip install", "extras", "nothing is installed in a test; the file and the extras are there"),
+    Plan("git clone", "clone", "nothing is downloaded in a test; it is a public address"),
+    Plan("hf auth login", "login", "it asks for a token"),
     Plan("source", "environment", "the Makefile makes this environment"),
     Plan("tensorboard", "folder", "a server does not end; the folder that it shows is there"),
     Plan("ffmpeg", "ffmpeg", "another program, not always there; the same video is written in its place"),
@@ -120,13 +134,6 @@ PLANS = (
 
 ALSO = (("evagen (train-tokenizer|curate|tokenize) arcade_nano/", "data.classes=null data.without_classes=[]"),)
 """What more is put behind commands, whatever their plan: the games that there are."""
-
-PENDING = (
-    ("evagen encode (?!.*--tokenizer)", "--tokenizer evagen/arcade --router evagen/arcade"),
-    ("evagen decode (?!.*--tokenizer)", "--tokenizer evagen/arcade"),
-    ("evagen reconstruct (?!.*--tokenizer)", "--tokenizer evagen/arcade --router evagen/arcade"),
-)
-"""Commands that take the models in the box by default soon, and what they need until then."""
 
 
 PYTHON_BEGINS = {
@@ -140,6 +147,10 @@ PYTHON_BEGINS = {
 }
 """What a page's Python takes for granted."""
 PYTHON_SWAPS = {
+    "docs/hub.md": (
+        ('"you/my-model", revision="main"', '"runs/mine/pipeline"'),
+        ('"you/my-model"', '"runs/mine/pipeline"'),
+    ),
     "docs/evaluation.md": (
         ('get_protocol("larp-ucf101-class2video")', 'get_protocol("larp-ucf101-class2video").changed(drawn=2)'),
         ('load_detector(protocol).to("cuda")', "PreparedDetector(ImageNetworkDetector(), protocol.network_input)"),
@@ -167,7 +178,5 @@ def small_form(words: Sequence[str]) -> list[str]:
         swapped = [(word, re.sub(pattern, other, word)) for word in words]
         words = [part for word, now in swapped for part in ([word] if now == word else now.split())]
     text = " ".join(words)
-    for begins, needed in () if ALL_COMMANDS_ARE_THERE else PENDING:
-        words += needed.split() if re.match(begins, text) else []
     also = [add for begins, add in ALSO if re.match(begins, text)]
     return words + " ".join([plan.add, *also]).split()

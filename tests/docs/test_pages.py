@@ -22,6 +22,9 @@ ENDS = {
     "README.md": ["boxing.mp4", "runs/mine/proxy/config.json", "side_by_side.mp4", "runs/mine/llama/config.json"],
     "CONTRIBUTING.md": [],  # checks, not files
     "docs/configs.md": ["runs/mine/proxy/config.yaml"],
+    "docs/demo.md": [],  # a page that does not end
+    "docs/hub.md": ["runs/mine/pipeline/README.md", "holiday.safetensors"],
+    "docs/watching.md": ["runs/mine/proxy/best/score.json", "both.mp4", "runs/mine/runs.html"],
     "docs/evaluation.md": [
         "runs/rfvd/record.json",
         "runs/gfvd/record.json",

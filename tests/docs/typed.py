@@ -19,7 +19,7 @@ from accelerate.commands.launch import launch_command_parser
 from datasets import load_from_disk
 from pages import ROOT
 from PIL import Image
-from small import ALL_COMMANDS_ARE_THERE, PENDING_COMMANDS, PENDING_EXTRAS, plan_of, small_form
+from small import plan_of, small_form
 
 from evagen import cli
 from evagen.commands import COMMANDS
@@ -36,15 +36,13 @@ def answer(words: Sequence[str]) -> str:
     """What a command prints. Raises AssertionError where it fails, with what was typed and what was run."""
     ways = {
         "run": evagen, "parse": parse, "script": script, "launch": launch, "target": make, "extras": pip,
-        "environment": source, "pytest": pytest_file, "ffmpeg": ffmpeg, "folder": tensorboard,
+        "environment": source, "pytest": pytest_file, "ffmpeg": ffmpeg, "folder": tensorboard, "clone": clone, "login": login,
     }  # fmt: skip
     return ways[plan_of(words).how](words)
 
 
 def evagen(words: Sequence[str]) -> str:
     """The command in its small form, through the command line."""
-    if "--class" in words and not ALL_COMMANDS_ARE_THERE:
-        return _clip_of_a_class(words)
     _, *arguments = small_form(words)
     printed = io.StringIO()
     try:
@@ -59,12 +57,11 @@ def evagen(words: Sequence[str]) -> str:
 
 def parse(words: Sequence[str]) -> str:
     """Arguments and options are those of the command, and its config can be read with these overrides."""
-    if ALL_COMMANDS_ARE_THERE or words[1] not in PENDING_COMMANDS:
-        context = command_of(words[1:])
-        if "config" in context.params:
-            COMMANDS[context.command_path.removeprefix("evagen ")].load(
-                context.params["config"], context.params["overrides"] or []
-            )
+    context = command_of(words[1:])
+    if context.params.get("config"):
+        COMMANDS[context.command_path.removeprefix("evagen ")].load(
+            context.params["config"], context.params["overrides"] or []
+        )
     return ""
 
 
@@ -109,8 +106,18 @@ def pip(words: Sequence[str]) -> str:
     for constraints in re.findall(r"-c (\S+)", " ".join(words)):
         assert (ROOT / constraints).exists(), words
     for names in re.findall(r"(?:\.|evagen)\[(.+?)\]", " ".join(words)):
-        pending = set() if ALL_COMMANDS_ARE_THERE else PENDING_EXTRAS
-        assert set(names.split(",")) <= {*extras, *pending}, words
+        assert set(names.split(",")) <= set(extras), words
+    return ""
+
+
+def login(words: Sequence[str]) -> str:
+    assert list(words) == ["hf", "auth", "login"]
+    return ""
+
+
+def clone(words: Sequence[str]) -> str:
+    (address,) = [word for word in words if "//" in word]
+    assert address.startswith("https://github.com/"), words
     return ""
 
 
@@ -153,11 +160,3 @@ def _make_tokens_worth_it(record: Path) -> None:
     os.rename(record, record.with_name("measured"))
     table.save_to_disk(str(record))
     (record / "about.json").write_text(about)
-
-
-def _clip_of_a_class(words: Sequence[str]) -> str:
-    """In place of `evagen sample --class`, as long as it is pending: a clip where it would be."""
-    given = dict(zip(words[2::2], words[3::2]))
-    out = Path(given.get("--out", "clip.mp4"))
-    write_video(out, np.zeros((16, 64, 64, 3), np.uint8), 15)
-    return f"{out}\n"
