@@ -1,7 +1,9 @@
 """The page as a whole, and how it is served."""
 
 import os
+import signal
 import socket
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -63,6 +65,7 @@ def launch(page: gr.Blocks, limits: Limits, host: str, port: int, wait: bool = T
     )  # fmt: skip
     print(f"{address}  (end with Ctrl-C)", flush=True)
     if wait:
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # so that it too leaves no files behind
         page.block_thread()
     return address
 
