@@ -22,6 +22,7 @@ PROGRAMS = (
     "tensorboard",
     "git",
     "ffmpeg",
+    "hf",
 )
 HARMLESS = ("mkdir", "cat", "basename", "ls")
 """What bash itself may start; anything else is an error."""

@@ -36,7 +36,8 @@ def answer(words: Sequence[str]) -> str:
     """What a command prints. Raises AssertionError where it fails, with what was typed and what was run."""
     ways = {
         "run": evagen, "parse": parse, "script": script, "launch": launch, "target": make, "extras": pip,
-        "environment": source, "pytest": pytest_file, "ffmpeg": ffmpeg, "folder": tensorboard, "clone": clone, "login": login,
+        "environment": source, "pytest": pytest_file, "ffmpeg": ffmpeg, "folder": tensorboard, "clone": clone,
+        "login": login,
     }  # fmt: skip
     return ways[plan_of(words).how](words)
 
