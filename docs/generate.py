@@ -2,6 +2,7 @@
 `docs/README.md`. `make docs` runs it; a test fails where a page is not what this would write."""
 
 import inspect
+import json
 import re
 from collections import defaultdict
 from collections.abc import Iterator
@@ -11,9 +12,9 @@ from typing import Any, get_args
 import typer
 
 from evagen.cli import app
-from evagen.commands import COMMANDS
+from evagen.commands import COMMANDS, KEYS
 from evagen.commands.keys import Key, keys_of_class
-from evagen.config import Section
+from evagen.config import Section, known_keys
 from evagen.scoring.config import Benchmark
 
 DOCS = Path(__file__).parent
@@ -38,9 +39,10 @@ CONTENTS = {
 
 
 def pages() -> dict[Path, str]:
-    """The text of every page that is made here."""
+    """The text of every page that is made here, and of the list of keys that commands are checked by."""
     made = {DOCS / "reference" / "commands.md": commands_page(), DOCS / "reference" / "configs.md": configs_page()}
-    return made | {DOCS / "README.md": contents_page(made)}
+    keys = {name: known_keys(command.schema_class()) for name, command in COMMANDS.items()}
+    return made | {DOCS / "README.md": contents_page(made), KEYS: json.dumps(keys, indent=1) + "\n"}
 
 
 def slug(heading: str) -> str:

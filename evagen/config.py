@@ -216,23 +216,26 @@ def _apply_override(values: dict[str, Any], override: str) -> None:
 def _explain(schema: type[Section], problem: Any) -> str:
     location = ".".join(str(part) for part in problem["loc"])
     if problem["type"] == "extra_forbidden":
-        known = _known_keys(schema)
-        near = difflib.get_close_matches(location, known, n=1, cutoff=0.0)
-        return (
-            f"unknown key {location!r}; the nearest known key is {near[0]!r}" if near else f"unknown key {location!r}"
-        )
+        return unknown_key(location, known_keys(schema))
     if problem["type"] == "missing":
         return f"{location!r} is missing: {_type_name(schema, problem['loc'])} is needed"
     return f"{location!r} is {problem['input']!r}: {problem['msg'][0].lower()}{problem['msg'][1:]}"
 
 
-def _known_keys(schema: type[Section], prefix: str = "") -> list[str]:
+def unknown_key(key: str, known: Sequence[str]) -> str:
+    """Words for a key that is none of those known."""
+    near = difflib.get_close_matches(key, known, n=1, cutoff=0.0)
+    return f"unknown key {key!r}" + (f"; the nearest known key is {near[0]!r}" if near else "")
+
+
+def known_keys(schema: type[Section], prefix: str = "") -> list[str]:
+    """Dotted keys of a section and of those in it."""
     keys = []
     for name, field in schema.model_fields.items():
         keys.append(prefix + name)
         inner = section_in(field.annotation)
         if inner is not None:
-            keys += _known_keys(inner, f"{prefix}{name}.")
+            keys += known_keys(inner, f"{prefix}{name}.")
     return keys
 
 

@@ -2,13 +2,18 @@
 command line, the quickstart and `evagen configs` read it. A shipped config says its command in a comment line."""
 
 import importlib
+import json
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from evagen.config import Section, find_config, load_config
+from evagen.config import Section, find_config, load_config, unknown_key
+from evagen.errors import UserError
+
+KEYS = Path(__file__).parent / "keys.json"
+"""The keys of each command's config; `make docs` writes it."""
 
 
 @dataclass(frozen=True)
@@ -28,8 +33,17 @@ class Command:
 
     def load(self, config: str | Path, overrides: Sequence[str] = ()) -> Section:
         """The checked config. Raises UserError as `load_config` does."""
-        find_config(config)  # a wrong name is told at once, before imports that take seconds
+        self.check_names(config, overrides)
         return load_config(self.schema_class(), config, overrides)
+
+    def check_names(self, config: str | Path, overrides: Sequence[str]) -> None:
+        """Tells a wrong name of a config or of an overridden key at once, before imports that take seconds. Raises
+        UserError."""
+        path, known = find_config(config), json.loads(KEYS.read_text())[self.name]
+        for key in (override.partition("=")[0] for override in overrides):
+            above = [key.rsplit(".", depth)[0] for depth in range(1, key.count(".") + 1)]
+            if key not in known and not any(each in known and f"{each}." not in " ".join(known) for each in above):
+                raise UserError(f"{path}:\n  {unknown_key(key, known)}")
 
     def run(self, config: Section) -> Any:
         """Does the work; returns where the results are."""

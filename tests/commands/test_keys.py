@@ -1,12 +1,16 @@
 """`evagen configs NAME --keys`: nothing that a config may say is left unexplained."""
 
+import re
+import subprocess
+import sys
+
 import pytest
 from typer.testing import CliRunner
 
 from evagen import cli
 from evagen.commands import COMMANDS
 from evagen.commands.keys import describe, keys_of, keys_of_class
-from evagen.config import Section, find_config, read_header, read_values, section_of, shipped_configs
+from evagen.config import Section, find_config, known_keys, read_header, read_values, section_of, shipped_configs
 from evagen.errors import UserError
 
 
@@ -72,3 +76,22 @@ def test_the_command(tmp_path):
     (tmp_path / "mine.yaml").write_text("run: {out: x}\n")
     with pytest.raises(UserError, match="does not say which command"):
         describe(str(tmp_path / "mine.yaml"))
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_names_of_keys_are_checked_before_anything_is_imported(name):
+    command, config = COMMANDS[name], next(iter(shipped_configs()))
+    for key in known_keys(command.schema_class()):
+        command.check_names(config, [f"{key}=1"])
+        with pytest.raises(UserError, match=re.escape(f"unknown key '{key}z'")):
+            command.check_names(config, [f"{key}z=1"])
+
+
+def test_a_wrong_key_costs_no_import_of_torch():
+    program = (
+        "import sys; from evagen.commands import COMMANDS\n"
+        "try: COMMANDS['train-tokenizer'].load('quickstart/proxy', ['optimizer.stepz=3'])\n"
+        "except Exception as error: print(error, 'torch' in sys.modules)"
+    )
+    said = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True).stdout
+    assert "the nearest known key is 'optimizer.steps' False" in said
