@@ -27,6 +27,8 @@ OWNER = "evagen"
 """Before the slash in the names of the models in the box."""
 BOX = Path(str(importlib.resources.files("evagen"))) / "box"
 """Where they lie, a pipeline each."""
+IN_THE_BOX = f"{OWNER}/arcade"
+"""The model that commands take where none is named."""
 INDEX, CONFIG = "model_index.json", "config.json"
 SNAPSHOTS, BEST, FINISHED = "snapshots", "best", ".finished"
 """In a run folder: the models of its steps, in folders `step_00035000`, or `step_00035000.finished` where a training

@@ -9,14 +9,13 @@ import typer
 
 from evagen.commands import COMMANDS
 from evagen.errors import UserError
+from evagen.kernels.sources import IN_THE_BOX
 
 ComputedIn = Annotated[
     Literal["auto", "fp32", "bf16", "fp16"],
     typer.Option("--precision", help="Of the models; auto: bf16 on a GPU that has it, else fp32"),
 ]
 
-IN_THE_BOX = "evagen/arcade"
-"""The model that is taken where none is named."""
 TokenizerName = Annotated[str, typer.Option(help="A model in the box, a trained tokenizer's folder, or a hub id")]
 RouterName = Annotated[str | None, typer.Option(help="The router trained for it; if none, the one that lies beside it")]
 

@@ -9,17 +9,21 @@ import json
 import os
 import platform
 import shlex
+import time
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from evagen.commands import COMMANDS, Command
+from evagen.commands.sample_one import clips_of
 from evagen.config import find_config, read_header
 from evagen.data.arcade import build_arcade
 from evagen.data.corpus import read_corpus
+from evagen.kernels.sources import IN_THE_BOX, box
+from evagen.report.first_look import write_first_look
 from evagen.report.measure import measure_quickstart
-from evagen.report.page import Report, write_report
+from evagen.report.page import GeneratedClip, Report, write_report
 from evagen.report.stopwatch import StageClock
 from evagen.training.generator import new_generator
 
@@ -41,6 +45,7 @@ STAGES = {
 
 def main(out: Path) -> Path:
     """Runs what has not finished in `out` yet; returns the path of the report."""
+    first_look(out / "first_look.html")
     with StageClock(out, len(STAGES) + 2) as clock:
         clock.run("data", lambda: build_arcade(out / "arcade", **ARCADE), done=(out / "proxy").exists())
         for stage, name in STAGES.items():
@@ -55,6 +60,20 @@ def main(out: Path) -> Path:
     path = write_report(report, out / "report.html")
     print(f"report: {path.resolve().as_uri()}")
     return path
+
+
+def first_look(path: Path) -> None:
+    """Something to look at while the stages run: clips of the model in the box. Nothing where there is none, and where
+    the page is there already."""
+    if IN_THE_BOX not in box() or path.exists():
+        return
+    begun = time.monotonic()
+    names, clips, tokens = clips_of(IN_THE_BOX, None, 2, seed=0)
+    shown = [GeneratedClip(*each) for each in zip(clips, (each.lengths.tolist() for each in tokens), map(str, names))]
+    card = (box()[IN_THE_BOX] / "README.md").read_text()
+    write_first_look(path, IN_THE_BOX, shown, time.monotonic() - begun, card)
+    print(f"a first look, at a model that was trained before: {path.resolve().as_uri()}")
+    print("now the same road, small and live:")
 
 
 def _command_of(config: str) -> Command:

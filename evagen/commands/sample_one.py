@@ -30,15 +30,24 @@ def main(
     without a generator, and for a class that it does not know."""
     if out:
         check_name(out)
+    names, clips, tokens = clips_of(model, classes, clips_per_class, seed)
+    path = out or Path(f"{'-'.join(classes) if classes else 'samples'}.mp4")
+    write_video(path, grid(clips), FRAMES_PER_SECOND)
+    return path, [describe(*each) for each in zip(names, tokens)]
+
+
+def clips_of(
+    model: str, classes: Sequence[str] | None, clips_per_class: int, seed: int
+) -> tuple[list[str | None], np.ndarray, list[ClipTokens]]:
+    """New clips of some classes, or of every one: the class of each, the clips uint8 (B, F, H, W, 3), their tokens.
+    Raises UserError as `main` does."""
     device = PartialState().device
     tokenizer = load_model(VideoTokenizer, model, device)
     pipeline = VideoPipeline(tokenizer, load_model(VideoGenerator, model, device))
     known = list(pipeline.generator.config.class_names)
     asked = [name for name in classes or known or [None] for _ in range(clips_per_class)]
-    clips = pipeline(asked, seed=seed, **OPTIONS)
-    path = out or Path(f"{'-'.join(classes) if classes else 'samples'}.mp4")
-    write_video(path, grid(np.rint(clips.frames * 255).astype(np.uint8)), FRAMES_PER_SECOND)
-    return path, [describe(*each) for each in zip(asked, clips.tokens)]
+    written = pipeline(asked, seed=seed, **OPTIONS)
+    return asked, np.rint(written.frames * 255).astype(np.uint8), written.tokens
 
 
 def describe(name: str | None, tokens: ClipTokens) -> str:

@@ -217,8 +217,8 @@ def write_report(report: Report, path: Path) -> Path:
             num_frames=_num_frames(report),
             num_blocks_shown=sorted({len(lengths) for lengths in assignments}),
             longest_block=max((max(lengths) for lengths in assignments), default=1),
-            generated_by_class=_by_class(report.generated),
-            real_by_class=_by_class(report.real),
+            generated_by_class=by_class(report.generated),
+            real_by_class=by_class(report.real),
             classes_by_cost=sorted(report.lengths_by_class.items(), key=lambda item: -sum(item[1])),
             still_pairs=any(pair.motion is None for pair in report.pairs),
             timeline=_timeline(report.summary),
@@ -297,7 +297,7 @@ def _num_frames(report: Report) -> int:
 Clip = TypeVar("Clip", GeneratedClip, RealClip)
 
 
-def _by_class(clips: Sequence[Clip]) -> dict[str, list[Clip]]:
+def by_class(clips: Sequence[Clip]) -> dict[str, list[Clip]]:
     grouped: dict[str, list[Clip]] = {}
     for clip in clips:
         grouped.setdefault(clip.class_name, []).append(clip)

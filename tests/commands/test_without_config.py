@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 from video_fixtures import moving_frames
 
 from evagen import cli
-from evagen.commands import cli_video, sample_one
+from evagen.commands import cli_video, quickstart, sample_one
 from evagen.data.video_reader import read_frames
 from evagen.data.video_writer import write_video
 from evagen.errors import UserError
@@ -34,7 +34,8 @@ def box(tmp_path_factory) -> Path:
 @pytest.fixture(autouse=True)
 def in_an_empty_folder_with_that_box(box, tmp_path, monkeypatch):
     monkeypatch.setattr(sources, "BOX", box / "box")
-    monkeypatch.setattr(cli_video, "IN_THE_BOX", "evagen/tiny")
+    for module in (cli_video, quickstart):
+        monkeypatch.setattr(module, "IN_THE_BOX", "evagen/tiny")
     monkeypatch.chdir(tmp_path)
 
 
@@ -126,3 +127,22 @@ def test_scores_warn_where_coloured_squares_would_do_better():
     bad.add(frames, [255 - frame for frame in frames])
     assert "warning" not in good.summary()
     assert "looks like nothing that this tokenizer was trained on" in bad.summary()
+
+
+def test_a_quickstart_begins_with_clips_of_the_model_in_the_box(box, tmp_path, capsys):
+    page = tmp_path / "first_look.html"
+    (box / "box" / "tiny" / "README.md").write_text("Trained for a second.")
+    quickstart.first_look(page)
+    assert f"a model that was trained before: file://{page}" in capsys.readouterr().out
+    text = page.read_text()
+    assert all(words in text for words in ("<h3>Boxing</h3>", "<h3>Skiing</h3>", "Trained for a second."))
+    assert text.count('class="strip moving"') == 4
+    page.write_text("seen")
+    quickstart.first_look(page)
+    assert page.read_text() == "seen"
+
+
+def test_a_quickstart_without_a_model_in_the_box_begins_with_its_stages(tmp_path, monkeypatch):
+    monkeypatch.setattr(quickstart, "IN_THE_BOX", "evagen/none")
+    quickstart.first_look(tmp_path / "first_look.html")
+    assert list(tmp_path.iterdir()) == []
