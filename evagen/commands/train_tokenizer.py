@@ -15,6 +15,7 @@ from evagen.config import section_of
 from evagen.data.clips import ClipDataset, report_skipped
 from evagen.data.loader import train_loader
 from evagen.data.sources import DataConfig
+from evagen.errors import UserError
 from evagen.kernels.transfer import send
 from evagen.models.lengths import Assign, LengthChoice
 from evagen.models.loading import new_model, start_from
@@ -95,6 +96,7 @@ def main(config: TokenizerTraining) -> Path:
     learnt = model.quantizer.codebook is not None  # fsq and bsq have codes that cannot die
     dead_codes = DeadCodeRestart(model.quantizer, config.restart_codes_after) if learnt else None
     run = TrainingRun(config, config.run, config.optimizer, model)
+    check_not_sharded(config.model.quantizer, learnt, run.accelerator)
     objective = Objective(config.loss, model, config.optimizer, run.accelerator)
     run.resume(keep=[*([dead_codes] if dead_codes else []), objective.lecam, *objective.schedulers])
     assign = config.load(model) if config.is_made else None
@@ -140,6 +142,16 @@ def main(config: TokenizerTraining) -> Path:
     run.finish()
     report_skipped(skipped, dataset.num_files, accelerator.print)
     return config.run.out
+
+
+def check_not_sharded(quantizer: str, learnt: bool, accelerator: Accelerator) -> None:
+    """Raises UserError for learnt codes under FSDP, which would spread them over processes, where none of them can move
+    the dead ones."""
+    if learnt and accelerator.is_fsdp2:
+        raise UserError(
+            f"model.quantizer={quantizer} learns its codes, and FSDP would spread these over processes: train with DDP "
+            "(configs/accelerate/ddp.yaml), or take fsq or bsq"
+        )
 
 
 def _draw_lengths(

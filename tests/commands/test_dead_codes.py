@@ -1,13 +1,18 @@
 """Dead codes in a training of several processes."""
 
+from types import SimpleNamespace
+
 from safetensors.torch import load_file
 from two_processes import launch, shipped
 
 TWO_PROCESSES = """
 import sys
+import pytest
 import torch
 from accelerate import Accelerator
 from safetensors.torch import save_file
+from evagen.commands.train_tokenizer import check_not_sharded
+from evagen.errors import UserError
 from evagen.commands.train_tokenizer import restart_dead_codes
 from evagen.run import part_processes
 from evagen.tokenizer import DeadCodeRestart, VectorQuantizer
@@ -36,3 +41,11 @@ def test_a_code_that_only_the_second_process_uses_stays_and_moves_are_the_firsts
         state = load_file(tmp_path / f"{rank}.safetensors")
         assert state["codebook"].tolist() == [[0, 0], [0, 0], [0, 0], [1, 1]]  # code 3, to the first one's vector
         assert state["steps_unused"].tolist() == [0, 0, 0, 1]
+
+
+def test_learnt_codes_are_not_sharded():
+    sharded, whole = SimpleNamespace(is_fsdp2=True), SimpleNamespace(is_fsdp2=False)
+    check_not_sharded("fsq", False, sharded)
+    check_not_sharded("vq", True, whole)
+    with pytest.raises(UserError, match=r"model.quantizer=svq learns its codes.*train with DDP"):
+        check_not_sharded("svq", True, sharded)
