@@ -2,17 +2,18 @@
 
 from types import SimpleNamespace
 
+import pytest
 from safetensors.torch import load_file
 from two_processes import launch, shipped
 
+from evagen.commands.train_tokenizer import check_not_sharded
+from evagen.errors import UserError
+
 TWO_PROCESSES = """
 import sys
-import pytest
 import torch
 from accelerate import Accelerator
 from safetensors.torch import save_file
-from evagen.commands.train_tokenizer import check_not_sharded
-from evagen.errors import UserError
 from evagen.commands.train_tokenizer import restart_dead_codes
 from evagen.run import part_processes
 from evagen.tokenizer import DeadCodeRestart, VectorQuantizer
