@@ -65,11 +65,11 @@ def encode(
     written, graph = main(video, out, tokenizer, router, dials, short_side, clips_per_chunk, plot, precision)
     print(written.summary())
     print(graph)
-    if plot:
-        print(plot)
-    print(out)
     if score:
         print(compare(video, out, tokenizer, clips_per_chunk, precision).summary())
+    print(out)
+    if plot:
+        print(plot)
     then(f"evagen decode {out} {out.with_suffix('.mp4')}" + told(tokenizer))
 
 

@@ -189,8 +189,7 @@ class TrainingRun:
     def model_so_far(self) -> Iterator[ModelMixin]:
         """The model as the run would leave it now, whole in the main process. For all processes; it draws no random
         number of the training's."""
-        on_gpu = [self.device] if self.device.type == "cuda" else []
-        with self.averaged_weights(), torch.random.fork_rng(on_gpu):
+        with self.averaged_weights(), torch.random.fork_rng([]):  # a model is made anew on the CPU
             yield whole_model(self.accelerator, self.accelerator.unwrap_model(self.model))
 
     def _check_finite(self) -> None:

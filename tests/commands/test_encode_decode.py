@@ -129,12 +129,13 @@ def test_the_header_can_be_read_by_a_person_and_adds_up(models, tmp_path, capsys
     count = len(load_file(tokens)["codes"])
     assert about == {
         "source": "a.mp4", "frames": 23, "height": 46, "width": 70, "frames_per_second": 25.0, "encoded_height": 32,
-        "encoded_width": 48, "clips": 3, "blocks": 6, "tokens": count, "tokens_per_second": count * 25 / 23,
-        "share_of_longest": count / 48, "preference": said.preference, "max_tokens": said.max_tokens,
+        "encoded_width": 49, "tiles": 2, "clips": 6, "blocks": 12, "tokens": count,
+        "tokens_per_second": count * 25 / 23,
+        "share_of_longest": count / 96, "preference": said.preference, "max_tokens": said.max_tokens,
         "tokenizer_fingerprint": fingerprint(tiny_tokenizer()),
     }  # fmt: skip
-    assert count <= 3 * 7
-    assert f"3 clips, {count} tokens" in said.summary()
+    assert count <= 6 * 7
+    assert f"6 clips, {count} tokens" in said.summary()
 
 
 def test_equal_videos_make_equal_files(models, tmp_path):
@@ -162,7 +163,7 @@ def test_equal_videos_make_equal_files(models, tmp_path):
         ({"prefix": [2, 2, 2]}, r"no assignment begins with \[2, 2, 2\]: .* at most 2 lengths"),
         ({"prefix": [3], "mean_tokens": 9.0}, r"no assignment begins with \[3\]"),
         ({"preference": 7.0}, "between 0.8 .few tokens. and 1.6"),
-        ({"router": None}, "give --router, which says how many tokens each block gets"),
+        ({"router": None}, "holds no router, which says how many tokens each block gets: give --router"),
         ({"plot": Path("a.txt")}, "a.txt should end in .png, .svg or .pdf"),
         ({"tokens_per_second": 50.0}, r"tokens_per_second=50.0 needs a tokenizer with a memory; this one sees clips"),
         ({"lengths": [2]}, r"lengths=\[2\] needs a tokenizer with a memory"),
@@ -232,7 +233,7 @@ def test_the_commands_as_people_type_them(models, tmp_path):
     command += ["--tokenizer", models["tokenizer"], "--router", models["router"], "--mean-tokens", "9"]
     done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
     assert done.returncode == 0, done.stderr
-    assert "23 frames of 70x46 at 25 a second, encoded at 48x32\n3 clips, " in done.stdout
+    assert "23 frames of 70x46 at 25 a second, encoded at 49x32 in 2 tiles\n6 clips, " in done.stdout
     assert done.stdout.endswith(f"{tokens}\n")
 
     back = tmp_path / "b.mp4"

@@ -40,6 +40,9 @@ OPTIMIZER = {
     "optimizer.warmup_steps": "2", "optimizer.weight_decay": "0.5", "optimizer.betas": "[0.5, 0.5]",
     "optimizer.gradient_clip": "0.01", "optimizer.ema_decay": "0.9", "optimizer.schedule": "wsd",
     "optimizer.final_learning_rate": "0.005", "optimizer.decay_share": "1 | optimizer.schedule=wsd",
+    "optimizer.cycles": "2 | optimizer.schedule=cosine_with_restarts",
+    "optimizer.power": "3 | optimizer.schedule=polynomial",
+    "optimizer.pieces": "1:1,0.1 | optimizer.schedule=piecewise_constant optimizer.warmup_steps=0",
 }  # fmt: skip
 TRAINING = {"run.seed": "1", "run.mixed_precision": "bf16"}
 LENGTHS = {"router": "{}/router2", "preference": "0.8", "uniform_length": "4 | router=null", "prefix": "[4, 4, 4, 4]"}

@@ -48,9 +48,10 @@ def prepare(root: Path) -> Path:
         _save_models(root / folder, classes)
     quickstart = root / "runs" / "quickstart"
     shutil.copytree(quickstart / "final", quickstart / "proxy")
-    box = root / "box"
+    box = root / "box" / "arcade"
     models = (quickstart / part for part in ("generator", "final", "router"))
     VideoPipeline.of(*models).save_pretrained(box)
+    (box / "README.md").write_text("Trained for no time.\n")
     return box
 
 

@@ -14,7 +14,6 @@ from small import PYTHON_BEGINS, PYTHON_NOT_RUN, PYTHON_SWAPS
 from typed import answer
 
 from evagen.kernels import sources
-from evagen.sampling import pipeline
 
 pytestmark = [pytest.mark.filterwarnings("ignore")]
 
@@ -44,7 +43,6 @@ ENDS = {
     "docs/your-own-videos.md": ["runs/mine/samples/manifest.json", "holiday_beside.mp4", "runs/mine/tuned/config.json"],
 }
 """Files that the commands of a page leave."""
-BOXES = ("evagen/arcade", "evagen/natural")
 BEFORE = (
     "evagen data arcade --out runs/quickstart/arcade --size 64",
     "evagen curate quickstart/curation",
@@ -71,8 +69,7 @@ def begun(tmp_path_factory) -> Path:
 def folder(begun, tmp_path, monkeypatch) -> Path:
     shutil.copytree(begun, tmp_path, dirs_exist_ok=True, symlinks=True)
     monkeypatch.chdir(tmp_path)
-    for module in (sources, pipeline):
-        monkeypatch.setattr(module, "box", lambda: dict.fromkeys(BOXES, tmp_path / "box"))
+    monkeypatch.setattr(sources, "BOX", tmp_path / "box")
     return tmp_path
 
 
