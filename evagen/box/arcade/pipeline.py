@@ -1,0 +1,1 @@
+# What `DiffusionPipeline.from_pretrained(…, custom_pipeline=…, trust_remote_code=True)` loads.
