@@ -148,6 +148,8 @@ class AdaptiveTokenizer:
     def _chunks(self, video: Video) -> Iterator["_Chunk"]:
         per_clip = self.tokenizer.config.num_frames
         for group, size in grouped(video, per_clip * self.clips_per_chunk):
+            if self.tokenizer.device.type == "cpu":  # large pictures one by one: a stack of them takes gigabytes
+                group = [resize(frame[None], self.encoded_size(size))[0] for frame in group]
             filled = send(torch.stack(group + group[-1:] * (-len(group) % per_clip)), self.tokenizer.device)
             fitted = resize(filled, self.encoded_size(size))  # (n·f, C, h, w)
             whole = rearrange(fitted, "(n f) c h w -> n c f h w", f=per_clip)

@@ -4,6 +4,9 @@ import tempfile
 from collections import deque
 from pathlib import Path
 
+import numpy as np
+from PIL import Image
+
 from evagen.commands import encode
 from evagen.commands.decode import open_tokens
 from evagen.commands.encode import Dials
@@ -12,7 +15,10 @@ from evagen.data.token_file import TokenFile
 from evagen.data.video_reader import iterate_frames
 from evagen.data.video_writer import check_name, write_video
 from evagen.models.inference import RunPrecision
-from evagen.scoring.pairs import Scores, scored
+from evagen.scoring.pairs import Pair, Scores, scored
+
+SHOWN_SIDE = 360
+"""Pixels. More would show no detail that a tokenizer gives back, and writing twice 1080p takes minutes."""
 
 
 def main(
@@ -25,8 +31,8 @@ def main(
     clips_per_chunk: int = 4,
     precision: RunPrecision = "auto",
 ) -> tuple[TokenFile, Scores]:
-    """Encodes a video file, decodes the tokens, and writes both side by side with the tokens of each block beneath.
-    Returns what was encoded, and how well it came back.
+    """Encodes a video file, decodes the tokens, and writes both side by side, reduced to about `SHOWN_SIDE`, with the
+    tokens of each block beneath. Returns what was encoded, and how well it came back at its own size.
 
     Raises UserError as `evagen encode` does, and for a name of `out` that no video is written by."""
     check_name(out)
@@ -35,9 +41,18 @@ def main(
         tokens = Path(folder) / "tokens.safetensors"
         encode.main(video, tokens, tokenizer, router, dials, short_side, clips_per_chunk, None, precision)
         opened = open_tokens(tokens, tokenizer, clips_per_chunk, precision)
-        pairs = scored(zip(iterate_frames(video), opened.frames, strict=True), scores)
+        pairs = map(reduced, scored(zip(iterate_frames(video), opened.frames, strict=True), scores))
         write_video(out, side_by_side(pairs, opened.tokens, opened.frames_a_block), opened.about.frames_per_second)
     return opened.about, scores
+
+
+def reduced(pair: Pair) -> Pair:
+    """Both pictures smaller by the largest whole factor that leaves the short side at least `SHOWN_SIDE`."""
+    factor = min(pair[0].shape[:2]) // SHOWN_SIDE
+    if factor < 2:
+        return pair
+    first, second = (np.asarray(Image.fromarray(frame).reduce(factor)) for frame in pair)
+    return first, second
 
 
 def compare(

@@ -66,6 +66,16 @@ def test_the_command_says_what_it_wrote(models, tmp_path):
     assert read_frames(out).shape[2] == 112
 
 
+def test_large_pictures_are_written_smaller(models, tmp_path, monkeypatch):
+    monkeypatch.setattr(reconstruct, "SHOWN_SIDE", 20)
+    write_video(tmp_path / "a.mkv", moving_frames(5, 62, 90), 25)
+    reconstruct.main(tmp_path / "a.mkv", tmp_path / "both.mkv", models["tokenizer"], models["router"])
+    both, original = read_frames(tmp_path / "both.mkv"), read_frames(tmp_path / "a.mkv")
+    assert both.shape[2] == 2 * 30
+    squares = original[:, :60].reshape(5, 20, 3, 30, 3, 3).mean((2, 4))
+    assert np.abs(both[:, :20, :30] - squares).max() <= 1
+
+
 def test_large_pictures_are_scored_at_fewer_places(monkeypatch):
     monkeypatch.setattr(pairs, "SCORED_SIDE", 16)
     scores, frames = pairs.Scores(), list(moving_frames(4, 50, 70))
