@@ -138,9 +138,7 @@ def sample(
         path, lines = main(model, classes, out, clips or (4 if classes else 1), seed or 0)
         print(*lines, sep="\n")
         print(path)
-        print(
-            f"next: evagen demo, to play with it; evagen sample quickstart/sample generator={model} tokenizer={model}"
-        )
+        then(f"evagen demo, to play with it; evagen sample quickstart/sample generator={model} tokenizer={model}")
         return
     given = {
         "classes": json.dumps(classes) if classes else None, "generator": model, "tokenizer": model, "run.out": out,
