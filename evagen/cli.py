@@ -127,6 +127,20 @@ def natural(
     print(describe(build_natural(out, clips, test_clips, frames, size, seed, clones, workers)))
 
 
+@data_app.command()
+def cut(
+    root: Annotated[Path, typer.Argument(help="Folder with videos; subfolders become classes")],
+    out: Annotated[Path, typer.Option(help="Folder for the data set, in the UCF-101 layout")],
+    frames: Annotated[int, typer.Option(help="Frames in each clip")] = 16,
+    size: Annotated[int, typer.Option(help="Height and width in pixels")] = 128,
+    workers: Annotated[int | None, typer.Option(help="Processes; one on each core if not given")] = None,
+) -> None:
+    """Cut videos of one's own into all their clips, small and square, a part of them held out."""
+    from evagen.data.cut import cut_videos
+
+    print(cut_videos(root, out, frames, size, workers).describe())
+
+
 @data_app.command("scan")
 def data_scan(
     root: Annotated[Path, typer.Argument(help="The folder of a data set, or its name on the hub")],
@@ -293,12 +307,15 @@ def compare_records(
 
 @app.command()
 def quickstart(
-    out: Annotated[Path, typer.Option(help="Folder for everything it makes")] = Path("runs/quickstart"),
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for everything; runs/quickstart, or runs/quickstart_videos")
+    ] = None,
+    videos: Annotated[Path | None, typer.Option(help="Folder of your own videos; Atari games if not given")] = None,
 ) -> None:
     """The whole road on real video, small: data, tokenizer, router, generator, samples, scores, report."""
     from evagen.commands.quickstart import main
 
-    main(out)
+    main(out or Path("runs/quickstart" if videos is None else "runs/quickstart_videos"), videos)
 
 
 @app.command()

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,7 @@ TERMS = {
 
 def measure_quickstart(
     out: Path,
+    title: str,
     data: DataConfig,
     preference: float,
     sampling: Sampling,
@@ -55,9 +57,9 @@ def measure_quickstart(
     stages: Mapping[str, str],
     minute: DataConfig,
 ) -> Report:
-    """Everything but the machine, the commands and the times. out: the run folder; data, preference: of the final
-    tokenizer's training; sampling: how the samples were written; untrained: the generator before its first step, to
-    compare with; stages: their names in the report, and their folders; minute: videos that are shown one after
+    """Everything but the machine, the commands and the times. out: the run folder; title: the page's; data, preference:
+    of the final tokenizer's training; sampling: how the samples were written; untrained: the generator before its first
+    step, to compare with; stages: their names in the report, and their folders; minute: videos that are shown one after
     another, of their first frames."""
     proxy, final = (load_model(VideoTokenizer, out / name) for name in ("proxy", "final"))
     router = load_model(Router, out / "router")
@@ -77,7 +79,7 @@ def measure_quickstart(
     generation, generated = _score_generation(out, final, held_out, sampling, untrained)
     long_video = _minute(minute, final, router, preference)
     return Report(
-        title="evagen quickstart",
+        title=title,
         summary={
             "total_seconds": 0.0, "peak_rss_mb": 0.0, "stages": {},
             "reconstruction": {
@@ -207,7 +209,7 @@ def _pairs(tokenizer: VideoTokenizer, router: Router, held_out: HeldOut, prefere
 def _minute(data: DataConfig, tokenizer: VideoTokenizer, router: Router, preference: float) -> Minute:
     videos = ClipDataset(data)
     video = torch.cat(list(collate_clips(list(videos)).video), dim=1)  # (C, F, H, W)
-    scenes = [videos.class_names[label] for label in videos.labels]
+    scenes = [name for name, _ in groupby(videos.class_names[label] for label in videos.labels)]
     return measure_minute(video, frame_rate(videos.paths[0]), scenes, tokenizer, router, preference)
 
 

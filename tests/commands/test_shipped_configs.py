@@ -196,7 +196,7 @@ def test_the_table_has_a_line_for_each():
     final = next(line for line in costs if line.startswith("ucf101_k600/final"))
     assert re.fullmatch(r"\S+ +1,000,000 +128 +128.0M +[\d.]+ +\d+ on 8 H100 +347 on 64 V100", final)
     assert next(line for line in costs if line.startswith("webvid/curation")).split()[1:4] == ["12.5", "on", "4"]
-    stages = [line.split()[0].partition("/")[2] for line in lines if line.startswith("quickstart")]
+    stages = [line.split()[0].partition("/")[2] for line in lines if line.startswith("quickstart/")]
     assert stages == ["proxy", "curation", "router", "final", "tokens", "generator", "sample", "fixed_against_adaptive"]
 
 

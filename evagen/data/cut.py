@@ -1,0 +1,205 @@
+"""Videos of one's own cut into short square clips, in the UCF-101 folder layout: all clips of every video, a part of
+them held out.
+
+    cut_videos("my_videos", "data/mine")
+
+A class is a first-level subfolder, where every video lies in one; a group (`gXXXX`) is one video. Reading such clips
+again and again in training costs little, while long or large videos would be decoded anew each time.
+"""
+
+import math
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from evagen.data.clips import SkippedClip, report_skipped
+from evagen.data.frame_counts import count_all_frames
+from evagen.data.labelled_set import check_manifest, record_all, write_lists
+from evagen.data.layouts import list_folder
+from evagen.data.square_clips import iterate_square
+from evagen.data.video_reader import VideoError, VideoPath, frame_rate
+from evagen.data.video_writer import write_video
+from evagen.errors import UserError
+from evagen.kernels.levels import video_to_frames
+
+ONLY_CLASS = "video"
+"""What the class is called where the folder has none."""
+WHOLE_VIDEOS_FROM = 10
+"""With so many videos in a class, whole ones are held out; with fewer, the end of each."""
+HELD_OUT = 0.1
+"""Share of the clips, where that is at least `FEWEST_HELD_OUT`."""
+FEWEST_CLIPS, FEWEST_HELD_OUT = 40, 8
+
+
+@dataclass(frozen=True)
+class CutSummary:
+    """What `cut_videos` made: counts are clips. num_files: videos, used or not;
+    held_out: how the test list was chosen, a phrase; skipped: videos that
+    gave fewer clips than they have frames for, or none, and why."""
+
+    out: Path
+    class_names: list[str]
+    num_files: int
+    train_clips: int
+    test_clips: int
+    held_out: str
+    skipped: list[SkippedClip]
+
+    def describe(self) -> str:
+        """Short text: what was skipped, and the counts."""
+        lines: list[str] = []
+        report_skipped(self.skipped, self.num_files, lines.append)
+        lines.append(
+            f"{self.num_files} videos, {len(self.class_names)} classes: {self.train_clips} training and "
+            f"{self.test_clips} held-out clips ({self.held_out}) in {self.out}"
+        )
+        return "\n".join(lines)
+
+
+@dataclass(frozen=True)
+class Cutting:
+    """All clips of one video. `name`: what their files begin with, in the folder of the data set."""
+
+    path: VideoPath
+    name: str
+    num_clips: int
+    frames: int
+    size: int
+
+    @property
+    def class_name(self) -> str:
+        return self.name.split("/")[0]
+
+    def names(self) -> list[str]:
+        return [f"{self.name}_c{clip + 1:05d}.avi" for clip in range(self.num_clips)]
+
+    def record(self, out: Path) -> int:
+        """Writes the files that are not there yet; returns how many. A video that is damaged on the way keeps the clips
+        before."""
+        missing = [name for name in self.names() if not (out / name).exists()]
+        if not missing:
+            return 0
+        rate, written = frame_rate(self.path), 0
+        try:
+            for name, clip in zip(self.names(), self._clips()):
+                if not (out / name).exists():
+                    (out / name).parent.mkdir(parents=True, exist_ok=True)
+                    write_video(out / name, clip, rate)
+                    written += 1
+        except VideoError:
+            pass  # what is not there is seen, and told, when all are done
+        return written
+
+    def _clips(self) -> Iterator[np.ndarray]:
+        """Uint8 `F S S 3`, one after another."""
+        frames = iterate_square(self.path, self.size)
+        while len(clip := list(islice(frames, self.frames))) == self.frames:
+            yield video_to_frames(torch.stack(clip, dim=1))
+
+
+def cut_videos(
+    root: str | Path, out: str | Path, frames: int = 16, size: int = 128, workers: int | None = None
+) -> CutSummary:
+    """Cuts every video below `root` into all its clips of `frames` frames that do not overlap, of `size` × `size`
+    pixels (the short side resized, the long side cropped in the centre), into `out`. `workers`: processes, `None` for
+    one on each core.
+
+    A tenth is held out for the test list, or 8 clips where that is more: of a class of ten videos or more the last
+    videos, of a smaller one the end of each video, or where all have a single clip the last videos. Calling it again
+    continues an unfinished cut. Raises UserError for arguments out of range, a folder without videos, with fewer clips
+    than `FEWEST_CLIPS` or too few to hold out, two subfolders whose names become one, and when `out` was made with
+    other arguments or holds something else."""
+    if frames < 2 or size < 16 or size % 2:
+        raise UserError(f"frames={frames}, size={size}: expected at least 2, and an even size of at least 16")
+    root, out = Path(root), Path(out)
+    cuttings, skipped = plan_cuttings(root, frames, size)
+    about = {"frames": frames, "size": size, "videos": {cutting.name: str(cutting.path) for cutting in cuttings}}
+    check_manifest(out, "cut", about)
+    with tqdm(total=sum(each.num_clips for each in cuttings), unit="clip", desc="cut", dynamic_ncols=True) as progress:
+        for cutting, _ in record_all(out, cuttings, workers):
+            progress.update(cutting.num_clips)
+    there = {cutting: [name for name in cutting.names() if (out / name).exists()] for cutting in cuttings}
+    skipped += [
+        SkippedClip(str(each.path), f"damaged: only {len(found)} of {each.num_clips} clips could be decoded")
+        for each, found in there.items()
+        if len(found) < each.num_clips
+    ]
+    num_clips = sum(map(len, there.values()))
+    train, test, whole = _split(there, max(HELD_OUT, FEWEST_HELD_OUT / max(1, num_clips)))
+    if len(test) < FEWEST_HELD_OUT:
+        raise UserError(
+            f"only {len(test)} of {num_clips} clips of {root} can be held out, at least {FEWEST_HELD_OUT} are needed: "
+            "add videos, or longer ones"
+        )
+    names = write_lists(out, train, test)
+    held_out = "the last videos" if all(whole) else "the end of each video"
+    if any(whole) and not all(whole):
+        held_out = "the last videos of classes with many, the end of each video of the others"
+    num_files = len({*(each.path for each in cuttings), *(video.path for video in skipped)})
+    return CutSummary(out, names, num_files, len(train), len(test), held_out, skipped)
+
+
+def plan_cuttings(root: Path, frames: int, size: int) -> tuple[list[Cutting], list[SkippedClip]]:
+    """What there is to do, and the videos that cannot be used. Raises UserError as `cut_videos` does."""
+    listing = list_folder(root, "all")
+    classes = _class_folders(listing.class_names)
+    cuttings, skipped = [], []
+    groups = dict.fromkeys(classes, 0)
+    for file, count in zip(listing.files, count_all_frames([file.path for file in listing.files])):
+        name = classes[max(0, file.label)]
+        groups[name] = groups.get(name, 0) + 1
+        if isinstance(count, VideoError):
+            skipped.append(SkippedClip(str(file.path), count.reason))
+        elif count < frames:
+            skipped.append(SkippedClip(str(file.path), f"too short: {count} frames, a clip has {frames}"))
+        else:
+            stem = f"{name}/v_{name}_g{groups[name]:04d}"
+            cuttings.append(Cutting(file.path, stem, count // frames, frames, size))
+    num_clips = sum(cutting.num_clips for cutting in cuttings)
+    if num_clips < FEWEST_CLIPS:
+        unusable = "".join(f"\n  {video.path}: {video.reason}" for video in skipped)
+        raise UserError(
+            f"the videos in {root} are {num_clips} clips of {frames} frames, at least {FEWEST_CLIPS} are needed to "
+            f"learn from some and look at others: add videos, or longer ones{unusable}"
+        )
+    return cuttings, skipped
+
+
+def _class_folders(class_names: list[str]) -> list[str]:
+    """Names of folders for the classes: the lists of UCF-101 have no room for spaces in a file's name."""
+    folders: dict[str, str] = {}
+    for name in class_names or [ONLY_CLASS]:
+        folder = re.sub(r"[^\w.-]+", "_", name)
+        if folder in folders:
+            raise UserError(f"the classes {folders[folder]!r} and {name!r} would both be called {folder}: rename one")
+        folders[folder] = name
+    return list(folders)
+
+
+def _split(clips: dict[Cutting, list[str]], share: float) -> tuple[list[str], list[str], list[bool]]:
+    """Names of the training and the test clips, the latter at least such a share of each class with two clips or more;
+    and for each class whether whole videos are held out."""
+    by_class: dict[str, list[list[str]]] = {}
+    for cutting, names in clips.items():
+        if names:
+            by_class.setdefault(cutting.class_name, []).append(names)
+    train, test, whole = [], [], []
+    for videos in by_class.values():
+        whole.append(len(videos) >= WHOLE_VIDEOS_FROM or all(len(names) == 1 for names in videos))
+        wanted = share * sum(map(len, videos))
+        held_out: list[str] = []
+        for names in reversed(videos[1:] if whole[-1] else videos):
+            if whole[-1]:
+                count = len(names) if len(held_out) < wanted else 0
+            else:
+                count = math.ceil(share * len(names)) if len(names) > 1 else 0
+            held_out = names[len(names) - count :] + held_out
+        test += held_out
+        train += sorted({name for names in videos for name in names}.difference(held_out))
+    return train, test, whole

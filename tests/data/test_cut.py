@@ -1,0 +1,107 @@
+"""One's own videos as clips: all of every video, some held out, nothing lost in silence."""
+
+import re
+
+import pytest
+from video_fixtures import decode_all, moving_frames
+
+from evagen.data.clips import ClipDataset
+from evagen.data.cut import cut_videos
+from evagen.data.sources import DataConfig
+from evagen.data.square_clips import read_square
+from evagen.data.video_writer import write_video
+from evagen.errors import UserError
+
+
+def write_moving(path, frames, seed=0):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_video(path, moving_frames(frames, 40, 56, seed), 20)
+
+
+@pytest.fixture
+def videos(tmp_path):
+    """Three videos of 20, 19 and 11 clips of 4 frames, the first with two frames over; and one that is too short."""
+    for name, frames in (("a", 82), ("b", 76), ("c", 44), ("short", 3)):
+        write_moving(tmp_path / "mine" / f"{name}.mp4", frames, seed=ord(name[0]))
+    return tmp_path / "mine"
+
+
+def split(out, name):
+    return ClipDataset(DataConfig(root=out, layout="ucf101", split=name, frames=4, size=32, clip="all"))
+
+
+def test_all_clips_of_every_video_the_end_of_each_held_out(videos, tmp_path):
+    summary = cut_videos(videos, tmp_path / "out", frames=4, size=32, workers=1)
+    assert (summary.train_clips, summary.test_clips, summary.class_names) == (40, 10, ["video"])
+    assert [skip.reason for skip in summary.skipped] == ["too short: 3 frames, a clip has 4"]
+    assert "1 of 4 files skipped" in summary.describe()
+    assert "40 training and 10 held-out clips (the end of each video)" in summary.describe()
+    train, test = split(tmp_path / "out", "train"), split(tmp_path / "out", "test")
+    for clip, (name, number) in [
+        (train[0], ("a", 0)),
+        (train[15], ("a", 15)),
+        (train[16], ("b", 0)),
+        (test[9], ("c", 10)),
+    ]:
+        wanted = read_square(str(videos / f"{name}.mp4"), 4 * number, 4, 1, 32)
+        assert (clip.video - wanted).abs().mean() < 0.03  # of 2; neighbouring clips differ by more
+        assert (clip.video - read_square(str(videos / "a.mp4"), 20, 4, 1, 32)).abs().mean() > 0.06
+
+
+def test_of_many_videos_whole_ones_are_held_out_and_subfolders_are_classes(tmp_path):
+    for number in range(32):
+        write_moving(tmp_path / "mine" / "my dogs" / f"{number:02d}.mp4", 9, seed=number)
+    write_moving(tmp_path / "mine" / "cats" / "one.mp4", 64)
+    summary = cut_videos(tmp_path / "mine", tmp_path / "out", frames=4, size=32, workers=1)
+    assert summary.class_names == ["cats", "my_dogs"]
+    assert (summary.train_clips, summary.test_clips) == (64 - 8 + 14, 8 + 2)
+    held_out = {path.split("_g")[1][:4] for path in split(tmp_path / "out", "test").paths if "dogs" in path}
+    trained = {path.split("_g")[1][:4] for path in split(tmp_path / "out", "train").paths if "dogs" in path}
+    assert held_out == {"0029", "0030", "0031", "0032"}
+    assert not held_out & trained
+
+
+def test_started_again_it_goes_on_and_with_other_arguments_it_is_refused(videos, tmp_path):
+    out = tmp_path / "out"
+    cut_videos(videos, out, frames=4, size=32, workers=1)
+    files = sorted(out.glob("video/*.avi"))
+    before = {path: path.read_bytes() for path in files}
+    kept = files[3].stat().st_mtime_ns
+    files[7].unlink()
+    cut_videos(videos, out, frames=4, size=32, workers=1)
+    assert {path: path.read_bytes() for path in files} == before
+    assert files[3].stat().st_mtime_ns == kept
+    with pytest.raises(UserError, match="made with other arguments: frames was 4, is now 3"):
+        cut_videos(videos, out, frames=3, size=32, workers=1)
+
+
+def test_a_video_damaged_on_the_way_gives_the_clips_before(videos, tmp_path):
+    write_moving(videos / "z.mp4", 400, seed=5)
+    whole = (videos / "z.mp4").read_bytes()
+    first, last = (round(part * whole.index(b"moov")) for part in (0.4, 0.6))  # of the pictures, the index behind them
+    (videos / "z.mp4").write_bytes(whole[:first] + b"\xff" * (last - first) + whole[last:])
+    summary = cut_videos(videos, tmp_path / "out", frames=4, size=32, workers=1)
+    [reason] = [skip.reason for skip in summary.skipped if skip.path.endswith("z.mp4")]
+    assert re.fullmatch("damaged: only [0-9]+ of 100 clips could be decoded", reason)
+    listed = split(tmp_path / "out", "train").paths + split(tmp_path / "out", "test").paths
+    assert len(listed) == summary.train_clips + summary.test_clips
+    assert 0 < sum("_g0005_" in path for path in listed) < 100
+    decode_all(next(path for path in listed if "_g0005_" in path))
+
+
+@pytest.mark.parametrize(
+    ("names", "arguments", "message"),
+    [
+        ([], {}, "no videos in"),
+        (["a.mp4"], {}, "are 5 clips of 4 frames, at least 40 are needed"),
+        (["a.mp4"], {"size": 31}, "size=31: expected"),
+        (["a b/1.mp4", "a_b/1.mp4"], {}, "the classes 'a b' and 'a_b' would both be called a_b"),
+    ],
+)
+def test_what_cannot_be_cut_is_said_and_nothing_is_made(names, arguments, message, tmp_path):
+    (tmp_path / "mine").mkdir()
+    for name in names:
+        write_moving(tmp_path / "mine" / name, 20)
+    with pytest.raises(UserError, match=message):
+        cut_videos(tmp_path / "mine", tmp_path / "out", **{"frames": 4, "size": 32, "workers": 1} | arguments)
+    assert not (tmp_path / "out").exists()
