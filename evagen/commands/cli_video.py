@@ -9,7 +9,7 @@ import typer
 
 from evagen.commands import COMMANDS
 from evagen.errors import UserError
-from evagen.kernels.sources import IN_THE_BOX
+from evagen.kernels.sources import FOR_CLASSES, FOR_VIDEOS
 
 ComputedIn = Annotated[
     Literal["auto", "fp32", "bf16", "fp16"],
@@ -41,7 +41,7 @@ def whole_numbers(option: str, text: str) -> list[int]:
 def encode(
     video: Annotated[Path, typer.Argument(help="A video file of any length and size")],
     out: Annotated[Path, typer.Argument(help="Where the tokens go: a .safetensors file")],
-    tokenizer: TokenizerName = IN_THE_BOX,
+    tokenizer: TokenizerName = FOR_VIDEOS,
     router: RouterName = None,
     preference: Annotated[float | None, typer.Option(help="Quality: 0.8 few tokens … 1.6 best; 1.2 if none")] = None,
     max_tokens: Annotated[int | None, typer.Option(help="At most so many for each clip, or block of a memory")] = None,
@@ -92,7 +92,7 @@ def decode(
 def reconstruct(
     video: Annotated[Path, typer.Argument(help="A video file of any length and size")],
     out: Annotated[Path, typer.Argument(help="Both side by side: .mp4, .avi, .gif, or .mkv without loss")],
-    tokenizer: TokenizerName = IN_THE_BOX,
+    tokenizer: TokenizerName = FOR_VIDEOS,
     router: RouterName = None,
     preference: Annotated[float | None, typer.Option(help="Quality: 0.8 few tokens … 1.6 best; 1.2 if none")] = None,
     max_tokens: Annotated[int | None, typer.Option(help="At most so many for each clip, or block of a memory")] = None,
@@ -131,7 +131,7 @@ def sample(
     if config is None:
         from evagen.sampling.classes import check_classes
 
-        model = model or IN_THE_BOX
+        model = model or FOR_CLASSES
         check_classes(model, classes or [])  # before imports that take seconds
         from evagen.commands.sample_one import main
 

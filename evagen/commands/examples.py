@@ -18,6 +18,7 @@ EXAMPLES = {
     "reconstruct": "reconstruct holiday.mp4 side_by_side.mp4 --preference 1.6",
     "data arcade": "data arcade --out videos --games 8 --clips-per-game 200 --size 64",
     "data natural": "data natural --out videos --clips 400 --frames 20",
+    "data cut": "data cut videos --out clips",
     "data scan": "data scan videos",
     "export pipeline": "export pipeline runs/mine/pipeline --tokenizer runs/quickstart/final --router "
     "runs/quickstart/router --generator runs/quickstart/generator --half",

@@ -20,7 +20,7 @@ from evagen.commands.roads import Road, arcade_road, command_of, describe_plan, 
 from evagen.commands.sample_one import clips_of
 from evagen.config import find_config
 from evagen.data.corpus import read_corpus
-from evagen.kernels.sources import IN_THE_BOX, box
+from evagen.kernels.sources import FOR_CLASSES, box
 from evagen.report.first_look import write_first_look
 from evagen.report.measure import measure_quickstart
 from evagen.report.page import GeneratedClip, Report, write_report
@@ -61,13 +61,13 @@ def main(out: Path, videos: Path | None = None) -> Path:
 def first_look(path: Path) -> None:
     """Something to look at while the stages run: clips of the model in the box. Nothing where there is none, and where
     the page is there already."""
-    if IN_THE_BOX not in box() or path.exists():
+    if FOR_CLASSES not in box() or path.exists():
         return
     begun = time.monotonic()
-    names, clips, tokens = clips_of(IN_THE_BOX, None, 2, seed=0)
+    names, clips, tokens = clips_of(FOR_CLASSES, None, 2, seed=0)
     shown = [GeneratedClip(*each) for each in zip(clips, (each.lengths.tolist() for each in tokens), map(str, names))]
-    card = (box()[IN_THE_BOX] / "README.md").read_text()
-    write_first_look(path, IN_THE_BOX, shown, time.monotonic() - begun, card)
+    card = (box()[FOR_CLASSES] / "README.md").read_text()
+    write_first_look(path, FOR_CLASSES, shown, time.monotonic() - begun, card)
     print(f"a first look, at a model that was trained before: {path.resolve().as_uri()}")
     print("now the same road, small and live:")
 

@@ -1,6 +1,6 @@
 """What a quickstart's report shows, measured on clips held out from training."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
@@ -121,8 +121,8 @@ class HeldOut:
         batch = collate_clips(list(dataset))
         return HeldOut(batch.video, batch.label, dataset.class_names)
 
-    def batches(self) -> Iterator[Tensor]:
-        return iter(self.video.split(SCORING_BATCH))
+    def batches(self) -> Sequence[Tensor]:
+        return self.video.split(SCORING_BATCH)
 
     def first_of_each_class(self, count: int) -> list[int]:
         """Indices of the first clips of every class, class by class."""

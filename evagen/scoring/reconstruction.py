@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from tqdm.auto import tqdm
 
 from evagen.eval import FewSamplesWarning, FrameDistance, FrechetVideoDistance, reconstruction_metrics
 from evagen.models.lengths import Assign
@@ -47,7 +48,7 @@ def score_reconstruction(
     metrics = reconstruction_metrics(perceptual).to(tokenizer.device)
     usage = CodebookUsage(tokenizer.quantizer.codebook_size)
     lengths = []
-    for video in videos:
+    for video in tqdm(videos, desc="scoring", unit="batch", leave=False, dynamic_ncols=True):
         video = video.to(tokenizer.device)
         tokens = tokenizer.encode(video, assign(video))
         metrics.update(tokenizer.decode(tokens, tuple(video.shape[-2:])), video)

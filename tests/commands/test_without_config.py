@@ -35,7 +35,7 @@ def box(tmp_path_factory) -> Path:
 def in_an_empty_folder_with_that_box(box, tmp_path, monkeypatch):
     monkeypatch.setattr(sources, "BOX", box / "box")
     for module in (cli_video, quickstart):
-        monkeypatch.setattr(module, "IN_THE_BOX", "evagen/tiny")
+        monkeypatch.setattr(module, "FOR_CLASSES", "evagen/tiny")
     monkeypatch.chdir(tmp_path)
 
 
@@ -143,6 +143,6 @@ def test_a_quickstart_begins_with_clips_of_the_model_in_the_box(box, tmp_path, c
 
 
 def test_a_quickstart_without_a_model_in_the_box_begins_with_its_stages(tmp_path, monkeypatch):
-    monkeypatch.setattr(quickstart, "IN_THE_BOX", "evagen/none")
+    monkeypatch.setattr(quickstart, "FOR_CLASSES", "evagen/none")
     quickstart.first_look(tmp_path / "first_look.html")
     assert list(tmp_path.iterdir()) == []

@@ -70,6 +70,8 @@ PLANS = (
          add="--games boxing,skiing --clips-per-game 4 --workers 1"),
     Plan("evagen data natural", "run", "few small clips",
          add="--clips 4 --test-clips 2 --size 32 --workers 1"),
+    Plan("evagen data cut", "run", "clips of two frames, of which short videos have enough",
+         add="--frames 2 --size 32 --workers 1"),
     Plan("evagen data scan", "run", "in one process", add="--workers 1"),
     Plan(f"evagen train-tokenizer {PAPER}", "run", "two steps of a narrow model, without networks to download",
          add=f"{STEPS} {NARROW} {ON_A_CPU} {WITHOUT_NETWORKS} {FEWER_LEVELS} run.mixed_precision=no"),
