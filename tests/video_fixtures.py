@@ -1,5 +1,6 @@
 """Small real video files for the tests of the data room."""
 
+from collections.abc import Iterable, Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -50,6 +51,45 @@ def write_h264(path: Path, frames: np.ndarray, pixel_format: str = "yuv420p", ro
         for frame in frames:
             container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
         container.mux(stream.encode(None))
+
+
+def write_frames(
+    path: Path,
+    frames: Iterable[np.ndarray | av.VideoFrame],
+    codec: str = "libx264",
+    pixel_format: str = "yuv420p",
+    rate: Fraction | int = 25,
+    options: dict[str, str] | None = None,
+    stamps: Sequence[int] | None = None,
+    time_base: Fraction | None = None,
+    aspect: Fraction | None = None,
+) -> None:
+    """uint8 `H W 3` or ready frames, at a rate or at `stamps` in ticks of `time_base`. aspect: of a pixel."""
+    frames = [
+        frame if isinstance(frame, av.VideoFrame) else av.VideoFrame.from_ndarray(frame, format="rgb24")
+        for frame in frames
+    ]
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(codec, rate=rate, options=options or {})
+        stream.height, stream.width, stream.pix_fmt = frames[0].height, frames[0].width, pixel_format
+        if time_base is not None:
+            stream.codec_context.time_base = time_base
+        if aspect is not None:
+            stream.codec_context.sample_aspect_ratio = aspect
+        for name in ("colorspace", "color_range", "color_trc", "color_primaries"):
+            setattr(stream.codec_context, name, getattr(frames[0], name))
+        for number, frame in enumerate(frames):
+            frame.pts, frame.time_base = (stamps[number] if stamps else number), time_base or 1 / Fraction(rate)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+
+
+def quadrants(height: int = 64, width: int = 96) -> np.ndarray:
+    """Red, green over blue, white: turning and mirroring show. uint8 H W 3."""
+    frame = np.zeros((height, width, 3), np.uint8)
+    half, middle = height // 2, width // 2
+    frame[:half, :middle, 0] = frame[:half, middle:, 1] = frame[half:, :middle, 2] = frame[half:, middle:] = 255
+    return frame
 
 
 def decode_all(path: Path) -> np.ndarray:

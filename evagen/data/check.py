@@ -15,14 +15,21 @@ from itertools import islice, pairwise
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 
-from evagen.data.video_reader import VideoError, VideoPath, count_frames, decoded_frames
+from evagen.data.frame_times import count_frames
+from evagen.data.shown_frame import ShownFrame
+from evagen.data.video_file import VideoError, VideoPath
+from evagen.data.video_reader import decoded_frames, read_frames
+
+
+_MOST_BYTES = 8 * 2**30
+"""Of memory that a checker may take: a decoder with 17 frames of the most pixels in 10 bits needs 3.5 GB."""
 
 
 @dataclass(frozen=True)
 class VideoFacts:
     """What decoding a video told. frames: that came out; counted: by `count_frames`; seconds: shown; width and
-    height: of the first frame, in pixels; codec: FFmpeg's name of its decoder; varying: whether frames are shown for
-    different times."""
+    height: of the first frame as shown, in pixels; codec: FFmpeg's name of its decoder; varying: whether frames are
+    shown for different times."""
 
     frames: int
     counted: int
@@ -35,19 +42,25 @@ class VideoFacts:
 
 def check_video(video: VideoPath) -> VideoFacts:
     """Decodes all frames. Raises VideoError for a video that cannot be decoded to its end or holds no frame."""
-    codec, rate, width, height = "", 25.0, 0, 0
+    codec, rate, height, width = "", 25.0, 0, 0
     times: list[float | None] = []
-    for frame, stream in decoded_frames(video):
+    for (time_shown, shape), stream in decoded_frames(video, _look_at):
         if not times:
+            read_frames(video, 0, 1)  # some can be decoded, and not be converted
             codec, rate = stream.codec_context.name, float(stream.average_rate or stream.guessed_rate or 25)
-            width, height = frame.width, frame.height
-        times.append(frame.time)
+            height, width = shape
+        times.append(time_shown)
     stamps = sorted(time for time in times if time is not None)
     steps = [after - before for before, after in pairwise(stamps)]
     step = statistics.median(steps) if steps else 1 / rate
     varying = len(stamps) == len(times) and any(abs(other - step) > 0.1 * step for other in steps)
     seconds = stamps[-1] - stamps[0] + step if varying else len(times) * step
     return VideoFacts(len(times), count_frames(video), seconds, width, height, codec, varying)
+
+
+def _look_at(shown: ShownFrame) -> tuple[float | None, tuple[int, int]]:
+    """When a frame is shown, and its height and width."""
+    return shown.frame.time, shown.shape
 
 
 def check_all(
@@ -121,6 +134,7 @@ class _Checker:
 
 
 def _check_until_told(connection: Connection) -> None:
+    _bound_memory()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's, who ends us
     connection.send(None)
     with contextlib.suppress(EOFError, OSError):  # the parent has gone
@@ -130,3 +144,11 @@ def _check_until_told(connection: Connection) -> None:
                 connection.send(check_video(video))
             except VideoError as error:
                 connection.send(error.reason)
+
+
+def _bound_memory() -> None:
+    """A header may ask FFmpeg for any amount; what is refused becomes an error like others. Where systems can."""
+    with contextlib.suppress(ImportError, OSError, ValueError):
+        import resource
+
+        resource.setrlimit(resource.RLIMIT_DATA, (_MOST_BYTES, _MOST_BYTES))

@@ -12,7 +12,7 @@ import sqlite3
 from collections.abc import Sequence
 from typing import Any
 
-from evagen.data.video_reader import VideoPath, holding_file
+from evagen.data.video_file import VideoPath, holding_file
 from evagen.kernels.files import cache_folder
 
 State = tuple[int, int]
@@ -29,7 +29,7 @@ def file_state(video: VideoPath) -> State | None:
 
 
 class FileMemory:
-    """Values (JSON) by file, of one kind: `with FileMemory("frame_counts") as memory`. Never raises: a memory that
+    """Values (JSON) by file, of one kind: `with FileMemory("decodable_frames") as memory`. Never raises: a memory that
     is damaged, locked or not to be had is an empty one."""
 
     def __init__(self, name: str):

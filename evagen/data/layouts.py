@@ -8,7 +8,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from evagen.data.video_reader import VIDEO_SUFFIXES, StoredVideo
+from evagen.data.video_file import StoredVideo
+from evagen.data.video_reader import VIDEO_SUFFIXES
 from evagen.errors import UserError
 
 Split = Literal["train", "val", "test", "all"]

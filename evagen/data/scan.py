@@ -22,7 +22,7 @@ from evagen.data.huggingface import is_saved
 from evagen.data.layouts import Listing, VideoFile
 from evagen.data.skip_list import LIST_NAME, BadFile, ScanRecord, name_in, write_scan_record
 from evagen.data.sources import VideoSource, list_source
-from evagen.data.video_reader import VideoPath, holding_file
+from evagen.data.video_file import VideoPath, holding_file
 from evagen.errors import UserError
 
 _SAVE_SECONDS = 10
@@ -100,7 +100,7 @@ def _check(
     facts: dict[VideoPath, VideoFacts] = {}
     reasons: dict[VideoPath, str] = {}
     videos = list(dict.fromkeys(file.path for file in files))
-    with FileMemory("checks") as memory:
+    with FileMemory("video_checks") as memory:
         known = memory.recall()
         for video in videos:
             before = known.get(str(video))

@@ -12,13 +12,14 @@ The result differs by rounding and by the interpolation of colours, without bias
 import threading
 from collections.abc import Iterator
 
-import av
 import numpy as np
 import torch
 import torch.nn.functional as F
 from av.video.reformatter import Interpolation, VideoReformatter
 
-from evagen.data.video_reader import RgbConverter, VideoPath, decode, decoded_frames, upright_planes
+from evagen.data.shown_frame import ShownFrame
+from evagen.data.video_file import VideoPath
+from evagen.data.video_reader import RgbConverter, decode, decoded_frames, upright_planes
 from evagen.kernels.levels import levels_to_floats
 from evagen.kernels.strides import Stride
 
@@ -40,9 +41,8 @@ def read_square(
 def iterate_square(path: VideoPath, size: int) -> Iterator[torch.Tensor]:
     """All frames of a video in turn, float32 `C size size` in [-1, 1], those that `read_square` gives, one in memory at
     a time. Raises VideoError, on the way, as `iterate_frames` does."""
-    convert = _SquareConverter(size, None)
-    for frame, _ in decoded_frames(path):
-        yield torch.from_numpy(convert(frame)).clamp_(-1, 1)  # C size size
+    for frame, _ in decoded_frames(path, _SquareConverter(size, None)):
+        yield torch.from_numpy(frame).clamp_(-1, 1)  # C size size
 
 
 def fit_square(frames: np.ndarray, size: int, place: float | None = None) -> torch.Tensor:
@@ -82,15 +82,16 @@ class _SquareConverter:
     def __init__(self, size: int, place: float | None):
         self.size, self.place = size, place
 
-    def __call__(self, frame: av.VideoFrame) -> np.ndarray:
-        height, width = resized_shape(frame.height, frame.width, self.size)
+    def __call__(self, shown: ShownFrame) -> np.ndarray:
+        frame = shown.plain
+        height, width = resized_shape(*shown.square_shape, self.size)
         if (height, width) == (frame.height, frame.width) or not frame.format.name.startswith("yuv"):
-            rgb = _CONVERTERS.to_rgb(frame).transpose(1, 2, 0)  # H W C
+            rgb = _CONVERTERS.to_rgb(shown).transpose(1, 2, 0)  # H W C
             return fit_square(rgb[None], self.size, self.place)[:, 0].numpy()
         resized = _CONVERTERS.resizer.reformat(
             frame, width=width, height=height, format="gbrp16le", interpolation=_RESIZED, threads=1
         )
-        planes = upright_planes(resized, "<u2", frame.rotation)
+        planes = upright_planes(shown, resized, "<u2")
         square = np.empty((3, self.size, self.size), np.float32)
         crop = _crop(planes[0].shape[0], planes[0].shape[1], self.size, self.place)  # upright, so maybe swapped
         for channel, plane in zip(square, planes):

@@ -3,17 +3,15 @@
     frames = read_frames("clip.avi", start=10, count=16)        # uint8 F H W C, RGB
     video = frames_to_video(frames)                             # float32 C F H W in [-1, 1], of evagen.kernels.levels
 
-A frame is counted as stored: frame 7 is the eighth in the order of showing, whatever its time stamp,
-so that videos with variable frame rates have the same frames for everybody.
+A frame is counted as decoded: frame 7 is the eighth in the order of showing, whatever its time stamp,
+so that videos with variable frame rates have the same frames for everybody (`evagen.data.frame_times` counts them).
+It comes as a player shows it (`evagen.data.shown_frame`), from files that may be bad (`evagen.data.video_file`).
 """
 
-import os
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
-from fractions import Fraction
-from pathlib import Path
-from typing import BinaryIO, Generic, Protocol, TypeVar
+from typing import Generic, TypeVar
 
 import av
 import numpy as np
@@ -21,6 +19,9 @@ from av.video.reformatter import Interpolation, VideoReformatter
 from av.video.stream import VideoStream
 from numpy.typing import DTypeLike
 
+from evagen.data.frame_times import count_frames, frame_rate, frame_times
+from evagen.data.shown_frame import ShownFrame
+from evagen.data.video_file import SECONDS_WITHOUT_FRAME, VideoError, VideoPath, check_whole, opened, shown_frames
 from evagen.kernels.strides import Stride, frame_offset
 
 VIDEO_SUFFIXES = frozenset({".avi", ".gif", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm", ".wmv"})
@@ -38,37 +39,11 @@ _TO_RGB = Interpolation.BICUBIC | Interpolation.ACCURATE_RND | Interpolation.FUL
 Made = TypeVar("Made")
 
 
-class StoredVideo(Protocol):
-    """A video inside another file, such as a row of a table; `str()` names it. Equal ones are the same video."""
-
-    @property
-    def file(self) -> str:
-        """The file that holds it."""
-
-    def open_stream(self) -> BinaryIO:
-        """The bytes of a video file. Raises OSError."""
-
-
-VideoPath = str | Path | StoredVideo
-
-
-class VideoError(Exception):
-    """A file that cannot be used as a video. `path` says which, `reason` says why."""
-
-    def __init__(self, path: VideoPath, reason: str):
-        super().__init__(str(path), reason)
-        self.path = str(path)
-        self.reason = reason
-
-    def __str__(self) -> str:
-        return f"{self.path}: {self.reason}"
-
-
 def read_frames(path: VideoPath, start: int = 0, count: int | None = None, stride: Stride = 1) -> np.ndarray:
     """Decodes the frames `start`, `start + stride`, ... of a video, or those nearest to them (`frame_offset`); nothing
     after the last one is decoded.
 
-    Returns uint8 `F H W C` (RGB, 0 to 255, turned upright where the file says so), F = `count`, or as
+    Returns uint8 `F H W C` (RGB, 0 to 255, as shown: upright, with square pixels), F = `count`, or as
     many as there are for `count=None`. Raises VideoError when the file cannot be decoded, when a needed
     frame is damaged, or when the video is too short or changes its size; ValueError for impossible arguments."""
     return _stacked(path, decode(path, RgbConverter(), start, count, stride))
@@ -94,7 +69,7 @@ def _stacked(path: VideoPath, frames: Sequence[np.ndarray]) -> np.ndarray:
 
 def decode(
     path: VideoPath,
-    convert: Callable[[av.VideoFrame], Made],
+    convert: Callable[[ShownFrame], Made],
     start: int = 0,
     count: int | None = None,
     stride: Stride = 1,
@@ -108,12 +83,16 @@ def decode(
 
 def _decoded(wanted: "_Wanted[Made]") -> list[Made]:
     path = wanted.path
-    with _opened(path) as (container, stream):
+    with opened(path) as (container, stream):
         seeking = _seeking_pays(stream, wanted.start)
-        made = _decode_after_seek(wanted, container, stream) if seeking else wanted.take(container.decode(stream))
+        made = (
+            _decode_after_seek(wanted, container, stream)
+            if seeking
+            else wanted.take(shown_frames(path, container, stream))
+        )
     if made is None:
-        with _opened(path) as (container, stream):
-            made = wanted.take(container.decode(stream))
+        with opened(path) as (container, stream):
+            made = wanted.take(shown_frames(path, container, stream))
     if not made or (wanted.count is not None and len(made) < wanted.count):
         last = wanted.number_of((wanted.count or 1) - 1)
         raise VideoError(path, f"too short: frame {last} was asked for, it has {count_frames(path)} frames")
@@ -121,60 +100,49 @@ def _decoded(wanted: "_Wanted[Made]") -> list[Made]:
 
 
 class RgbConverter:
-    """Makes uint8 `C H W` (RGB, upright) of decoded frames, one after another."""
+    """Makes uint8 `C H W` (RGB, as shown) of decoded frames, one after another."""
 
     def __init__(self) -> None:
         self.converter = VideoReformatter()
 
-    def __call__(self, frame: av.VideoFrame) -> np.ndarray:
-        if frame.format.name.startswith("yuv"):
-            # The same values as rgb24, three times as fast: FFmpeg has no vector code for accurate packed RGB.
-            rgb = self.converter.reformat(frame, format="gbrp", interpolation=_TO_RGB, threads=1)
-            return np.stack(upright_planes(rgb, np.uint8, frame.rotation))
-        rgb = self.converter.reformat(frame, format="rgb24", interpolation=_TO_RGB, threads=1)
-        return np.rot90(rgb.to_ndarray(), k=round(frame.rotation / 90)).transpose(2, 0, 1)
+    def __call__(self, shown: ShownFrame) -> np.ndarray:
+        frame, (height, width) = shown.plain, shown.square_shape
+        # The same values as rgb24, three times as fast: FFmpeg has no vector code for accurate packed RGB.
+        planar = frame.format.name.startswith("yuv")
+        rgb = self.converter.reformat(
+            frame, width, height, "gbrp" if planar else "rgb24", interpolation=_TO_RGB, threads=1
+        )
+        if planar:
+            return np.stack(upright_planes(shown, rgb, np.uint8))
+        return shown.upright(rgb.to_ndarray()).transpose(2, 0, 1)
 
 
-def upright_planes(frame: av.VideoFrame, dtype: DTypeLike, rotation: float) -> list[np.ndarray]:
-    """Red, green and blue `H W` of a frame of one of FFmpeg's `gbrp` formats, turned by as many degrees; views of the
-    frame's memory, rows of which are padded."""
+def upright_planes(shown: ShownFrame, frame: av.VideoFrame, dtype: DTypeLike) -> list[np.ndarray]:
+    """Red, green and blue `H W` as shown, of what was made of a frame in one of FFmpeg's `gbrp` formats; views of its
+    memory, rows of which are padded."""
     planes = (np.frombuffer(memoryview(frame.planes[n]), dtype).reshape(frame.height, -1) for n in (2, 0, 1))
-    return [np.rot90(plane[:, : frame.width], k=round(rotation / 90)) for plane in planes]
+    return [shown.upright(plane[:, : frame.width]) for plane in planes]
 
 
 def iterate_frames(path: VideoPath) -> Iterator[np.ndarray]:
     """All frames of a video in turn, uint8 `H W C` as from `read_frames`, one in memory at a time.
 
     Raises VideoError, on the way, when the file cannot be decoded to its end or when it holds no frame."""
-    converter = RgbConverter()
-    for frame, _ in decoded_frames(path):
-        yield np.ascontiguousarray(converter(frame).transpose(1, 2, 0))
+    for frame, _ in decoded_frames(path, RgbConverter()):
+        yield np.ascontiguousarray(frame.transpose(1, 2, 0))
 
 
-def decoded_frames(path: VideoPath) -> Iterator[tuple[av.VideoFrame, VideoStream]]:
-    """All frames of a video as they are decoded, with the stream that they are from. Raises as `iterate_frames`."""
+def decoded_frames(path: VideoPath, convert: Callable[[ShownFrame], Made]) -> Iterator[tuple[Made, VideoStream]]:
+    """What `convert` makes of each frame of a video as they are decoded, with the stream that they are from. Raises as
+    `iterate_frames`."""
     empty = True
-    with _opened(path) as (container, stream):
-        for frame in container.decode(stream):
+    with opened(path) as (container, stream):
+        for shown in shown_frames(path, container, stream):
             empty = False
-            check_whole(path, frame)
-            yield frame, stream
+            check_whole(path, shown)
+            yield convert(shown), stream
     if empty:
         raise VideoError(path, "holds no frame")
-
-
-def frame_rate(path: VideoPath) -> float:
-    """`exact_frame_rate`, as a number to write down."""
-    return float(exact_frame_rate(path))
-
-
-def exact_frame_rate(path: VideoPath) -> Fraction:
-    """Frames a second, on average where it varies. Raises VideoError when the file does not tell."""
-    with _opened(path) as (_, stream):
-        rate = stream.average_rate or stream.guessed_rate
-    if not rate:
-        raise VideoError(path, "does not tell its frame rate")
-    return Fraction(rate)
 
 
 @dataclass(frozen=True)
@@ -197,63 +165,12 @@ class VideoHeader:
 def read_header(path: VideoPath) -> VideoHeader:
     """Raises VideoError when the file cannot be opened as a video, or does not tell its frame rate."""
     rate = frame_rate(path)
-    with _opened(path) as (container, stream):
+    with opened(path) as (container, stream):
         promised = stream.frames
         if not promised and container.duration and len(container.streams) == 1:  # which sound could outlast
             promised = round(container.duration / 1e6 * rate)
         width, height = stream.codec_context.width, stream.codec_context.height
-        frames = _indexed_frames(container, stream) or sum(1 for _ in _packets(container, stream))
-    return VideoHeader(frames, promised, rate, width, height)
-
-
-def count_frames(path: VideoPath) -> int:
-    """The number of frames, without decoding any: from the container's index where that is complete,
-    otherwise by counting packets. Raises VideoError when the file cannot be opened as a video."""
-    with _opened(path) as (container, stream):
-        return _indexed_frames(container, stream) or sum(1 for _ in _packets(container, stream))
-
-
-def holding_file(path: VideoPath) -> str:
-    """The file on the disk in which a video is."""
-    return str(path) if isinstance(path, str | Path) else path.file
-
-
-def check_whole(path: VideoPath, frame: av.VideoFrame) -> None:
-    """Raises VideoError for a frame that the decoder could not decode in full."""
-    if frame.is_corrupt:
-        raise VideoError(path, f"the frame at {frame.time or 0:.2f} s is damaged")
-
-
-@contextmanager
-def _opened(path: VideoPath) -> Iterator[tuple[av.container.InputContainer, VideoStream]]:
-    try:
-        file = str(path) if isinstance(path, str | Path) else path.open_stream()
-        with av.open(file, "r") as container:
-            if not container.streams.video:
-                raise VideoError(path, "holds no video stream")
-            stream = container.streams.video[0]
-            stream.codec_context.thread_count = 1  # data loading runs over files in parallel already
-            yield container, stream
-    except (av.error.FFmpegError, OSError) as error:  # includes FFmpeg's FileNotFoundError and PermissionError
-        raise VideoError(path, f"cannot be read as a video ({error.strerror or error})") from error
-
-
-def _packets(container: av.container.InputContainer, stream: VideoStream) -> Iterator[av.Packet]:
-    return (packet for packet in container.demux(stream) if packet.size and not packet.is_discard)
-
-
-def _indexed_frames(container: av.container.InputContainer, stream: VideoStream) -> int | None:
-    """The frame count in the header, if the index has as many entries and the file reaches to the end
-    of the last one (headers of truncated files still claim all frames)."""
-    entries = stream.index_entries
-    if not stream.frames or len(entries) != stream.frames:
-        return None
-    end = 0
-    for entry in entries:
-        if entry.is_discard or not entry.size:
-            return None
-        end = max(end, entry.pos + entry.size)
-    return stream.frames if end <= container.size else None
+    return VideoHeader(count_frames(path), promised, rate, width, height)
 
 
 @dataclass(frozen=True)
@@ -262,7 +179,7 @@ class _Wanted(Generic[Made]):
     file has; number_of: the number in the file of the wanted frame of an index."""
 
     path: VideoPath
-    convert: Callable[[av.VideoFrame], Made]
+    convert: Callable[[ShownFrame], Made]
     count: int | None
     number_of: Callable[[int], int]
 
@@ -270,15 +187,19 @@ class _Wanted(Generic[Made]):
     def start(self) -> int:
         return self.number_of(0)
 
-    def take(self, frames: Iterable[av.VideoFrame], first: int = 0) -> list[Made]:
+    def take(self, frames: Iterable[ShownFrame], first: int = 0) -> list[Made]:
         """From frames in the order of showing, of which the first is number `first`."""
         made: list[Made] = []
         due = self.start
-        for number, frame in enumerate(frames, start=first):
+        since = time.thread_time()
+        for number, shown in enumerate(frames, start=first):
             if number != due:
+                if time.thread_time() - since > SECONDS_WITHOUT_FRAME:
+                    raise VideoError(self.path, f"frame {due} is not reached in {SECONDS_WITHOUT_FRAME} seconds")
                 continue
-            check_whole(self.path, frame)
-            made.append(self.convert(frame))
+            check_whole(self.path, shown)
+            made.append(self.convert(shown))
+            since = time.thread_time()
             if len(made) == self.count:
                 break
             due = self.number_of(len(made))
@@ -293,36 +214,6 @@ def _seeking_pays(stream: VideoStream, start: int) -> bool:
     return any(entries[number].is_keyframe for number in range(start, _SEEK_FROM_FRAME - 1, -1))
 
 
-_TIMES: dict[tuple[str, int], tuple[int, ...] | None] = {}
-"""Results of `_presentation_times` for the files read last, by name and time of change."""
-
-
-def _presentation_times(
-    path: VideoPath, container: av.container.InputContainer, stream: VideoStream
-) -> tuple[int, ...] | None:
-    """Time stamps of all frames in the order of showing; None when they do not tell the frames apart. Leaves the
-    container at its end."""
-    try:
-        key = str(path), os.stat(holding_file(path)).st_mtime_ns
-    except OSError as error:
-        raise VideoError(path, f"cannot be read ({error.strerror})") from error
-    if key not in _TIMES:
-        stamps = _indexed_times(container, stream) or [packet.pts for packet in _packets(container, stream)]
-        times = sorted({stamp for stamp in stamps if stamp is not None})
-        while len(_TIMES) >= 512:
-            del _TIMES[next(iter(_TIMES))]
-        _TIMES[key] = tuple(times) if len(times) == len(stamps) else None
-    return _TIMES[key]
-
-
-def _indexed_times(container: av.container.InputContainer, stream: VideoStream) -> list[int | None] | None:
-    """What the packets of an AVI file would tell, where its index tells it already: AVI stores frames in the order of
-    decoding, which without B-frames is that of showing, and no other times."""
-    if container.format.name != "avi" or stream.codec_context.has_b_frames or not _indexed_frames(container, stream):
-        return None
-    return [entry.timestamp for entry in stream.index_entries]
-
-
 class _UnexpectedTime(Exception):
     """Frames do not come with the time stamps that their packets had."""
 
@@ -332,25 +223,30 @@ def _decode_after_seek(
 ) -> list[Made] | None:
     """Decodes from the last key frame shown at or before the first wanted frame. None when the time stamps that come
     out are not the ones expected, in which case only decoding from the beginning is sure to be right."""
-    times = _presentation_times(wanted.path, container, stream)
-    if times is None or wanted.start >= len(times):
+    times = frame_times(wanted.path, container, stream)
+    if times is None or wanted.start >= len(times.stamps):
         return None
-    container.seek(times[wanted.start], stream=stream)
     try:
-        return wanted.take(_from_time(container.decode(stream), times, wanted.start), first=wanted.start)
+        container.seek(times.stamps[wanted.start], stream=stream)
+    except av.error.FFmpegError:  # not every format can
+        return None
+    frames = shown_frames(wanted.path, container, stream)
+    try:
+        return wanted.take(_from_time(frames, times.stamps, wanted.start), first=wanted.start)
     except _UnexpectedTime:
         return None
 
 
-def _from_time(frames: Iterable[av.VideoFrame], times: Sequence[int], start: int) -> Iterator[av.VideoFrame]:
+def _from_time(frames: Iterable[ShownFrame], times: Sequence[int], start: int) -> Iterator[ShownFrame]:
     """Frame number `start` and those after it, out of what is decoded after a seek to it."""
     position, after_key_frame = start, False
-    for frame in frames:
+    for shown in frames:
         # Frames shown before the key frame may refer to ones from before the seek.
-        after_key_frame = after_key_frame or frame.key_frame
-        if position == start and frame.pts is not None and frame.pts < times[start]:
+        after_key_frame = after_key_frame or shown.frame.key_frame
+        pts = shown.frame.pts
+        if position == start and pts is not None and pts < times[start]:
             continue
-        if not after_key_frame or position >= len(times) or frame.pts != times[position]:
+        if not after_key_frame or position >= len(times) or pts != times[position]:
             raise _UnexpectedTime
-        yield frame
+        yield shown
         position += 1

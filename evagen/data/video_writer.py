@@ -5,7 +5,7 @@ write_video("copy.mp4", video_to_frames(video), fps=25)     # video: C F H W in 
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from fractions import Fraction
-from itertools import chain
+from itertools import chain, pairwise
 from pathlib import Path
 from typing import cast
 
@@ -24,11 +24,12 @@ def write_video(path: str | Path, frames: np.ndarray | Iterable[np.ndarray], fps
     to `.gif`), so that a long video need not fit in memory; the suffix of `path` chooses the encoding:
 
     `.avi` MPEG-4 part 2 as XviD writes it (quantiser 2, near the best it can); `.mp4` H.264, playable
-    everywhere; `.mkv` FFV1, lossless; `.gif` (equal neighbouring frames become one that stays longer).
+    everywhere; `.mkv` FFV1, lossless; `.gif` (equal neighbouring frames become one that stays longer; frames last
+    whole hundredths of a second, shared out so that the whole takes the time it should).
     In the first two an odd height or width gains a repeated row or column, since 4:2:0 video is even.
 
-    The file appears under its name only when it is complete. Raises UserError for another suffix and
-    ValueError for frames of another type or shape."""
+    The file appears under its name only when it is complete. Raises UserError for another suffix, or a GIF of more
+    than 50 frames a second, and ValueError for frames of another type or shape."""
     path = Path(path)
     check_name(path)
     if isinstance(frames, np.ndarray) and (
@@ -76,7 +77,8 @@ def _alike(frames: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
 def _write_avi(path: Path, frames: Iterator[np.ndarray], fps: Fraction) -> None:
     # bitexact: no version of the encoder in the file, so that equal frames make equal files.
     options = {"qmin": "2", "qmax": "2", "flags": "+bitexact"}
-    _encode(path, _even(frames), fps, "avi", "mpeg4", "yuv420p", options, tag="XVID")
+    rate = 1 / (1 / fps).limit_denominator(65535)  # MPEG-4 has no ticks shorter than 1/65535 s
+    _encode(path, _even(frames), rate, "avi", "mpeg4", "yuv420p", options, tag="XVID")
 
 
 def _write_mp4(path: Path, frames: Iterator[np.ndarray], fps: Fraction) -> None:
@@ -88,8 +90,19 @@ def _write_mkv(path: Path, frames: Iterator[np.ndarray], fps: Fraction) -> None:
 
 
 def _write_gif(path: Path, frames: Iterator[np.ndarray], fps: Fraction) -> None:
-    iio.imwrite(path, np.stack(list(frames)), extension=".gif", duration=float(1000 / fps), loop=0)
+    if fps > _MOST_OF_GIF:
+        raise UserError(
+            f"a GIF shows at most {_MOST_OF_GIF} frames a second, not {float(fps):g}: write it as .mp4, .avi or .mkv, "
+            "or with a lower rate"
+        )
+    stored = np.stack(list(frames))
+    ends = [round(100 * number / fps) for number in range(len(stored) + 1)]  # hundredths of a second
+    milliseconds = [10 * (end - begin) for begin, end in pairwise(ends)]
+    iio.imwrite(path, stored, extension=".gif", duration=milliseconds, loop=0)
 
+
+_MOST_OF_GIF = 50
+"""Frames a second: players show what should last less than two hundredths of a second for ten."""
 
 _WRITERS: dict[str, Callable[[Path, Iterator[np.ndarray], Fraction], None]] = {
     ".avi": _write_avi,

@@ -55,6 +55,6 @@ def look_at(clips: FileClips) -> list[tuple[str, int, int]]:
     step = max(1, len(clips) // LOOKED_AT)
     looks = []
     for clip in clips.clips[::step]:
-        frame, stream = next(decoded_frames(clips.files[clip.path]))
-        looks.append((stream.codec_context.name, frame.height, frame.width))
+        (height, width), stream = next(decoded_frames(clips.files[clip.path], lambda shown: shown.shape))
+        looks.append((stream.codec_context.name, height, width))
     return looks
