@@ -20,7 +20,6 @@ from evagen.data.shown_frame import ShownFrame
 from evagen.data.video_file import VideoError, VideoPath
 from evagen.data.video_reader import decoded_frames, read_frames
 
-
 _MOST_BYTES = 8 * 2**30
 """Of memory that a checker may take: a decoder with 17 frames of the most pixels in 10 bits needs 3.5 GB."""
 

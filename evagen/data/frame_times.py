@@ -4,6 +4,7 @@ Only frames that can be decoded count. A recording that begins in the middle of 
 first key frame, and some decoders a few after it; the first frame that comes out is number 0 for everybody.
 """
 
+import contextlib
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -113,7 +114,7 @@ def _indexed_times(container: av.container.InputContainer, stream: VideoStream) 
 
 
 def _packet_times(path: VideoPath, container: av.container.InputContainer, stream: VideoStream) -> FrameTimes | None:
-    """Of the packets from the first that gave a frame."""
+    """Of the packets of frames that can be decoded."""
     packets = (packet for packet in container.demux(stream) if packet.size and not packet.is_discard)
     stamps: list[int | None] = []
     end = 0
@@ -124,13 +125,20 @@ def _packet_times(path: VideoPath, container: av.container.InputContainer, strea
         if packet.pts is not None and packet.duration:
             end = max(end, packet.pts + packet.duration)
     times = _times(stamps, end)
-    if times is None:
-        return None
-    with opened(path) as (again, same_stream):
+    if times is None or indexed_frames(container, stream) is not None:
+        return times
+    return _from_first_shown(path, times)
+
+
+def _from_first_shown(path: VideoPath, times: FrameTimes) -> FrameTimes | None:
+    """Without the frames before the first that can be decoded; None where packets and frames do not go together."""
+    with contextlib.suppress(VideoError), opened(path) as (again, same_stream):
         first = [shown.frame.pts for shown in islice(shown_frames(path, again, same_stream), _LOOKED_AT)]
-    lost = times.stamps.index(first[0]) if first and first[0] in times.stamps else len(times.stamps)
-    found = times.stamps[lost:]
-    return FrameTimes(found, times.end) if first and list(found[: len(first)]) == first else None
+        if not first or first[0] not in times.stamps:
+            return None
+        found = times.stamps[times.stamps.index(first[0]) :]
+        return FrameTimes(found, times.end) if list(found[: len(first)]) == first else None
+    return times  # the beginning is damaged, what comes later may be whole
 
 
 def _times(stamps: list[int | None], end: int) -> FrameTimes | None:

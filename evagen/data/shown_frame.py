@@ -18,7 +18,7 @@ from collections import OrderedDict
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property
-from typing import cast
+from typing import Any, cast
 
 import av
 import numpy as np
@@ -68,9 +68,10 @@ class ShownFrame:
     @cached_property
     def _turns(self) -> tuple[bool, bool, bool]:
         """Whether rows become columns, then whether it is mirrored up and down, and left and right."""
-        if SideDataType.DISPLAYMATRIX not in [data.type for data in self.frame.side_data]:
+        found: Any = self.frame.side_data  # whose types PyAV's stubs do not know
+        if SideDataType.DISPLAYMATRIX not in [data.type for data in found]:
             return False, False, False
-        stored = bytes(self.frame.side_data[SideDataType.DISPLAYMATRIX])
+        stored = bytes(found[SideDataType.DISPLAYMATRIX])
         a, b, _, c, d = struct.unpack("=5i", stored[:20])  # shown x = a x + c y, shown y = b x + d y
         if abs(b) + abs(c) > abs(a) + abs(d):
             return True, b < 0, c < 0

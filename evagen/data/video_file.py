@@ -36,10 +36,10 @@ _SECONDS_FOR_BYTES = 60
 """Of waiting for a file's next bytes, as from a network that has gone."""
 
 # What people keep videos in. Left out are FFmpeg's lists of other files and addresses (hls, dash, concat, sdp,
-# image2, ...), devices, and formats of games and of single pictures.
+# image2, ...), devices, and formats of games and of single pictures. A file of sound is opened to say that it is one.
 _FORMATS = (
     "amv,apng,asf,avi,av1,dirac,dv,flv,gif,gxf,h261,h263,h264,hevc,ivf,live_flv,m4v,matroska,mjpeg,mov,mpeg,mpegts,"
-    "mpegvideo,mxf,nsv,nut,obu,ogg,rm,vc1,webm,wtv,yuv4mpegpipe"
+    "mpegvideo,mxf,nsv,nut,obu,ogg,rm,vc1,webm,wtv,yuv4mpegpipe,aac,flac,mp3,wav"
 )
 
 _DOLBY_ALONE = frozenset({"dvh1", "dvhe", "dav1"})

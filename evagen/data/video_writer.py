@@ -102,7 +102,7 @@ def _write_gif(path: Path, frames: Iterator[np.ndarray], fps: Fraction) -> None:
 
 
 _MOST_OF_GIF = 50
-"""Frames a second: players show what should last less than two hundredths of a second for ten."""
+"""Frames a second: browsers show what should last less than two hundredths of a second for ten."""
 
 _WRITERS: dict[str, Callable[[Path, Iterator[np.ndarray], Fraction], None]] = {
     ".avi": _write_avi,
