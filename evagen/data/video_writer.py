@@ -28,8 +28,8 @@ def write_video(path: str | Path, frames: np.ndarray | Iterable[np.ndarray], fps
     whole hundredths of a second, shared out so that the whole takes the time it should).
     In the first two an odd height or width gains a repeated row or column, since 4:2:0 video is even.
 
-    The file appears under its name only when it is complete. Raises UserError for another suffix, or a GIF of more
-    than 50 frames a second, and ValueError for frames of another type or shape."""
+    The file appears under its name only when it is complete. Raises UserError for another suffix and
+    ValueError for frames of another type or shape."""
     path = Path(path)
     check_name(path)
     if isinstance(frames, np.ndarray) and (
@@ -90,19 +90,11 @@ def _write_mkv(path: Path, frames: Iterator[np.ndarray], fps: Fraction) -> None:
 
 
 def _write_gif(path: Path, frames: Iterator[np.ndarray], fps: Fraction) -> None:
-    if fps > _MOST_OF_GIF:
-        raise UserError(
-            f"a GIF shows at most {_MOST_OF_GIF} frames a second, not {float(fps):g}: write it as .mp4, .avi or .mkv, "
-            "or with a lower rate"
-        )
     stored = np.stack(list(frames))
     ends = [round(100 * number / fps) for number in range(len(stored) + 1)]  # hundredths of a second
     milliseconds = [10 * (end - begin) for begin, end in pairwise(ends)]
     iio.imwrite(path, stored, extension=".gif", duration=milliseconds, loop=0)
 
-
-_MOST_OF_GIF = 50
-"""Frames a second: browsers show what should last less than two hundredths of a second for ten."""
 
 _WRITERS: dict[str, Callable[[Path, Iterator[np.ndarray], Fraction], None]] = {
     ".avi": _write_avi,
