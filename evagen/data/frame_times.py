@@ -6,6 +6,7 @@ first key frame, and some decoders a few after it; the first frame that comes ou
 
 import contextlib
 import os
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
@@ -90,19 +91,23 @@ def _no_frame_bytes(stream: VideoStream) -> int:
 
 
 _TIMES: dict[tuple[str, int], FrameTimes | None] = {}
-"""Results of `frame_times` for the files read last, by name and time of change."""
+"""Results of `frame_times` for the files read last, by name and time of change. Many threads count files at once."""
+_LOCK = threading.Lock()
 
 
 def frame_times(path: VideoPath, container: av.container.InputContainer, stream: VideoStream) -> FrameTimes | None:
     """Times of all frames that can be decoded; None when the packets do not tell them. Leaves the container anywhere.
     Raises VideoError."""
     key = str(path), os.stat(holding_file(path)).st_mtime_ns
-    if key not in _TIMES:
-        times = _indexed_times(container, stream) or _packet_times(path, container, stream)
+    with _LOCK:
+        if key in _TIMES:
+            return _TIMES[key]
+    times = _indexed_times(container, stream) or _packet_times(path, container, stream)
+    with _LOCK:
         while len(_TIMES) >= 512:
             del _TIMES[next(iter(_TIMES))]
         _TIMES[key] = times
-    return _TIMES[key]
+    return times
 
 
 def _indexed_times(container: av.container.InputContainer, stream: VideoStream) -> FrameTimes | None:

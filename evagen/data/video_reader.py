@@ -250,3 +250,5 @@ def _from_time(frames: Iterable[ShownFrame], times: Sequence[int], start: int) -
             raise _UnexpectedTime
         yield shown
         position += 1
+    if position < len(times):  # the seek went too far, or the end is damaged
+        raise _UnexpectedTime

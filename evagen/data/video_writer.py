@@ -93,7 +93,8 @@ def _write_gif(path: Path, frames: Iterator[np.ndarray], fps: Fraction) -> None:
     stored = np.stack(list(frames))
     ends = [round(100 * number / fps) for number in range(len(stored) + 1)]  # hundredths of a second
     milliseconds = [10 * (end - begin) for begin, end in pairwise(ends)]
-    iio.imwrite(path, stored, extension=".gif", duration=milliseconds, loop=0)
+    duration = milliseconds if len(stored) > 1 else milliseconds[0]
+    iio.imwrite(path, stored, extension=".gif", duration=duration, loop=0)
 
 
 _WRITERS: dict[str, Callable[[Path, Iterator[np.ndarray], Fraction], None]] = {

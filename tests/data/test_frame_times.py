@@ -107,21 +107,21 @@ def test_a_recording_that_begins_late_is_found_by_seeking_too(tmp_path, monkeypa
 
 def test_packets_that_stand_for_no_frame_do_not_count(tmp_path):
     """AVI of MPEG-4, where some encoders leave a packet of a few bytes for a frame that was dropped."""
+    write_video(tmp_path / "whole.avi", moving_frames(30), 25)
+    # A picture that is not coded: start code, P, no seconds, marker, 10 of 25 ticks, marker, "not coded", stuffing.
+    dropped = bytes.fromhex("000001b6554f")
     path = tmp_path / "a.avi"
-    write_video(path, moving_frames(30), 25)
-    with av.open(str(path)) as container:
-        packets = [(packet.pos, packet.size) for packet in container.demux(video=0) if packet.size]
-    data = bytearray(path.read_bytes())
-    position, size = packets[10]
-    # A picture that is not coded: start code, P, no seconds, marker, 5 bits of time, marker, "not coded", stuffing.
-    data[position : position + 7] = bytes.fromhex("000001b6") + bytes([0b01010101, 0b01100111, 0x7F])
-    chunk = data.rindex(b"00dc", 0, position)
-    assert data[chunk + 4 : chunk + 8] == size.to_bytes(4, "little")
-    data[chunk + 4 : chunk + 8] = (7).to_bytes(4, "little")
-    index = data.index(b"idx1") + 8 + 16 * 10
-    data[index + 12 : index + 16] = (7).to_bytes(4, "little")
-    path.write_bytes(data)
-    assert count_frames(path) == len(decode_all(path))
+    with av.open(str(tmp_path / "whole.avi")) as whole, av.open(str(path), "w") as container:
+        stream = container.add_stream_from_template(whole.streams.video[0])
+        for number, stored in enumerate(packet for packet in whole.demux(video=0) if packet.size):
+            packet = av.Packet(dropped if number == 10 else bytes(stored))
+            packet.stream, packet.time_base, packet.is_keyframe = stream, stored.time_base, stored.is_keyframe
+            packet.pts, packet.dts, packet.duration = stored.pts, stored.dts, stored.duration
+            container.mux(packet)
+    everything = decode_all(path)
+    assert len(everything) == 29
+    assert count_frames(path) == 29
+    assert np.array_equal(read_frames(path, 20, 9), everything[20:])
 
 
 @pytest.mark.parametrize("name", ["a.mp4", "a.mkv", "a.avi", "a.gif"])
