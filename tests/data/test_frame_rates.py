@@ -15,8 +15,10 @@ from evagen.data import frame_counts
 from evagen.data.clips import ClipDataset
 from evagen.data.file_memory import FileMemory, file_state
 from evagen.data.frame_counts import all_frame_rates, count_all_frames
+from evagen.data.frame_times import exact_frame_rate, frame_rate
 from evagen.data.sources import DataConfig
-from evagen.data.video_reader import VideoError, exact_frame_rate, frame_rate, read_frames
+from evagen.data.video_file import VideoError
+from evagen.data.video_reader import read_frames
 from evagen.data.video_writer import write_video
 from evagen.errors import UserError
 from evagen.kernels.strides import frame_offset
