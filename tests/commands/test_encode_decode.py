@@ -16,7 +16,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from tiny_models import random_clips, tiny_block_router, tiny_router, tiny_tokenizer
 from typer.testing import CliRunner
-from video_fixtures import moving_frames, write_sound, write_uneven_h264
+from video_fixtures import moving_frames, write_frames, write_sound, write_uneven_h264
 
 from evagen import cli
 from evagen.commands import encode
@@ -79,6 +79,17 @@ def test_a_decoded_mp4_has_the_frames_size_and_rate_of_the_original(models, tmp_
     there_and_back(video, tmp_path / "b.mp4", models)
     assert read_frames(tmp_path / "b.mp4").shape == (num_frames, height, width, 3)
     assert frame_rate(tmp_path / "b.mp4") == pytest.approx(fps, abs=1e-9)
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".avi", ".gif"])
+def test_the_duration_of_an_uneven_video_is_kept(models, tmp_path, suffix):
+    """As a browser records it, at 12 frames a second or so, in milliseconds."""
+    stamps = [83 * number + 20 * (number % 3) for number in range(23)]
+    video = tmp_path / "a.webm"
+    write_frames(video, moving_frames(23, 32, 32), "libvpx", rate=30, stamps=stamps, time_base=Fraction(1, 1000))
+    there_and_back(video, tmp_path / f"b{suffix}", models)
+    copy = tmp_path / f"b{suffix}"
+    assert count_frames(copy) / frame_rate(copy) == pytest.approx(stamps[-1] / 1000, abs=0.12)
 
 
 def test_odd_sizes_come_back_where_the_format_has_them(models, tmp_path):
