@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import av
+import numpy as np
 import pytest
 from datasets import Dataset, Features, Video
 from video_fixtures import moving_frames, write_class_folders, write_h264, write_ucf101, write_uneven_h264
@@ -75,16 +76,28 @@ def test_damage_in_the_middle_is_found(tmp_path):
 # Decoders that hang and die
 
 
-def test_a_file_that_hangs_the_decoder_costs_its_time_and_no_more(tmp_path):
-    """Opening a pipe that nobody writes to never ends."""
+def write_endless(path: Path) -> None:
+    """Half a million frames in a few megabytes, which take long to decode: streams of black ones end to end."""
+    with av.open(str(path), "w", format="mpeg1video") as container:
+        stream = container.add_stream("mpeg1video", rate=25, options={"g": "500"})
+        stream.height, stream.width, stream.pix_fmt = 32, 32, "yuv420p"
+        black = av.VideoFrame.from_ndarray(np.zeros((32, 32, 3), np.uint8), format="rgb24")
+        for number in range(500):
+            black.pts = number
+            container.mux(stream.encode(black))
+        container.mux(stream.encode(None))
+    path.write_bytes(1000 * path.read_bytes())
+
+
+def test_a_file_that_takes_too_long_costs_its_time_and_no_more(tmp_path):
     write_class_folders(tmp_path, {"ants": 6})
-    for name in ("a_pipe.avi", "b_pipe.avi"):
-        os.mkfifo(tmp_path / "ants" / name)
+    for name in ("a_long.avi", "b_long.avi"):
+        write_endless(tmp_path / "ants" / name)
     videos = sorted(str(path) for path in (tmp_path / "ants").iterdir())
     found = dict(check_all(videos, workers=2, seconds_per_file=1))
     assert set(found) == set(videos)
     reasons = {Path(video).name: result for video, result in found.items() if isinstance(result, str)}
-    assert reasons == dict.fromkeys(("a_pipe.avi", "b_pipe.avi"), "not decoded within 1 seconds")
+    assert reasons == dict.fromkeys(("a_long.avi", "b_long.avi"), "not decoded within 1 seconds")
 
 
 CRASHING = """
@@ -215,7 +228,7 @@ def test_every_layout_and_its_guess(tmp_path):
 
 
 def test_a_scan_that_is_stopped_goes_on_where_it_was(tree, capsys):
-    os.mkfifo(tree / "ants" / "pipe.avi")
+    write_endless(tree / "ants" / "long.avi")
     command = [sys.executable, "-c", "from evagen.cli import main; main()", "data", "scan", str(tree), "--workers", "2"]
     show_all = {**os.environ, "TQDM_MININTERVAL": "0"}
     running = subprocess.Popen(
@@ -223,7 +236,7 @@ def test_a_scan_that_is_stopped_goes_on_where_it_was(tree, capsys):
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # tests in the background ignore it
     )  # fmt: skip
     seen = b""
-    while b" 6/7 " not in seen:  # all but the one that hangs
+    while b" 6/7 " not in seen:  # all but the one that takes long
         seen += os.read(running.stderr.fileno(), 4096) or pytest.fail(seen.decode())
     running.send_signal(signal.SIGINT)
     running.communicate(timeout=60)
@@ -235,7 +248,7 @@ def test_a_scan_that_is_stopped_goes_on_where_it_was(tree, capsys):
     assert " 3/7 [00:00" in printed.err  # the good ones were remembered
     record = json.loads(printed.out)
     reasons = {file["path"]: file["reason"] for file in record["bad"]}
-    assert (len(reasons), reasons["ants/pipe.avi"]) == (4, "not decoded within 1 seconds")
+    assert (len(reasons), reasons["ants/long.avi"]) == (4, "not decoded within 1 seconds")
     assert json.loads((tree / LIST_NAME).read_text()) == record
 
 
