@@ -13,7 +13,9 @@ from tensorboard.backend.event_processing.event_file_loader import EventFileLoad
 
 from evagen.data.pictures import FOLDER
 from evagen.data.video_reader import VideoError, iterate_frames
+from evagen.errors import UserError
 from evagen.report.page import GeneratedClip
+from evagen.sampling.rows import file_of
 from evagen.scoring.record import read_record
 from evagen.scoring.table import figures_of
 from evagen.training.best import read_best
@@ -231,8 +233,8 @@ def _clips(path: Path, rows: Sequence[Mapping[str, Any]]) -> list[GeneratedClip]
     for name, some in list(by_class.items())[:MOST_CLIPS]:
         for row in some[:each]:
             try:
-                frames = [_small(frame) for frame, _ in zip(iterate_frames(path / row["path"]), range(MOST_FRAMES))]
-            except (OSError, VideoError):  # taken away, or a picture
+                frames = [_small(frame) for frame, _ in zip(iterate_frames(file_of(path, row)), range(MOST_FRAMES))]
+            except (OSError, VideoError, UserError):  # taken away, a picture, or not of this run
                 continue
             clips.append(GeneratedClip(np.stack(frames), row["lengths"], name))
     return clips

@@ -5,10 +5,13 @@ that is started again finds all of them, whoever wrote them.
 """
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from evagen.errors import UserError
 from evagen.kernels.files import atomic_write
+from evagen.kernels.names import path_inside
 
 
 class SampleRows:
@@ -56,3 +59,11 @@ class SampleRows:
 def read_rows(folder: Path) -> list[dict[str, Any]]:
     """The rows of a finished sampling run, in the order of the clips' numbers."""
     return [json.loads(line) for line in (folder / "tokens.jsonl").read_text().splitlines()]
+
+
+def file_of(folder: Path, row: Mapping[str, Any]) -> Path:
+    """The video or picture of a clip. Raises UserError for a row that names none inside the run folder."""
+    try:
+        return path_inside(folder, str(row.get("path") or ""))
+    except ValueError as error:
+        raise UserError(f"a row of tokens.jsonl is not as `evagen sample` writes it: {error}") from error
