@@ -1,5 +1,5 @@
-"""Names that come from files: of classes, videos, clips. A name is never a path, whatever it holds, and never more than a
-line of text."""
+"""Names that come from files: of classes, videos, clips. Whatever a name holds, it is never a path, and never more than
+a line of text."""
 
 import hashlib
 import os

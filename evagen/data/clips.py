@@ -23,6 +23,7 @@ from evagen.data.sources import DataConfig, list_files
 from evagen.data.square_clips import read_square
 from evagen.data.video_reader import VideoError, VideoPath
 from evagen.errors import UserError
+from evagen.kernels.names import as_text
 from evagen.kernels.strides import Stride, frame_offset
 
 
@@ -40,10 +41,14 @@ class Clip:
 
 @dataclass(frozen=True)
 class SkippedClip:
-    """A file, or a clip of it, that could not be used, and why."""
+    """A file, or a clip of it, that could not be used, and why; both as text that can be written anywhere."""
 
     path: str
     reason: str
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "path", as_text(self.path))
+        object.__setattr__(self, "reason", as_text(self.reason))
 
 
 class BeginningOf(NamedTuple):

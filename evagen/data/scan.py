@@ -4,7 +4,6 @@ Every video is decoded from end to end, in parallel, each within a time limit. T
 the loaders leave out. Good ones are remembered (see `file_memory`), so a scan that was stopped goes on where it was.
 """
 
-import csv
 import os
 import statistics
 import time
@@ -18,12 +17,16 @@ from tqdm import tqdm
 
 from evagen.data.check import VideoFacts, check_all
 from evagen.data.file_memory import FileMemory, State, file_state
+from evagen.data.found_files import LIST_NAME
 from evagen.data.huggingface import is_saved
+from evagen.data.kinetics import is_list, lists_in
 from evagen.data.layouts import Listing, VideoFile
-from evagen.data.skip_list import LIST_NAME, BadFile, ScanRecord, name_in, write_scan_record
+from evagen.data.skip_list import BadFile, ScanRecord, name_in, write_scan_record
 from evagen.data.sources import VideoSource, list_source
+from evagen.data.ucf101 import lists_folder
 from evagen.data.video_reader import VideoPath, holding_file
 from evagen.errors import UserError
+from evagen.kernels.names import as_text
 
 _SAVE_SECONDS = 10
 """A scan that is killed forgets what it checked since."""
@@ -64,10 +67,9 @@ def guess_layout(root: Path) -> str:
     hub, where there is no folder."""
     if not root.is_dir() or is_saved(root):
         return "huggingface"
-    if (root / "ucfTrainTestlist").is_dir():
+    if lists_folder(root).is_dir():
         return "ucf101"
-    lists = [*root.glob("*.csv"), *root.glob("annotations/*.csv")]
-    return "kinetics" if any("youtube_id" in _header(path) for path in lists) else "folder"
+    return "kinetics" if any(map(is_list, lists_in(root))) else "folder"
 
 
 def describe(record: ScanRecord, shown: int = 20) -> str:
@@ -103,7 +105,7 @@ def _check(
     with FileMemory("checks") as memory:
         known = memory.recall()
         for video in videos:
-            before = known.get(str(video))
+            before = known.get(as_text(str(video)))
             if before is not None and before[0] == file_state(video):
                 facts[video] = VideoFacts(**before[1])
         new: list[tuple[str, State, dict]] = []
@@ -118,7 +120,7 @@ def _check(
                     continue
                 facts[checked] = result
                 if (state := file_state(checked)) is not None:
-                    new.append((str(checked), state, asdict(result)))
+                    new.append((as_text(str(checked)), state, asdict(result)))
                 if time.monotonic() - saved > _SAVE_SECONDS:
                     memory.remember(new)
                     new, saved = [], time.monotonic()
@@ -163,8 +165,3 @@ def _counts(name: str, counts: dict[str, int], shown: int = 5) -> str:
 def _classes(classes: dict[str, int]) -> str:
     few_many = f", {min(classes.values())} to {max(classes.values())} files each" if classes else ""
     return f"  {'classes':<18} {len(classes)}{few_many}"
-
-
-def _header(path: Path) -> list[str]:
-    with path.open(encoding="utf-8-sig", errors="replace", newline="") as file:
-        return [name.strip().lower() for name in next(csv.reader(file), [])]

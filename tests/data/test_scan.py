@@ -15,8 +15,8 @@ from video_fixtures import moving_frames, write_class_folders, write_h264, write
 from evagen import cli
 from evagen.data.check import check_all, check_video
 from evagen.data.clips import ClipDataset
+from evagen.data.found_files import LIST_NAME
 from evagen.data.scan import describe, guess_layout, scan
-from evagen.data.skip_list import LIST_NAME
 from evagen.data.sources import DataConfig, VideoSource
 from evagen.data.video_reader import VideoError
 from evagen.data.video_writer import write_video

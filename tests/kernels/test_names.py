@@ -1,7 +1,7 @@
 """Names from files: as file names, inside a folder, on a line."""
 
+import contextlib
 import os
-import tempfile
 from pathlib import Path
 
 import pytest
@@ -12,16 +12,19 @@ from evagen.kernels.names import LONGEST_FILE_NAME, LONGEST_LINE, as_line, as_te
 
 HOSTILE = (
     "../../evil", "/etc/passwd", "a/b", "a\\b", "..", ".", "", " ", "CON", "nul.txt", "COM1", "x" * 300, "é" * 200,
-    "line\nbreak", "a\0b", ".hidden", "-rf", "~", "ends.", "ends ", "C:x", "config.yaml", "tokens.jsonl", "\udcca\udcd3",
-    "\ud800", "<img src=x onerror=alert(1)>", "a_b~c14cddc033f6",
+    "line\nbreak", "a\0b", ".hidden", "-rf", "~", "ends.", "ends ", "C:x", "config.yaml", "tokens.jsonl",
+    "\udcca\udcd3", "\ud800", "<img src=x onerror=alert(1)>", "a_b~c14cddc033f6",
 )  # fmt: skip
 ANY_TEXT = st.text(st.characters(exclude_categories=()), max_size=300) | st.sampled_from(HOSTILE)
 
 
-@pytest.mark.parametrize(
-    "name", ["Boxing", "HandstandPushups", "mountain climber (exercise)", "massaging person's head", "café", "St. Bernard",
-             "跳舞", "v1_2-3", "clips", "[tag] a+b=c, 50%"],
+ORDINARY = (
+    "Boxing", "HandstandPushups", "mountain climber (exercise)", "massaging person's head", "café", "St. Bernard",
+    "跳舞", "v1_2-3", "clips", "[tag] a+b=c, 50%",
 )  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ORDINARY)
 def test_an_ordinary_name_is_its_file_name(name):
     assert file_name_of(name) == name
     assert as_text(name) == as_line(name) == name
@@ -73,13 +76,8 @@ def test_a_list_names_files_inside_its_folder(name):
 @given(st.text(st.sampled_from("./\\ab:"), max_size=8))
 @example("../../x.avi")
 def test_what_leads_out_of_a_folder_is_refused(name):
-    with tempfile.TemporaryDirectory() as folder:
-        try:
-            path = path_inside(folder, name)
-        except ValueError as error:
-            assert "leads out of" in str(error)
-        else:
-            assert os.path.abspath(path).startswith(os.path.abspath(folder))
+    with contextlib.suppress(ValueError):
+        assert os.path.abspath(path_inside("/root", name)).startswith("/root")
     for outside in ("/x.avi", "../x.avi", "a/../../x.avi", "..\\x.avi", "a\\..\\..\\x.avi", "", "a\0.avi"):
         with pytest.raises(ValueError, match="leads out of"):
             path_inside("root", outside)

@@ -79,7 +79,7 @@ def test_a_row_that_leads_out_of_the_run_is_not_opened(run, tmp_path):
         row = {**read_rows(run)[0], "path": path}
         (tmp_path / "samples" / "tokens.jsonl").write_text(json.dumps(row) + "\n")
         with pytest.raises(
-            UserError, match="a row of tokens.jsonl is not as `evagen sample` writes it: .* leads out of"
+            UserError, match=r"a row of tokens.jsonl is not as `evagen sample` writes it: .* leads out of"
         ):
             compare_minutes(tmp_path / "samples", [], 15)
 
