@@ -100,7 +100,12 @@ def _folders_below(top: str, without: set[str], unread: list[str]) -> Iterator[t
             unread.append(f"the link {start} leads to a folder that it lies in: it is not followed")
             continue
         for current, folders, names in os.walk(start, onerror=cannot):
-            about = os.stat(current)
+            try:
+                about = os.stat(current)
+            except OSError as error:  # taken away under way
+                cannot(error)
+                folders.clear()
+                continue
             if (about.st_dev, about.st_ino) in seen:
                 unread.append(f"the folder {current} is left out, being in the list under another name")
                 folders.clear()

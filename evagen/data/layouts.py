@@ -3,6 +3,7 @@
 
 import difflib
 import logging
+import sys
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Literal, NamedTuple
 from evagen.data.found_files import FoundFiles, check_folder, find_videos, looked_for
 from evagen.data.video_reader import StoredVideo
 from evagen.errors import UserError
+from evagen.kernels.names import as_line
 
 Split = Literal["train", "val", "test", "all"]
 
@@ -192,4 +194,4 @@ def remarks_on_split(root: Path, split: Split, chosen: Sequence[str]) -> list[st
 def tell(listing: Listing) -> None:
     """Logs the remarks."""
     for remark in listing.remarks:
-        logging.getLogger(__name__).warning(remark)
+        logging.getLogger(__name__).warning("%s", as_line(remark, sys.maxsize))

@@ -6,6 +6,7 @@ the loaders leave out. Good ones are remembered (see `file_memory`), so a scan t
 
 import os
 import statistics
+import sys
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -23,10 +24,10 @@ from evagen.data.kinetics import is_list, lists_in
 from evagen.data.layouts import Listing, VideoFile
 from evagen.data.skip_list import BadFile, ScanRecord, name_in, write_scan_record
 from evagen.data.sources import VideoSource, list_source
-from evagen.data.ucf101 import lists_folder
+from evagen.data.ucf101 import LISTS
 from evagen.data.video_reader import VideoPath, holding_file
 from evagen.errors import UserError
-from evagen.kernels.names import as_text
+from evagen.kernels.names import as_line, as_text
 
 _SAVE_SECONDS = 10
 """A scan that is killed forgets what it checked since."""
@@ -67,7 +68,7 @@ def guess_layout(root: Path) -> str:
     hub, where there is no folder."""
     if not root.is_dir() or is_saved(root):
         return "huggingface"
-    if lists_folder(root).is_dir():
+    if (root / LISTS).is_dir() or (root / "classInd.txt").is_file():
         return "ucf101"
     return "kinetics" if any(map(is_list, lists_in(root))) else "folder"
 
@@ -88,8 +89,8 @@ def describe(record: ScanRecord, shown: int = 20) -> str:
         lines.append(f"  {'varying rate':<18} {summary['varying_rate']} files")
     if summary["fewer_frames_than_said"]:
         lines.append(f"  {summary['fewer_frames_than_said']} files hold fewer frames than they say")
-    lines += [f"  {remark}" for remark in summary["remarks"]]
-    lines += [f"  bad: {file.path}: {file.reason}" for file in bad[:shown]]
+    told = [*summary["remarks"], *(f"bad: {file.path}: {file.reason}" for file in bad[:shown])]
+    lines += [f"  {as_line(line, sys.maxsize)}" for line in told]
     if len(bad) > shown:
         lines.append(f"  and {len(bad) - shown} more bad files")
     return "\n".join(lines)
@@ -147,7 +148,7 @@ def _summary(listing: Listing, facts: dict[VideoPath, VideoFacts], num_bad: int)
         "frames_per_second": _most_common(f"{fact.frames / fact.seconds:.4g}" for fact in good if fact.seconds),
         "codecs": _most_common(fact.codec for fact in good),
         "classes": {name: labels[label] for label, name in enumerate(listing.class_names)},
-        "remarks": listing.remarks,
+        "remarks": list(map(as_text, listing.remarks)),
     }
 
 

@@ -119,6 +119,8 @@ def list_files(config: DataConfig) -> Listing:
             for source in (config, *config.more)
         ]
     )
+    if twice := len(listing.files) - len({file.path for file in listing.files}):
+        listing.remarks.append(f"{twice} videos come twice, in what data.root and data.more name, and count twice")
     tell(listing)
     if config.classes is not None:
         listing = select_classes(listing, config.classes)

@@ -57,8 +57,12 @@ class SampleRows:
 
 
 def read_rows(folder: Path) -> list[dict[str, Any]]:
-    """The rows of a finished sampling run, in the order of the clips' numbers."""
-    return [json.loads(line) for line in (folder / "tokens.jsonl").read_text().splitlines()]
+    """The rows of a finished sampling run, in the order of the clips' numbers. Raises UserError for one without."""
+    path = folder / "tokens.jsonl"
+    try:
+        return [json.loads(line) for line in path.read_bytes().splitlines()]
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read: {error}. It is what a finished `evagen sample` leaves") from error
 
 
 def file_of(folder: Path, row: Mapping[str, Any]) -> Path:
