@@ -12,7 +12,7 @@ _FORBIDDEN = re.compile(r'[/\\:*?"<>|]')
 """By one file system or another."""
 _OF_DEVICES = re.compile(r"(con|prn|aux|nul|conin\$|conout\$|(com|lpt)[0-9¹²³])(\..*)?", re.IGNORECASE)
 """What Windows keeps for itself."""
-_LIKE_A_FILE = re.compile(r".*\.[A-Za-z][A-Za-z0-9]{0,11}", re.DOTALL)
+_OF_RUNS = re.compile(r".*\.(jsonl?|ya?ml)", re.DOTALL | re.IGNORECASE)
 """Such as `config.yaml`: a run folder has files of its own."""
 _MARKED = re.compile(r".*~[0-9a-f]{12}", re.DOTALL)
 """What `file_name_of` makes of the others."""
@@ -38,7 +38,7 @@ def _is_ordinary(name: str) -> bool:
         and name[0] not in ".-~ "
         and name[-1] not in ". "
         and len(name.encode()) <= LONGEST_FILE_NAME
-        and not any(pattern.fullmatch(name) for pattern in (_OF_DEVICES, _LIKE_A_FILE, _MARKED))
+        and not any(pattern.fullmatch(name) for pattern in (_OF_DEVICES, _OF_RUNS, _MARKED))
     )
 
 

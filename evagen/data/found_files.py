@@ -3,7 +3,7 @@
 import os
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -40,7 +40,7 @@ class FoundFiles:
     others: Counter[str] = field(default_factory=Counter)
     unread: list[str] = field(default_factory=list)
 
-    def remarks(self, known: Iterable[str] = ()) -> list[str]:
+    def remarks(self, known: Collection[str] = ()) -> list[str]:
         """A line on each kind of thing that is left out. known: suffixes of files that have another use."""
         others = Counter({suffix: count for suffix, count in self.others.items() if suffix not in known})
         if not others:

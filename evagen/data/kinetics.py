@@ -256,7 +256,7 @@ def _read_lists(root: Path, given: Path | None) -> tuple[list[Row], list[str]]:
 
 
 def _is_of_paths(lines: Sequence[str]) -> bool:
-    return bool(lines) and PATHS_AND_NUMBERS.fullmatch(lines[0]) is not None
+    return bool(lines) and PATHS_AND_NUMBERS.fullmatch(lines[0][:1000]) is not None
 
 
 def _why_no_list(path: Path, lines: Sequence[str], header: Sequence[str]) -> str:

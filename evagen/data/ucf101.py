@@ -9,7 +9,6 @@ file is known by its name.
 """
 
 import os
-import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -19,8 +18,6 @@ from evagen.errors import UserError
 from evagen.kernels.names import as_line, path_inside
 
 LISTS = "ucfTrainTestlist"
-LINE = re.compile(r"(?P<name>.+?)(?:[\s,]+(?P<number>\d+))?")
-"""Of a list: a file, in training lists with the number of its class."""
 
 
 def list_ucf101(root: Path, split: Split, split_index: int) -> Listing:
@@ -62,27 +59,31 @@ def lists_folder(root: Path) -> Path:
 
 
 def _video(line: str, path: Path, top: Path, class_names: Sequence[str]) -> VideoFile:
-    """What a line of a list says. The class is the folder; where there is none, the number."""
-    match = LINE.fullmatch(line)
-    name, number = (match["name"], match["number"]) if match else (line, None)
+    """What a line of a list says: a file, in training lists followed by the number of its class. The class is the
+    folder; where there is none, the number."""
+    name, *last = line.rsplit(maxsplit=1)
+    number = int(last[0]) if last and last[0].isdecimal() and len(last[0]) < 10 else None
+    name = line if number is None else name
     name = name if "/" in name else name.replace("\\", "/")
     try:
         file = path_inside(top, name)
     except ValueError as error:
         raise UserError(f"{path}: {error}; a list names files of its data set") from error
     folder = name.removeprefix("./").split("/")[0]
-    same = [label for label, known in enumerate(class_names) if known.casefold() == folder.casefold()]
-    label = class_names.index(folder) if folder in class_names else same[0] if len(same) == 1 else None
-    if number is not None and not 1 <= int(number) <= len(class_names):
+    label = class_names.index(folder) if folder in class_names else None
+    if label is None:
+        same = [label for label, known in enumerate(class_names) if known.casefold() == folder.casefold()]
+        label = same[0] if len(same) == 1 else None
+    if number is not None and not 1 <= number <= len(class_names):
         raise UserError(
             f"{path} gives {as_line(name)} the number {number}, but classInd.txt has {len(class_names)} classes"
         )
-    if number is not None and label is not None and label != int(number) - 1:
-        known = class_names[int(number) - 1]
+    if number is not None and label is not None and label != number - 1:
+        known = class_names[number - 1]
         raise UserError(f"{path} gives {as_line(name)} the number {number}, which classInd.txt says is {known}")
     if label is None and (number is None or "/" in name):
         raise UserError(f"{path} names {as_line(name)}, but classInd.txt has no class {as_line(folder)}")
-    return VideoFile(str(file), label if label is not None else int(number or 0) - 1)
+    return VideoFile(str(file), label if label is not None else (number or 0) - 1)
 
 
 def _find(
@@ -92,8 +93,8 @@ def _find(
     found = find_videos(root)
     there = {video.path for video in found.videos}
     by_stem: dict[str, list[str]] = {}
-    for video in found.videos:
-        by_stem.setdefault(video.stem.casefold(), []).append(video.path)
+    for each in found.videos:
+        by_stem.setdefault(each.stem.casefold(), []).append(each.path)
     files, missing, elsewhere = [], [], []
     for video in wanted:
         path = str(video.path)
@@ -101,7 +102,7 @@ def _find(
             stem = os.path.splitext(os.path.basename(path))[0].casefold()
             others = by_stem.get(stem, [])
             own = class_names[video.label].casefold()
-            inside = [each for each in others if os.path.basename(os.path.dirname(each)).casefold() == own]
+            inside = [other for other in others if os.path.basename(os.path.dirname(other)).casefold() == own]
             if not others:
                 missing.append(LeftOut(path, video.label, "not in this copy"))
                 continue

@@ -108,7 +108,7 @@ def renamed(card: str, name: str) -> str:
     """A card whose commands call the models by another name."""
     head, mark, rest = card.partition(USE)
     usage, end, after = rest.partition("\n## ")
-    shell, python = (line.partition("  #")[0] for line in _naming(name))
+    shell, python = _naming(name)
     usage = re.sub(r"^MODEL=.*?(?=  #|$)", lambda _: shell, usage, flags=re.MULTILINE)
     usage = re.sub(r"^model = .*$", lambda _: python, usage, flags=re.MULTILINE)
     return head + mark + usage + end + after
@@ -176,7 +176,8 @@ def _classes(parts: Mapping[str, StoredPart]) -> str:
 
 def _usage(parts: Mapping[str, StoredPart], name: str) -> str:
     """Commands and Python, of which only the lines that name the models change with where they are."""
-    shell, python = ([line] for line in _naming(name))
+    naming = _naming(name)
+    shell, python = [f"{naming[0]}  # a folder, or an id on the hub"], [naming[1]]
     writes = parts["generator"].config if "generator" in parts else None
     given = bool(writes and writes.get("given_frames"))
     if "tokenizer" in parts:
@@ -203,7 +204,7 @@ def _usage(parts: Mapping[str, StoredPart], name: str) -> str:
 def _naming(name: str) -> tuple[str, str]:
     """The lines that name the models, for a shell and for Python."""
     quoted = f'"{name}"' if re.fullmatch(r"[\w ./@:~+-]+", name) else shlex.quote(as_line(name))
-    return f"MODEL={quoted}  # a folder, or an id on the hub", f"model = {_quoted(name)}"
+    return f"MODEL={quoted}", f"model = {_quoted(name)}"
 
 
 def _quoted(name: str) -> str:

@@ -20,7 +20,7 @@ ANY_TEXT = st.text(st.characters(exclude_categories=()), max_size=300) | st.samp
 
 ORDINARY = (
     "Boxing", "HandstandPushups", "mountain climber (exercise)", "massaging person's head", "café", "St. Bernard",
-    "跳舞", "v1_2-3", "clips", "[tag] a+b=c, 50%",
+    "Mr.Bean", "跳舞", "v1_2-3", "clips", "[tag] a+b=c, 50%",
 )  # fmt: skip
 
 
