@@ -21,8 +21,8 @@ class SampleRows:
         self.folder = folder
         self.own = folder / f"tokens.{process}.jsonl"
         if self.own.exists():  # a line that a process was killed in is taken out, so that the next begins on its own
-            whole = [line for line in self.own.read_text().splitlines(keepends=True) if line.endswith("\n")]
-            self.own.write_text("".join(whole))
+            whole = [line for line in self.own.read_bytes().splitlines(keepends=True) if line.endswith(b"\n")]
+            self.own.write_bytes(b"".join(whole))
         self.done = set(self._all())
 
     def add(self, number: int, **values: Any) -> None:
@@ -48,11 +48,16 @@ class SampleRows:
     def _all(self) -> dict[int, dict]:
         rows = {}
         for path in [self.folder / "tokens.jsonl", *self.folder.glob("tokens.*.jsonl")]:
-            lines = path.read_text().splitlines(keepends=True) if path.exists() else []
+            lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
             for line in lines:
-                if line.endswith("\n"):
-                    row = json.loads(line)
-                    rows[row["number"]] = row
+                if line.endswith(b"\n"):
+                    try:
+                        row = json.loads(line)
+                        rows[int(row["number"])] = row
+                    except (ValueError, KeyError, TypeError) as error:
+                        raise UserError(
+                            f"{path} is damaged ({error}): delete it, and the clips of its lines are written again"
+                        ) from error
         return rows
 
 

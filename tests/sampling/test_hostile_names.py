@@ -1,6 +1,7 @@
 """Names that somebody else chose: classes of a generator, rows of a run. None of them leads anywhere, on any page."""
 
 import json
+import shlex
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ from tiny_models import LEVELS, tiny_tokenizer
 
 from evagen.ar_model import VideoGenerator
 from evagen.commands import sample, sample_one
+from evagen.commands.export_pipeline import About
 from evagen.commands.export_pipeline import main as export
 from evagen.commands.info import main as info
 from evagen.commands.report import main as report
@@ -18,10 +20,12 @@ from evagen.config import check_config
 from evagen.data.pictures import ShownClip, draw_clips
 from evagen.data.video_reader import count_frames
 from evagen.errors import UserError
+from evagen.kernels.names import as_line
 from evagen.models.loading import fingerprint
 from evagen.report.first_look import write_first_look
+from evagen.report.model_card import renamed
 from evagen.report.page import GeneratedClip
-from evagen.sampling.rows import file_of, read_rows
+from evagen.sampling.rows import SampleRows, file_of, read_rows
 from evagen.scoring.minutes import compare_minutes
 
 TAG = "<img src=x onerror=alert(1)>"
@@ -124,3 +128,25 @@ def test_one_video_of_a_class_is_written_where_the_command_is_given(models, tmp_
     assert paths[0] == Path("ants.mp4")
     assert sorted(Path(".").iterdir()) == sorted(paths)
     assert len({*paths}) == 3
+
+
+@pytest.mark.parametrize("name", ['runs/$(touch x)"; rm -rf ~', "two\nlines", "`id`", "it's"])
+def test_the_commands_of_a_card_take_a_name_as_one_word(name, models, tmp_path):
+    sources = {"tokenizer": str(models / "tokenizer"), "generator": str(models / "generator")}
+    export(tmp_path / "pipeline", **sources, about=About(name=name))
+    card = (tmp_path / "pipeline" / "README.md").read_text()
+    (line,) = [line for line in card.splitlines() if line.startswith("MODEL=")]
+    assert shlex.split(line, comments=True) == [f"MODEL={as_line(name)}"]
+    assert f"model = {json.dumps(name)}" in card.splitlines()
+    assert 'MODEL="mine/new"  # a folder, or an id on the hub' in renamed(card, "mine/new").splitlines()
+    assert 'model = "mine/new"' in renamed(card, "mine/new").splitlines()
+
+
+def test_rows_that_are_none_are_told_in_words(run, tmp_path):
+    whole = (run / "tokens.jsonl").read_bytes()
+    for damage in (b"\xff\xfe\n", b"{}\n", b"[1]\n", b'{"number": "x"}\n', b"nonsense\n"):
+        (tmp_path / "tokens.jsonl").write_bytes(whole + damage)
+        with pytest.raises(UserError, match=r"tokens.jsonl is damaged .* delete it"):
+            SampleRows(tmp_path, 0)
+    with pytest.raises(UserError, match=r"tokens.jsonl cannot be read"):
+        read_rows(tmp_path / "nowhere")
