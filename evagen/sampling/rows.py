@@ -23,7 +23,7 @@ class SampleRows:
         if self.own.exists():  # a line that a process was killed in is taken out, so that the next begins on its own
             whole = [line for line in self.own.read_bytes().splitlines(keepends=True) if line.endswith(b"\n")]
             self.own.write_bytes(b"".join(whole))
-        self.done = set(self._all())
+        self.done = set(finished_rows(folder))
 
     def add(self, number: int, **values: Any) -> None:
         """A finished clip, whose files are written."""
@@ -32,11 +32,11 @@ class SampleRows:
 
     def count_all(self) -> int:
         """Clips finished up to now, by all processes."""
-        return len(self._all())
+        return len(finished_rows(self.folder))
 
     def join(self) -> None:
         """All rows into `tokens.jsonl`."""
-        rows = self._all()
+        rows = finished_rows(self.folder)
         with atomic_write(self.folder / "tokens.jsonl") as unfinished:
             unfinished.write_text("".join(json.dumps(rows[number]) + "\n" for number in sorted(rows)))
         for path in self.folder.glob("tokens.*.jsonl"):
@@ -45,20 +45,22 @@ class SampleRows:
     def write_manifest(self, values: dict[str, Any]) -> None:
         (self.folder / "manifest.json").write_text(json.dumps(values, indent=1))
 
-    def _all(self) -> dict[int, dict]:
-        rows = {}
-        for path in [self.folder / "tokens.jsonl", *self.folder.glob("tokens.*.jsonl")]:
-            lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
-            for line in lines:
-                if line.endswith(b"\n"):
-                    try:
-                        row = json.loads(line)
-                        rows[int(row["number"])] = row
-                    except (ValueError, KeyError, TypeError) as error:
-                        raise UserError(
-                            f"{path} is damaged ({error}): delete it, and the clips of its lines are written again"
-                        ) from error
-        return rows
+
+def finished_rows(folder: Path) -> dict[int, dict[str, Any]]:
+    """The rows that any process has finished, by the clips' numbers. Raises UserError for a file that is damaged."""
+    rows = {}
+    for path in [folder / "tokens.jsonl", *sorted(folder.glob("tokens.*.jsonl"))]:
+        lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
+        for line in lines:
+            if line.endswith(b"\n"):
+                try:
+                    row = json.loads(line)
+                    rows[int(row["number"])] = row
+                except (ValueError, KeyError, TypeError, RecursionError) as error:
+                    raise UserError(
+                        f"{path} is damaged ({error}): delete it, and the clips of its lines are written again"
+                    ) from error
+    return rows
 
 
 def read_rows(folder: Path) -> list[dict[str, Any]]:
@@ -66,7 +68,7 @@ def read_rows(folder: Path) -> list[dict[str, Any]]:
     path = folder / "tokens.jsonl"
     try:
         return [json.loads(line) for line in path.read_bytes().splitlines()]
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path} cannot be read: {error}. It is what a finished `evagen sample` leaves") from error
 
 
