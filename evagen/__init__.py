@@ -19,7 +19,7 @@ if not sys.stderr.isatty():
 logging.getLogger("xformers").setLevel(logging.ERROR)
 
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 
 def __getattr__(name: str) -> object:

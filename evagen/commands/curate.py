@@ -26,6 +26,7 @@ from evagen.data.sources import DataConfig
 from evagen.errors import UserError
 from evagen.eval import LPIPSDistance, PerceptualDistance, moving_places
 from evagen.kernels.motion import still_background
+from evagen.kernels.names import as_text
 from evagen.models.fit import check_clips
 from evagen.models.inference import autocast, load_for, made_in
 from evagen.models.loading import fingerprint
@@ -198,7 +199,7 @@ def _measure(
     return [
         {
             "key": int(batch.index[i]),
-            "path": batch.paths[i],
+            "path": as_text(batch.paths[i]),
             "label": int(batch.label[i]),
             "still_mse": still_mse,
             **({"past": padded[i].numpy()} if config.past else {}),

@@ -13,6 +13,7 @@ from evagen.data.clip_table import open_table
 from evagen.data.token_file import read_token_file
 from evagen.data.video_reader import VideoError, count_frames, frame_rate, iterate_frames
 from evagen.errors import UserError
+from evagen.kernels.names import as_line
 from evagen.kernels.sources import SNAPSHOTS, box
 from evagen.kernels.weights import weights_fingerprint
 
@@ -187,4 +188,4 @@ def _flat(values: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
 
 
 def _some(names: list[str], count: int = 6) -> str:
-    return ", ".join(names[:count]) + ", …" * (len(names) > count)
+    return ", ".join(map(as_line, names[:count])) + ", …" * (len(names) > count)

@@ -2,7 +2,8 @@
 
 evagen sample quickstart/sample [key=value …]
 
-Leaves `<run.out>/<class>/<number>.<format>`, `tokens.jsonl` with every clip's lengths and codes, and
+Leaves `<run.out>/<class>/<number>.<format>` (a class whose name cannot be that of a folder gets one like it),
+`tokens.jsonl` with every clip's lengths and codes, and
 `manifest.json` with all that is needed to write them again. A clip depends on the seed and its own number
 alone, so the same clips come out with any number of slots and processes. Running again goes on where an earlier run
 stopped.
@@ -47,7 +48,7 @@ def main(config: Sampling) -> Path:
         tqdm(total=len(mine), desc="sampling", unit="clip", disable=not accelerator.is_main_process) as bar,
     ):
         for number, clip in clips.write(mine):
-            path = Path(clips.name_of(number)) / f"{number:06d}"
+            path = Path(clips.folder_of(number)) / f"{number:06d}"
             save_clip(clip, config.run.out / path, config, tokenizer.config.temporal_patch)
             rows.add(
                 number,

@@ -8,6 +8,7 @@ from accelerate import PartialState
 
 from evagen.ar_model import ClipTokens, VideoGenerator
 from evagen.data.video_writer import check_name, write_video
+from evagen.kernels.names import as_line, file_name_of
 from evagen.models.loading import load_model
 from evagen.sampling.pipeline import VideoPipeline
 from evagen.tokenizer import VideoTokenizer
@@ -31,7 +32,7 @@ def main(
     if out:
         check_name(out)
     names, clips, tokens = clips_of(model, classes, clips_per_class, seed)
-    path = out or Path(f"{'-'.join(classes) if classes else 'samples'}.mp4")
+    path = out or Path(f"{file_name_of('-'.join(classes)) if classes else 'samples'}.mp4")
     write_video(path, grid(clips), FRAMES_PER_SECOND)
     return path, [describe(*each) for each in zip(names, tokens)]
 
@@ -53,7 +54,7 @@ def clips_of(
 def describe(name: str | None, tokens: ClipTokens) -> str:
     """A clip's class and the tokens that its generator chose for each block."""
     lengths = tokens.lengths.tolist()
-    return f"{name or 'clip'}: {sum(lengths)} tokens, {' + '.join(map(str, lengths))}"
+    return f"{as_line(name or 'clip')}: {sum(lengths)} tokens, {' + '.join(map(str, lengths))}"
 
 
 def grid(clips: np.ndarray) -> np.ndarray:

@@ -19,6 +19,7 @@ from evagen.data.clips import ClipDataset, SeveralEpochs
 from evagen.data.loader import ClipBatch
 from evagen.data.sources import DataConfig
 from evagen.errors import UserError
+from evagen.kernels.names import as_text
 from evagen.models.fit import check_clips
 from evagen.models.inference import autocast, load_for, made_in
 from evagen.models.lengths import Assign, LengthChoice
@@ -110,7 +111,7 @@ def _tokens(
             "codes": tokens.codes.cpu().numpy().astype(np.int32),
             "lengths": tokens.lengths[0].numpy().astype(np.int32),
             "label": numbers.get(int(batch.label[i]), -1),
-            "path": batch.paths[i],
+            "path": as_text(batch.paths[i]),
             "start": batch.starts[i],
             "flipped": bool(flipped),
         }

@@ -8,6 +8,7 @@ Dimensions: C = 3 colours (RGB), F frames, H = W = `size`.
 """
 
 import hashlib
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -23,6 +24,7 @@ from evagen.data.sources import DataConfig, list_files
 from evagen.data.square_clips import read_square
 from evagen.data.video_reader import VideoError, VideoPath
 from evagen.errors import UserError
+from evagen.kernels.names import as_line, as_text
 from evagen.kernels.strides import Stride, frame_offset
 
 
@@ -40,10 +42,14 @@ class Clip:
 
 @dataclass(frozen=True)
 class SkippedClip:
-    """A file, or a clip of it, that could not be used, and why."""
+    """A file, or a clip of it, that could not be used, and why; both as text that can be written anywhere."""
 
     path: str
     reason: str
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "path", as_text(self.path))
+        object.__setattr__(self, "reason", as_text(self.reason))
 
 
 class BeginningOf(NamedTuple):
@@ -162,7 +168,7 @@ def report_skipped(
         return
     write(f"{len(skipped)} of {num_files} files skipped:")
     for skip in skipped[:shown]:
-        write(f"  {skip.path}: {skip.reason}")
+        write(as_line(f"  {skip.path}: {skip.reason}", sys.maxsize))
     if len(skipped) > shown:
         write(f"  and {len(skipped) - shown} more")
     write("`evagen data scan FOLDER` finds damaged files beforehand and makes a list of them, which is then left out")

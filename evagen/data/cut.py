@@ -21,12 +21,13 @@ from tqdm import tqdm
 from evagen.data.clips import SkippedClip, report_skipped
 from evagen.data.frame_counts import count_all_frames
 from evagen.data.labelled_set import check_manifest, record_all, write_lists
-from evagen.data.layouts import list_folder
+from evagen.data.layouts import list_folder, tell
 from evagen.data.square_clips import iterate_square
 from evagen.data.video_reader import VideoError, VideoPath, frame_rate
 from evagen.data.video_writer import write_video
 from evagen.errors import UserError
 from evagen.kernels.levels import video_to_frames
+from evagen.kernels.names import file_name_of
 
 ONLY_CLASS = "video"
 """What the class is called where the folder has none."""
@@ -148,6 +149,7 @@ def cut_videos(
 def plan_cuttings(root: Path, frames: int, size: int) -> tuple[list[Cutting], list[SkippedClip]]:
     """What there is to do, and the videos that cannot be used. Raises UserError as `cut_videos` does."""
     listing = list_folder(root, "all")
+    tell(listing)
     classes = _class_folders(listing.class_names)
     cuttings, skipped = [], []
     groups = dict.fromkeys(classes, 0)
@@ -175,7 +177,7 @@ def _class_folders(class_names: list[str]) -> list[str]:
     """Names of folders for the classes: the lists of UCF-101 have no room for spaces in a file's name."""
     folders: dict[str, str] = {}
     for name in class_names or [ONLY_CLASS]:
-        folder = re.sub(r"[^\w.-]+", "_", name)
+        folder = file_name_of(re.sub(r"[^\w.-]+", "_", name))
         if folder in folders:
             raise UserError(f"the classes {folders[folder]!r} and {name!r} would both be called {folder}: rename one")
         folders[folder] = name

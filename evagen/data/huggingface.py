@@ -5,7 +5,7 @@ A video is a file named in its row, or the bytes of one in the row itself (a Vid
 in the memory-mapped table: reading a clip touches those of its own row only. Decoding is PyAV's as for all videos.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -13,9 +13,9 @@ from typing import Any, BinaryIO, cast
 
 import pyarrow as pa
 import pyarrow.compute as pc
-from datasets import ClassLabel, Dataset, DatasetDict, Video, load_dataset, load_from_disk
+from datasets import ClassLabel, Dataset, DatasetDict, Value, Video, load_dataset, load_from_disk
 
-from evagen.data.layouts import SPLIT_NAMES, LeftOut, Listing, Split, VideoFile, splits_for
+from evagen.data.layouts import SPLIT_NAMES, SPLIT_OF, LeftOut, Listing, Split, VideoFile, remarks_on_split, splits_for
 from evagen.errors import UserError
 
 
@@ -56,10 +56,12 @@ def list_huggingface(root: Path, split: Split, video_column: str | None, label_c
     for name in filter(None, (videos, labels)):
         if name not in some.column_names:
             raise UserError(f"{root} has no column {name!r}; it has {', '.join(some.column_names)}")
-    class_names, number_of = _classes(tables.values(), labels)
-    listing = Listing([], class_names)
+    class_names, number_of = _classes(root, tables, labels)
+    listing = Listing([], class_names, remarks=_remarks_on_parts(root, tables, split, chosen))
     for part in chosen:
-        values = _values(tables[part], labels) if labels else [None] * len(tables[part])
+        if videos not in tables[part].column_names:
+            raise UserError(f"the part {part} of {root} has no column {videos!r}, as others have: give another split")
+        values = _values(tables[part], labels)
         for cell, value in zip(_cells(tables[part], videos), values):
             label = number_of.get(value, -1)
             if isinstance(cell, LeftOut):
@@ -89,8 +91,18 @@ def _load(root: Path) -> dict[str, Dataset]:
         ) from error
     if isinstance(loaded, Dataset):
         return {"train": loaded}
-    ours = {name: part for part, names in SPLIT_NAMES.items() for name in names}
-    return {ours.get(str(name), str(name)): table for name, table in cast(DatasetDict, loaded).items()}
+    parts: dict[str, Dataset] = {}
+    for name, table in cast(DatasetDict, loaded).items():
+        part = SPLIT_OF.get(str(name).lower(), str(name))
+        parts[str(name) if part in parts else part] = table
+    return parts
+
+
+def _remarks_on_parts(root: Path, tables: Collection[str], split: Split, chosen: Sequence[str]) -> list[str]:
+    """Which parts of the data set a request does not mean by a name that is no split's."""
+    others = [name for name in tables if name not in SPLIT_NAMES]
+    told = [f"of {root} the parts {', '.join(others)} are left out: no split is called so"] if others else []
+    return told + remarks_on_split(root, split, chosen)
 
 
 def _only_video_column(root: Path, table: Dataset) -> str:
@@ -103,19 +115,32 @@ def _only_video_column(root: Path, table: Dataset) -> str:
     return found[0]
 
 
-def _classes(tables: Iterable[Dataset], column: str | None) -> tuple[list[str], dict[Any, int]]:
+def _classes(root: Path, tables: Mapping[str, Dataset], column: str | None) -> tuple[list[str], dict[Any, int]]:
     """Class names, and the label of each value of the column."""
-    tables = list(tables)
     if column is None:
         return [], {}
-    feature = tables[0].features[column]
-    if isinstance(feature, ClassLabel):
-        return list(feature.names), {number: number for number in range(feature.num_classes)}
-    values = sorted({value for table in tables for value in _values(table, column) if value is not None})
+    features = [table.features[column] for table in tables.values() if column in table.column_names]
+    kinds = {str(feature) for feature in features}
+    if len(kinds) > 1:
+        raise UserError(
+            f"the column {column!r} of {root} is not the same in {', '.join(tables)}: {'; '.join(sorted(kinds))}. A "
+            "label would mean another class in each; give label_column another one, or make it the same"
+        )
+    if isinstance(features[0], ClassLabel):
+        return list(features[0].names), {number: number for number in range(features[0].num_classes)}
+    if not isinstance(features[0], Value):
+        raise UserError(
+            f"the column {column!r} of {root} holds several values a row ({features[0]}), but a video has one class; "
+            "give label_column a column of single values, or make one"
+        )
+    values = sorted({value for table in tables.values() for value in _values(table, column) if value is not None})
     return [str(value) for value in values], {value: label for label, value in enumerate(values)}
 
 
-def _values(table: Dataset, column: str) -> list[Any]:
+def _values(table: Dataset, column: str | None) -> list[Any]:
+    """Of each row, None where there is no such column."""
+    if column is None or column not in table.column_names:
+        return [None] * len(table)
     return table.data.column(column).to_pylist()
 
 

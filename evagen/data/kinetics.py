@@ -1,7 +1,7 @@
 """Kinetics (400, 600, 700) as people have it: class folders, or loose files with the official CSV lists.
 
     root/train/<class>/<YouTube id>_<start>_<end>.mp4     splits and classes by folder; also without train/ and val/
-    root/train/<YouTube id>_<start>_<end>.mp4             with train.csv, val.csv in root or root/annotations
+    root/train/<YouTube id>_<start>_<end>.mp4             with train.csv, val.csv (or .txt) in root or root/annotations
 
 No two copies are alike: videos vanish from YouTube, lists lack videos that are there, class folders are spelt with
 underscores, files lose their times. So a folder counts for more than a list, and what is not there is counted, not an
@@ -16,19 +16,20 @@ from itertools import combinations
 from pathlib import Path
 from typing import NamedTuple
 
+from evagen.data.found_files import FoundFiles, check_folder, find_videos, looked_for, read_lines
 from evagen.data.layouts import (
     SPLIT_NAMES,
+    SPLIT_OF,
     LeftOut,
     Listing,
     Split,
     VideoFile,
-    check_folder,
-    looked_for,
+    remarks_on_split,
     split_folders,
     splits_for,
-    videos_below,
 )
 from evagen.errors import UserError
+from evagen.kernels.names import as_line
 
 FILE_NAME = re.compile(r"(?P<id>.{11})(?:_(?P<start>\d+)_\d+)?")
 """A YouTube id has eleven characters, `_` and `-` among them; then the times in seconds."""
@@ -50,6 +51,10 @@ class Row(NamedTuple):
     split: str | None
 
 
+PATHS_AND_NUMBERS = re.compile(r"[^,]+\.\w{2,5}[\s,]+\d+")
+"""A line of the lists that other programs make of Kinetics."""
+
+
 class Video(NamedTuple):
     """A file with what its folders, its name and its line in the lists tell. youtube_id: None for other names; row:
     None if it is in no list."""
@@ -67,8 +72,9 @@ def list_kinetics(root: Path, split: Split, lists: Path | None = None) -> Listin
     Classes are those of all lists and of the folders of all splits, so that a label means the same in every split
     and, with the lists, in every copy. A class folder tells the class however it is spelt (case, spaces and
     punctuation aside); a loose file has it from the lists, where it is found by id and start, or by id alone.
-    `lists` is a CSV file or a folder of them, by default those in `root` and `root/annotations`. `val` is the
-    validation split, on which papers report; `test` is the test split where this copy has one, else `val`.
+    `lists` is a CSV file or a folder of them, by default those in `root` and `root/annotations`, called `.csv` or
+    `.txt`. `val` is the validation split, on which papers report; `test` is the test split where this copy has one,
+    else `val`. Where folders tell the splits, a video beside them is of the split that its line in the lists tells.
 
     Left out are videos of the lists that this copy lacks, and videos whose class or split nothing tells. Remarks say
     how many those are, how many files have other names than the lists say, and which YouTube ids are in two splits.
@@ -81,14 +87,15 @@ def list_kinetics(root: Path, split: Split, lists: Path | None = None) -> Listin
     chosen = splits_for(split, present)
     if not chosen:
         raise UserError(f"{root} has no {split} split; use split=all to take every video. {LAYOUT}")
-    if split == "test" and chosen == ["val"]:
-        remarks.append(f"{root} has no test split, its validation split is taken")
+    remarks += remarks_on_split(root, split, chosen)
     wanted = {*chosen, None} if split == "all" else set(chosen)
-    videos = list(_find_videos(root, folders, rows, default))
+    found = _find_files(root, folders)
+    remarks += [remark for _, each in found for remark in each.remarks(known=LISTS)]
+    videos = list(_videos(found, rows, default))
     class_names, labels = _classes(videos, rows)
     files, unknown = _usable(videos, wanted, labels)
     if not files:
-        raise UserError(_why_nothing(root, split, videos, unknown))
+        raise UserError("; ".join([_why_nothing(root, split, videos, unknown), *remarks]))
     if unknown:
         remarks.append(f"{len(unknown)} videos in {root} are left out: neither folder nor list tells what they are")
     asked = [row for row in rows if (row.split or default) in wanted]
@@ -104,20 +111,34 @@ def list_kinetics(root: Path, split: Split, lists: Path | None = None) -> Listin
 
 def class_key(name: str) -> str:
     """What all spellings of a class have in common: `mountain climber (exercise)`, `mountain_climber_exercise_`."""
-    return "".join(character for character in name.lower() if character.isalnum())
+    return "".join(character for character in name.lower() if character.isalnum()) or name
 
 
-def _find_videos(root: Path, folders: dict[str, Path], rows: Sequence[Row], default: str | None) -> Iterator[Video]:
+def _find_files(root: Path, folders: dict[str, list[Path]]) -> list[tuple[str | None, FoundFiles]]:
+    """What lies in each split's folders, and with None in the rest of the root."""
+    found: list[tuple[str | None, FoundFiles]] = [
+        (part, find_videos(folder)) for part, of_part in folders.items() for folder in of_part
+    ]
+    rest = find_videos(root, without=[each.folder for _, each in found])
+    return [*found, (None, rest)]
+
+
+def _videos(
+    found: Iterable[tuple[str | None, FoundFiles]], rows: Sequence[Row], default: str | None
+) -> Iterator[Video]:
     exact = {(row.youtube_id, row.start): row for row in rows}  # the later of two lists: val, not train
     by_id = {row.youtube_id: row for row in rows}
-    parts: Iterable[tuple[str | None, Path]] = folders.items() if folders else [(None, root)]
-    for part, folder in parts:
-        for path, stem, subfolder in videos_below(folder):
+    split_by_folders = any(part for part, _ in found)
+    for part, files in found:
+        for path, stem, subfolder in files.videos:
             match = FILE_NAME.fullmatch(stem)
             row = exact.get((match["id"], int(match["start"]))) if match and match["start"] else None
             row = row or by_id.get(stem[:11])
             youtube_id = row.youtube_id if row else match["id"] if match else None
-            yield Video(path, subfolder, youtube_id, row, part or (row.split if row else None) or default)
+            split = part or (row.split if row else None) or (None if split_by_folders else default)
+            if split_by_folders and part is None:
+                subfolder = None  # beside the splits no folder is a class
+            yield Video(path, subfolder, youtube_id, row, split)
 
 
 def _classes(videos: Iterable[Video], rows: Iterable[Row]) -> tuple[list[str], dict[str | None, int]]:
@@ -192,42 +213,77 @@ def _why_nothing(root: Path, split: Split, videos: Sequence[Video], unknown: Seq
     return f"none of the {len(videos)} videos in {root} is in the {split} split"
 
 
+LISTS = (".csv", ".txt")
+"""The second is what the archives of Kinetics-600 hold."""
+
+
+def lists_in(root: Path) -> list[Path]:
+    """Files in a root, and in `annotations` there, that may be lists."""
+    return sorted([*_lists_of(root), *_lists_of(root / "annotations")])
+
+
+def _lists_of(folder: Path) -> Iterator[Path]:
+    return (path for path in folder.glob("*") if path.suffix.lower() in LISTS and path.is_file())
+
+
+def is_list(path: Path) -> bool:
+    """Whether its first line is that of a Kinetics list."""
+    with path.open("rb") as file:
+        return b"youtube_id" in file.readline(10_000).lower()
+
+
 def _read_lists(root: Path, given: Path | None) -> tuple[list[Row], list[str]]:
     """All lines of all lists, and remarks on CSV files of `root` that are no such lists."""
     if given is not None and not given.exists():
         raise UserError(f"no list at {given}: `csv` should be a Kinetics list such as train.csv, or a folder of them")
-    paths = sorted([*root.glob("*.csv"), *root.glob("annotations/*.csv")])
-    if given is not None:
-        paths = sorted(given.glob("*.csv")) if given.is_dir() else [given]
+    paths = lists_in(root) if given is None else sorted(_lists_of(given)) if given.is_dir() else [given]
+    if given is not None and not paths:
+        raise UserError(f"no lists in {given}: `csv` should be a Kinetics list such as train.csv, or a folder of them")
     rows: list[Row] = []
-    remarks = []
+    remarks: list[str] = []
     for path in paths:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            lines = csv.reader(file)
-            header = [name.strip().lower() for name in next(lines, [])]
-            if "youtube_id" in header:
-                rows.extend(_rows(path, header, lines))
-            elif given is None:
-                remarks.append(f"{path} is no Kinetics list: it has no column youtube_id")
-            else:
-                raise UserError(
-                    f"{path} has the columns {', '.join(header) or 'none'}; a Kinetics list begins with the line "
-                    "label,youtube_id,time_start,time_end,split"
-                )
+        told: list[str] = []
+        lines = read_lines(path, told)
+        header = [name.strip().lower() for name in next(csv.reader(lines[:1]), [])]
+        if "youtube_id" in header:
+            rows.extend(_rows(path, header, lines[1:]))
+            remarks += told
+        elif path == given:
+            raise UserError(_why_no_list(path, lines, header))
+        elif path.suffix == ".csv" or _is_of_paths(lines):
+            remarks.append(_why_no_list(path, lines, header))
     return rows, remarks
 
 
-def _rows(path: Path, header: Sequence[str], lines: Iterable[list[str]]) -> Iterator[Row]:
+def _is_of_paths(lines: Sequence[str]) -> bool:
+    return bool(lines) and PATHS_AND_NUMBERS.fullmatch(lines[0][:1000]) is not None
+
+
+def _why_no_list(path: Path, lines: Sequence[str], header: Sequence[str]) -> str:
+    if _is_of_paths(lines):
+        return (
+            f"{path} is not read: it lists paths and numbers, as SlowFast has them, and no names of classes. Put the "
+            "official lists (label,youtube_id,time_start,time_end,split) beside the videos, or each class into a folder"
+        )
+    columns = as_line(", ".join(header)) or "none"
+    return (
+        f"{path} is no Kinetics list: it has the columns {columns}, and such a list begins with the line "
+        "label,youtube_id,time_start,time_end,split"
+    )
+
+
+def _rows(path: Path, header: Sequence[str], lines: Sequence[str]) -> Iterator[Row]:
     column = {name: position for position, name in enumerate(header)}
-    split_of = {name: part for part, names in SPLIT_NAMES.items() for name in names}
-    by_file = next((split_of[word] for word in re.split(r"[\W_]+", path.stem.lower()) if word in split_of), None)
-    for number, line in enumerate(lines, start=2):
-        if not line:
-            continue
-        try:
+    by_file = next((SPLIT_OF[word] for word in re.split(r"[\W_]+", path.stem.lower()) if word in SPLIT_OF), None)
+    reader = csv.reader(lines)
+    try:
+        for line in reader:
             times = [int(float(line[column[name]])) if name in column else 0 for name in ("time_start", "time_end")]
             name = line[column["label"]].strip() if "label" in column else ""
-            part = split_of.get(line[column["split"]].strip().lower(), by_file) if "split" in column else by_file
+            part = SPLIT_OF.get(line[column["split"]].strip().lower(), by_file) if "split" in column else by_file
             yield Row(name or None, line[column["youtube_id"]].strip(), times[0], times[1], part)
-        except (ValueError, IndexError) as error:
-            raise UserError(f"{path}, line {number}: expected {','.join(header)}, found {','.join(line)!r}") from error
+    except (ValueError, OverflowError, IndexError, csv.Error) as error:
+        found = as_line(lines[reader.line_num - 1])
+        raise UserError(
+            f"{path}, line {reader.line_num + 1}: expected {','.join(header)}, found {found!r} ({error})"
+        ) from error

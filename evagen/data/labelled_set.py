@@ -43,7 +43,12 @@ def check_manifest(out: Path, kind: str, arguments: dict[str, Any]) -> None:
         with atomic_write(manifest) as unfinished:
             unfinished.write_text(json.dumps(arguments, indent=2) + "\n")
         return
-    before = json.loads(manifest.read_text())
+    try:
+        before = dict(json.loads(manifest.read_bytes()))
+    except (OSError, ValueError, TypeError) as error:
+        raise UserError(
+            f"{manifest} is not what `evagen data {kind}` writes ({error}): choose a new folder, or delete {out}"
+        ) from error
     differences = [
         f"{name} was {before.get(name)!r}, is now {value!r}"
         for name, value in arguments.items()
@@ -84,5 +89,5 @@ def write_lists(out: Path, train: Iterable[str], test: Iterable[str]) -> list[st
     classes = [f"{label} {name}" for name, label in labels.items()]
     labelled = [f"{name} {labels[name.split('/')[0]]}" for name in train]
     for name, lines in (("classInd", classes), ("trainlist01", labelled), ("testlist01", test)):
-        (lists / f"{name}.txt").write_text("".join(f"{line}\n" for line in lines))
+        (lists / f"{name}.txt").write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
     return class_names

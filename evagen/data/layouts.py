@@ -1,21 +1,28 @@
-"""Which video files a folder holds and what class each belongs to: UCF-101's layout, or any folder. Kinetics has a
-module of its own, `evagen.data.kinetics`."""
+"""Which video files any folder holds and what class each belongs to. Data sets with lists have modules of their own:
+`evagen.data.ucf101`, `kinetics`, `huggingface`."""
 
 import difflib
-import os
+import logging
+import sys
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal, NamedTuple
 
+from evagen.data.found_files import FoundFiles, check_folder, find_videos, looked_for
 from evagen.data.video_file import StoredVideo
-from evagen.data.video_reader import VIDEO_SUFFIXES
 from evagen.errors import UserError
+from evagen.kernels.names import as_line
 
 Split = Literal["train", "val", "test", "all"]
 
-SPLIT_NAMES = {"train": ("train",), "val": ("val", "validate", "validation"), "test": ("test",)}
-"""What folders and lists of each split are called."""
+SPLIT_NAMES = {
+    "train": ("train", "training"),
+    "val": ("val", "valid", "validate", "validation"),
+    "test": ("test", "testing"),
+}
+"""What folders and lists of each split are called, in any case."""
+SPLIT_OF = {name: part for part, names in SPLIT_NAMES.items() for name in names}
 
 
 class VideoFile(NamedTuple):
@@ -44,67 +51,62 @@ class Listing:
     remarks: list[str] = field(default_factory=list)
 
 
-class FoundVideo(NamedTuple):
-    """A video file, its name without suffix, and the first-level subfolder it lies in, None if it lies in the folder
-    itself."""
-
-    path: str
-    stem: str
-    subfolder: str | None
-
-
-def list_ucf101(root: Path, split: Split, split_index: int) -> Listing:
-    """The videos of a UCF-101 tree in the order of its lists, and the class names in the order of
-    `classInd.txt` (label = number there - 1). `all` is the train list followed by the test list.
-
-    Class folders lie in `root`, or in `root/UCF-101` as the two original archives unpack.
-    Raises UserError for a missing folder or list, and for `val`, which UCF-101 does not have."""
-    check_folder(root)
-    if split == "val":
-        raise UserError(f"{root}: UCF-101 has no validation split, only train and test lists; use split=test")
-    lists = root / "ucfTrainTestlist"
-    class_names = _read_class_names(lists / "classInd.txt")
-    labels = {name: label for label, name in enumerate(class_names)}
-    videos = root / "UCF-101" if (root / "UCF-101").is_dir() else root
-    files = []
-    for part in ("train", "test") if split == "all" else (split,):
-        list_file = lists / f"{part}list{split_index:02d}.txt"
-        for line in _read_lines(list_file):
-            name = line.split()[0]
-            class_name = name.split("/")[0]
-            if class_name not in labels:
-                raise UserError(f"{list_file} names {name}, but classInd.txt has no class {class_name}")
-            files.append(VideoFile(str(videos / name), labels[class_name]))
-    return Listing(files, class_names)
-
-
 def list_folder(root: Path, split: Split) -> Listing:
     """All videos below `root`, sorted by path, and the class names, sorted.
 
     Where every video lies in a subfolder, the first level of subfolders are the classes; otherwise
-    there are none. A root with a `train` folder and a `test` or `val` folder is split by them, and the classes are
-    the folders inside any of them, so that a label means the same in every split. `test` is `val` where there is
-    no `test`; without such folders there are no held-out videos to give.
-    Raises UserError for a missing folder, one without videos, or a split that does not exist."""
+    there are none. A root with a `train` folder and a `test` or `val` folder is split by them, and so is one whose
+    videos all lie in such folders; the classes are the folders inside any of them, so that a label means the same in
+    every split. `test` is `val` where there is no `test`; without such folders there are no held-out videos to give.
+    Links to folders are followed. Remarks say what is left out, and what may be meant otherwise.
+    Raises UserError for a folder that is missing or cannot be read, one without videos, or a split that does not
+    exist."""
     check_folder(root)
-    folders = split_folders(root)
-    if "train" not in folders or len(folders) < 2:
-        folders = {"train": root}
+    folders, remarks = _parts_of(root)
     chosen = splits_for(split, folders)
     if not chosen:
         raise UserError(
             f"{root} has no {split} split: make folders {root / 'train'} and {root / split}, "
             "or use split=all to take every video"
         )
-    videos = {part: videos_below(folder) for part, folder in folders.items()}
-    if not any(videos[part] for part in chosen):
-        raise UserError(f"no videos in {' or '.join(str(folders[part]) for part in chosen)} {looked_for()}")
-    subfolders = {video.subfolder for part in videos.values() for video in part}
+    found = {part: [find_videos(folder) for folder in of_part] for part, of_part in folders.items()}
+    taken = [each for part in chosen for each in found[part]]
+    remarks += [remark for each in taken for remark in each.remarks()]
+    if not any(each.videos for each in taken):
+        places = " or ".join(str(folder) for part in chosen for folder in folders[part])
+        raise UserError("; ".join([f"no videos in {places} {looked_for()}", *remarks]))
+    subfolders = {video.subfolder for of_part in found.values() for each in of_part for video in each.videos}
     labels: dict[str | None, int] = {}
     if None not in subfolders:
         labels = {name: label for label, name in enumerate(sorted(filter(None, subfolders)))}
-    files = [VideoFile(v.path, labels.get(v.subfolder, -1)) for part in chosen for v in videos[part]]
-    return Listing(files, [name for name in labels if name])
+    elif len(subfolders) > 1:
+        remarks.append(_loose(root, [each for of_part in found.values() for each in of_part], len(subfolders) - 1))
+    files = [VideoFile(video.path, labels.get(video.subfolder, -1)) for each in taken for video in each.videos]
+    return Listing(files, [name for name in labels if name], remarks=remarks + remarks_on_split(root, split, chosen))
+
+
+def _parts_of(root: Path) -> tuple[dict[str, list[Path]], list[str]]:
+    """The folders of each split, and remarks on what looks like a split and is none, or lies beside them."""
+    folders = split_folders(root)
+    if not folders:
+        return {"train": [root]}, []
+    names = ", ".join(folder.name for of_part in folders.values() for folder in of_part)
+    beside = find_videos(root, without=[folder for of_part in folders.values() for folder in of_part]).videos
+    if not beside:
+        return folders, []
+    if "train" in folders and len(folders) > 1:
+        told = f"{len(beside)} videos in {root} are left out, being in none of {names}; for instance {beside[0].path}"
+        return folders, [told]
+    told = f"{names} in {root} is taken for a class, not for a split, since other videos lie beside it"
+    return {"train": [root]}, [told]
+
+
+def _loose(root: Path, found: Sequence[FoundFiles], num_folders: int) -> str:
+    loose = [video for each in found for video in each.videos if video.subfolder is None]
+    return (
+        f"the {num_folders} subfolders in {root} are not taken for classes, since {len(loose)} videos lie beside them, "
+        f"for instance {loose[0].path}: put each into a folder to have classes, or take it out"
+    )
 
 
 def join(listings: Sequence[Listing]) -> Listing:
@@ -163,15 +165,14 @@ def spread_over_classes(files: list[VideoFile], limit: int) -> list[VideoFile]:
     return [files[order] for order in sorted(order for *_, order in sorted(ranks)[:limit])]
 
 
-def check_folder(root: Path) -> None:
-    if not root.is_dir():
-        raise UserError(f"no folder at {root}: set `root` to the folder that holds the videos")
-
-
-def split_folders(root: Path) -> dict[str, Path]:
-    """The folders of a root that are named after splits, by split."""
-    spellings = ((part, root / name) for part, names in SPLIT_NAMES.items() for name in reversed(names))
-    return {part: folder for part, folder in spellings if folder.is_dir()}
+def split_folders(root: Path) -> dict[str, list[Path]]:
+    """The folders of a root that are named after splits, by split: `train`, `Train`, `training`."""
+    found: dict[str, list[Path]] = {}
+    for folder in sorted(root.iterdir()):
+        part = SPLIT_OF.get(folder.name.lower())
+        if part and folder.is_dir():
+            found.setdefault(part, []).append(folder)
+    return {part: found[part] for part in SPLIT_NAMES if part in found}
 
 
 def splits_for(split: Split, present: Collection[str | None]) -> list[str]:
@@ -183,44 +184,14 @@ def splits_for(split: Split, present: Collection[str | None]) -> list[str]:
     return [split] if split in present else []
 
 
-def videos_below(folder: Path) -> list[FoundVideo]:
-    """Every file in a folder and its subfolders that is named like a video, sorted by path. Names that begin with a
-    dot are left out. Directories are read, files are not looked at: 400,000 take three seconds."""
-    found = []
-    top = str(folder)
-    for current, folders, names in os.walk(top):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        subfolder = None if current == top else os.path.relpath(current, top).split(os.sep)[0]
-        for name in names:
-            stem, suffix = os.path.splitext(name)
-            if suffix.lower() in VIDEO_SUFFIXES and not name.startswith("."):
-                found.append(FoundVideo(os.path.join(current, name), stem, subfolder))
-    return sorted(found, key=lambda video: video.path.replace(os.sep, "\0"))  # by folder first, as paths compare
+def remarks_on_split(root: Path, split: Split, chosen: Sequence[str]) -> list[str]:
+    """That another split is taken than was asked for."""
+    if split == "test" and list(chosen) == ["val"]:
+        return [f"{root} has no test split, its validation split is taken"]
+    return []
 
 
-def looked_for() -> str:
-    """End of an error message about a folder without videos."""
-    return f"or its subfolders (looked for {' '.join(sorted(VIDEO_SUFFIXES))})"
-
-
-def _read_class_names(path: Path) -> list[str]:
-    """Lines `1 ApplyEyeMakeup`, numbered from one without gaps."""
-    names = []
-    for number, line in enumerate(_read_lines(path), start=1):
-        given, _, name = line.partition(" ")
-        if given != str(number) or not name:
-            raise UserError(f"{path}, line {number}: expected '{number} ClassName', found {line!r}")
-        names.append(name.strip())
-    return names
-
-
-def _read_lines(path: Path) -> list[str]:
-    if not path.is_file():
-        present = ", ".join(sorted(found.name for found in path.parent.glob("*.txt"))) or "nothing"
-        raise UserError(
-            f"no list at {path} (that folder holds {present}); UCF-101's layout needs class folders and "
-            "ucfTrainTestlist/ with classInd.txt, trainlist01.txt and testlist01.txt. "
-            "For a folder without lists use layout=folder"
-        )
-    lines = [line.strip() for line in path.read_text().splitlines()]
-    return [line for line in lines if line]
+def tell(listing: Listing) -> None:
+    """Logs the remarks."""
+    for remark in listing.remarks:
+        logging.getLogger(__name__).warning("%s", as_line(remark, sys.maxsize))

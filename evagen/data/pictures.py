@@ -13,6 +13,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from evagen.data.token_bars import GROUND, bar_height, token_bars
 from evagen.kernels.files import atomic_write
+from evagen.kernels.names import as_line
 
 FOLDER = "pictures"
 """In a run folder."""
@@ -76,6 +77,7 @@ def _row(frames: np.ndarray) -> Image.Image:
 
 
 def _line(text: str) -> Image.Image:
+    text = as_line(text)
     font = ImageFont.load_default(LINE - 6)
     line = Image.new("RGB", (round(font.getlength(text)) + 6, LINE), GROUND)
     ImageDraw.Draw(line).text((3, 1), text, INK, font)

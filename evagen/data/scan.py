@@ -4,9 +4,9 @@ Every video is decoded from end to end, in parallel, each within a time limit. T
 the loaders leave out. Good ones are remembered (see `file_memory`), so a scan that was stopped goes on where it was.
 """
 
-import csv
 import os
 import statistics
+import sys
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -18,12 +18,16 @@ from tqdm import tqdm
 
 from evagen.data.check import VideoFacts, check_all
 from evagen.data.file_memory import FileMemory, State, file_state
+from evagen.data.found_files import LIST_NAME
 from evagen.data.huggingface import is_saved
+from evagen.data.kinetics import is_list, lists_in
 from evagen.data.layouts import Listing, VideoFile
-from evagen.data.skip_list import LIST_NAME, BadFile, ScanRecord, name_in, write_scan_record
+from evagen.data.skip_list import BadFile, ScanRecord, name_in, write_scan_record
 from evagen.data.sources import VideoSource, list_source
+from evagen.data.ucf101 import LISTS
 from evagen.data.video_file import VideoPath, holding_file
 from evagen.errors import UserError
+from evagen.kernels.names import as_line, as_text
 
 _SAVE_SECONDS = 10
 """A scan that is killed forgets what it checked since."""
@@ -64,10 +68,9 @@ def guess_layout(root: Path) -> str:
     hub, where there is no folder."""
     if not root.is_dir() or is_saved(root):
         return "huggingface"
-    if (root / "ucfTrainTestlist").is_dir():
+    if (root / LISTS).is_dir() or (root / "classInd.txt").is_file():
         return "ucf101"
-    lists = [*root.glob("*.csv"), *root.glob("annotations/*.csv")]
-    return "kinetics" if any("youtube_id" in _header(path) for path in lists) else "folder"
+    return "kinetics" if any(map(is_list, lists_in(root))) else "folder"
 
 
 def describe(record: ScanRecord, shown: int = 20) -> str:
@@ -86,8 +89,8 @@ def describe(record: ScanRecord, shown: int = 20) -> str:
         lines.append(f"  {'varying rate':<18} {summary['varying_rate']} files")
     if summary["fewer_frames_than_said"]:
         lines.append(f"  {summary['fewer_frames_than_said']} files hold fewer frames than they say")
-    lines += [f"  {remark}" for remark in summary["remarks"]]
-    lines += [f"  bad: {file.path}: {file.reason}" for file in bad[:shown]]
+    told = [*summary["remarks"], *(f"bad: {file.path}: {file.reason}" for file in bad[:shown])]
+    lines += [f"  {as_line(line, sys.maxsize)}" for line in told]
     if len(bad) > shown:
         lines.append(f"  and {len(bad) - shown} more bad files")
     return "\n".join(lines)
@@ -103,7 +106,7 @@ def _check(
     with FileMemory("video_checks") as memory:
         known = memory.recall()
         for video in videos:
-            before = known.get(str(video))
+            before = known.get(as_text(str(video)))
             if before is not None and before[0] == file_state(video):
                 facts[video] = VideoFacts(**before[1])
         new: list[tuple[str, State, dict]] = []
@@ -118,7 +121,7 @@ def _check(
                     continue
                 facts[checked] = result
                 if (state := file_state(checked)) is not None:
-                    new.append((str(checked), state, asdict(result)))
+                    new.append((as_text(str(checked)), state, asdict(result)))
                 if time.monotonic() - saved > _SAVE_SECONDS:
                     memory.remember(new)
                     new, saved = [], time.monotonic()
@@ -145,7 +148,7 @@ def _summary(listing: Listing, facts: dict[VideoPath, VideoFacts], num_bad: int)
         "frames_per_second": _most_common(f"{fact.frames / fact.seconds:.4g}" for fact in good if fact.seconds),
         "codecs": _most_common(fact.codec for fact in good),
         "classes": {name: labels[label] for label, name in enumerate(listing.class_names)},
-        "remarks": listing.remarks,
+        "remarks": list(map(as_text, listing.remarks)),
     }
 
 
@@ -163,8 +166,3 @@ def _counts(name: str, counts: dict[str, int], shown: int = 5) -> str:
 def _classes(classes: dict[str, int]) -> str:
     few_many = f", {min(classes.values())} to {max(classes.values())} files each" if classes else ""
     return f"  {'classes':<18} {len(classes)}{few_many}"
-
-
-def _header(path: Path) -> list[str]:
-    with path.open(encoding="utf-8-sig", errors="replace", newline="") as file:
-        return [name.strip().lower() for name in next(csv.reader(file), [])]

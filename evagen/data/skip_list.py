@@ -10,13 +10,12 @@ from pydantic import ValidationError
 
 from evagen.config import Section
 from evagen.data.file_memory import State, file_state
+from evagen.data.found_files import LIST_NAME
 from evagen.data.layouts import LeftOut, Listing, VideoFile
 from evagen.data.video_reader import VideoPath
 from evagen.errors import UserError
 from evagen.kernels.files import atomic_write
-
-LIST_NAME = "evagen_scan.json"
-"""The list's name in the folder of a data set, where loaders look for it."""
+from evagen.kernels.names import as_text
 
 
 class BadFile(Section):
@@ -46,7 +45,7 @@ def write_scan_record(path: Path, record: ScanRecord) -> None:
 def read_scan_record(path: Path) -> ScanRecord:
     """Raises UserError for a file that is missing, or was not written by a scan."""
     try:
-        return ScanRecord.model_validate_json(path.read_text())
+        return ScanRecord.model_validate_json(path.read_bytes())
     except OSError as error:
         raise UserError(f"no list of bad files at {path}: `evagen data scan` writes one ({error.strerror})") from error
     except ValidationError as error:
@@ -56,9 +55,9 @@ def read_scan_record(path: Path) -> ScanRecord:
 
 
 def name_in(root: Path, video: VideoPath) -> str:
-    """What the list calls a video: its path from the folder of the data set."""
+    """What the list calls a video: its path from the folder of the data set, as text."""
     name = str(video)
-    return os.path.relpath(name, root) if name.startswith(f"{root}{os.sep}") else name
+    return as_text(os.path.relpath(name, root) if name.startswith(f"{root}{os.sep}") else name)
 
 
 def leave_out_bad(listing: Listing, root: Path, given: Path | None) -> Listing:

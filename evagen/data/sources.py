@@ -1,6 +1,5 @@
 """Which videos a data set has and how clips are cut from them: the config, and the list of files that it means."""
 
-import logging
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
@@ -16,11 +15,12 @@ from evagen.data.layouts import (
     join,
     leave_out_classes,
     list_folder,
-    list_ucf101,
     select_classes,
     spread_over_classes,
+    tell,
 )
 from evagen.data.skip_list import leave_out_bad
+from evagen.data.ucf101 import list_ucf101
 from evagen.errors import UserError
 
 Layout = Literal["ucf101", "kinetics", "folder", "huggingface"]
@@ -119,8 +119,9 @@ def list_files(config: DataConfig) -> Listing:
             for source in (config, *config.more)
         ]
     )
-    for remark in listing.remarks:
-        logging.getLogger(__name__).warning(remark)
+    if twice := len(listing.files) - len({file.path for file in listing.files}):
+        listing.remarks.append(f"{twice} videos come twice, in what data.root and data.more name, and count twice")
+    tell(listing)
     if config.classes is not None:
         listing = select_classes(listing, config.classes)
     if config.without_classes:

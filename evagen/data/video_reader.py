@@ -24,8 +24,6 @@ from evagen.data.shown_frame import ShownFrame
 from evagen.data.video_file import SECONDS_WITHOUT_FRAME, VideoError, VideoPath, check_whole, opened, shown_frames
 from evagen.kernels.strides import Stride, frame_offset
 
-VIDEO_SUFFIXES = frozenset({".avi", ".gif", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm", ".wmv"})
-
 # Seeking costs a pass over the file's packets, about as long as decoding so many frames of 320x240: key frames before
 # the first of these numbers are not worth it. The second is for files which do not tell where their key frames are.
 _SEEK_FROM_FRAME = 8

@@ -29,5 +29,5 @@ def write_first_look(path: Path, model: str, clips: Sequence[GeneratedClip], sec
         )
     )
     with atomic_write(path) as unfinished:
-        unfinished.write_text(html, encoding="utf-8")
+        unfinished.write_text(html, encoding="utf-8", errors="xmlcharrefreplace")
     return path

@@ -1,9 +1,11 @@
 """The model card of a folder of trained models: what it is, how it is used, how it was trained, how it scores. All of
 it is read from configs, weights, logs and records; what these do not say stands in somebody's notes."""
 
+import html
 import json
 import math
 import re
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +16,7 @@ from safetensors import safe_open
 
 from evagen import __version__
 from evagen.errors import UserError
+from evagen.kernels.names import as_line
 from evagen.kernels.sources import INDEX
 from evagen.report.training_facts import Facts
 from evagen.scoring.record import read_record
@@ -82,7 +85,7 @@ def write_card(folder: Path, options: CardOptions) -> None:
     none."""
     parts = stored_parts(folder)
     sections = [
-        f"# {Path(options.name).name}",
+        f"# {plain(Path(options.name).name)}",
         _summary(parts),
         "## What it is\n\n" + _table(parts),
         _classes(parts),
@@ -105,7 +108,9 @@ def renamed(card: str, name: str) -> str:
     """A card whose commands call the models by another name."""
     head, mark, rest = card.partition(USE)
     usage, end, after = rest.partition("\n## ")
-    usage = re.sub(r'^(MODEL=|model = )"[^"\n]*"', lambda found: f'{found[1]}"{name}"', usage, flags=re.MULTILINE)
+    shell, python = _naming(name)
+    usage = re.sub(r"^MODEL=.*?(?=  #|$)", lambda _: shell, usage, flags=re.MULTILINE)
+    usage = re.sub(r"^model = .*$", lambda _: python, usage, flags=re.MULTILINE)
     return head + mark + usage + end + after
 
 
@@ -166,12 +171,13 @@ DESCRIBED = {"tokenizer": _of_tokenizer, "router": _of_router, "generator": _of_
 
 def _classes(parts: Mapping[str, StoredPart]) -> str:
     names = parts["generator"].config["class_names"] if "generator" in parts else []
-    return f"Classes: {', '.join(names)}." if names else ""
+    return f"Classes: {', '.join(map(plain, names))}." if names else ""
 
 
 def _usage(parts: Mapping[str, StoredPart], name: str) -> str:
     """Commands and Python, of which only the lines that name the models change with where they are."""
-    shell, python = [f'MODEL="{name}"  # a folder, or an id on the hub'], [f'model = "{name}"']
+    naming = _naming(name)
+    shell, python = [f"{naming[0]}  # a folder, or an id on the hub"], [naming[1]]
     writes = parts["generator"].config if "generator" in parts else None
     given = bool(writes and writes.get("given_frames"))
     if "tokenizer" in parts:
@@ -187,12 +193,28 @@ def _usage(parts: Mapping[str, StoredPart], name: str) -> str:
     else:
         python = ["from evagen import VideoPipeline", "", *python, "pipeline = VideoPipeline.from_pretrained(model)"]
         if writes and not given:
-            called = json.dumps(writes["class_names"][0], ensure_ascii=False) if writes["class_names"] else "None"
+            called = _quoted(writes["class_names"][0]) if writes["class_names"] else "None"
             python.append(f"frames = pipeline({called}, seed=0).frames  # float (1, frames, height, width, 3), 0 to 1")
         if "router" in parts:
             python.append('tokens = pipeline.encode("holiday.mp4", preference=1.2)')
             python.append("frames = pipeline.decode(tokens)")
     return "\n".join(["```bash", *shell, "```", "", "```python", *python, "```"])
+
+
+def _naming(name: str) -> tuple[str, str]:
+    """The lines that name the models, for a shell and for Python."""
+    quoted = f'"{name}"' if re.fullmatch(r"[\w ./@:~+-]+", name) else shlex.quote(as_line(name))
+    return f"MODEL={quoted}", f"model = {_quoted(name)}"
+
+
+def _quoted(name: str) -> str:
+    """In Python, on one line."""
+    return json.dumps(name, ensure_ascii=not name.isprintable())
+
+
+def plain(name: str) -> str:
+    """A name in markdown as it reads: neither a tag nor more than a line."""
+    return html.escape(as_line(name), quote=False)
 
 
 def _of_one(stored: StoredPart, python: Sequence[str]) -> list[str]:
@@ -207,7 +229,8 @@ def _training(training: Mapping[str, Facts]) -> str:
         return ""
     names = list(dict.fromkeys(name for facts in told.values() for name in facts))
     rows = [[name, *(facts.get(name, "") for facts in told.values())] for name in names]
-    return "## How it was trained\n\n" + markdown(["", *told], rows, text_columns=1 + len(told))
+    table = markdown(["", *told], rows, text_columns=1 + len(told))
+    return "## How it was trained\n\n" + html.escape(table, quote=False)
 
 
 def _scores(records: Sequence[Path]) -> str:
@@ -215,7 +238,9 @@ def _scores(records: Sequence[Path]) -> str:
         return ""
     first = read_record(records[0]).score
     return (
-        "## Scores\n\n" + compare(records) + f"\n\nIn brackets: {first.level:.0%} intervals of {first.resamples} "
+        "## Scores\n\n"
+        + html.escape(compare(records), quote=False)
+        + f"\n\nIn brackets: {first.level:.0%} intervals of {first.resamples} "
         "bootstrap draws. `evagen protocols NAME` says how a protocol measures."
     )
 

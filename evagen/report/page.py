@@ -226,7 +226,7 @@ def write_report(report: Report, path: Path) -> Path:
         )
     )
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(html, encoding="utf-8")
+    path.write_text(html, encoding="utf-8", errors="xmlcharrefreplace")
     return path
 
 

@@ -1,6 +1,5 @@
 """What the report page tells of a run folder, read from the files that the run has left so far."""
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,7 +12,9 @@ from tensorboard.backend.event_processing.event_file_loader import EventFileLoad
 
 from evagen.data.pictures import FOLDER
 from evagen.data.video_reader import VideoError, iterate_frames
+from evagen.errors import UserError
 from evagen.report.page import GeneratedClip
+from evagen.sampling.rows import file_of, finished_rows
 from evagen.scoring.record import read_record
 from evagen.scoring.table import figures_of
 from evagen.training.best import read_best
@@ -130,7 +131,7 @@ def read_run(
     """Everything of a run that is in its folder. command, changed, facts: as in `Run`."""
     log = read_metrics(path) if (path / "metrics.jsonl").exists() else []
     pictures = sorted((path / FOLDER).glob("*.png"))
-    rows = [json.loads(line) for line in _lines_of_rows(path)] if command == "sample" else []
+    rows = list(finished_rows(path).values()) if command == "sample" else []
     if rows:
         tokens = sum(len(row["codes"]) for row in rows) / len(rows)
         facts = {"clips": f"{len(rows)}", "tokens": f"{tokens:.1f} a clip", **facts}
@@ -214,13 +215,6 @@ def _thinned(pictures: Sequence[Path], most: int) -> list[Path]:
     return [pictures[place] for place in places]
 
 
-def _lines_of_rows(path: Path) -> list[str]:
-    """Of the clips that a sampling run has finished, whoever wrote them."""
-    files = [path / "tokens.jsonl", *sorted(path.glob("tokens.*.jsonl"))]
-    lines = [line for file in files if file.exists() for line in file.read_text().splitlines(keepends=True)]
-    return [line for line in lines if line.endswith("\n")]
-
-
 def _clips(path: Path, rows: Sequence[Mapping[str, Any]]) -> list[GeneratedClip]:
     """Some of each class, small enough for a page; of rows whose files are videos."""
     by_class: dict[str, list[Mapping[str, Any]]] = {}
@@ -231,8 +225,8 @@ def _clips(path: Path, rows: Sequence[Mapping[str, Any]]) -> list[GeneratedClip]
     for name, some in list(by_class.items())[:MOST_CLIPS]:
         for row in some[:each]:
             try:
-                frames = [_small(frame) for frame, _ in zip(iterate_frames(path / row["path"]), range(MOST_FRAMES))]
-            except (OSError, VideoError):  # taken away, or a picture
+                frames = [_small(frame) for frame, _ in zip(iterate_frames(file_of(path, row)), range(MOST_FRAMES))]
+            except (OSError, VideoError, UserError):  # taken away, a picture, or not of this run
                 continue
             clips.append(GeneratedClip(np.stack(frames), row["lengths"], name))
     return clips

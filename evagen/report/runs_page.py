@@ -68,7 +68,7 @@ def write_runs_page(runs: Sequence[Run], path: Path) -> Path:
         longest_block=max((max(clip.lengths) for clip in clips), default=1),
     )
     with atomic_write(path) as unfinished:
-        unfinished.write_text(html, encoding="utf-8")
+        unfinished.write_text(html, encoding="utf-8", errors="xmlcharrefreplace")
     return path
 
 

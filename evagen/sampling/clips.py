@@ -15,6 +15,7 @@ from torch import Tensor
 from evagen.ar_model import ClipRequest, ClipTokens, LengthConstraints, SamplingOptions, VideoGenerator, sample
 from evagen.errors import UserError
 from evagen.kernels.levels import video_to_frames
+from evagen.kernels.names import file_name_of
 from evagen.models.inference import HALF, precision_on
 from evagen.sampling.classes import label_of
 from evagen.sampling.config import Sampling
@@ -71,8 +72,10 @@ class SampledClips:
         of_what = number // self.config.clips_per_class
         return self.given.class_of(of_what) if self.given else self.names[of_what]
 
-    def name_of(self, number: int) -> str:
-        return self.class_of(number) or "clips"
+    def folder_of(self, number: int) -> str:
+        """In the run folder. Classes are named by who made the generator, so their names are not taken for paths."""
+        name = self.class_of(number)
+        return "clips" if name is None else file_name_of(name)
 
     def source_of(self, number: int) -> dict:
         return {"given": self.given.source_of(number // self.config.clips_per_class)} if self.given else {}

@@ -124,7 +124,7 @@ class VideoPipeline(SavedWithoutSource, DiffusionPipeline):
         folder.mkdir(parents=True, exist_ok=True)
         (folder / CUSTOM_PIPELINE).write_text(
             "# What `DiffusionPipeline.from_pretrained(…, custom_pipeline=…, trust_remote_code=True)` loads.\n"
-            "from evagen import VideoPipeline\n"
+            'from evagen import VideoPipeline\n\n__all__ = ["VideoPipeline"]\n'
         )
         super().save_pretrained(str(folder), **options)
 

@@ -5,10 +5,13 @@ that is started again finds all of them, whoever wrote them.
 """
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from evagen.errors import UserError
 from evagen.kernels.files import atomic_write
+from evagen.kernels.names import path_inside
 
 
 class SampleRows:
@@ -18,9 +21,9 @@ class SampleRows:
         self.folder = folder
         self.own = folder / f"tokens.{process}.jsonl"
         if self.own.exists():  # a line that a process was killed in is taken out, so that the next begins on its own
-            whole = [line for line in self.own.read_text().splitlines(keepends=True) if line.endswith("\n")]
-            self.own.write_text("".join(whole))
-        self.done = set(self._all())
+            whole = [line for line in self.own.read_bytes().splitlines(keepends=True) if line.endswith(b"\n")]
+            self.own.write_bytes(b"".join(whole))
+        self.done = set(finished_rows(folder))
 
     def add(self, number: int, **values: Any) -> None:
         """A finished clip, whose files are written."""
@@ -29,11 +32,11 @@ class SampleRows:
 
     def count_all(self) -> int:
         """Clips finished up to now, by all processes."""
-        return len(self._all())
+        return len(finished_rows(self.folder))
 
     def join(self) -> None:
         """All rows into `tokens.jsonl`."""
-        rows = self._all()
+        rows = finished_rows(self.folder)
         with atomic_write(self.folder / "tokens.jsonl") as unfinished:
             unfinished.write_text("".join(json.dumps(rows[number]) + "\n" for number in sorted(rows)))
         for path in self.folder.glob("tokens.*.jsonl"):
@@ -42,17 +45,36 @@ class SampleRows:
     def write_manifest(self, values: dict[str, Any]) -> None:
         (self.folder / "manifest.json").write_text(json.dumps(values, indent=1))
 
-    def _all(self) -> dict[int, dict]:
-        rows = {}
-        for path in [self.folder / "tokens.jsonl", *self.folder.glob("tokens.*.jsonl")]:
-            lines = path.read_text().splitlines(keepends=True) if path.exists() else []
-            for line in lines:
-                if line.endswith("\n"):
+
+def finished_rows(folder: Path) -> dict[int, dict[str, Any]]:
+    """The rows that any process has finished, by the clips' numbers. Raises UserError for a file that is damaged."""
+    rows = {}
+    for path in [folder / "tokens.jsonl", *sorted(folder.glob("tokens.*.jsonl"))]:
+        lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
+        for line in lines:
+            if line.endswith(b"\n"):
+                try:
                     row = json.loads(line)
-                    rows[row["number"]] = row
-        return rows
+                    rows[int(row["number"])] = row
+                except (ValueError, KeyError, TypeError, RecursionError) as error:
+                    raise UserError(
+                        f"{path} is damaged ({error}): delete it, and the clips of its lines are written again"
+                    ) from error
+    return rows
 
 
 def read_rows(folder: Path) -> list[dict[str, Any]]:
-    """The rows of a finished sampling run, in the order of the clips' numbers."""
-    return [json.loads(line) for line in (folder / "tokens.jsonl").read_text().splitlines()]
+    """The rows of a finished sampling run, in the order of the clips' numbers. Raises UserError for one without."""
+    path = folder / "tokens.jsonl"
+    try:
+        return [json.loads(line) for line in path.read_bytes().splitlines()]
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"{path} cannot be read: {error}. It is what a finished `evagen sample` leaves") from error
+
+
+def file_of(folder: Path, row: Mapping[str, Any]) -> Path:
+    """The video or picture of a clip. Raises UserError for a row that names none inside the run folder."""
+    try:
+        return path_inside(folder, str(row.get("path") or ""))
+    except ValueError as error:
+        raise UserError(f"a row of tokens.jsonl is not as `evagen sample` writes it: {error}") from error

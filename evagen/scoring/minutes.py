@@ -14,7 +14,7 @@ from evagen.data.video_reader import read_frames
 from evagen.errors import UserError
 from evagen.eval import ImageNetworkDetector, moving_share
 from evagen.kernels.levels import frames_to_video
-from evagen.sampling.rows import read_rows
+from evagen.sampling.rows import file_of, read_rows
 from evagen.scoring.reconstruction import frechet_between
 from evagen.scoring.table import markdown
 
@@ -54,7 +54,7 @@ def compare_minutes(samples: Path, real: Iterable[Tensor], frames_per_second: fl
     """samples: the run folder of `evagen sample`; real: videos (C, F, H, W) in [-1, 1]. Raises UserError for videos
     of less than twice ten seconds."""
     length = round(SECONDS * frames_per_second)
-    generated = [frames_to_video(read_frames(samples / row["path"])) for row in read_rows(samples)]
+    generated = [frames_to_video(read_frames(file_of(samples, row))) for row in read_rows(samples)]
     if any(video.shape[1] < 2 * length for video in generated):
         raise UserError(f"the videos in {samples} are too short: {SECONDS} seconds at either end are compared")
     first, last = [video[:, :length] for video in generated], [video[:, -length:] for video in generated]

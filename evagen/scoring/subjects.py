@@ -5,6 +5,7 @@ reconstruction also with `psnr`, `ssim`, `perceptual`, and the squared errors wh
 the reconstruction and `still_error` of the still background.
 """
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,12 +18,13 @@ from torch import Tensor
 
 from evagen.ar_model import ClipRequest, ClipTokens, SamplingOptions, VideoGenerator, sample_in_order
 from evagen.data.clip_table import NumberedClips
+from evagen.data.found_files import find_videos, looked_for
 from evagen.data.frame_counts import count_all_frames
-from evagen.data.layouts import looked_for, videos_below
 from evagen.data.loader import ClipBatch
 from evagen.data.video_reader import VideoError
 from evagen.errors import UserError
 from evagen.eval import FrameDistance, PreparedDetector, Protocol, SourceClip, moving_errors, psnr, ssim
+from evagen.kernels.names import as_text
 from evagen.models.inference import HALF, autocast_to
 from evagen.models.larp import LarpTokenizer
 from evagen.models.lengths import Assign
@@ -170,12 +172,19 @@ class FolderOfClips:
         return scored_rows(batch, self.detector, batch.video.to(self.device))
 
 
+OF_RUNS = frozenset({".json", ".jsonl", ".yaml", ".png"})
+"""What lies beside the videos that were sampled."""
+
+
 def first_clips(folder: Path, protocol: Protocol) -> FileClips:
     """The first clip of every video below a folder, in the order of their paths; never resampled in time. Raises
     UserError where there are no videos, and for such as are shorter than a clip or cannot be opened."""
     if not folder.is_dir():
         raise UserError(f"no folder at {folder}: a folder of videos is needed")
-    found = videos_below(folder)
+    files_found = find_videos(folder)
+    for remark in files_found.remarks(known=OF_RUNS):
+        logging.getLogger(__name__).warning(remark)
+    found = files_found.videos
     if not found:
         raise UserError(f"no videos in {folder} {looked_for()}")
     span = (protocol.num_frames - 1) * protocol.stride + 1
@@ -190,7 +199,7 @@ def first_clips(folder: Path, protocol: Protocol) -> FileClips:
             f"{len(bad)} of {len(found)} videos in {folder} cannot be scored; a clip of {protocol.name} needs {span} "
             "frames:\n  " + "\n  ".join(bad[:5]) + (f"\n  and {len(bad) - 5} more" if len(bad) > 5 else "")
         )
-    files = {Path(video.path).relative_to(folder).as_posix(): video.path for video in found}
+    files = {as_text(Path(video.path).relative_to(folder).as_posix()): video.path for video in found}
     clips = [SourceClip(name, 0, protocol.num_frames, protocol.stride, -1) for name in sorted(files)]
     return FileClips(protocol, clips, files)
 

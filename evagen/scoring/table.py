@@ -1,10 +1,12 @@
 """Records as a markdown table: a row for each model, a column for each protocol and detector, since values of different
 ones do not compare. What stands in the columns is said above the table, by their numbers if there are several."""
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from evagen.errors import UserError
+from evagen.kernels.names import as_line
 from evagen.models.networks import gives_fvd
 from evagen.scoring.record import Record, read_record
 
@@ -53,7 +55,9 @@ def column_of(record: Record) -> Column:
 def markdown(heads: Sequence[str], rows: Sequence[Sequence[str]], text_columns: int = 1) -> str:
     """The first columns to the left, as text, the others to the right, as figures."""
     lines = [heads, ["---"] * text_columns + ["---:"] * (len(heads) - text_columns), *rows]
-    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
+    return "\n".join(
+        "| " + " | ".join(as_line(cell, sys.maxsize).replace("|", "\\|") for cell in line) + " |" for line in lines
+    )
 
 
 def figures_of(record: Record) -> dict[str, str]:

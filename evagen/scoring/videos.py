@@ -78,7 +78,9 @@ def list_videos(protocol: Protocol, data: ScoredData) -> RealVideos:
         if isinstance(error := count, VideoError) or isinstance(error := rate, VideoError):
             unreadable.append(SkippedClip(str(file.path), error.reason))
             continue
-        name = name_in(data.root, file.path).replace("\\", "/").removeprefix("UCF-101/")
+        name = name_in(data.root, file.path).replace("\\", "/")
+        if layout == "ucf101":  # copies differ in the folders
+            name = f"{listing.class_names[file.label]}/{name.rpartition('/')[2]}"
         found.append(SourceVideo(name, count, file.label, rate))
         files[name] = file.path
     return RealVideos(found, files, listing.class_names, absent, unreadable, listing.remarks)

@@ -10,7 +10,7 @@ from datasets import ClassLabel, Dataset, DatasetDict, Features, Value, Video
 from video_fixtures import moving_frames, write_uneven_h264
 
 from evagen.data.clips import ClipDataset
-from evagen.data.huggingface import TableVideo
+from evagen.data.huggingface import TableVideo, list_huggingface
 from evagen.data.loader import clip_loader
 from evagen.data.sources import DataConfig
 from evagen.data.video_reader import VideoError, count_frames, read_frames
@@ -137,3 +137,28 @@ def test_what_is_not_there_is_explained(files, tmp_path, monkeypatch):
     monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", True)
     with pytest.raises(UserError, match=r"nowhere/nothing cannot be loaded as a data set of the `datasets` library"):
         ClipDataset(config("nowhere/nothing"))
+
+
+def test_columns_that_are_no_classes_are_refused_in_words(files, tmp_path):
+    values = {"video": files[:2], "label": [["a", "b"], ["c"]]}
+    Dataset.from_dict(values, features=Features({"video": Value("string"), "label": [Value("string")]})).save_to_disk(
+        tmp_path / "lists"
+    )
+    with pytest.raises(
+        UserError, match=r"column 'label' of .*lists holds several values a row .* a video has one class"
+    ):
+        list_huggingface(tmp_path / "lists", "train", "video", None)
+    other = Features({"video": Video(), "label": ClassLabel(names=NAMES[::-1])})
+    swapped = Dataset.from_dict({"video": files[2:], "label": [0, 1]}, features=other)
+    DatasetDict({"train": table(files[:2], "video", (0, 1)), "test": swapped}).save_to_disk(tmp_path / "swapped")
+    with pytest.raises(UserError, match=r"column 'label' of .*swapped is not the same in train, test"):
+        list_huggingface(tmp_path / "swapped", "train", None, None)
+
+
+def test_parts_that_are_no_splits_and_parts_without_labels(files, tmp_path):
+    whole = table(files[:2], "video", (0, 1))
+    parts = {"Train": whole, "unlabelled": whole.remove_columns("label"), "validation": whole.remove_columns("label")}
+    DatasetDict(parts).save_to_disk(tmp_path / "set")
+    listing = list_huggingface(tmp_path / "set", "all", None, None)
+    assert [file.label for file in listing.files] == [0, 1, -1, -1]
+    assert listing.remarks == [f"of {tmp_path / 'set'} the parts unlabelled are left out: no split is called so"]

@@ -11,7 +11,7 @@ from video_fixtures import moving_frames, write_h264, write_ucf101, write_uneven
 
 from evagen.data.clips import ClipDataset
 from evagen.data.kinetics import list_kinetics
-from evagen.data.layouts import Listing, VideoFile, join, list_folder, list_ucf101
+from evagen.data.layouts import Listing, VideoFile, join, list_folder
 from evagen.data.sources import DataConfig
 from evagen.data.square_clips import fit_square
 from evagen.data.video_reader import read_frames
@@ -211,9 +211,10 @@ def test_other_tables_in_the_root_are_left_aside_and_refused_if_given(tmp_path):
     put(tmp_path, f"train/yoga/{IDS[0]}.mp4")
     write_list(tmp_path / "notes.csv", ("a", "b"), header="who,what")
     assert list_kinetics(tmp_path, "train").remarks == [
-        f"{tmp_path / 'notes.csv'} is no Kinetics list: it has no column youtube_id"
+        f"{tmp_path / 'notes.csv'} is no Kinetics list: it has the columns who, what, and such a list begins with the "
+        "line label,youtube_id,time_start,time_end,split"
     ]
-    with pytest.raises(UserError, match="has the columns who, what; a Kinetics list begins with the line label,youtub"):
+    with pytest.raises(UserError, match="has the columns who, what, and such a list begins with the line label,youtub"):
         list_kinetics(tmp_path, "train", tmp_path / "notes.csv")
     with pytest.raises(UserError, match=r"no list at .*gone.csv: `csv` should be a Kinetics list such as train.csv"):
         list_kinetics(tmp_path, "train", tmp_path / "gone.csv")
@@ -225,7 +226,7 @@ def test_other_tables_in_the_root_are_left_aside_and_refused_if_given(tmp_path):
 def test_nothing_to_be_found_is_explained(tmp_path):
     with pytest.raises(UserError, match="no folder at"):
         list_kinetics(tmp_path / "absent", "train")
-    with pytest.raises(UserError, match=r"no videos in .*looked for .avi.*ROOT/train/CLASS"):
+    with pytest.raises(UserError, match=r"no videos in .*looked for .* .avi .*ROOT/train/CLASS"):
         list_kinetics(tmp_path, "train")
     put(tmp_path, f"train/{IDS[0]}.mp4")
     with pytest.raises(UserError, match=r"neither in a class folder nor in a list.*train.csv and val.csv, in ROOT"):
@@ -237,6 +238,7 @@ def test_real_videos_of_a_copy_with_holes(tmp_path):
     for number, folder in enumerate(("train/yoga", "train/bee keeping", "val/yoga")):
         (tmp_path / folder).mkdir(parents=True)
         (tmp_path / folder / f"{IDS[number]}_000001_000011.mp4").write_bytes((tmp_path / "one.mp4").read_bytes())
+    (tmp_path / "one.mp4").unlink()
     (tmp_path / "train" / "yoga" / f"{IDS[5]}_000001_000011.mp4").write_text("not a video")
     write_list(tmp_path / "train.csv", *[("yoga", youtube_id, 1, 11, "train") for youtube_id in IDS[6:9]])
     write_list(tmp_path / "val.csv", ("bee keeping", IDS[9], 1, 11, "val"))
@@ -296,7 +298,9 @@ def test_a_folders_labels_mean_the_same_in_every_split(tmp_path):
     train, val = list_folder(tmp_path, "train"), list_folder(tmp_path, "val")
     assert train.class_names == val.class_names == ["ants", "bees", "cats"]
     assert contents(tmp_path, val) == {"val/bees/3.avi": "bees", "val/cats/4.avi": "cats"}
-    assert list_folder(tmp_path, "test") == val
+    test = list_folder(tmp_path, "test")
+    assert (test.files, test.class_names) == (val.files, val.class_names)
+    assert test.remarks == [f"{tmp_path} has no test split, its validation split is taken"]
     put(tmp_path, "test/ants/5.avi")
     assert contents(tmp_path, list_folder(tmp_path, "test")) == {"test/ants/5.avi": "ants"}
     assert len(list_folder(tmp_path, "all").files) == 5
@@ -306,8 +310,6 @@ def test_a_folder_without_a_split_says_so(tmp_path):
     put(tmp_path, "train/ants/1.avi", "test/ants/2.avi")
     with pytest.raises(UserError, match=r"has no val split: make folders .*train and .*val, or use split=all"):
         list_folder(tmp_path, "val")
-    with pytest.raises(UserError, match=r"UCF-101 has no validation split.*split=test"):
-        list_ucf101(tmp_path, "val", 1)
 
 
 @given(st.lists(st.lists(st.sampled_from("abcdef"), unique=True, max_size=4), min_size=1, max_size=3))

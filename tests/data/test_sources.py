@@ -43,9 +43,7 @@ def test_missing_files_and_lists_of_ucf101(tmp_path):
     (tmp_path / "YoYo" / "v_YoYo_g02_c01.avi").unlink()
     dataset = ClipDataset(config(tmp_path, layout="ucf101"))
     assert len(dataset) == 3
-    assert [(skip.path[-18:], "No such file" in skip.reason) for skip in dataset.skipped] == [
-        ("v_YoYo_g02_c01.avi", True)
-    ]
+    assert [(skip.path[-18:], skip.reason) for skip in dataset.skipped] == [("v_YoYo_g02_c01.avi", "not in this copy")]
     with pytest.raises(UserError, match=r"no list at .*trainlist02.txt .*testlist01.txt.*layout=folder"):
         ClipDataset(config(tmp_path, layout="ucf101", split_index=2))
 
@@ -84,7 +82,7 @@ def test_classes_and_limit(folder):
 def test_folders_with_nothing(tmp_path):
     with pytest.raises(UserError, match="no folder at"):
         ClipDataset(config(tmp_path / "absent"))
-    with pytest.raises(UserError, match=r"no videos in .*looked for .avi"):
+    with pytest.raises(UserError, match=r"no videos in .*looked for .* .avi "):
         ClipDataset(config(tmp_path))
     (tmp_path / "bad.avi").write_text("not a video")
     with pytest.raises(UserError, match=r"no usable video in .*\n1 of 1 files skipped:\n.*bad.avi: cannot"):

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from video_fixtures import moving_frames
 
-from evagen.data.layouts import videos_below
+from evagen.data.found_files import find_videos
 from evagen.data.video_reader import count_frames, frame_rate, read_frames
 from evagen.data.video_writer import join_videos, write_video
 from evagen.errors import UserError
@@ -69,7 +69,7 @@ def test_a_killed_writer_leaves_no_half_file(tmp_path):
     os.kill(writer.pid, signal.SIGKILL)
     writer.wait()
     assert [path.name[0] for path in tmp_path.iterdir()] == ["."]
-    assert not videos_below(tmp_path)
+    assert not find_videos(tmp_path).videos
 
 
 def test_impossible_frames_and_names_are_refused_and_leave_nothing(tmp_path):

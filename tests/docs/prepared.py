@@ -48,10 +48,11 @@ def prepare(root: Path) -> Path:
         _save_models(root / folder, classes)
     quickstart = root / "runs" / "quickstart"
     shutil.copytree(quickstart / "final", quickstart / "proxy")
+    generator, *without = (quickstart / part for part in ("generator", "final", "router"))
     box = root / "box" / "arcade"
-    models = (quickstart / part for part in ("generator", "final", "router"))
-    VideoPipeline.of(*models).save_pretrained(box)
-    (box / "README.md").write_text("Trained for no time.\n")
+    for folder, models in ((box, (generator, *without)), (root / "box" / "natural", (None, *without))):
+        VideoPipeline.of(*models).save_pretrained(folder)
+        (folder / "README.md").write_text("Trained for no time.\n")
     return box
 
 

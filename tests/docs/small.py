@@ -115,7 +115,7 @@ PLANS = (
     Plan("evagen benchmark .*(-class2video|-heldout)", "run", "few clips, without networks to download",
          swap=ELSEWHERE, add=f"{SCORES} {FP32} changes.size=64 changes.drawn=2"),
     Plan("evagen benchmark", "run", "few clips, without networks to download",
-         swap=(*ELSEWHERE, ("uniform_length=128", "uniform_length=24"), ("changes.drawn=256", "changes.drawn=2")),
+         swap=(*ELSEWHERE, (r"uniform_length=\d+", "uniform_length=24"), (r"changes.drawn=\d+", "changes.drawn=2")),
          add=f"{SCORES} {FP32} changes.size=64"),
     Plan("evagen fvd", "run", "without networks to download", add="--detector offline --resamples 3"),
     Plan("evagen (configs|protocols|compare|info|encode|decode|reconstruct|export|import|report)", "run",
