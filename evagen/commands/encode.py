@@ -1,5 +1,6 @@
 """`evagen encode`: a video file into a file of tokens."""
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -87,7 +88,10 @@ def main(
                 )  # fmt: skip
     except (VideoError, ValueError) as error:
         raise UserError(str(error)) from error
-    about = _about(video.name, tokens, rate, encoder, dials)
+    try:
+        about = _about(video.name, tokens, rate, encoder, dials)
+    except ValueError as error:
+        raise UserError(f"{video} cannot be described in a token file: {error}") from error
     write_token_file(out, tokens.tokens, about)
     lengths = tokens.over_time(about.tiles).tolist()
     if plot:
@@ -111,7 +115,7 @@ def _encode_live(
 def _about(source: str, tokens: TokenizedVideo, rate: float, tokenizer: VideoTokenizer, dials: Dials) -> TokenFile:
     num_blocks = tokens.tokens.lengths.numel()
     return TokenFile(
-        source=source,
+        source=os.fsencode(source).decode(errors="replace"),  # a name need not be UTF-8
         frames=tokens.num_frames,
         height=tokens.size[0],
         width=tokens.size[1],

@@ -25,6 +25,7 @@ from transformers.utils import cached_file
 
 from evagen.config import Section, check_config
 from evagen.errors import UserError
+from evagen.kernels.model_files import MOST_LAYERS, check_finite
 from evagen.kernels.packed_linear import pack_linears
 from evagen.kernels.sources import locate
 from evagen.tokenizer import AssignmentSpace, TokenizedClips
@@ -84,8 +85,8 @@ class LarpConfig(Section):
     decoder_hidden_size: int = Field(768, ge=1)
     encoder_num_heads: int = Field(12, ge=1)
     decoder_num_heads: int = Field(12, ge=1)
-    encoder_depth: int = Field(6, ge=1)
-    decoder_depth: int = Field(6, ge=1)
+    encoder_depth: int = Field(6, ge=1, le=MOST_LAYERS)
+    decoder_depth: int = Field(6, ge=1, le=MOST_LAYERS)
     learned_encoder_patch_pe: Literal[False] = False
     learned_encoder_latent_query_embed: Literal[True] = True
     learned_decoder_latent_pe: Literal[False] = False
@@ -289,6 +290,10 @@ def load_larp(source: str | Path, device: torch.device | str = "cpu") -> LarpTok
     weights = {name: tensor.float() for name, tensor in weights.items() if not name.startswith(TRAINING_ONLY)}
     _check_weights(weights, model, source)
     model.load_state_dict(weights, assign=True)
+    try:
+        check_finite(model)
+    except ValueError as error:
+        raise UserError(f"the weights of the LARP tokenizer at {source}: {error}") from error
     return pack_linears(model.to(device).eval().requires_grad_(False))
 
 
