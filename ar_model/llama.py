@@ -85,15 +85,15 @@ def from_llama(llama: LlamaForCausalLM, layout: Mapping[str, Any] | None = None)
             f"the Llama has {config.vocab_size} tokens, its layout {vocabulary_size}: codes, levels, classes and 3 "
             "others; they must be as many"
         )
-    generator = VideoGenerator(
-        **settings,
-        width=config.hidden_size,
-        depth=config.num_hidden_layers,
-        num_heads=config.num_attention_heads,
-        hidden_width=config.intermediate_size,
-        rope_theta=_rope(config)["rope_theta"],
-        norm_eps=config.rms_norm_eps,
-    )
+    shape = {
+        "width": config.hidden_size,
+        "depth": config.num_hidden_layers,
+        "num_heads": config.num_attention_heads,
+        "hidden_width": config.intermediate_size,
+        "rope_theta": _rope(config)["rope_theta"],
+        "norm_eps": config.rms_norm_eps,
+    }
+    generator = VideoGenerator(**settings | shape)
     if llama.dtype != generator.dtype:
         generator = generator.to(llama.dtype)
     weights = llama.state_dict()

@@ -129,8 +129,8 @@ def check_weights(kind: type, settings: Mapping[str, Any], files: Iterable[Path]
     try:
         with torch.device("meta"):  # which takes no memory
             model = kind.from_config(dict(settings))  # type: ignore[attr-defined]
-    except (ArithmeticError, RuntimeError, TypeError, IndexError, MemoryError) as error:
-        raise ValueError(f"no {kind.__name__} can be made with its settings: {error}") from error
+    except (ValueError, ArithmeticError, RuntimeError, TypeError, IndexError) as error:
+        raise ValueError(f"no {kind.__name__} can be made with the settings in config.json: {error}") from error
     expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     wrong = [f"{name} is missing" for name in expected.keys() - found.keys()]
     wrong += [f"{name} is of no use" for name in found.keys() - expected.keys()]

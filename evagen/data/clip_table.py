@@ -22,15 +22,18 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
+import numpy as np
 import pyarrow as pa
 from accelerate import Accelerator
 from datasets import Dataset, load_from_disk
+from pydantic import ConfigDict
 from tqdm.auto import tqdm
 
 from evagen.config import Section
 from evagen.data.clips import Clip, SkippedClip, report_skipped
 from evagen.data.loader import ClipBatch, clip_loader
 from evagen.errors import UserError
+from evagen.kernels.files import read_json
 
 RowsOf = Callable[[ClipBatch], list[dict[str, Any]]]
 """The rows of a batch's clips, in the clips' order: numbers, strings and 1D arrays by column name."""
@@ -52,6 +55,8 @@ class NumberedClips(Protocol):
     def fingerprint(self) -> str: ...
 
 
+LARGEST_ABOUT = 2**28
+"""Bytes of `about.json`, which lists what was skipped."""
 COPIED_TOGETHER = 256
 """Batches whose rows are copied at once from the parts into the table, which bounds memory."""
 
@@ -121,16 +126,40 @@ def open_table(table: Path, what: str, command: str) -> tuple[Dataset, About]:
     if not table.is_dir():
         raise unfinished(table, what, command)
     try:
-        rows, about = load_from_disk(table), json.loads((table / "about.json").read_text())
-        if len(rows) != about["rows"]:
-            raise ValueError(f"{len(rows)} of {about['rows']} rows are there")
-        skipped = [SkippedClip(**clip) for clip in about["skipped"]]
-        return rows, About(about["made_from"], about["contents"], skipped)
-    except (OSError, ValueError, KeyError, TypeError, pa.ArrowException) as error:
-        raise UserError(
-            f"the {what} in {table} is damaged: {error}. Delete {table} and run `evagen {command}` with "
-            f"{table.parent / 'config.yaml'} to make it again"
-        ) from error
+        about = _Finished.model_validate(read_json(table / "about.json", LARGEST_ABOUT))
+        for each in read_json(table / "state.json").get("_data_files", []):  # nothing but what lies in the folder
+            if Path(each["filename"]).name != each["filename"]:
+                raise ValueError(f"state.json names a file elsewhere, {each['filename']}")
+        rows = load_from_disk(table)
+        if len(rows) != about.rows:
+            raise ValueError(f"{len(rows)} of {about.rows} rows are there")
+    except Exception as error:  # the readers raise a dozen kinds on damaged files
+        raise damaged(table, what, command, error) from error
+    return rows, About(about.made_from, about.contents, about.skipped)
+
+
+def damaged(table: Path, what: str, command: str, error: object) -> UserError:
+    """The error that says what is wrong with a table and how to make it again."""
+    return UserError(
+        f"the {what} in {table} is damaged: {error}. Delete {table} and run `evagen {command}` with "
+        f"{table.parent / 'config.yaml'} to make it again"
+    )
+
+
+def check_lists(rows: pa.Table, name: str, length: int | None) -> np.ndarray:
+    """Some rows of a column of lists, each of this length if one is given → all their numbers, one list after another.
+    Raises ValueError for another column, for lists of other lengths and for numbers that are missing or not finite."""
+    column = rows[name].combine_chunks() if name in rows.column_names else None
+    if column is None or not isinstance(column, pa.ListArray | pa.LargeListArray):
+        raise ValueError(f"it has no column {name} of lists of numbers")
+    lengths = column.value_lengths()
+    if column.null_count or (length is not None and not (lengths.to_numpy() == length).all()):
+        raise ValueError(f"rows of {name} do not have {length} numbers each")
+    numbers = column.flatten()
+    is_number = pa.types.is_integer(numbers.type) or pa.types.is_floating(numbers.type)
+    if not is_number or numbers.null_count or not np.isfinite(numbers.to_numpy()).all():
+        raise ValueError(f"{name} holds what is no finite number")
+    return numbers.to_numpy()
 
 
 def unfinished(table: Path, what: str, command: str) -> UserError:
@@ -142,6 +171,17 @@ def unfinished(table: Path, what: str, command: str) -> UserError:
         f"{out} holds no finished {what}: {_progress(parts)} clips done; run `evagen {command}` with the same config, "
         f"{out / 'config.yaml'}, to finish it"
     )
+
+
+class _Finished(Section):
+    """`about.json` of a finished table."""
+
+    model_config = ConfigDict(strict=True)
+
+    rows: int
+    skipped: list[SkippedClip]
+    made_from: dict[str, Any]
+    contents: dict[str, Any]
 
 
 class _BatchInfo(Section):
