@@ -65,7 +65,7 @@ def weight_files(folder: Path, variant: str | None = None) -> list[Path]:
     converted if one lies there, and ValueError for an index that names other files."""
     name, index = _names(variant)
     if (folder / index).is_file():
-        return [folder / each for each in _parts(folder / index)]
+        return [folder / each for each in parts_of(folder / index)]
     if (folder / name).is_file():
         return [folder / name]
     pickles = sorted(each.name for each in folder.glob("*") if each.suffix in PICKLES)
@@ -85,8 +85,8 @@ def _names(variant: str | None) -> tuple[str, str]:
     return f"{WEIGHTS}{of}.safetensors", f"{WEIGHTS}.safetensors.index{of}.json"
 
 
-def _parts(index: Path) -> list[str]:
-    """The names in an index. Raises ValueError for such as are none of safetensors files beside it."""
+def parts_of(index: Path) -> list[str]:
+    """The names in an index of weights in several files. Raises ValueError for such as are none of safetensors files beside it."""
     table = read_json(index).get("weight_map")
     names = sorted(set(map(str, table.values()))) if isinstance(table, dict) else []
     wrong = [name for name in names if Path(name).name != name or not name.endswith(".safetensors")]
@@ -107,7 +107,7 @@ def fetch(source: str, subfolder: str | None, variant: str | None, asked: Mappin
         try:
             get(name)
         except EntryNotFoundError:
-            for each in _parts(get(index)):
+            for each in parts_of(get(index)):
                 get(each)
     except EntryNotFoundError as error:
         raise FileNotFoundError(f"{source} holds no file named {name}, or it is out of reach: {error}") from error

@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from evagen.kernels.model_files import LARGEST, MOST_LAYERS, check_numbers
+from evagen.kernels.model_files import LARGEST, MOST_LAYERS, check_numbers, parts_of
 
 Network = TypeVar("Network", bound=PreTrainedModel)
 
@@ -49,7 +49,7 @@ def load_pretrained(
         found, wanted = config.get("model_type"), kind.config_class.model_type
         if found != wanted:
             raise ValueError(f"a network of type {wanted} is needed, the one at {source} is of type {found}")
-        check_sizes(config)
+        check_network(source, config)
         stored = config.get("architectures") or []
         kind = next((other for other in alternatives if other.__name__ in stored), kind)
         loaded: Any = kind.from_pretrained(
@@ -74,8 +74,11 @@ def load_pretrained(
     return network.eval()
 
 
-def check_sizes(config: Mapping[str, Any]) -> None:
-    """Raises ValueError for a `transformers` config with a whole number that is absurd."""
+def check_network(source: str | Path, config: Mapping[str, Any]) -> None:
+    """Raises ValueError for a `transformers` config with a whole number that is absurd, and for an index in its folder
+    that names other files than safetensors."""
+    if (index := Path(source, "model.safetensors.index.json")).is_file():
+        parts_of(index)
     for name, value in config.items():
         if isinstance(value, int):
             check_numbers(name, max(value, 0), MOST_LAYERS if name.endswith("layers") else LARGEST)

@@ -187,15 +187,15 @@ class _RouterClips:
 
 
 def grouped(video: Video, size_of_group: int) -> Iterator[tuple[list[Tensor], tuple[int, int]]]:
-    """The frames of a video, so many at a time, the last ones fewer, and their (H, W). Raises ValueError for what is no
-    frame, and for frames of other sizes."""
+    """The frames of a video in fp32, so many at a time, the last ones fewer, and their (H, W). Raises ValueError for
+    what is no frame, and for frames of other sizes."""
     frames = iter(video.unbind(1) if isinstance(video, Tensor) and video.ndim == 4 else video)
     size = None
     while group := list(islice(frames, size_of_group)):
         for frame in group:
             size = _checked_size(frame, size)
         assert size is not None
-        yield group, size
+        yield [frame.float() for frame in group], size
 
 
 def check_decodable(tokenizer: VideoTokenizer, video: TokenizedVideo) -> None:

@@ -9,7 +9,7 @@ from evagen.ar_model.llama import from_llama
 from evagen.errors import UserError
 from evagen.kernels.files import read_json
 from evagen.kernels.model_files import check_finite
-from evagen.kernels.pretrained import check_sizes
+from evagen.kernels.pretrained import check_network
 from evagen.models.loading import check_empty
 
 
@@ -23,7 +23,7 @@ def main(folder: Path, out: Path) -> Path:
         config = read_json(folder / "config.json")
         if (kind := config.get("model_type")) != "llama":
             raise ValueError(f"its model_type is {kind!r}, 'llama' is needed")
-        check_sizes(config)
+        check_network(folder, config)
         llama, report = LlamaForCausalLM.from_pretrained(folder, use_safetensors=True, output_loading_info=True)
         if missing := sorted(report["missing_keys"]):
             raise ValueError(f"of its weights {len(missing)} are missing, {', '.join(missing[:3])} among them")
