@@ -86,7 +86,8 @@ def _names(variant: str | None) -> tuple[str, str]:
 
 
 def parts_of(index: Path) -> list[str]:
-    """The names in an index of weights in several files. Raises ValueError for such as are none of safetensors files beside it."""
+    """The names in an index of weights in several files. Raises ValueError for names of others than safetensors files
+    beside it."""
     table = read_json(index).get("weight_map")
     names = sorted(set(map(str, table.values()))) if isinstance(table, dict) else []
     wrong = [name for name in names if Path(name).name != name or not name.endswith(".safetensors")]
