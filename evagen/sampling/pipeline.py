@@ -5,6 +5,7 @@ frames = pipeline("Frogger", seed=1, guidance_scale=1.5).frames  # float (1, F, 
 tokens = pipeline.encode("holiday.mp4", mean_tokens=100)
 """
 
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,6 +43,9 @@ from evagen.tokenizer import (
 
 CUSTOM_PIPELINE = "pipeline.py"
 """In a saved folder: what diffusers reads for `custom_pipeline`, so that it finds this class."""
+CLASS_IN_FILE = [Path(CUSTOM_PIPELINE).stem, "VideoPipeline"]
+"""What a saved folder calls its class: diffusers' own `DiffusionPipeline`, which knows none of ours, takes it from that
+file if it is told to trust it, and says so if not."""
 PARTS = {"tokenizer": (VideoTokenizer,), "generator": (VideoGenerator,), "router": (Router, BlockRouter)}
 """What a saved folder may name; nothing else is imported or made because a folder says so."""
 PRECISIONS = {torch.float32: "fp32"} | {dtype: name for name, dtype in HALF.items()}
@@ -129,10 +133,19 @@ class VideoPipeline(SavedWithoutSource, DiffusionPipeline):
         folder = Path(save_directory)
         folder.mkdir(parents=True, exist_ok=True)
         (folder / CUSTOM_PIPELINE).write_text(
-            "# What `DiffusionPipeline.from_pretrained(…, custom_pipeline=…, trust_remote_code=True)` loads.\n"
+            "# What `DiffusionPipeline.from_pretrained(…, trust_remote_code=True)` loads.\n"
             "from evagen import VideoPipeline\n"
         )
         super().save_pretrained(str(folder), **options)
+
+    def to_json_string(self) -> str:
+        """As diffusers', and with the class as `CLASS_IN_FILE`."""
+        return json.dumps(json.loads(super().to_json_string()) | {"_class_name": CLASS_IN_FILE}, indent=2) + "\n"
+
+    @classmethod
+    def _dict_from_json_file(cls, json_file: str | Path) -> dict[str, Any]:
+        """diffusers' reading of `model_index.json`. Whoever calls this class needs no file that leads to it."""
+        return super()._dict_from_json_file(json_file) | {"_class_name": cls.__name__}
 
     def to(self, *args: Any, **options: Any) -> "VideoPipeline":
         """To a device, and to a dtype: bf16, fp16 or fp32 of the matrix products. As everywhere in evagen the weights
@@ -280,7 +293,7 @@ class VideoPipeline(SavedWithoutSource, DiffusionPipeline):
 def _check_index(path: Path) -> None:
     """Raises ValueError for a `model_index.json` that is not of this pipeline or names other classes than `PARTS`."""
     index = read_json(path)
-    if (found := index.get("_class_name")) != VideoPipeline.__name__:
+    if (found := index.get("_class_name")) not in (VideoPipeline.__name__, CLASS_IN_FILE):
         raise ValueError(f"{path.name} is of a {found}, a {VideoPipeline.__name__} is needed")
     for name, value in index.items():
         if name.startswith("_"):
