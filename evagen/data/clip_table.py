@@ -146,19 +146,23 @@ def damaged(table: Path, what: str, command: str, error: object) -> UserError:
     )
 
 
-def check_lists(rows: pa.Table, name: str, length: int | None) -> np.ndarray:
+def check_lists(rows: pa.Table, name: str, length: int | None, whole: bool) -> np.ndarray:
     """Some rows of a column of lists, each of this length if one is given → all their numbers, one list after another.
-    Raises ValueError for another column, for lists of other lengths and for numbers that are missing or not finite."""
-    column = rows[name].combine_chunks() if name in rows.column_names else None
+    whole: whether these are integers. Raises ValueError for another column, for lists of other lengths and for numbers
+    that are missing or not finite."""
+    column = None
+    if name in rows.column_names:
+        rows[name].validate(full=True)  # pyarrow itself believes whatever a damaged file says
+        column = rows[name].combine_chunks()
     if column is None or not isinstance(column, pa.ListArray | pa.LargeListArray):
         raise ValueError(f"it has no column {name} of lists of numbers")
     lengths = column.value_lengths()
     if column.null_count or (length is not None and not (lengths.to_numpy() == length).all()):
         raise ValueError(f"rows of {name} do not have {length} numbers each")
     numbers = column.flatten()
-    is_number = pa.types.is_integer(numbers.type) or pa.types.is_floating(numbers.type)
+    is_number = pa.types.is_integer(numbers.type) or (pa.types.is_floating(numbers.type) and not whole)
     if not is_number or numbers.null_count or not np.isfinite(numbers.to_numpy()).all():
-        raise ValueError(f"{name} holds what is no finite number")
+        raise ValueError(f"{name} holds what is no {'whole' if whole else 'finite'} number")
     return numbers.to_numpy()
 
 

@@ -142,7 +142,7 @@ def _check_rows(corpus: Corpus, rows: pa.Table) -> None:
     pairs = [("codes", "lengths", corpus.num_blocks)]
     pairs += [("given_codes", "given_lengths", corpus.num_given_blocks)] if corpus.num_given_blocks else []
     for codes_name, lengths_name, num_blocks in pairs:
-        codes, lengths = check_lists(rows, codes_name, None), check_lists(rows, lengths_name, num_blocks)
+        codes, lengths = check_lists(rows, codes_name, None, True), check_lists(rows, lengths_name, num_blocks, True)
         if unknown := sorted(set(np.unique(lengths).tolist()) - set(space.levels)):
             raise ValueError(f"{unknown[:5]} in {lengths_name} are none of its levels {list(space.levels)}")
         sums = lengths.reshape(-1, num_blocks).sum(1, dtype=np.int64)  # (rows,)

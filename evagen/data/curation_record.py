@@ -200,9 +200,9 @@ def _check_rows(rows: pa.Table, num_assignments: int, past: int, future: int) ->
     """Raises ValueError for rows without a finite distance at every assignment."""
     names = ["perceptual", "mse", "moving_mse"]
     for name in [*names, *(LATER + name for name in names if future)]:
-        check_lists(rows, name, num_assignments)
+        check_lists(rows, name, num_assignments, False)
     if past:
-        check_lists(rows, "past", past)
+        check_lists(rows, "past", past, True)
     for name, kinds in (("key", "i"), ("label", "i"), ("still_mse", "f")):
         numbers = rows[name].to_numpy()
         if numbers.dtype.kind not in kinds or not np.isfinite(numbers).all():
