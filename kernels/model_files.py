@@ -103,8 +103,9 @@ def fetch(source: str, subfolder: str | None, variant: str | None, asked: Mappin
     def get(name: str) -> Path:
         return Path(hf_hub_download(source, name, subfolder=subfolder, **asked))
 
+    name, index = _names(variant)
     try:
-        folder, (name, index) = get(CONFIG).parent, _names(variant)
+        folder = get(CONFIG).parent
         try:
             get(name)
         except EntryNotFoundError:

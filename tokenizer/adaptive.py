@@ -130,7 +130,7 @@ class AdaptiveTokenizer:
                 chosen = self.router.assign(self._for_router(chunk.clips), preference, max_tokens, prefix)  # (n, T)
             else:
                 chosen = lengths[num_clips : num_clips + len(chunk.clips)]  # (n, T)
-            tokens = self.tokenizer.encode(chunk.clips, chosen)
+            tokens = self.tokenizer.encode(chunk.clips, chosen, known_range=True)  # of every frame, as it came
             encoded.append(tokens)
             num_frames, num_clips = num_frames + chunk.num_frames, num_clips + len(chunk.clips)
             size = chunk.size

@@ -174,11 +174,13 @@ class VideoTokenizer(FromAnywhere, ModelMixin, ConfigMixin):
         return TokenizerOutput(reconstruction.float(), tokens, quantized.inputs, quantized.losses, features)
 
     @torch.no_grad()
-    def encode(self, video: Tensor, lengths: Tensor) -> TokenizedClips:
+    def encode(self, video: Tensor, lengths: Tensor, known_range: bool = False) -> TokenizedClips:
         """video (B, C, F, H, W) in [-1, 1], lengths int64 (B, T) → tokens. A clip's tokens do not depend on
         the others in the batch. Raises ValueError for sizes that the patches do not divide, for values far out of
-        [-1, 1] and for lengths that are no levels."""
-        check_range(video)
+        [-1, 1] and for lengths that are no levels. known_range: whether the values have been looked at before, which
+        waits for a GPU."""
+        if not known_range:
+            check_range(video)
         lengths = self._lengths_of(video, lengths)
         whole = send(self._plan(lengths, self.patch_grid(tuple(video.shape[-2:]))), video.device)
         codes = self.quantizer(self._encode(video, whole), with_losses=False).codes  # (N,)

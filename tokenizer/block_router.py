@@ -17,7 +17,6 @@ from diffusers.models.modeling_utils import ModelMixin
 from einops import rearrange
 from torch import Tensor
 
-from evagen.kernels.levels import check_range
 from evagen.kernels.sources import FromAnywhere
 from evagen.tokenizer.assignments import AssignmentSpace
 from evagen.tokenizer.reward import ScaleName
@@ -115,9 +114,7 @@ class BlockRouter(FromAnywhere, ModelMixin, ConfigMixin):
             max_tokens: of each block.
             prefix: lengths of the first blocks.
 
-        Raises ValueError where no level is as short as `max_tokens`, or the prefix has none, and for values of the
-        video far out of [-1, 1]."""
-        check_range(video)
+        Raises ValueError where no level is as short as `max_tokens`, or the prefix has none."""
         levels, step = torch.tensor(self.assignments.levels), self.config.temporal_patch
         self.assignments.check_levels(torch.tensor(prefix, dtype=torch.int64))
         too_long = self.too_long(max_tokens)

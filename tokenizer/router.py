@@ -15,7 +15,6 @@ from timm.layers import PatchEmbed
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
-from evagen.kernels.levels import check_range
 from evagen.kernels.sources import FromAnywhere
 from evagen.kernels.transfer import send
 from evagen.tokenizer.assignments import AssignmentSpace
@@ -202,9 +201,7 @@ class Router(FromAnywhere, ModelMixin, ConfigMixin):
             max_tokens: bound for each single clip: the assignment is the most probable among those within it,
             prefix: and among those whose first blocks have these lengths (EVATok §4.4: 512, 128 for given frames).
 
-        Raises ValueError when no assignment is as short as `max_tokens`, or has the prefix, and for values of the video
-        far out of [-1, 1]."""
-        check_range(video)
+        Raises ValueError when no assignment is as short as `max_tokens`, or has the prefix."""
         allowed = self._allowed("max_tokens", max_tokens, prefix)  # (A,)
         logits = self._logits(self.features(video), preference)  # (B, A)
         if not allowed.all():

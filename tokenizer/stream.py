@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from evagen.kernels.attention import KeyValue
+from evagen.kernels.levels import check_range
 from evagen.kernels.plans import AttentionPlan
 from evagen.kernels.transfer import send
 from evagen.tokenizer.autoencoder import VideoTokenizer
@@ -86,6 +87,7 @@ class TokenizerStream:
         """The next blocks (C, n·f, H, W) in [-1, 1] and their lengths int64 (n,) → codes int64 (N,). Raises ValueError
         as `VideoTokenizer.encode` does."""
         model, lengths = self.tokenizer, lengths.cpu()
+        check_range(blocks)
         check_picture(model, (blocks.shape[-2], blocks.shape[-1]))
         patches = model.embed_video(blocks[None])  # (1, n, Hp, Wp, De)
         if len(lengths) != patches.shape[1]:

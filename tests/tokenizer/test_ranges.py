@@ -9,7 +9,7 @@ from tiny_models import random_clips, tiny_block_router, tiny_router, tiny_token
 from evagen.errors import UserError
 from evagen.kernels.levels import levels_to_floats
 from evagen.sampling.pipeline import VideoPipeline
-from evagen.tokenizer import AdaptiveTokenizer, LiveTokenizer
+from evagen.tokenizer import AdaptiveTokenizer, LiveTokenizer, TokenizerStream
 
 LENGTHS = torch.tensor([[2, 8]])
 
@@ -49,11 +49,9 @@ def test_videos_of_another_range_or_layout_are_refused(levels, change, message):
             encode()
 
 
-def test_a_router_refuses_another_range(levels):
-    video = levels.float()[None]
-    for router in (tiny_router(), tiny_block_router()):
-        with pytest.raises(ValueError, match=r"values in \[-1, 1\], got 0 to 255"):
-            router.assign(video)
+def test_a_stream_refuses_another_range(levels):
+    with pytest.raises(ValueError, match=r"values in \[-1, 1\], got 0 to 255"):
+        TokenizerStream(tiny_tokenizer(memory_blocks=2)).encode(levels.float(), LENGTHS[0])
 
 
 def test_arrays_as_people_have_them(levels):
