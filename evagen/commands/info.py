@@ -67,7 +67,7 @@ def _of_folder(folder: Path) -> Facts:
 
 def _model(folder: Path) -> Facts:
     config = _json(folder / "config.json")
-    kind = config.get("_class_name")
+    kind = str(config.get("_class_name"))
     if kind not in MODELS:
         raise UserError(f"{folder} holds a {kind}, which is none of {', '.join(MODELS)}")
     what, command = MODELS[kind]
@@ -84,7 +84,7 @@ def _model(folder: Path) -> Facts:
         loaded = {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in weights.items()}
         facts.append(("fingerprint", weights_fingerprint(loaded)))  # in fp32, as others compare it
     facts += [(name, str(config[name])) for name in SHAPES if config.get(name) is not None]
-    if classes := config.get("class_names"):
+    if classes := list(map(str, config.get("class_names") or ())):
         facts.append(("classes", f"{len(classes)}: {_some(classes)}"))
     return [*facts, ("to use it", command.format(folder=folder))]
 

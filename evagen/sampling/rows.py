@@ -8,7 +8,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from evagen.kernels.files import atomic_write
+from evagen.errors import UserError
+from evagen.kernels.files import atomic_write, json_object
 
 
 class SampleRows:
@@ -54,5 +55,14 @@ class SampleRows:
 
 
 def read_rows(folder: Path) -> list[dict[str, Any]]:
-    """The rows of a finished sampling run, in the order of the clips' numbers."""
-    return [json.loads(line) for line in (folder / "tokens.jsonl").read_text().splitlines()]
+    """The rows of a finished sampling run, in the order of the clips' numbers. Raises UserError for a line that is no
+    JSON object."""
+    path, rows = folder / "tokens.jsonl", []
+    for number, line in enumerate(path.read_bytes().splitlines(), start=1):
+        try:
+            rows.append(json_object(line))
+        except ValueError as error:
+            raise UserError(
+                f"{path}, line {number}: {error}. `evagen sample` with another run.out writes it"
+            ) from error
+    return rows
