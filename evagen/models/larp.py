@@ -9,7 +9,6 @@ width, c code width, K codes.
 """
 
 import functools
-import json
 from pathlib import Path
 from typing import Any, Literal
 
@@ -25,6 +24,7 @@ from transformers.utils import cached_file
 
 from evagen.config import Section, check_config
 from evagen.errors import UserError
+from evagen.kernels.files import read_json
 from evagen.kernels.model_files import MOST_LAYERS, check_finite
 from evagen.kernels.packed_linear import pack_linears
 from evagen.kernels.sources import locate
@@ -261,10 +261,9 @@ def config_at(source: str | Path, only_cached: bool = False) -> dict[str, Any]:
         if folder := locate(source, "tokenizer", only_cached).folder:
             source = folder
         path = cached_file(str(source), "config.json", local_files_only=only_cached)
-        config = json.loads(Path(path).read_text()) if path else {}  # None for a folder without one
+        return read_json(path) if path else {}  # None for a folder without one
     except (OSError, ValueError):
         return {}
-    return config if isinstance(config, dict) else {}
 
 
 def load_larp(source: str | Path, device: torch.device | str = "cpu") -> LarpTokenizer:
