@@ -43,7 +43,7 @@ def test_what_is_packed_is_unpacked_and_allowed_at_every_step(case):
     assert grammar.finished(state)
 
 
-@settings(deadline=None)
+@settings(max_examples=50)
 @given(grammars, st.integers(0, 2**32 - 1))
 def test_whatever_the_automaton_allows_decodes(grammar, seed):
     generator = torch.Generator().manual_seed(seed)
@@ -58,7 +58,7 @@ def test_whatever_the_automaton_allows_decodes(grammar, seed):
     assert torch.equal(grammar.pack([clip], torch.tensor([-1]))[0], torch.tensor(written))
 
 
-@settings(deadline=None)
+@settings(max_examples=50)
 @given(sequences(), st.data())
 def test_whatever_the_automaton_forbids_is_refused(case, data):
     """A token is put in place of another that may not stand there."""

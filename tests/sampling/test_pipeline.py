@@ -213,7 +213,7 @@ def test_with_a_memory_blocks_are_encoded_as_they_go_by():
 
 def test_what_diffusers_own_class_does_with_a_saved_pipeline(saved, pipeline):
     """It knows only its own classes by name; the folder's `pipeline.py` leads it to ours."""
-    with pytest.raises(ValueError, match=r"contains custom code. Pass `trust_remote_code=True`"):
+    with pytest.raises(ValueError, match=r"contains custom code in pipeline.py(.|\n)*Pass `trust_remote_code=True`"):
         DiffusionPipeline.from_pretrained(saved)
     loaded = DiffusionPipeline.from_pretrained(saved, trust_remote_code=True)
     assert type(loaded) is VideoPipeline
