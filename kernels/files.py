@@ -10,6 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
+import pydantic
+
 LARGEST_JSON = 2**24
 """Bytes of JSON that are read of a file which describes others, such as a config.json."""
 
@@ -87,6 +89,12 @@ def read_json(path: str | os.PathLike[str], most: int = LARGEST_JSON) -> dict[st
     no such file."""
     with Path(path).open("rb") as file:
         return json_object(file.read(most + 1), most)
+
+
+def words_of(error: pydantic.ValidationError) -> str:
+    """What is wrong with values that were read, in one line: the first five of them."""
+    wrong = [f"{'.'.join(map(str, each['loc'])) or 'together'}: {each['msg']}" for each in error.errors()]
+    return "; ".join(wrong[:5]) + f" and {len(wrong) - 5} more" * (len(wrong) > 5)
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

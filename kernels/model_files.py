@@ -15,7 +15,7 @@ from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidat
 from safetensors import SafetensorError, safe_open
 from torch import nn
 
-from evagen.kernels.files import read_json
+from evagen.kernels.files import read_json, words_of
 
 CONFIG = "config.json"
 WEIGHTS = "diffusion_pytorch_model"
@@ -46,8 +46,7 @@ def check_settings(kind: type, settings: Mapping[str, Any]) -> None:
     try:
         checked.model_validate(given)
     except pydantic.ValidationError as error:
-        wrong = [f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in error.errors()[:5]]
-        raise ValueError("; ".join(wrong)) from error
+        raise ValueError(words_of(error)) from error
     for name, value in given.items():
         most = MOST_LAYERS if name.endswith("depth") else MOST_CODES if name == "codebook_size" else LARGEST
         check_numbers(name, value, most)

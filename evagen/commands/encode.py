@@ -6,11 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from accelerate import PartialState
+from pydantic import ValidationError
 
 from evagen.data.token_file import TokenFile, write_token_file
 from evagen.data.video_frames import VideoFrames
 from evagen.data.video_reader import VideoError, frame_rate
 from evagen.errors import UserError
+from evagen.kernels.files import words_of
 from evagen.models.inference import RunPrecision, autocast_to, precision_on
 from evagen.models.loading import fingerprint, load_model, load_router, router_beside
 from evagen.report.tokens_over_time import draw, graph
@@ -90,8 +92,8 @@ def main(
         raise UserError(str(error)) from error
     try:
         about = _about(video.name, tokens, rate, encoder, dials)
-    except ValueError as error:
-        raise UserError(f"{video} cannot be described in a token file: {error}") from error
+    except ValidationError as error:
+        raise UserError(f"{video} cannot be described in a token file: {words_of(error)}") from error
     write_token_file(out, tokens.tokens, about)
     lengths = tokens.over_time(about.tiles).tolist()
     if plot:

@@ -26,14 +26,14 @@ import numpy as np
 import pyarrow as pa
 from accelerate import Accelerator
 from datasets import Dataset, load_from_disk
-from pydantic import ConfigDict
+from pydantic import ValidationError
 from tqdm.auto import tqdm
 
 from evagen.config import Section
 from evagen.data.clips import Clip, SkippedClip, report_skipped
 from evagen.data.loader import ClipBatch, clip_loader
 from evagen.errors import UserError
-from evagen.kernels.files import read_json
+from evagen.kernels.files import read_json, words_of
 
 RowsOf = Callable[[ClipBatch], list[dict[str, Any]]]
 """The rows of a batch's clips, in the clips' order: numbers, strings and 1D arrays by column name."""
@@ -133,6 +133,8 @@ def open_table(table: Path, what: str, command: str) -> tuple[Dataset, About]:
         rows = load_from_disk(table)
         if len(rows) != about.rows:
             raise ValueError(f"{len(rows)} of {about.rows} rows are there")
+    except ValidationError as error:
+        raise damaged(table, what, command, words_of(error)) from error
     except Exception as error:  # the readers raise a dozen kinds on damaged files
         raise damaged(table, what, command, error) from error
     return rows, About(about.made_from, about.contents, about.skipped)
@@ -179,8 +181,6 @@ def unfinished(table: Path, what: str, command: str) -> UserError:
 
 class _Finished(Section):
     """`about.json` of a finished table."""
-
-    model_config = ConfigDict(strict=True)
 
     rows: int
     skipped: list[SkippedClip]

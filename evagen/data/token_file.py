@@ -15,7 +15,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from evagen.errors import UserError
-from evagen.kernels.files import atomic_write, json_object
+from evagen.kernels.files import atomic_write, json_object, words_of
 from evagen.tokenizer import TokenizedClips
 
 LARGEST_HEADER = 2**16
@@ -121,8 +121,7 @@ def read_token_file(path: Path) -> tuple[TokenizedClips, TokenFile]:
             codes, lengths = (file.get_tensor(name).long() for name in shapes)
         _check_lengths(codes, lengths)
     except pydantic.ValidationError as error:
-        wrong = "; ".join(f"{'.'.join(map(str, each['loc'])) or 'sizes'}: {each['msg']}" for each in error.errors())
-        raise UserError(f"{path} is not a whole token file as `evagen encode` writes it ({wrong})") from error
+        raise UserError(f"{path} is not a whole token file as `evagen encode` writes it ({words_of(error)})") from error
     except (OSError, SafetensorError, KeyError, ValueError) as error:
         raise UserError(f"{path} is not a whole token file as `evagen encode` writes it ({error})") from error
     return TokenizedClips(codes, lengths), about
