@@ -83,7 +83,11 @@ def fill_table(
     Raises UserError where an earlier run made rows from something else, or no clip could be decoded."""
     about = {"videos": dataset.fingerprint(), "batch_size": batch_size, **about}
     if table.exists():
-        _check_same(table, json.loads((table / "about.json").read_text())["made_from"], about)
+        try:
+            made_from = _Finished.model_validate(read_json(table / "about.json", LARGEST_ABOUT)).made_from
+        except (OSError, ValueError) as error:
+            raise UserError(f"{table} is damaged: {error}. Delete it and give the same command again") from error
+        _check_same(table, made_from, about)
         return
     if accelerator.is_main_process:
         _tidy(table, about)
