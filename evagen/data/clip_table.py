@@ -24,6 +24,7 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from accelerate import Accelerator
 from datasets import Dataset, load_from_disk
 from pydantic import ValidationError
@@ -153,23 +154,31 @@ def damaged(table: Path, what: str, command: str, error: object) -> UserError:
 
 
 def check_lists(rows: pa.Table, name: str, length: int | None, whole: bool) -> np.ndarray:
-    """Some rows of a column of lists, each of this length if one is given → all their numbers, one list after another.
-    whole: whether these are integers. Raises ValueError for another column, for lists of other lengths and for numbers
-    that are missing or not finite."""
-    column = None
-    if name in rows.column_names:
-        rows[name].validate(full=True)  # pyarrow itself believes whatever a damaged file says
-        column = rows[name].combine_chunks()
-    if column is None or not isinstance(column, pa.ListArray | pa.LargeListArray):
+    """How many numbers each row has in a column of lists, int64 (rows,). Their values are not read, and stay on disk.
+    length: which all have to have; whole: whether they have to be integers. Raises ValueError for another column, for
+    lists of other lengths and for numbers that are missing."""
+    column = rows[name] if name in rows.column_names else None
+    if column is None or not (pa.types.is_list(column.type) or pa.types.is_large_list(column.type)):
         raise ValueError(f"it has no column {name} of lists of numbers")
-    lengths = column.value_lengths()
-    if column.null_count or (length is not None and not (lengths.to_numpy() == length).all()):
+    column.validate(full=True)  # pyarrow itself believes whatever a damaged file says
+    found = pc.list_value_length(column).to_numpy()
+    if column.null_count or (length is not None and not (found == length).all()):
         raise ValueError(f"rows of {name} do not have {length} numbers each")
-    numbers = column.flatten()
-    is_number = pa.types.is_integer(numbers.type) or (pa.types.is_floating(numbers.type) and not whole)
-    if not is_number or numbers.null_count or not np.isfinite(numbers.to_numpy()).all():
+    kind = column.type.value_type
+    is_number = pa.types.is_integer(kind) or (pa.types.is_floating(kind) and not whole)
+    if not is_number or any(chunk.flatten().null_count for chunk in column.chunks):
         raise ValueError(f"{name} holds what is no {'whole' if whole else 'finite'} number")
-    return numbers.to_numpy()
+    return found
+
+
+def numbers_of(rows: pa.Table, name: str, length: int, whole: bool) -> np.ndarray:
+    """All numbers of a column of lists of one length, one list after another. Raises ValueError as `check_lists` does,
+    and for numbers that are not finite."""
+    check_lists(rows, name, length, whole)
+    numbers = rows[name].combine_chunks().flatten().to_numpy()
+    if not np.isfinite(numbers).all():
+        raise ValueError(f"{name} holds what is no finite number")
+    return numbers
 
 
 def unfinished(table: Path, what: str, command: str) -> UserError:

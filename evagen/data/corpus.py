@@ -15,7 +15,7 @@ from pydantic import Field
 
 from evagen.ar_model import ClipTokens
 from evagen.config import Section, check_config
-from evagen.data.clip_table import check_lists, damaged, open_table
+from evagen.data.clip_table import check_lists, damaged, numbers_of, open_table
 from evagen.errors import UserError
 from evagen.kernels.model_files import LARGEST, MOST_CODES
 from evagen.models.fit import check_not_replaced
@@ -86,8 +86,14 @@ class Windows:
 
     def read(self, numbers: list[int]) -> tuple[list[ClipTokens], torch.Tensor, list[ClipTokens] | None, list[bool]]:
         """Some of them: clips, labels int64 (B,), given blocks or None, and which do not begin where their video
-        does."""
+        does. Raises UserError for codes that the tokenizer does not have."""
         found = self.corpus.table[self.rows[numbers].tolist()]
+        for codes in (*found["codes"], *found.get("given_codes", ())):
+            if len(codes) and not 0 <= int(codes.min()) <= int(codes.max()) < self.corpus.codebook_size:
+                raise UserError(
+                    f"the token corpus is damaged: codes run from {int(codes.min())} to {int(codes.max())}, of "
+                    f"{self.corpus.codebook_size} codes; run `evagen tokenize` again with another run.out"
+                )
         starts, clips = self.starts[numbers].tolist(), []
         for codes, lengths, start in zip(found["codes"], found["lengths"], starts):
             before, inside = lengths[:start].sum(), lengths[start : start + self.blocks]
@@ -122,8 +128,8 @@ def read_corpus(folder: str | Path) -> Corpus:
 
 
 def open_corpus(folder: str | Path) -> Corpus:
-    """A corpus by its run folder. Raises UserError where it is missing, unfinished or damaged, and where its codes,
-    lengths and labels are not those that it says it has."""
+    """A corpus by its run folder. Raises UserError where it is missing, unfinished or damaged, and where its lengths
+    and labels are not those that it says it has. Codes stay on disk, and are looked at when they are read."""
     path = Path(folder) / "table"
     table, about = open_table(path, "token corpus", "tokenize")
     contents = check_config(_Contents, about.contents, f"{path / 'about.json'}, contents")
@@ -142,14 +148,12 @@ def _check_rows(corpus: Corpus, rows: pa.Table) -> None:
     pairs = [("codes", "lengths", corpus.num_blocks)]
     pairs += [("given_codes", "given_lengths", corpus.num_given_blocks)] if corpus.num_given_blocks else []
     for codes_name, lengths_name, num_blocks in pairs:
-        codes, lengths = check_lists(rows, codes_name, None, True), check_lists(rows, lengths_name, num_blocks, True)
+        num_codes, lengths = check_lists(rows, codes_name, None, True), numbers_of(rows, lengths_name, num_blocks, True)
         if unknown := sorted(set(np.unique(lengths).tolist()) - set(space.levels)):
             raise ValueError(f"{unknown[:5]} in {lengths_name} are none of its levels {list(space.levels)}")
         sums = lengths.reshape(-1, num_blocks).sum(1, dtype=np.int64)  # (rows,)
-        if (sums != rows[codes_name].combine_chunks().value_lengths().to_numpy()).any():
+        if (sums != num_codes).any():
             raise ValueError(f"{lengths_name} do not add up to the number of {codes_name}")
-        if len(codes) and not 0 <= codes.min() <= codes.max() < corpus.codebook_size:
-            raise ValueError(f"{codes_name} run from {codes.min()} to {codes.max()}, of {corpus.codebook_size} codes")
     labels = rows["label"].to_numpy() if "label" in rows.column_names else np.array(["none"])
     if labels.dtype.kind != "i" or (len(labels) and not -1 <= labels.min() <= labels.max() < len(corpus.class_names)):
         raise ValueError(f"its labels are not those of {len(corpus.class_names)} classes")

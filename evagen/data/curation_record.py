@@ -22,7 +22,7 @@ from pydantic import Field
 from torch import Tensor
 
 from evagen.config import Section, check_config
-from evagen.data.clip_table import check_lists, damaged, open_table
+from evagen.data.clip_table import damaged, numbers_of, open_table
 from evagen.data.clips import ClipDataset
 from evagen.data.sources import DataConfig
 from evagen.errors import UserError
@@ -200,9 +200,9 @@ def _check_rows(rows: pa.Table, num_assignments: int, past: int, future: int) ->
     """Raises ValueError for rows without a finite distance at every assignment."""
     names = ["perceptual", "mse", "moving_mse"]
     for name in [*names, *(LATER + name for name in names if future)]:
-        check_lists(rows, name, num_assignments, False)
+        numbers_of(rows, name, num_assignments, False)
     if past:
-        check_lists(rows, "past", past, True)
+        numbers_of(rows, "past", past, True)
     for name, kinds in (("key", "i"), ("label", "i"), ("still_mse", "f")):
         numbers = rows[name].to_numpy()
         if numbers.dtype.kind not in kinds or not np.isfinite(numbers).all():

@@ -11,7 +11,7 @@ from datasets import Dataset
 from tiny_corpus import BLOCKS, CODES, LEVELS, write_corpus
 
 from evagen.commands.info import main as info
-from evagen.data.corpus import read_corpus
+from evagen.data.corpus import Windows, read_corpus
 from evagen.data.curation_record import read_record
 from evagen.errors import UserError
 from evagen.kernels.files import json_object, read_json
@@ -32,7 +32,6 @@ def changed(folder: Path, **contents) -> Path:
         ({"levels": [5, 3, 1]}, "strictly increasing"),
         ({"num_blocks": 1}, "rows of lengths do not have 1 numbers each"),
         ({"num_blocks": 10**12}, "num_blocks.* less than or equal to"),
-        ({"codebook_size": 4}, "codes run from 0 to 10, of 4 codes"),
         ({"codebook_size": 0}, "codebook_size.* greater than or equal to 1"),
         ({"class_names": ["ants"]}, "labels are not those of 1 classes"),
         ({"class_names": "ants"}, "'class_names' is 'ants': input should be a valid list"),
@@ -47,6 +46,14 @@ def test_a_corpus_holds_what_it_says(tmp_path, contents, message):
     for read in (read_corpus, info):
         with pytest.raises(UserError, match=message):
             read(tmp_path)
+
+
+def test_codes_of_another_tokenizer_are_refused_when_they_are_read(tmp_path):
+    write_corpus(tmp_path, 20)
+    assert len(Windows(read_corpus(tmp_path)).read(list(range(20)))[0]) == 20
+    changed(tmp_path / "table", codebook_size=4)
+    with pytest.raises(UserError, match=r"codes run from \d to \d+, of 4 codes"):
+        Windows(read_corpus(tmp_path)).read(list(range(20)))
 
 
 @pytest.mark.parametrize(
