@@ -19,6 +19,7 @@ S sampling slots.
 """
 
 import functools
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -57,7 +58,7 @@ class SequenceGrammar:
         num_given_blocks: G for frame prediction; 0 for none.
         endless: whether clips are windows of longer videos, of T blocks.
 
-    Raises ValueError for windows with given blocks of frame prediction.
+    Raises ValueError for windows with given blocks of frame prediction, and for sizes of which there is no clip.
     """
 
     def __init__(
@@ -68,9 +69,17 @@ class SequenceGrammar:
             raise ValueError(
                 "a generator without an end continues videos anyway and cannot be one for frame prediction"
             )
+        levels = tuple(levels)
+        if not levels or levels[0] < 1 or any(a >= b for a, b in itertools.pairwise(levels)):
+            raise ValueError(f"levels must be positive and strictly increasing, for instance [4, 8, 16]; got {levels}")
+        if codebook_size < 1 or num_blocks < 1 or num_given_blocks < 0:
+            raise ValueError(
+                f"codebook_size={codebook_size}, num_blocks={num_blocks}, num_given_blocks={num_given_blocks}: a clip "
+                "has blocks, and there are codes"
+            )
         self.endless = endless
         self.codebook_size = codebook_size
-        self.levels = tuple(levels)
+        self.levels = levels
         self.num_blocks = num_blocks
         self.num_classes = num_classes
         self.num_given_blocks = num_given_blocks
@@ -151,6 +160,8 @@ class SequenceGrammar:
         """One clip's tokens, from its class token on, without the given blocks of frame prediction.
         Raises ValueError where the sequence breaks the grammar, saying where."""
         tokens = sequence.tolist()
+        if not tokens or not self.first_class <= tokens[0] <= self.null_class:
+            raise ValueError(f"a sequence begins with a class token, got {tokens[:1]}")
         start = 2 if self.endless and tokens[1:2] == [self.separator] else 1
         if self.num_given_blocks:
             if self.separator not in tokens:
@@ -162,7 +173,7 @@ class SequenceGrammar:
                 raise ValueError(f"position {at} should hold the length token of block {block}: {tokens[at : at + 1]}")
             length = self.levels[tokens[at] - self.first_length]
             content = tokens[at + 1 : at + 1 + length]
-            if len(content) < length or max(content) >= self.codebook_size:
+            if len(content) < length or min(content) < 0 or max(content) >= self.codebook_size:
                 raise ValueError(f"block {block} should hold {length} content tokens from position {at + 1} on")
             codes += content
             lengths.append(length)

@@ -10,6 +10,7 @@ these places. `ar_model` itself does not import this module, since transformers 
 Legend: S sequences sampled together, n tokens so far, V vocabulary.
 """
 
+import inspect
 from collections.abc import Mapping
 from typing import Any
 
@@ -19,6 +20,7 @@ from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, Logits
 
 from evagen.ar_model.grammar import GrammarState, SequenceGrammar
 from evagen.ar_model.transformer import VideoGenerator
+from evagen.kernels.model_files import check_settings
 
 FIRST_TOKENS = ("first_length", "first_class", "null_class", "separator", "end")
 """Numbers that follow from the layout; they stand in the config for those who read it without this code."""
@@ -73,20 +75,25 @@ def from_llama(llama: LlamaForCausalLM, layout: Mapping[str, Any] | None = None)
     config = llama.config
     layout = layout_of(llama) if layout is None else layout
     _check_shape(config)
-    generator = VideoGenerator(
-        **{name: value for name, value in layout.items() if name not in FIRST_TOKENS},
-        width=config.hidden_size,
-        depth=config.num_hidden_layers,
-        num_heads=config.num_attention_heads,
-        hidden_width=config.intermediate_size,
-        rope_theta=_rope(config)["rope_theta"],
-        norm_eps=config.rms_norm_eps,
-    )
-    if generator.grammar.vocabulary_size != config.vocab_size:
+    settings = {name: value for name, value in layout.items() if name not in FIRST_TOKENS}
+    check_settings(VideoGenerator, settings)
+    if unknown := settings.keys() - inspect.signature(VideoGenerator).parameters.keys():
+        raise ValueError(f"the layout has {', '.join(sorted(unknown))}, which a VideoGenerator has not")
+    vocabulary_size = _grammar(layout).vocabulary_size
+    if vocabulary_size != config.vocab_size:
         raise ValueError(
-            f"the Llama has {config.vocab_size} tokens, its layout {generator.grammar.vocabulary_size}: codes, levels, "
-            "classes and 3 others; they must be as many"
+            f"the Llama has {config.vocab_size} tokens, its layout {vocabulary_size}: codes, levels, classes and 3 "
+            "others; they must be as many"
         )
+    shape = {
+        "width": config.hidden_size,
+        "depth": config.num_hidden_layers,
+        "num_heads": config.num_attention_heads,
+        "hidden_width": config.intermediate_size,
+        "rope_theta": _rope(config)["rope_theta"],
+        "norm_eps": config.rms_norm_eps,
+    }
+    generator = VideoGenerator(**settings | shape)
     if llama.dtype != generator.dtype:
         generator = generator.to(llama.dtype)
     weights = llama.state_dict()
@@ -97,17 +104,20 @@ def from_llama(llama: LlamaForCausalLM, layout: Mapping[str, Any] | None = None)
 def layout_of(llama: LlamaForCausalLM) -> dict[str, Any]:
     """The vocabulary layout in a Llama's config. Raises ValueError where there is none."""
     layout = getattr(llama.config, "evagen", None)
-    if layout is None:
+    if not isinstance(layout, Mapping):
         raise ValueError("the Llama's config has no 'evagen' layout: it was not exported from a VideoGenerator")
     return dict(layout)
 
 
 def grammar_of(llama: LlamaForCausalLM) -> SequenceGrammar:
     """The grammar of an exported Llama: class tokens for prompts, `unpack` for what it wrote."""
-    layout = layout_of(llama)
+    return _grammar(layout_of(llama))
+
+
+def _grammar(layout: Mapping[str, Any]) -> SequenceGrammar:
     return SequenceGrammar(
-        layout["codebook_size"], layout["levels"], layout["num_blocks"], len(layout["class_names"]),
-        layout.get("num_given_blocks", 0),
+        layout["codebook_size"], layout["levels"], layout["num_blocks"], len(layout.get("class_names", ())),
+        layout.get("num_given_blocks", 0), layout.get("endless", False),
     )  # fmt: skip
 
 

@@ -109,6 +109,8 @@ class VideoGenerator(FromAnywhere, ModelMixin, ConfigMixin):
             are told; 0 for none.
         endless: whether it learnt windows of `num_blocks` blocks from anywhere in long videos, and so can go on from
             the last blocks of what it wrote.
+
+    Raises ValueError for sizes that do not go together, and for a lone name in place of class names.
     """
 
     part = "generator"
@@ -139,6 +141,10 @@ class VideoGenerator(FromAnywhere, ModelMixin, ConfigMixin):
         endless: bool = False,
     ):
         super().__init__()
+        if isinstance(class_names, str):
+            raise ValueError(f"class_names={class_names!r} is one name; a list of names is needed")
+        if rope_theta <= 0 or norm_eps <= 0:
+            raise ValueError(f"rope_theta={rope_theta} and norm_eps={norm_eps} must be positive")
         self.grammar = SequenceGrammar(codebook_size, levels, num_blocks, len(class_names), num_given_blocks, endless)
         self.embed_tokens = nn.Embedding(self.grammar.vocabulary_size, width)
         self.dropout = nn.Dropout(token_dropout)

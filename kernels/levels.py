@@ -15,6 +15,24 @@ Rounding = Literal["nearest", "nearest even", "truncate"]
 LEVEL_TOLERANCE = 0.0001
 
 
+FURTHEST = 2.0
+"""Beyond [-1, 1] a resized or filtered picture may reach a little; values beyond this are of another range."""
+
+
+def check_range(video: Tensor) -> None:
+    """Raises ValueError for a video or picture, of any shape, whose values are not floating point in [-1, 1], or a
+    little beyond. On a GPU this waits for it."""
+    if not video.is_floating_point():
+        raise ValueError(f"videos are floating point in [-1, 1], not {video.dtype}: levels / 127.5 - 1 gives that")
+    if not video.numel():
+        return
+    low, high = torch.stack(video.detach().aminmax()).tolist()
+    if not (low >= -FURTHEST and high <= FURTHEST):  # false for NaN too
+        raise ValueError(
+            f"videos have values in [-1, 1], got {low:.4g} to {high:.4g}: levels / 127.5 - 1 gives that of 0…255"
+        )
+
+
 def levels_to_floats(levels: Tensor) -> Tensor:
     """Levels of any shape, uint8 or floating point → float32 in [-1, 1]."""
     return levels.float().div(127.5).sub_(1)

@@ -4,7 +4,7 @@ Legend: B clips, C = 3 channels, F frames, H × W pixels, h × w pixels of the p
 """
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -14,6 +14,8 @@ from einops import rearrange
 from safetensors import SafetensorError
 from torch import Tensor
 from transformers import PreTrainedModel
+
+from evagen.kernels.model_files import LARGEST, MOST_LAYERS, check_numbers, parts_of
 
 Network = TypeVar("Network", bound=PreTrainedModel)
 
@@ -47,9 +49,12 @@ def load_pretrained(
         found, wanted = config.get("model_type"), kind.config_class.model_type
         if found != wanted:
             raise ValueError(f"a network of type {wanted} is needed, the one at {source} is of type {found}")
+        check_network(source, config)
         stored = config.get("architectures") or []
         kind = next((other for other in alternatives if other.__name__ in stored), kind)
-        loaded: Any = kind.from_pretrained(str(source), dtype=torch.float32, output_loading_info=True)
+        loaded: Any = kind.from_pretrained(
+            str(source), dtype=torch.float32, use_safetensors=True, output_loading_info=True
+        )  # a pickle could hold code
     except OSError as error:
         raise FileNotFoundError(
             f"no {kind.__name__} at {source}: neither a local folder with config.json and model.safetensors nor a "
@@ -67,6 +72,16 @@ def load_pretrained(
             f"{', '.join(missing[:3])} among them"
         )
     return network.eval()
+
+
+def check_network(source: str | Path, config: Mapping[str, Any]) -> None:
+    """Raises ValueError for a `transformers` config with a whole number that is absurd, and for an index in its folder
+    that names other files than safetensors."""
+    if (index := Path(source, "model.safetensors.index.json")).is_file():
+        parts_of(index)
+    for name, value in config.items():
+        if isinstance(value, int):
+            check_numbers(name, max(value, 0), MOST_LAYERS if name.endswith("layers") else LARGEST)
 
 
 def as_network_input(video: Tensor, size: tuple[int, int]) -> Tensor:

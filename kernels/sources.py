@@ -22,6 +22,9 @@ from typing import Any, ClassVar, NamedTuple
 from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidationError
 
+from evagen.kernels.files import read_json
+from evagen.kernels.model_files import CONFIG, check_finite, check_settings, check_weights, fetch, weight_files
+
 logger = logging.getLogger(__name__)
 OWNER = "evagen"
 """Before the slash in the names of the models in the box."""
@@ -29,13 +32,13 @@ BOX = Path(str(importlib.resources.files("evagen"))) / "box"
 """Where they lie, a pipeline each."""
 FOR_CLASSES, FOR_VIDEOS = f"{OWNER}/arcade", f"{OWNER}/natural"
 """The models that commands take where none is named: to write clips of a class, and for a video into tokens."""
-INDEX, CONFIG = "model_index.json", "config.json"
+INDEX = "model_index.json"
 SNAPSHOTS, BEST, FINISHED = "snapshots", "best", ".finished"
 """In a run folder: the models of its steps, in folders `step_00035000`, or `step_00035000.finished` where a training
 that went on to more steps had ended there; and the one with the best held-out score."""
 STEP = "step_" + 8 * "[0-9]"
 """Glob of a snapshot's folder."""
-ASKED_OF_HUB = ("revision", "cache_dir", "token", "local_files_only")
+ASKED_OF_HUB = ("revision", "cache_dir", "token", "local_files_only", "force_download")
 """Options of `from_pretrained` that say where on the hub, or whether to ask it."""
 
 
@@ -154,11 +157,36 @@ class FromAnywhere(SavedWithoutSource):
     @classmethod
     def from_pretrained(cls, source: str | Path, **options: Any) -> Any:
         """The model in eval mode; as diffusers', and from everything that `kernels.sources` lists. Weights are loaded
-        in fp32, whatever they are stored in, unless `torch_dtype` says otherwise. Raises OSError where there is no such
-        model."""
+        in fp32, whatever they are stored in, unless `torch_dtype` says otherwise. They are safetensors; with
+        `use_safetensors=False` a pickle is read, of which nothing but tensors is taken (torch's `weights_only`).
+
+        Raises OSError where there is no such model, ValueError for a config.json that is not of this model or whose
+        sizes are absurd, and for weights that are not of its shapes or not finite, before memory is taken for them."""
         if "subfolder" not in options:  # which diffusers takes literally
             asked = {name: options[name] for name in ASKED_OF_HUB if name in options}
             source, options["subfolder"] = locate(source, cls.part, asked=asked)
         if _is_no_id(str(source)):
             options.setdefault("local_files_only", True)
-        return super().from_pretrained(str(source), **options)  # type: ignore[misc]
+        safe, variant = options.get("use_safetensors") is not False, options.get("variant")
+        folder = Located(str(source), options["subfolder"]).folder
+        if folder is None and safe:
+            asked = {name: options.pop(name) for name in ASKED_OF_HUB if name in options}
+            folder = fetch(str(source), options["subfolder"], variant, asked)
+            source, options["subfolder"] = folder, None
+        if folder is not None:
+            settings = _settings_in(folder, cls)
+            if safe:
+                check_weights(cls, settings, weight_files(folder, variant))
+        loaded = super().from_pretrained(str(source), **options | {"use_safetensors": safe})  # type: ignore[misc]
+        check_finite(loaded[0] if isinstance(loaded, tuple) else loaded)
+        return loaded
+
+
+def _settings_in(folder: Path, kind: type) -> dict[str, Any]:
+    """A folder's config.json. Raises OSError where there is none, ValueError where it is not of such a model."""
+    try:
+        settings = read_json(folder / CONFIG)
+        check_settings(kind, settings)
+    except ValueError as error:
+        raise ValueError(f"{folder / CONFIG}: {error}") from error
+    return settings

@@ -7,6 +7,7 @@ just that many and decodes them. `CandidateSearch` and the proxy reward say whic
 from evagen.tokenizer.adaptive import (
     AdaptiveTokenizer,
     TokenizedVideo,
+    check_decodable,
     check_router_fits,
     decode_in_chunks,
     num_tiles,
@@ -50,6 +51,7 @@ __all__ = [
     "best_assignment",
     "brute_force_distances",
     "check_block_router_fits",
+    "check_decodable",
     "check_router_fits",
     "decode_in_chunks",
     "make_quantizer",

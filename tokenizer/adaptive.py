@@ -22,15 +22,19 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor
 
+from evagen.kernels.levels import check_range
 from evagen.kernels.transfer import send
 from evagen.tokenizer import tiles
 from evagen.tokenizer.autoencoder import TokenizedClips, VideoTokenizer
 from evagen.tokenizer.reward import PREFERENCE_RANGE
 from evagen.tokenizer.router import Router
-from evagen.tokenizer.stream import TokenizerStream
+from evagen.tokenizer.stream import TokenizerStream, check_picture
 
 Video = Tensor | Iterable[Tensor]
 """A video (C, F, H, W), or its frames (C, H, W) in turn, float in [-1, 1]."""
+
+PIXELS_AT_ONCE = 2**24
+"""Of decoded frames that are resized together."""
 
 
 @dataclass(frozen=True)
@@ -126,7 +130,7 @@ class AdaptiveTokenizer:
                 chosen = self.router.assign(self._for_router(chunk.clips), preference, max_tokens, prefix)  # (n, T)
             else:
                 chosen = lengths[num_clips : num_clips + len(chunk.clips)]  # (n, T)
-            tokens = self.tokenizer.encode(chunk.clips, chosen)
+            tokens = self.tokenizer.encode(chunk.clips, chosen, known_range=True)  # of every frame, as it came
             encoded.append(tokens)
             num_frames, num_clips = num_frames + chunk.num_frames, num_clips + len(chunk.clips)
             size = chunk.size
@@ -183,57 +187,78 @@ class _RouterClips:
 
 
 def grouped(video: Video, size_of_group: int) -> Iterator[tuple[list[Tensor], tuple[int, int]]]:
-    """The frames of a video, so many at a time, the last ones fewer, and their (H, W). Raises ValueError for what is no
-    frame, and for frames of other sizes."""
+    """The frames of a video in fp32, so many at a time, the last ones fewer, and their (H, W). Raises ValueError for
+    what is no frame, and for frames of other sizes."""
     frames = iter(video.unbind(1) if isinstance(video, Tensor) and video.ndim == 4 else video)
     size = None
     while group := list(islice(frames, size_of_group)):
         for frame in group:
             size = _checked_size(frame, size)
         assert size is not None
-        yield group, size
+        yield [frame.float() for frame in group], size
+
+
+def check_decodable(tokenizer: VideoTokenizer, video: TokenizedVideo) -> None:
+    """Raises ValueError for a number of clips or blocks that does not go with the number of frames, for codes and
+    lengths that are not this tokenizer's, and with a memory for pictures that are too large (`check_picture`)."""
+    config, lengths = tokenizer.config, video.tokens.lengths
+    tokenizer.check_tokens(video.tokens)
+    tokenizer.assignments.check_levels(lengths)
+    if config.memory_blocks is not None:
+        check_picture(tokenizer, video.encoded_size)
+        found, expected = tuple(lengths.shape), (1, -(-video.num_frames // config.temporal_patch))
+        if found != expected:
+            raise ValueError(
+                f"{video.num_frames} frames in blocks of {config.temporal_patch} are {expected[1]} blocks of one clip, "
+                f"but there are tokens of {found[1]} blocks of {found[0]}"
+            )
+        return
+    tokenizer.assignments.check(lengths)
+    per_clip, side, count = config.num_frames, config.resolution, num_tiles(tokenizer, video.encoded_size)
+    tokenizer.patch_grid(_tile_size(tokenizer, video.encoded_size))
+    expected_clips = -(-video.num_frames // per_clip) * count
+    if len(lengths) != expected_clips:
+        raise ValueError(
+            f"{video.num_frames} frames in clips of {per_clip} and {count} tile{'s' * (count > 1)} of "
+            f"{side}x{side} are {expected_clips} clips, but there are tokens of {len(lengths)}"
+        )
 
 
 @torch.no_grad()
 def decode_in_chunks(tokenizer: VideoTokenizer, video: TokenizedVideo, clips_per_chunk: int = 4) -> Iterator[Tensor]:
     """Tokens → the video in consecutive pieces (C, any, H, W) in [-1, 1]. Needs no router, and no more memory for
-    a longer video. With a memory the video is one clip, and a piece is as many blocks.
+    a longer video. With a memory the video is one clip, and a piece is at most as many blocks.
 
-    Raises ValueError for a number of clips that does not go with the number of frames, and as
-    `VideoTokenizer.decode` for codes and lengths that are not this tokenizer's."""
-    tokenizer.check_tokens(video.tokens)
+    Raises ValueError as `check_decodable` does, before anything is decoded."""
+    check_decodable(tokenizer, video)
     if tokenizer.config.memory_blocks is not None:
         yield from _decode_stream(tokenizer, video, clips_per_chunk)
         return
     per_clip, side, clips = tokenizer.config.num_frames, tokenizer.config.resolution, video.tokens.split()
     count, num_stretches = num_tiles(tokenizer, video.encoded_size), -(-video.num_frames // per_clip)
-    if len(clips) != num_stretches * count:
-        raise ValueError(
-            f"{video.num_frames} frames in clips of {per_clip} and {count} tile{'s' * (count > 1)} of "
-            f"{side}x{side} are {num_stretches * count} clips, but there are tokens of {len(clips)}"
-        )
-    of_tile = tuple(min(length, side) for length in video.encoded_size)
+    of_tile = _tile_size(tokenizer, video.encoded_size)
     for start in range(0, num_stretches, clips_per_chunk):
         tokens = TokenizedClips.join(clips[start * count : (start + clips_per_chunk) * count])
         decoded = tiles.merge(tokenizer.decode(tokens, of_tile), video.encoded_size, side)  # (n, C, f, h, w)
         frames = rearrange(decoded, "n c f h w -> (n f) c h w")[: video.num_frames - start * per_clip]
-        yield rearrange(resize(frames, video.size), "f c h w -> c f h w")
+        yield from _of_size(frames, video.size)
 
 
 def _decode_stream(tokenizer: VideoTokenizer, video: TokenizedVideo, blocks_per_piece: int) -> Iterator[Tensor]:
     step, (lengths,) = tokenizer.config.temporal_patch, video.tokens.lengths
-    if len(lengths) != -(-video.num_frames // step):
-        raise ValueError(
-            f"{video.num_frames} frames in blocks of {step} are {-(-video.num_frames // step)} blocks, but there are "
-            f"tokens of {len(lengths)}"
-        )
     stream, start = TokenizerStream(tokenizer), 0
     for number in range(0, len(lengths), blocks_per_piece):
         some = lengths[number : number + blocks_per_piece]
         codes = video.tokens.codes[start : start + int(some.sum())]
         start += len(codes)
         frames = stream.decode(codes, some, video.encoded_size)[:, : video.num_frames - number * step]
-        yield resize(frames.transpose(0, 1), video.size).transpose(0, 1)
+        yield from _of_size(frames.transpose(0, 1), video.size)
+
+
+def _of_size(frames: Tensor, size: tuple[int, int]) -> Iterator[Tensor]:
+    """(F, C, h, w) → pieces (C, any, H, W), of few frames where these are large: small files can ask for large ones."""
+    for some in frames.split(max(1, PIXELS_AT_ONCE // (size[0] * size[1]))):
+        yield resize(some, size).transpose(0, 1)
 
 
 def check_router_fits(tokenizer: VideoTokenizer, router: Router) -> None:
@@ -261,7 +286,7 @@ def check_dials(preference: float | None, mean_tokens: float | None) -> None:
 
 
 def _checked_size(frame: Tensor, size: tuple[int, int] | None) -> tuple[int, int]:
-    """(H, W) of a frame. Raises ValueError unless it is a picture, of the size of those before it."""
+    """(H, W) of a frame. Raises ValueError unless it is a picture in [-1, 1], of the size of those before it."""
     if frame.ndim != 3 or len(frame) != 3 or not frame.is_floating_point():
         raise ValueError(
             f"a video is floating point 3 F H W in [-1, 1], or frames 3 H W one by one; got {frame.dtype} "
@@ -270,13 +295,20 @@ def _checked_size(frame: Tensor, size: tuple[int, int] | None) -> tuple[int, int
     found = (frame.shape[1], frame.shape[2])
     if size not in (None, found):
         raise ValueError(f"all frames of a video have one size; after {size} comes {found}")
+    check_range(frame)
     return found
 
 
 def num_tiles(tokenizer: VideoTokenizer, encoded_size: tuple[int, int]) -> int:
     """How many tiles a picture (h, w) is encoded as: one with a memory."""
     config = tokenizer.config
-    return 1 if config.memory_blocks is not None else len(tiles.places(encoded_size, config.resolution))
+    return 1 if config.memory_blocks is not None else tiles.count(encoded_size, config.resolution)
+
+
+def _tile_size(tokenizer: VideoTokenizer, encoded_size: tuple[int, int]) -> tuple[int, int]:
+    """(s, t) of the tiles of a picture (h, w)."""
+    height, width = (min(length, tokenizer.config.resolution) for length in encoded_size)
+    return height, width
 
 
 def fit_size(size: tuple[int, int], short_side: int, patch: int, resolution: int | None = None) -> tuple[int, int]:

@@ -15,6 +15,7 @@ from diffusers.models.modeling_utils import ModelMixin
 from einops import rearrange
 from torch import Tensor, nn
 
+from evagen.kernels.levels import check_range
 from evagen.kernels.sources import FromAnywhere
 from evagen.kernels.transfer import send
 from evagen.tokenizer.assignments import AssignmentSpace
@@ -173,10 +174,13 @@ class VideoTokenizer(FromAnywhere, ModelMixin, ConfigMixin):
         return TokenizerOutput(reconstruction.float(), tokens, quantized.inputs, quantized.losses, features)
 
     @torch.no_grad()
-    def encode(self, video: Tensor, lengths: Tensor) -> TokenizedClips:
+    def encode(self, video: Tensor, lengths: Tensor, known_range: bool = False) -> TokenizedClips:
         """video (B, C, F, H, W) in [-1, 1], lengths int64 (B, T) → tokens. A clip's tokens do not depend on
-        the others in the batch. Raises ValueError for sizes that the patches do not divide and for
-        lengths that are no levels."""
+        the others in the batch. Raises ValueError for sizes that the patches do not divide, for values far out of
+        [-1, 1] and for lengths that are no levels. known_range: whether the values have been looked at before, which
+        waits for a GPU."""
+        if not known_range:
+            check_range(video)
         lengths = self._lengths_of(video, lengths)
         whole = send(self._plan(lengths, self.patch_grid(tuple(video.shape[-2:]))), video.device)
         codes = self.quantizer(self._encode(video, whole), with_losses=False).codes  # (N,)
@@ -195,6 +199,7 @@ class VideoTokenizer(FromAnywhere, ModelMixin, ConfigMixin):
 
     def _lengths_of(self, video: Tensor, lengths: Tensor) -> Tensor:
         """Lengths on the CPU. Raises ValueError where they are not of this video."""
+        _check_layout(video)
         num_clips, num_blocks = len(video), self._num_blocks(video.shape[2])
         if lengths.shape != (num_clips, num_blocks):
             raise ValueError(
@@ -259,11 +264,12 @@ class VideoTokenizer(FromAnywhere, ModelMixin, ConfigMixin):
     def embed_video(self, video: Tensor) -> Tensor:
         """(B, C, F, H, W) in [-1, 1] → patch embeddings (B, T, Hp, Wp, De). They hold no position: the codes
         should tell what is there, and attention knows the places."""
+        _check_layout(video)
         self.patch_grid((video.shape[-2], video.shape[-1]))  # refuses sizes that do not fit
         self._num_blocks(video.shape[2])
         step, patch = self.config.temporal_patch, self.config.spatial_patch
         pixels = rearrange(video, "b c (t f) (y p) (x q) -> b t y x (f p q c)", f=step, p=patch, q=patch)
-        return self.embed_patches(pixels)  # (B, T, Hp, Wp, De)
+        return self.embed_patches(pixels.to(self.embed_patches.weight.dtype))  # (B, T, Hp, Wp, De)
 
     def tokens_of(self, blocks: Blocks) -> BlockTokens:
         """What the functions below need of the 1D tokens of S blocks. Raises ValueError for lengths that are no
@@ -330,6 +336,11 @@ class VideoTokenizer(FromAnywhere, ModelMixin, ConfigMixin):
                 f"codes run from 0 to {self.quantizer.codebook_size - 1}, got {lowest} to {highest}: tokens of another "
                 "tokenizer?"
             )
+
+
+def _check_layout(video: Tensor) -> None:
+    if video.ndim != 5 or video.shape[1] != 3:
+        raise ValueError(f"videos are of shape (B, 3, F, H, W), got {tuple(video.shape)}")
 
 
 def attend_nearby(attention: Attention) -> None:

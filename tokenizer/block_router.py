@@ -96,7 +96,10 @@ class BlockRouter(FromAnywhere, ModelMixin, ConfigMixin):
                 f"{config.resolution}) as (C, f, H, W); got {tuple(block.shape[1:])}"
             )
         seen = min(given.shape[1], config.memory_blocks)
-        before = before[:, :, before.shape[2] - seen * config.temporal_patch :]
+        block, before = (
+            block.to(self.dtype),
+            before[:, :, before.shape[2] - seen * config.temporal_patch :].to(self.dtype),
+        )
         given = given[:, given.shape[1] - seen :].to(block.device)
         return block_features(block, before, given, config.memory_blocks, self.assignments.levels[-1], config.downscale)
 

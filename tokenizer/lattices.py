@@ -5,6 +5,7 @@ Both have `VectorQuantizer`'s methods. `codebook` is None; the loss terms that m
 Legend: N vectors, K codebook size, c code width, L levels of a dimension, g bits of a group.
 """
 
+import functools
 import itertools
 import math
 from collections.abc import Iterator
@@ -17,6 +18,9 @@ from evagen.tokenizer.quantizer import Quantized
 
 FEWEST_LEVELS = 3
 """Levels that a dimension of `FiniteScalarQuantizer` has at least: of two, one would lie at the far end of the tanh."""
+
+MOST_DIMENSIONS = 32
+"""Of `FiniteScalarQuantizer`: more would be more codes than a number can tell apart."""
 
 BITS_TOGETHER = 9
 """Bits of `BinarySphericalQuantizer` whose joint distribution is looked at: 512 numbers for each vector."""
@@ -41,6 +45,8 @@ class FiniteScalarQuantizer(nn.Module):
 
     def __init__(self, codebook_size: int, code_width: int):
         super().__init__()
+        if not 1 <= code_width <= MOST_DIMENSIONS:
+            raise ValueError(f"fsq has 1 to {MOST_DIMENSIONS} dimensions; got code_width={code_width}")
         levels = even_levels(codebook_size, code_width)
         if levels is None:
             raise ValueError(_fsq_sizes(codebook_size, code_width))
@@ -144,11 +150,18 @@ def _factorisations(product: int, count: int, most: int) -> Iterator[tuple[int, 
         if product == 1:
             yield ()
         return
-    for first in range(min(most, product // FEWEST_LEVELS ** (count - 1)), FEWEST_LEVELS - 1, -1):
-        if first**count < product:
+    for first in reversed(_divisors(product)):
+        if first**count < product or first < FEWEST_LEVELS:
             return
-        if product % first == 0:
+        if first <= min(most, product // FEWEST_LEVELS ** (count - 1)):
             yield from ((first, *rest) for rest in _factorisations(product // first, count - 1, first))
+
+
+@functools.cache
+def _divisors(number: int) -> list[int]:
+    """Rising."""
+    low = [each for each in range(1, math.isqrt(max(number, 0)) + 1) if number % each == 0]
+    return sorted({*low, *(number // each for each in low)})
 
 
 def _fsq_sizes(codebook_size: int, code_width: int) -> str:

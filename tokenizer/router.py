@@ -186,7 +186,7 @@ class Router(FromAnywhere, ModelMixin, ConfigMixin):
                 f"this router looks at clips of shape (3, {config.num_frames}, {config.resolution}, "
                 f"{config.resolution}) as (C, F, H, W); got {tuple(video.shape[1:])}"
             )
-        return router_features(video, config.temporal_patch, config.downscale)
+        return router_features(video.to(self.dtype), config.temporal_patch, config.downscale)
 
     @torch.no_grad()
     def assign(

@@ -16,12 +16,28 @@ import torch
 from torch import Tensor
 
 from evagen.kernels.attention import KeyValue
+from evagen.kernels.levels import check_range
 from evagen.kernels.plans import AttentionPlan
 from evagen.kernels.transfer import send
 from evagen.tokenizer.autoencoder import VideoTokenizer
 from evagen.tokenizer.layers import Past, Plans
 from evagen.tokenizer.packing import PackedLayout, plan_block_causal, plan_within_blocks
 from evagen.tokenizer.places import Blocks, patch_places
+
+MOST_TIMES_TRAINED = 64
+"""Pixels of a picture against those of the trained one; at 64 a picture of 128 pixels is one of 1,024."""
+
+
+def check_picture(tokenizer: VideoTokenizer, size: tuple[int, int]) -> None:
+    """Raises ValueError for pictures (H, W) that the patches do not divide, or with far more pixels than those that the
+    tokenizer was trained on: nothing is cut into tiles here, and attention grows with the square."""
+    tokenizer.patch_grid(size)
+    side = tokenizer.config.resolution
+    if size[0] * size[1] > MOST_TIMES_TRAINED * side**2:
+        raise ValueError(
+            f"pictures of {size[1]}x{size[0]} pixels are too large for a tokenizer that was trained on {side}x{side}: "
+            f"with a memory it takes at most {MOST_TIMES_TRAINED} times as many pixels; give a lower short_side"
+        )
 
 
 class _Kept:
@@ -71,6 +87,8 @@ class TokenizerStream:
         """The next blocks (C, n·f, H, W) in [-1, 1] and their lengths int64 (n,) → codes int64 (N,). Raises ValueError
         as `VideoTokenizer.encode` does."""
         model, lengths = self.tokenizer, lengths.cpu()
+        check_range(blocks)
+        check_picture(model, (blocks.shape[-2], blocks.shape[-1]))
         patches = model.embed_video(blocks[None])  # (1, n, Hp, Wp, De)
         if len(lengths) != patches.shape[1]:
             raise ValueError(f"{patches.shape[1]} blocks need as many lengths; got {len(lengths)}")
@@ -97,7 +115,9 @@ class TokenizerStream:
         """The next codes int64 (N,) of blocks of some lengths int64 (n,) → frames (C, n·f, H, W) in [-1, 1]. Raises
         ValueError as `VideoTokenizer.decode` does."""
         model, lengths = self.tokenizer, lengths.cpu()
-        grid = model.patch_grid(resolution or (model.config.resolution, model.config.resolution))
+        resolution = resolution or (model.config.resolution, model.config.resolution)
+        check_picture(model, resolution)
+        grid = model.patch_grid(resolution)
         new = Blocks(torch.arange(self.num_decoded, self.num_decoded + len(lengths)), lengths, grid)
         of_patches = torch.full_like(lengths, grid[0] * grid[1])
         plans = Plans(self._decoded.plan(of_patches, of_patches), self._tokens.plan(of_patches, lengths))

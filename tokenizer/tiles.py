@@ -21,6 +21,11 @@ def corners(length: int, tile: int) -> list[int]:
     return [round(i * (length - tile) / max(count - 1, 1)) for i in range(count)]
 
 
+def count(size: tuple[int, int], resolution: int) -> int:
+    """k, as many as `places` lists."""
+    return math.prod(math.ceil(length / min(length, resolution)) for length in size)
+
+
 def places(size: tuple[int, int], resolution: int) -> list[tuple[slice, slice]]:
     """The k tiles of a picture (h, w), row by row, as (rows, columns): squares of `resolution`; where the picture is
     shorter than that, as short."""

@@ -15,7 +15,7 @@ from evagen.kernels.levels import video_to_frames
 from evagen.models.fit import check_same_tokenizer
 from evagen.models.inference import RunPrecision, autocast_to, precision_on
 from evagen.models.loading import fingerprint, load_model, tokenizer_of
-from evagen.tokenizer import TokenizedVideo, VideoTokenizer, decode_in_chunks
+from evagen.tokenizer import TokenizedVideo, VideoTokenizer, check_decodable, decode_in_chunks, num_tiles
 
 
 @dataclass(frozen=True)
@@ -42,8 +42,7 @@ def main(
 
 
 def open_tokens(tokens: Path, tokenizer: str | None, clips_per_chunk: int, precision: RunPrecision) -> OpenedTokens:
-    """A token file and the frames that it holds, decoded as they are asked for. Raises UserError as `main` does, of
-    what the codes themselves show not before they are."""
+    """A token file and the frames that it holds, decoded as they are asked for. Raises UserError as `main` does."""
     clips, about = read_token_file(tokens)
     tokenizer = tokenizer or tokenizer_of(about.tokenizer_fingerprint)
     model = load_model(VideoTokenizer, tokenizer, PartialState().device)
@@ -56,22 +55,25 @@ def open_tokens(tokens: Path, tokenizer: str | None, clips_per_chunk: int, preci
         about.preference, about.max_tokens,
     )  # fmt: skip
     chosen = precision_on(precision, model.device)
+    tiles = num_tiles(model, video.encoded_size)
+    if about.tiles != tiles:
+        raise UserError(
+            f"{tokens}: the header says {about.tiles} tiles, pictures of this size are {tiles}: encode again"
+        )
     try:
+        check_decodable(model, video)
         lengths = video.over_time(about.tiles).tolist()
     except ValueError as error:
         raise UserError(f"{tokens}: {error}") from error
 
     def frames() -> Iterator[np.ndarray]:
         pieces = decode_in_chunks(model, video, clips_per_chunk)
-        try:
-            while True:
-                with autocast_to(chosen, model.device):  # not for whoever takes the frames
-                    piece = next(pieces, None)
-                if piece is None:
-                    return
-                yield from video_to_frames(piece)
-        except ValueError as error:
-            raise UserError(f"{tokens}: {error}") from error
+        while True:
+            with autocast_to(chosen, model.device):  # not for whoever takes the frames
+                piece = next(pieces, None)
+            if piece is None:
+                return
+            yield from video_to_frames(piece)
 
     shown = tqdm(frames(), total=about.frames, desc="decoding", unit="frame", dynamic_ncols=True)
     return OpenedTokens(about, lengths, iter(shown), model.config.temporal_patch)

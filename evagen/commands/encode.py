@@ -1,15 +1,18 @@
 """`evagen encode`: a video file into a file of tokens."""
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from accelerate import PartialState
+from pydantic import ValidationError
 
 from evagen.data.token_file import TokenFile, write_token_file
 from evagen.data.video_frames import VideoFrames
 from evagen.data.video_reader import VideoError, frame_rate
 from evagen.errors import UserError
+from evagen.kernels.files import words_of
 from evagen.models.inference import RunPrecision, autocast_to, precision_on
 from evagen.models.loading import fingerprint, load_model, load_router, router_beside
 from evagen.report.tokens_over_time import draw, graph
@@ -87,7 +90,10 @@ def main(
                 )  # fmt: skip
     except (VideoError, ValueError) as error:
         raise UserError(str(error)) from error
-    about = _about(video.name, tokens, rate, encoder, dials)
+    try:
+        about = _about(video.name, tokens, rate, encoder, dials)
+    except ValidationError as error:
+        raise UserError(f"{video} cannot be described in a token file: {words_of(error)}") from error
     write_token_file(out, tokens.tokens, about)
     lengths = tokens.over_time(about.tiles).tolist()
     if plot:
@@ -111,7 +117,7 @@ def _encode_live(
 def _about(source: str, tokens: TokenizedVideo, rate: float, tokenizer: VideoTokenizer, dials: Dials) -> TokenFile:
     num_blocks = tokens.tokens.lengths.numel()
     return TokenFile(
-        source=source,
+        source=os.fsencode(source).decode(errors="replace"),  # a name need not be UTF-8
         frames=tokens.num_frames,
         height=tokens.size[0],
         width=tokens.size[1],

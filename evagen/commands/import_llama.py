@@ -2,10 +2,14 @@
 
 from pathlib import Path
 
-from transformers import AutoConfig, LlamaForCausalLM
+from safetensors import SafetensorError
+from transformers import LlamaForCausalLM
 
 from evagen.ar_model.llama import from_llama
 from evagen.errors import UserError
+from evagen.kernels.files import read_json
+from evagen.kernels.model_files import check_finite
+from evagen.kernels.pretrained import check_network
 from evagen.models.loading import check_empty
 
 
@@ -16,10 +20,15 @@ def main(folder: Path, out: Path) -> Path:
     if not (folder / "config.json").exists():
         raise UserError(f"{folder} holds no Llama (config.json is missing): give a folder of `evagen export llama`")
     try:
-        kind = AutoConfig.from_pretrained(folder).model_type
-        if kind != "llama":
+        config = read_json(folder / "config.json")
+        if (kind := config.get("model_type")) != "llama":
             raise ValueError(f"its model_type is {kind!r}, 'llama' is needed")
-        from_llama(LlamaForCausalLM.from_pretrained(folder, use_safetensors=True)).save_pretrained(out)
-    except (OSError, ValueError) as error:
+        check_network(folder, config)
+        llama, report = LlamaForCausalLM.from_pretrained(folder, use_safetensors=True, output_loading_info=True)
+        if missing := sorted(report["missing_keys"]):
+            raise ValueError(f"of its weights {len(missing)} are missing, {', '.join(missing[:3])} among them")
+        check_finite(llama)
+        from_llama(llama).save_pretrained(out)
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise UserError(f"{folder} cannot be imported as a generator: {error}") from error
     return out

@@ -1,6 +1,5 @@
 """`evagen info`: what a file or a folder is, what made it, and how large it is."""
 
-import json
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -10,9 +9,12 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 
 from evagen.data.clip_table import open_table
+from evagen.data.corpus import open_corpus
+from evagen.data.curation_record import open_record
 from evagen.data.token_file import read_token_file
 from evagen.data.video_reader import VideoError, count_frames, frame_rate, iterate_frames
 from evagen.errors import UserError
+from evagen.kernels.files import read_json
 from evagen.kernels.names import as_line
 from evagen.kernels.sources import SNAPSHOTS, box
 from evagen.kernels.weights import weights_fingerprint
@@ -65,8 +67,8 @@ def _of_folder(folder: Path) -> Facts:
 
 
 def _model(folder: Path) -> Facts:
-    config = json.loads((folder / "config.json").read_text())
-    kind = config.get("_class_name")
+    config = _json(folder / "config.json")
+    kind = str(config.get("_class_name"))
     if kind not in MODELS:
         raise UserError(f"{folder} holds a {kind}, which is none of {', '.join(MODELS)}")
     what, command = MODELS[kind]
@@ -83,7 +85,7 @@ def _model(folder: Path) -> Facts:
         loaded = {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in weights.items()}
         facts.append(("fingerprint", weights_fingerprint(loaded)))  # in fp32, as others compare it
     facts += [(name, str(config[name])) for name in SHAPES if config.get(name) is not None]
-    if classes := config.get("class_names"):
+    if classes := list(map(str, config.get("class_names") or ())):
         facts.append(("classes", f"{len(classes)}: {_some(classes)}"))
     return [*facts, ("to use it", command.format(folder=folder))]
 
@@ -99,36 +101,36 @@ def _pipeline(folder: Path) -> Facts:
 
 def _corpus(folder: Path) -> Facts:
     table, about = open_table(folder / "table", "token corpus", "tokenize")
-    contents = about.contents
-    tokens = sum(map(sum, table["lengths"]))
+    corpus = open_corpus(folder)
+    tokens = int(corpus.lengths().sum(dtype="int64"))
     return [
         ("what", "a token corpus"),
         ("clips", f"{len(table)}, {len(about.skipped)} skipped"),
         ("tokens", f"{tokens}, {tokens / max(1, len(table)):.1f} a clip"),
-        ("levels", str(contents["levels"])),
-        ("blocks a clip", str(contents["num_blocks"])),
-        ("classes", f"{len(contents['class_names'])}: {_some(contents['class_names'])}"),
-        ("tokenizer", f"{contents['tokenizer_fingerprint']}, from {contents['tokenizer_source']}"),
+        ("levels", str(corpus.levels)),
+        ("blocks a clip", str(corpus.num_blocks)),
+        ("classes", f"{len(corpus.class_names)}: {_some(corpus.class_names)}"),
+        ("tokenizer", f"{corpus.tokenizer_fingerprint}, from {corpus.tokenizer_source}"),
         ("to use it", f"evagen train-generator CONFIG corpus={folder}"),
     ]
 
 
 def _curation(folder: Path) -> Facts:
-    table, about = open_table(folder / "record", "curation record", "curate")
-    contents = about.contents
-    searched, levels = contents["num_blocks"], contents["levels"]
+    _, about = open_table(folder / "record", "curation record", "curate")
+    record, tokenizer = open_record(folder)
+    levels, searched = record.space.levels, record.space.num_blocks
     return [
         ("what", "a curation record: distances of every assignment"),
-        ("clips", f"{len(table)}, {len(about.skipped)} skipped"),
-        ("assignments", f"{len(levels) ** searched} of {searched} blocks, levels {levels}"),
-        ("data", str(contents["clips"]["root"])),
-        ("tokenizer", f"{about.made_from['tokenizer']}, from {contents['tokenizer_source']}"),
+        ("clips", f"{len(record.table)}, {len(about.skipped)} skipped"),
+        ("assignments", f"{len(record.space)} of {searched} blocks, levels {list(levels)}"),
+        ("data", str(record.clips.root)),
+        ("tokenizer", f"{tokenizer.fingerprint}, from {tokenizer.source}"),
         ("to use it", f"evagen train-router CONFIG record={folder}"),
     ]
 
 
 def _scores(folder: Path) -> Facts:
-    record = json.loads((folder / "record.json").read_text())
+    record = _json(folder / "record.json")
     return [
         ("what", "scores of `evagen benchmark`"),
         *((name, str(value)) for name, value in _flat(record) if value is not None and name in SCORED),
@@ -178,6 +180,13 @@ def _of_file(path: Path) -> Facts:
         ("frames", f"{frames} of {width}x{height}, {rate:g} a second, {frames / rate:.1f} seconds"),
         ("to use it", f"evagen encode {path} {path.with_suffix('.safetensors')} --tokenizer … --router …"),
     ]
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        return read_json(path)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read: {error}") from error
 
 
 def _flat(values: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:

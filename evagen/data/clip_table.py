@@ -22,15 +22,19 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from accelerate import Accelerator
 from datasets import Dataset, load_from_disk
+from pydantic import ValidationError
 from tqdm.auto import tqdm
 
 from evagen.config import Section
 from evagen.data.clips import Clip, SkippedClip, report_skipped
 from evagen.data.loader import ClipBatch, clip_loader
 from evagen.errors import UserError
+from evagen.kernels.files import read_json, words_of
 
 RowsOf = Callable[[ClipBatch], list[dict[str, Any]]]
 """The rows of a batch's clips, in the clips' order: numbers, strings and 1D arrays by column name."""
@@ -52,6 +56,8 @@ class NumberedClips(Protocol):
     def fingerprint(self) -> str: ...
 
 
+LARGEST_ABOUT = 2**28
+"""Bytes of `about.json`, which lists what was skipped."""
 COPIED_TOGETHER = 256
 """Batches whose rows are copied at once from the parts into the table, which bounds memory."""
 
@@ -78,7 +84,11 @@ def fill_table(
     Raises UserError where an earlier run made rows from something else, or no clip could be decoded."""
     about = {"videos": dataset.fingerprint(), "batch_size": batch_size, **about}
     if table.exists():
-        _check_same(table, json.loads((table / "about.json").read_text())["made_from"], about)
+        try:
+            made_from = _Finished.model_validate(read_json(table / "about.json", LARGEST_ABOUT)).made_from
+        except (OSError, ValueError) as error:
+            raise UserError(f"{table} is damaged: {error}. Delete it and give the same command again") from error
+        _check_same(table, made_from, about)
         return
     if accelerator.is_main_process:
         _tidy(table, about)
@@ -121,16 +131,54 @@ def open_table(table: Path, what: str, command: str) -> tuple[Dataset, About]:
     if not table.is_dir():
         raise unfinished(table, what, command)
     try:
-        rows, about = load_from_disk(table), json.loads((table / "about.json").read_text())
-        if len(rows) != about["rows"]:
-            raise ValueError(f"{len(rows)} of {about['rows']} rows are there")
-        skipped = [SkippedClip(**clip) for clip in about["skipped"]]
-        return rows, About(about["made_from"], about["contents"], skipped)
-    except (OSError, ValueError, KeyError, TypeError, pa.ArrowException) as error:
-        raise UserError(
-            f"the {what} in {table} is damaged: {error}. Delete {table} and run `evagen {command}` with "
-            f"{table.parent / 'config.yaml'} to make it again"
-        ) from error
+        about = _Finished.model_validate(read_json(table / "about.json", LARGEST_ABOUT))
+        for each in read_json(table / "state.json").get("_data_files", []):  # nothing but what lies in the folder
+            if Path(each["filename"]).name != each["filename"]:
+                raise ValueError(f"state.json names a file elsewhere, {each['filename']}")
+        rows = load_from_disk(table)
+        if len(rows) != about.rows:
+            raise ValueError(f"{len(rows)} of {about.rows} rows are there")
+    except ValidationError as error:
+        raise damaged(table, what, command, words_of(error)) from error
+    except Exception as error:  # the readers raise a dozen kinds on damaged files
+        raise damaged(table, what, command, error) from error
+    return rows, About(about.made_from, about.contents, about.skipped)
+
+
+def damaged(table: Path, what: str, command: str, error: object) -> UserError:
+    """The error that says what is wrong with a table and how to make it again."""
+    return UserError(
+        f"the {what} in {table} is damaged: {error}. Delete {table} and run `evagen {command}` with "
+        f"{table.parent / 'config.yaml'} to make it again"
+    )
+
+
+def check_lists(rows: pa.Table, name: str, length: int | None, whole: bool) -> np.ndarray:
+    """How many numbers each row has in a column of lists, int64 (rows,). Their values are not read, and stay on disk.
+    length: which all have to have; whole: whether they have to be integers. Raises ValueError for another column, for
+    lists of other lengths and for numbers that are missing."""
+    column = rows[name] if name in rows.column_names else None
+    if column is None or not (pa.types.is_list(column.type) or pa.types.is_large_list(column.type)):
+        raise ValueError(f"it has no column {name} of lists of numbers")
+    column.validate(full=True)  # pyarrow itself believes whatever a damaged file says
+    found = pc.list_value_length(column).to_numpy()
+    if column.null_count or (length is not None and not (found == length).all()):
+        raise ValueError(f"rows of {name} do not have {length} numbers each")
+    kind = column.type.value_type
+    is_number = pa.types.is_integer(kind) or (pa.types.is_floating(kind) and not whole)
+    if not is_number or any(chunk.flatten().null_count for chunk in column.chunks):
+        raise ValueError(f"{name} holds what is no {'whole' if whole else 'finite'} number")
+    return found
+
+
+def numbers_of(rows: pa.Table, name: str, length: int, whole: bool) -> np.ndarray:
+    """All numbers of a column of lists of one length, one list after another. Raises ValueError as `check_lists` does,
+    and for numbers that are not finite."""
+    check_lists(rows, name, length, whole)
+    numbers = rows[name].combine_chunks().flatten().to_numpy()
+    if not np.isfinite(numbers).all():
+        raise ValueError(f"{name} holds what is no finite number")
+    return numbers
 
 
 def unfinished(table: Path, what: str, command: str) -> UserError:
@@ -142,6 +190,15 @@ def unfinished(table: Path, what: str, command: str) -> UserError:
         f"{out} holds no finished {what}: {_progress(parts)} clips done; run `evagen {command}` with the same config, "
         f"{out / 'config.yaml'}, to finish it"
     )
+
+
+class _Finished(Section):
+    """`about.json` of a finished table."""
+
+    rows: int
+    skipped: list[SkippedClip]
+    made_from: dict[str, Any]
+    contents: dict[str, Any]
 
 
 class _BatchInfo(Section):

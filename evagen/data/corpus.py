@@ -8,13 +8,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import torch
 from datasets import Dataset
+from pydantic import Field
 
 from evagen.ar_model import ClipTokens
-from evagen.data.clip_table import open_table
+from evagen.config import Section, check_config
+from evagen.data.clip_table import check_lists, damaged, numbers_of, open_table
 from evagen.errors import UserError
+from evagen.kernels.model_files import LARGEST, MOST_CODES
 from evagen.models.fit import check_not_replaced
+from evagen.tokenizer import AssignmentSpace
 
 WINDOWS_OVERLAP = 4
 """A window begins at every `blocks // WINDOWS_OVERLAP`-th block."""
@@ -81,8 +86,14 @@ class Windows:
 
     def read(self, numbers: list[int]) -> tuple[list[ClipTokens], torch.Tensor, list[ClipTokens] | None, list[bool]]:
         """Some of them: clips, labels int64 (B,), given blocks or None, and which do not begin where their video
-        does."""
+        does. Raises UserError for codes that the tokenizer does not have."""
         found = self.corpus.table[self.rows[numbers].tolist()]
+        for codes in (*found["codes"], *found.get("given_codes", ())):
+            if len(codes) and not 0 <= int(codes.min()) <= int(codes.max()) < self.corpus.codebook_size:
+                raise UserError(
+                    f"the token corpus is damaged: codes run from {int(codes.min())} to {int(codes.max())}, of "
+                    f"{self.corpus.codebook_size} codes; run `evagen tokenize` again with another run.out"
+                )
         starts, clips = self.starts[numbers].tolist(), []
         for codes, lengths, start in zip(found["codes"], found["lengths"], starts):
             before, inside = lengths[:start].sum(), lengths[start : start + self.blocks]
@@ -93,11 +104,56 @@ class Windows:
         return clips, torch.as_tensor(found["label"]), given, [start > 0 for start in starts]
 
 
+class _Contents(Section):
+    """What the table says of itself, as `Corpus` has it."""
+
+    codebook_size: int = Field(ge=1, le=MOST_CODES)
+    levels: list[int]
+    num_blocks: int = Field(ge=1, le=LARGEST)
+    class_names: list[str]
+    tokenizer_fingerprint: str
+    tokenizer_source: str
+    given_frames: int = Field(0, ge=0, le=LARGEST)
+    num_given_blocks: int = Field(0, ge=0, le=LARGEST)
+    memory_blocks: int | None = Field(None, ge=1, le=LARGEST)
+
+
 def read_corpus(folder: str | Path) -> Corpus:
-    """A corpus by its run folder. Raises UserError where it is missing, unfinished or damaged, or where its
-    tokenizer's folder holds another tokenizer by now: what is trained on it could not be decoded."""
-    table, about = open_table(Path(folder) / "table", "token corpus", "tokenize")
-    corpus = Corpus(table.with_format("torch"), **about.contents)
+    """A corpus to be trained on. Raises UserError as `open_corpus` does, and where its tokenizer's folder holds another
+    tokenizer by now: what is trained on it could not be decoded."""
+    corpus = open_corpus(folder)
     whose = f"the corpus in {folder} holds tokens of"
     check_not_replaced(corpus.tokenizer_source, corpus.tokenizer_fingerprint, whose, "tokenize")
     return corpus
+
+
+def open_corpus(folder: str | Path) -> Corpus:
+    """A corpus by its run folder. Raises UserError where it is missing, unfinished or damaged, and where its lengths
+    and labels are not those that it says it has. Codes stay on disk, and are looked at when they are read."""
+    path = Path(folder) / "table"
+    table, about = open_table(path, "token corpus", "tokenize")
+    contents = check_config(_Contents, about.contents, f"{path / 'about.json'}, contents")
+    corpus = Corpus(table.with_format("torch"), **contents.model_dump())
+    try:
+        for rows in table.with_format("arrow").iter(batch_size=10_000):
+            _check_rows(corpus, rows)
+    except ValueError as error:
+        raise damaged(path, "token corpus", "tokenize", error) from error
+    return corpus
+
+
+def _check_rows(corpus: Corpus, rows: pa.Table) -> None:
+    """Raises ValueError for rows that are not of this corpus' tokenizer and classes."""
+    space = AssignmentSpace(corpus.levels, corpus.num_blocks)
+    pairs = [("codes", "lengths", corpus.num_blocks)]
+    pairs += [("given_codes", "given_lengths", corpus.num_given_blocks)] if corpus.num_given_blocks else []
+    for codes_name, lengths_name, num_blocks in pairs:
+        num_codes, lengths = check_lists(rows, codes_name, None, True), numbers_of(rows, lengths_name, num_blocks, True)
+        if unknown := sorted(set(np.unique(lengths).tolist()) - set(space.levels)):
+            raise ValueError(f"{unknown[:5]} in {lengths_name} are none of its levels {list(space.levels)}")
+        sums = lengths.reshape(-1, num_blocks).sum(1, dtype=np.int64)  # (rows,)
+        if (sums != num_codes).any():
+            raise ValueError(f"{lengths_name} do not add up to the number of {codes_name}")
+    labels = rows["label"].to_numpy() if "label" in rows.column_names else np.array(["none"])
+    if labels.dtype.kind != "i" or (len(labels) and not -1 <= labels.min() <= labels.max() < len(corpus.class_names)):
+        raise ValueError(f"its labels are not those of {len(corpus.class_names)} classes")

@@ -12,15 +12,21 @@ by the number of blocks that were searched.
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import NamedTuple
 
+import numpy as np
+import pyarrow as pa
 import torch
 from datasets import Dataset
+from pydantic import Field
 from torch import Tensor
 
-from evagen.data.clip_table import open_table
+from evagen.config import Section, check_config
+from evagen.data.clip_table import damaged, numbers_of, open_table
 from evagen.data.clips import ClipDataset
 from evagen.data.sources import DataConfig
 from evagen.errors import UserError
+from evagen.kernels.model_files import LARGEST
 from evagen.models.fit import check_not_replaced
 from evagen.tokenizer import AssignmentSpace, RewardScale, proxy_reward
 from evagen.tokenizer.reward import ScaleName
@@ -134,22 +140,70 @@ class CurationRecord:
         return dataset
 
 
+class _Contents(Section):
+    """What the table says of itself, as `CurationRecord` has it. Earlier records lack some."""
+
+    tokenizer_source: str
+    levels: list[int]
+    num_blocks: int = Field(ge=1, le=LARGEST)
+    clips: DataConfig
+    motion_weight: float = Field(0.0, ge=0)
+    mse_weight: float = Field(0.0, ge=0)
+    mirrored: bool = False
+    past: int = Field(0, ge=0, le=LARGEST)
+    future: int = Field(0, ge=0, le=LARGEST)
+    memory_blocks: int | None = Field(None, ge=1, le=LARGEST)
+
+
+class MeasuredWith(NamedTuple):
+    """The tokenizer of a record: where it was, and its fingerprint."""
+
+    source: str
+    fingerprint: str
+
+
 def read_record(folder: str | Path) -> CurationRecord:
-    """A record by its run folder. Raises UserError where it is missing, unfinished or damaged, or where its
-    tokenizer's folder holds another tokenizer by now."""
-    table, about = open_table(Path(folder) / "record", "curation record", "curate")
-    contents, made_from = about.contents, about.made_from
+    """A record to learn from. Raises UserError as `open_record` does, and where its tokenizer's folder holds another
+    tokenizer by now."""
+    record, tokenizer = open_record(folder)
+    check_not_replaced(*tokenizer, f"the record in {folder} was measured with", "curate")
+    return record
+
+
+def open_record(folder: str | Path) -> tuple[CurationRecord, MeasuredWith]:
+    """A record by its run folder, and what measured it. Raises UserError where it is missing, unfinished or damaged,
+    and where its distances are not those that it says it has."""
+    path = Path(folder) / "record"
+    table, about = open_table(path, "curation record", "curate")
+    contents = check_config(_Contents, about.contents, f"{path / 'about.json'}, contents")
     if missing := COLUMNS - set(table.column_names):
         raise UserError(
             f"the record in {folder} is of an earlier version: it has no column {', '.join(sorted(missing))}. Run "
             "`evagen curate` again with another run.out"
         )
-    whose = f"the record in {folder} was measured with"
-    check_not_replaced(contents["tokenizer_source"], made_from["tokenizer"], whose, "curate")
-    space = AssignmentSpace(contents["levels"], contents["num_blocks"])
-    clips = DataConfig.model_validate(contents["clips"])
-    weights = {name: contents.get(name, 0.0) for name in WEIGHTED}  # earlier records lack some
-    return CurationRecord(
-        clips, made_from["videos"], space, table.with_format("numpy"), weights, contents.get("mirrored", False),
-        contents.get("past", 0), contents.get("future", 0), contents.get("memory_blocks"),
+    try:
+        made_from = {name: str(about.made_from[name]) for name in ("tokenizer", "videos")}
+        space = AssignmentSpace(contents.levels, contents.num_blocks)
+        for rows in table.with_format("arrow").iter(batch_size=1000):
+            _check_rows(rows, len(space), contents.past, contents.future)
+    except (KeyError, ValueError, OverflowError) as error:
+        raise damaged(path, "curation record", "curate", error) from error
+    weights = {name: getattr(contents, name) for name in WEIGHTED}
+    record = CurationRecord(
+        contents.clips, made_from["videos"], space, table.with_format("numpy"), weights, contents.mirrored,
+        contents.past, contents.future, contents.memory_blocks,
     )  # fmt: skip
+    return record, MeasuredWith(contents.tokenizer_source, made_from["tokenizer"])
+
+
+def _check_rows(rows: pa.Table, num_assignments: int, past: int, future: int) -> None:
+    """Raises ValueError for rows without a finite distance at every assignment."""
+    names = ["perceptual", "mse", "moving_mse"]
+    for name in [*names, *(LATER + name for name in names if future)]:
+        numbers_of(rows, name, num_assignments, False)
+    if past:
+        numbers_of(rows, "past", past, True)
+    for name, kinds in (("key", "i"), ("label", "i"), ("still_mse", "f")):
+        numbers = rows[name].to_numpy()
+        if numbers.dtype.kind not in kinds or not np.isfinite(numbers).all():
+            raise ValueError(f"{name} holds what is no finite number")

@@ -6,50 +6,77 @@ start of the file, the fields of `TokenFile`.
 """
 
 from pathlib import Path
+from typing import Annotated
 
 import pydantic
+import torch
+from pydantic import Field
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from evagen.errors import UserError
-from evagen.kernels.files import atomic_write
+from evagen.kernels.files import atomic_write, json_object, words_of
 from evagen.tokenizer import TokenizedClips
+
+LARGEST_HEADER = 2**16
+"""Bytes."""
+MOST_PIXELS = 2**25
+"""Of a picture: an 8K video has 33.2 million. What a header asks for is allocated when it is decoded."""
+STORED_AS = ("I32", "I64")
+"""Types of number that codes and lengths may have, as safetensors calls them."""
+
+Count = Annotated[int, Field(ge=1, le=2**40)]
+Side = Annotated[int, Field(ge=1, le=2**14)]
+"""Pixels; video formats end there or earlier."""
+Rate = Annotated[float, Field(ge=1e-3, le=1e5)]
+"""A second: a frame every quarter of an hour, or ten times as many as any camera takes."""
 
 
 class TokenFile(pydantic.BaseModel):
     """What the header of a token file says. It is written for people: budgets, rates and counts are there to read;
-    what decoding needs are the sizes, the frames, the frame rate and the fingerprint."""
+    what decoding needs are the sizes, the frames, the frame rate and the fingerprint. A value of another type or out of
+    its range is an error."""
 
-    source: str
+    model_config = pydantic.ConfigDict(strict=True, allow_inf_nan=False)
+
+    source: str = Field(max_length=1024)
     """Name of the video file."""
-    frames: int = pydantic.Field(ge=1)
-    height: int = pydantic.Field(ge=1)
-    width: int = pydantic.Field(ge=1)
-    frames_per_second: float = pydantic.Field(gt=0)
-    encoded_height: int = pydantic.Field(ge=1)
+    frames: Count
+    height: Side
+    width: Side
+    frames_per_second: Rate
+    encoded_height: Side
     """Pixels that the tokenizer saw."""
-    encoded_width: int = pydantic.Field(ge=1)
-    tiles: int = 1
+    encoded_width: Side
+    tiles: Count = 1
     """As which each picture was encoded: those of one stretch of time are clips one after another."""
-    clips: int
-    blocks: int | None = None
+    clips: Count
+    blocks: Count | None = None
     """Of all clips. Files of before this was written do not say."""
-    tokens: int
-    tokens_per_second: float
-    share_of_longest: float
+    tokens: Count
+    tokens_per_second: float = Field(ge=0)
+    share_of_longest: float = Field(ge=0, le=1)
     """Tokens relative to the longest lengths everywhere."""
-    preference: float | None = None
+    preference: float | None = Field(None, ge=0, le=2)
     """w_q that the router was given, or that was found for a mean; None where a rate or lengths were given."""
-    max_tokens: int | None = None
+    max_tokens: Count | None = None
     """Bound on the tokens of each clip; of a tokenizer with a memory of each block."""
-    asked_tokens_per_second: float | None = None
+    asked_tokens_per_second: float | None = Field(None, gt=0)
     """The rate that was kept, …"""
-    rate_window_seconds: float | None = None
+    rate_window_seconds: float | None = Field(None, gt=0)
     """… over windows of this length."""
-    tokenizer_fingerprint: str | None = None
+    tokenizer_fingerprint: str | None = Field(None, pattern=r"^[0-9a-f]{16}$")
+
+    @pydantic.model_validator(mode="after")
+    def _pictures_that_can_be_held(self) -> "TokenFile":
+        for height, width in ((self.height, self.width), (self.encoded_height, self.encoded_width)):
+            if height * width > MOST_PIXELS:
+                raise ValueError(f"pictures of {width}x{height} pixels: at most {MOST_PIXELS:,} pixels are possible")
+        return self
 
     def summary(self) -> str:
         """A few lines for the terminal."""
+        source = "".join(letter if letter.isprintable() else "�" for letter in self.source)  # nothing for the terminal
         unit, count = ("clip", self.clips) if self.clips > 1 or self.blocks is None else ("block", self.blocks)
         dials = []
         if self.preference is not None:
@@ -57,14 +84,15 @@ class TokenFile(pydantic.BaseModel):
         if self.max_tokens is not None:
             dials.append(f"at most {self.max_tokens} tokens a {unit}")
         if self.asked_tokens_per_second is not None:
-            window = f"in any {self.rate_window_seconds:g} seconds"
-            dials.append(f"never above {self.asked_tokens_per_second:g} tokens a second {window}")
+            window = f" in any {self.rate_window_seconds:g} seconds" if self.rate_window_seconds else ""
+            dials.append(f"never above {self.asked_tokens_per_second:g} tokens a second{window}")
+        rate = self.tokens * self.frames_per_second / self.frames
         tiles = f" in {self.tiles} tiles" if self.tiles > 1 else ""
         return (
-            f"{self.source}: {self.frames} frames of {self.width}x{self.height} at {self.frames_per_second:g} a "
+            f"{source}: {self.frames} frames of {self.width}x{self.height} at {self.frames_per_second:g} a "
             f"second, encoded at {self.encoded_width}x{self.encoded_height}{tiles}\n"
             f"{count} {unit}{'s' * (count > 1)}, {self.tokens} tokens, {self.tokens / count:.1f} a {unit}, "
-            f"{self.tokens_per_second:.1f} a second; {self.share_of_longest:.1%} of the longest lengths\n"
+            f"{rate:.1f} a second; {self.share_of_longest:.1%} of the longest lengths\n"
             f"{', '.join(dials) or 'lengths as given'}"
         )
 
@@ -79,13 +107,55 @@ def write_token_file(path: Path, tokens: TokenizedClips, about: TokenFile) -> No
 
 
 def read_token_file(path: Path) -> tuple[TokenizedClips, TokenFile]:
-    """Tokens and header. Raises UserError for a file that `write_token_file` did not write."""
+    """Tokens and header of a file, perhaps somebody else's: all that it says is within its bounds and adds up. Raises
+    UserError for a file that `write_token_file` did not write, before memory is taken for what it asks for."""
+    if not path.exists():
+        raise UserError(f"there is no token file at {path}")
     try:
+        if not path.is_file():
+            raise ValueError("it is no plain file")
         with safe_open(path, framework="pt") as file:
-            about = TokenFile.model_validate_json((file.metadata() or {})["evagen"])
-            codes, lengths = file.get_tensor("codes"), file.get_tensor("lengths")
-    except FileNotFoundError as error:
-        raise UserError(f"there is no token file at {path}") from error
-    except (OSError, SafetensorError, KeyError, pydantic.ValidationError) as error:
+            about = _header(file.metadata())
+            shapes = {name: _shape(file, name) for name in ("codes", "lengths")}
+            _check_shapes(about, **shapes)
+            codes, lengths = (file.get_tensor(name).long() for name in shapes)
+        _check_lengths(codes, lengths)
+    except pydantic.ValidationError as error:
+        raise UserError(f"{path} is not a whole token file as `evagen encode` writes it ({words_of(error)})") from error
+    except (OSError, SafetensorError, KeyError, ValueError) as error:
         raise UserError(f"{path} is not a whole token file as `evagen encode` writes it ({error})") from error
-    return TokenizedClips(codes.long(), lengths.long()), about
+    return TokenizedClips(codes, lengths), about
+
+
+def _header(metadata: dict[str, str] | None) -> TokenFile:
+    written = (metadata or {}).get("evagen")
+    if written is None:
+        raise ValueError("its header has no field evagen")
+    return TokenFile.model_validate(json_object(written, LARGEST_HEADER))
+
+
+def _shape(file: safe_open, name: str) -> list[int]:
+    stored = file.get_slice(name)
+    if stored.get_dtype() not in STORED_AS:
+        raise ValueError(f"{name} are {stored.get_dtype()}, not {' or '.join(STORED_AS)}")
+    return stored.get_shape()
+
+
+def _check_shapes(about: TokenFile, codes: list[int], lengths: list[int]) -> None:
+    if len(codes) != 1 or len(lengths) != 2 or not all(lengths):
+        raise ValueError(f"codes are of shape {codes} and lengths of {lengths}; (N,) and (clips, T) are needed")
+    said = {"tokens": about.tokens, "clips": about.clips, "blocks": about.blocks or lengths[0] * lengths[1]}
+    found = {"tokens": codes[0], "clips": lengths[0], "blocks": lengths[0] * lengths[1]}
+    if said != found:
+        raise ValueError(f"the header says {said}, the file holds {found}")
+
+
+def _check_lengths(codes: torch.Tensor, lengths: torch.Tensor) -> None:
+    shortest, longest = torch.stack(lengths.aminmax()).tolist()
+    if not 1 <= shortest <= longest <= len(codes) or int(lengths.sum()) != len(codes):
+        raise ValueError(
+            f"lengths run from {shortest} to {longest} and add up to {int(lengths.sum())}, but there are {len(codes)} "
+            "codes"
+        )
+    if int(codes.min()) < 0:
+        raise ValueError(f"a code is {int(codes.min())}; codes begin at 0")

@@ -36,6 +36,7 @@ def write_video(path: str | Path, frames: np.ndarray | Iterable[np.ndarray], fps
         frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[-1] != 3 or not frames.size
     ):
         raise ValueError(f"frames should be uint8 F H W 3, not {frames.dtype} {tuple(frames.shape)}")
+    _check_rate(path, fps)
     with atomic_write(path) as unfinished:
         _WRITERS[path.suffix.lower()](unfinished, _alike(frames), Fraction(fps).limit_denominator(65535))
 
@@ -60,6 +61,21 @@ def check_name(path: Path) -> None:
     """Raises UserError for a suffix that no video is written by."""
     if path.suffix.lower() not in _WRITERS:
         raise UserError(f"cannot write {path}: the name should end in one of {', '.join(_WRITERS)}")
+
+
+RATES = {".avi": (1e-3, 65_535), ".mp4": (1e-3, 100_000), ".mkv": (1e-3, 1000), ".gif": (2e-3, 50)}
+"""The lowest and the highest frame rate that each can hold: an .mkv counts milliseconds, a .gif hundredths of a second
+in 16 bits, of which players take one for ten."""
+
+
+def _check_rate(path: Path, fps: float) -> None:
+    """Raises UserError for a rate that the format cannot hold."""
+    slowest, fastest = RATES[path.suffix.lower()]
+    if not slowest <= fps <= fastest:  # false for NaN too
+        raise UserError(
+            f"cannot write {path}: {path.suffix} holds {slowest:g} to {fastest:,} frames a second, not {fps:g}; give "
+            f"another of {', '.join(_WRITERS)}"
+        )
 
 
 def _alike(frames: Iterable[np.ndarray]) -> Iterator[np.ndarray]:

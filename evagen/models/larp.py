@@ -9,7 +9,6 @@ width, c code width, K codes.
 """
 
 import functools
-import json
 from pathlib import Path
 from typing import Any, Literal
 
@@ -25,6 +24,8 @@ from transformers.utils import cached_file
 
 from evagen.config import Section, check_config
 from evagen.errors import UserError
+from evagen.kernels.files import read_json
+from evagen.kernels.model_files import MOST_LAYERS, check_finite
 from evagen.kernels.packed_linear import pack_linears
 from evagen.kernels.sources import locate
 from evagen.tokenizer import AssignmentSpace, TokenizedClips
@@ -84,8 +85,8 @@ class LarpConfig(Section):
     decoder_hidden_size: int = Field(768, ge=1)
     encoder_num_heads: int = Field(12, ge=1)
     decoder_num_heads: int = Field(12, ge=1)
-    encoder_depth: int = Field(6, ge=1)
-    decoder_depth: int = Field(6, ge=1)
+    encoder_depth: int = Field(6, ge=1, le=MOST_LAYERS)
+    decoder_depth: int = Field(6, ge=1, le=MOST_LAYERS)
     learned_encoder_patch_pe: Literal[False] = False
     learned_encoder_latent_query_embed: Literal[True] = True
     learned_decoder_latent_pe: Literal[False] = False
@@ -260,10 +261,9 @@ def config_at(source: str | Path, only_cached: bool = False) -> dict[str, Any]:
         if folder := locate(source, "tokenizer", only_cached).folder:
             source = folder
         path = cached_file(str(source), "config.json", local_files_only=only_cached)
-        config = json.loads(Path(path).read_text()) if path else {}  # None for a folder without one
+        return read_json(path) if path else {}  # None for a folder without one
     except (OSError, ValueError):
         return {}
-    return config if isinstance(config, dict) else {}
 
 
 def load_larp(source: str | Path, device: torch.device | str = "cpu") -> LarpTokenizer:
@@ -289,6 +289,10 @@ def load_larp(source: str | Path, device: torch.device | str = "cpu") -> LarpTok
     weights = {name: tensor.float() for name, tensor in weights.items() if not name.startswith(TRAINING_ONLY)}
     _check_weights(weights, model, source)
     model.load_state_dict(weights, assign=True)
+    try:
+        check_finite(model)
+    except ValueError as error:
+        raise UserError(f"the weights of the LARP tokenizer at {source}: {error}") from error
     return pack_linears(model.to(device).eval().requires_grad_(False))
 
 

@@ -7,8 +7,9 @@ import torch
 from diffusers.models.modeling_utils import ModelMixin
 
 from evagen.errors import UserError
+from evagen.kernels.files import read_json
 from evagen.kernels.packed_linear import pack_linears
-from evagen.kernels.sources import box, locate
+from evagen.kernels.sources import CONFIG, box, locate
 from evagen.kernels.weights import weights_fingerprint
 from evagen.models.larp import LarpTokenizer, config_at, is_larp
 from evagen.tokenizer import BlockRouter, Router, VideoTokenizer, check_block_router_fits, check_router_fits
@@ -24,36 +25,30 @@ def load_model(kind: type[Model], source: str | Path, device: torch.device | str
     except FileNotFoundError as error:
         raise UserError(str(error)) from error
     folder = where.folder
-    if folder and not (folder / "config.json").exists():
+    if folder and not (folder / CONFIG).exists():
         raise UserError(
             f"{folder} holds no trained {kind.__name__} (config.json is missing): "
             "the run that should have left it there has not finished"
         )
-    if folder:
-        config = kind.load_config(folder)
-        _refuse_larp(config, source, kind)
-        found = config.get("_class_name")
-        if found != kind.__name__:
-            raise UserError(f"{folder} holds a {found}, a {kind.__name__} is needed")
     try:
-        model, keys = kind.from_pretrained(where.source, subfolder=where.subfolder, output_loading_info=True)
+        if folder:
+            config = read_json(folder / CONFIG)
+            _refuse_larp(config, source, kind)
+            if (found := config.get("_class_name")) != kind.__name__:
+                raise UserError(f"{folder} holds a {found}, a {kind.__name__} is needed")
+        model = kind.from_pretrained(where.source, subfolder=where.subfolder)
     except ValueError as error:
-        raise UserError(f"the weights at {source} are not those of its config.json: {error}") from error
+        raise UserError(f"the {kind.__name__} at {source} cannot be loaded: {error}") from error
     except OSError as error:
         if folder:
-            raise UserError(f"the weights in {folder} are missing or damaged: copy or train them again") from error
+            raise UserError(
+                f"the weights in {folder} are missing or damaged ({error}): copy or train them again"
+            ) from error
         _refuse_larp(config_at(source, only_cached=True), source, kind)
         raise UserError(
             f"no {kind.__name__} at {source}: no local folder, no hub id within reach, and none of the models in the "
             f"box: {', '.join(box()) or 'none'}"
         ) from error
-    wrong = [f"{each} is missing" for each in keys["missing_keys"]]
-    wrong += [f"{each} is of no use" for each in keys["unexpected_keys"]]
-    if wrong:
-        raise UserError(
-            f"the weights at {source} are not those of its config.json: {', '.join(sorted(wrong)[:5])}; put back the "
-            "config.json that was saved with them"
-        )
     return pack_linears(model.to(device).eval().requires_grad_(False))
 
 

@@ -1,10 +1,10 @@
 """Names of classes, checked without the imports that models need, so that a typo is told at once."""
 
 import difflib
-import json
 from collections.abc import Sequence
 
 from evagen.errors import UserError
+from evagen.kernels.files import read_json
 from evagen.kernels.sources import CONFIG, locate
 
 
@@ -26,6 +26,11 @@ def check_classes(model: str, names: Sequence[str]) -> None:
     except FileNotFoundError as error:
         raise UserError(str(error)) from error
     if folder and (folder / CONFIG).exists():
-        known = json.loads((folder / CONFIG).read_text()).get("class_names", [])
+        try:
+            known = read_json(folder / CONFIG).get("class_names", [])
+            if not isinstance(known, list) or not all(isinstance(each, str) for each in known):
+                raise ValueError("class_names should be a list of names")
+        except ValueError as error:
+            raise UserError(f"{folder / CONFIG}: {error}") from error
         for name in names:
             label_of(name, known)

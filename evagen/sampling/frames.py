@@ -44,6 +44,8 @@ def as_video(given: GivenVideo) -> Video:
     if isinstance(given, Tensor):
         return _from_floats(given, (0, 2, 3, 1), "a tensor (F, 3, H, W)")
     if isinstance(given, Sequence) and given and all(isinstance(each, Image) for each in given):
+        if len(sizes := {each.size for each in given}) > 1:
+            raise UserError(f"the pictures of a video have one size, these have {len(sizes)}: {sorted(sizes)[:3]}")
         given = np.stack([np.asarray(each.convert("RGB")) for each in given])
     if not isinstance(given, np.ndarray):
         raise UserError(
@@ -51,8 +53,12 @@ def as_video(given: GivenVideo) -> Video:
             "a tensor (F, 3, H, W)"
         )
     if given.dtype == np.uint8 and given.ndim == 4 and given.shape[-1] == 3:
-        return frames_to_video(given)
-    return _from_floats(torch.from_numpy(given), (0, 1, 2, 3), "an array (F, H, W, 3)")
+        return frames_to_video(np.ascontiguousarray(given))  # torch knows no negative strides, as of mirrored arrays
+    if given.dtype.kind not in "fiu":
+        raise UserError(f"an array of {given.dtype} is no video: uint8 levels, or floats in [0, 1], are needed")
+    return _from_floats(
+        torch.from_numpy(np.ascontiguousarray(given).astype(np.float32)), (0, 1, 2, 3), "an array (F, H, W, 3)"
+    )
 
 
 def _from_floats(given: Tensor, order: tuple[int, ...], expected: str) -> Tensor:
@@ -60,6 +66,6 @@ def _from_floats(given: Tensor, order: tuple[int, ...], expected: str) -> Tensor
     if given.ndim != 4 or given.shape[order[-1]] != 3:
         raise UserError(f"a video of shape {tuple(given.shape)}: {expected} in [0, 1] is needed")
     low, high = (bound.item() for bound in given.aminmax()) if given.numel() else (0.0, 0.0)
-    if low < 0 or high > 1:
+    if not (low >= 0 and high <= 1):  # NaN is neither
         raise UserError(f"a video with values from {low:.3g} to {high:.3g}: {expected} in [0, 1] is needed")
     return given.float().permute(*order).permute(3, 0, 1, 2) * 2 - 1  # (C, F, H, W)

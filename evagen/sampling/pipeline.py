@@ -5,6 +5,7 @@ frames = pipeline("Frogger", seed=1, guidance_scale=1.5).frames  # float (1, F, 
 tokens = pipeline.encode("holiday.mp4", mean_tokens=100)
 """
 
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,14 +14,16 @@ from typing import Any, ClassVar
 import torch
 from diffusers import DiffusionPipeline
 from diffusers.utils import BaseOutput
+from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import HfHubHTTPError
 from torch import Tensor
 
 from evagen.ar_model import ClipRequest, ClipTokens, LengthConstraints, VideoGenerator, sample
 from evagen.data.video_reader import VideoError
 from evagen.errors import UserError
+from evagen.kernels.files import read_json
 from evagen.kernels.packed_linear import pack_linears
-from evagen.kernels.sources import SavedWithoutSource, box, locate_pipeline
+from evagen.kernels.sources import ASKED_OF_HUB, INDEX, SavedWithoutSource, box, locate_pipeline
 from evagen.models.fit import check_generator
 from evagen.models.inference import HALF, autocast_to, precision_on
 from evagen.models.loading import check_router, load_model, load_router
@@ -40,6 +43,11 @@ from evagen.tokenizer import (
 
 CUSTOM_PIPELINE = "pipeline.py"
 """In a saved folder: what diffusers reads for `custom_pipeline`, so that it finds this class."""
+CLASS_IN_FILE = [Path(CUSTOM_PIPELINE).stem, "VideoPipeline"]
+"""What a saved folder calls its class: diffusers' own `DiffusionPipeline`, which knows none of ours, takes it from that
+file if it is told to trust it, and says so if not."""
+PARTS = {"tokenizer": (VideoTokenizer,), "generator": (VideoGenerator,), "router": (Router, BlockRouter)}
+"""What a saved folder may name; nothing else is imported or made because a folder says so."""
 PRECISIONS = {torch.float32: "fp32"} | {dtype: name for name, dtype in HALF.items()}
 OnClip = Callable[["VideoPipeline", int, ClipTokens], object]
 
@@ -106,9 +114,9 @@ class VideoPipeline(SavedWithoutSource, DiffusionPipeline):
         except FileNotFoundError as error:
             raise UserError(str(error)) from error
         try:
+            asked = {name: options[name] for name in ASKED_OF_HUB if name in options}
+            _check_index(Path(where, INDEX) if Path(where).is_dir() else Path(hf_hub_download(where, INDEX, **asked)))
             pipeline = super().from_pretrained(where, **options)
-        except ValueError as error:  # a variant that is not there, a name that cannot be one
-            raise UserError(f"no pipeline at {source}: {error}") from error
         except (OSError, HfHubHTTPError) as error:
             if Path(where).is_dir():
                 raise UserError(f"the pipeline in {where} is not whole: {error}") from error
@@ -116,6 +124,8 @@ class VideoPipeline(SavedWithoutSource, DiffusionPipeline):
                 f"no pipeline at {source}: no local folder, no hub id within reach, and none of the models in the box: "
                 f"{', '.join(box()) or 'none'}"
             ) from error
+        except ValueError as error:  # a variant that is not there, a name that cannot be one, absurd settings
+            raise UserError(f"no pipeline at {source}: {error}") from error
         return pipeline.to(next((dtype for dtype in dtypes if dtype is not None), torch.float32))
 
     def save_pretrained(self, save_directory: str | Path, **options: Any) -> None:
@@ -123,10 +133,19 @@ class VideoPipeline(SavedWithoutSource, DiffusionPipeline):
         folder = Path(save_directory)
         folder.mkdir(parents=True, exist_ok=True)
         (folder / CUSTOM_PIPELINE).write_text(
-            "# What `DiffusionPipeline.from_pretrained(…, custom_pipeline=…, trust_remote_code=True)` loads.\n"
+            "# What `DiffusionPipeline.from_pretrained(…, trust_remote_code=True)` loads.\n"
             'from evagen import VideoPipeline\n\n__all__ = ["VideoPipeline"]\n'
         )
         super().save_pretrained(str(folder), **options)
+
+    def to_json_string(self) -> str:
+        """As diffusers', and with the class as `CLASS_IN_FILE`."""
+        return json.dumps(json.loads(super().to_json_string()) | {"_class_name": CLASS_IN_FILE}, indent=2) + "\n"
+
+    @classmethod
+    def _dict_from_json_file(cls, json_file: str | Path) -> dict[str, Any]:
+        """diffusers' reading of `model_index.json`. Whoever calls this class needs no file that leads to it."""
+        return super()._dict_from_json_file(json_file) | {"_class_name": cls.__name__}
 
     def to(self, *args: Any, **options: Any) -> "VideoPipeline":
         """To a device, and to a dtype: bf16, fp16 or fp32 of the matrix products. As everywhere in evagen the weights
@@ -269,3 +288,19 @@ class VideoPipeline(SavedWithoutSource, DiffusionPipeline):
         if getattr(self, part) is None:
             parts = ", ".join(name for name, each in self.components.items() if each is not None)
             raise UserError(f"this pipeline has no {part}, only: {parts}; {advice}")
+
+
+def _check_index(path: Path) -> None:
+    """Raises ValueError for a `model_index.json` that is not of this pipeline or names other classes than `PARTS`."""
+    index = read_json(path)
+    if (found := index.get("_class_name")) not in (VideoPipeline.__name__, CLASS_IN_FILE):
+        raise ValueError(f"{path.name} is of a {found}, a {VideoPipeline.__name__} is needed")
+    for name, value in index.items():
+        if name.startswith("_"):
+            continue
+        known = [[kind.__module__, kind.__name__] for kind in PARTS.get(name, ())]
+        if value not in (*known, [None, None]):
+            raise ValueError(
+                f"{path.name} names {value} as its {name}, which is not imported: a pipeline has "
+                f"{', '.join(PARTS)}, of evagen's own classes"
+            )

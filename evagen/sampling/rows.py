@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from evagen.errors import UserError
-from evagen.kernels.files import atomic_write
+from evagen.kernels.files import atomic_write, json_object
 from evagen.kernels.names import path_inside
 
 
@@ -64,12 +64,21 @@ def finished_rows(folder: Path) -> dict[int, dict[str, Any]]:
 
 
 def read_rows(folder: Path) -> list[dict[str, Any]]:
-    """The rows of a finished sampling run, in the order of the clips' numbers. Raises UserError for one without."""
-    path = folder / "tokens.jsonl"
+    """The rows of a finished sampling run, in the order of the clips' numbers. Raises UserError for one without, and
+    for a line that is no JSON object."""
+    path, rows = folder / "tokens.jsonl", []
     try:
-        return [json.loads(line) for line in path.read_bytes().splitlines()]
-    except (OSError, ValueError, RecursionError) as error:
+        lines = path.read_bytes().splitlines()
+    except OSError as error:
         raise UserError(f"{path} cannot be read: {error}. It is what a finished `evagen sample` leaves") from error
+    for number, line in enumerate(lines, start=1):
+        try:
+            rows.append(json_object(line))
+        except ValueError as error:
+            raise UserError(
+                f"{path}, line {number}: {error}. `evagen sample` with another run.out writes it"
+            ) from error
+    return rows
 
 
 def file_of(folder: Path, row: Mapping[str, Any]) -> Path:

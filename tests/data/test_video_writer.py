@@ -30,6 +30,23 @@ def test_xvid_is_what_the_avi_holds_and_it_is_faithful(tmp_path):
     assert np.abs(error.mean(axis=(0, 1, 2))).max() < 0.3  # neither darker nor tinted
 
 
+@pytest.mark.parametrize(
+    ("name", "fps"),
+    [("a.gif", 1e-3), ("a.gif", 120), ("a.mkv", 1e5), ("a.avi", 1e5), ("a.mp4", 1e-9), ("a.mp4", np.nan)],
+)
+def test_a_rate_that_a_format_cannot_hold_is_refused(tmp_path, name, fps):
+    with pytest.raises(UserError, match="frames a second, not"):
+        write_video(tmp_path / name, np.zeros((3, 32, 32, 3), np.uint8), fps)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("suffix", [".avi", ".mp4", ".mkv"])
+@pytest.mark.parametrize("fps", [1e-3, 1000])
+def test_the_rates_that_a_format_can_hold_are_written(tmp_path, suffix, fps):
+    write_video(tmp_path / f"a{suffix}", np.zeros((3, 32, 32, 3), np.uint8), fps)
+    assert frame_rate(tmp_path / f"a{suffix}") == pytest.approx(fps)
+
+
 def test_ffv1_is_lossless_for_odd_sizes_too(tmp_path):
     frames = np.random.default_rng(0).integers(0, 256, (5, 37, 51, 3), dtype=np.uint8)
     write_video(tmp_path / "clip.mkv", frames, fps=12.5)

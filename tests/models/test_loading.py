@@ -36,12 +36,12 @@ def test_a_tokenizer_with_each_quantiser_is_loaded(tmp_path, kind):
 @pytest.mark.parametrize(
     ("kind", "config", "message"),
     [
-        ("vq", {"quantizer": "fsq", "codebook_size": 243}, "not those of its config.json: quantizer.codebook is of no"),
+        ("vq", {"quantizer": "fsq", "codebook_size": 243}, "not those of config.json: quantizer.codebook is of no"),
         ("vq", {"quantizer": "fsq"}, "no product of 5 such numbers"),
         ("vq", {"quantizer": "bsq"}, "quantizer.codebook is of no use"),
         ("fsq", {"quantizer": "vq"}, "quantizer.codebook is missing"),
         ("bsq", {"quantizer": "svq"}, "quantizer.codebook is missing"),
-        ("vq", {"quantizer": "lfq"}, "is vq, svq, fsq or bsq; got 'lfq'"),
+        ("vq", {"quantizer": "lfq"}, "quantizer: Input should be 'vq', 'svq', 'fsq' or 'bsq'"),
     ],
 )
 def test_weights_of_another_quantiser_are_explained(tmp_path, kind, config, message):

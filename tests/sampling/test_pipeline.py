@@ -213,9 +213,9 @@ def test_with_a_memory_blocks_are_encoded_as_they_go_by():
 
 def test_what_diffusers_own_class_does_with_a_saved_pipeline(saved, pipeline):
     """It knows only its own classes by name; the folder's `pipeline.py` leads it to ours."""
-    with pytest.raises(AttributeError, match="no attribute VideoPipeline"):
+    with pytest.raises(ValueError, match=r"contains custom code in pipeline.py(.|\n)*Pass `trust_remote_code=True`"):
         DiffusionPipeline.from_pretrained(saved)
-    loaded = DiffusionPipeline.from_pretrained(saved, custom_pipeline=str(saved), trust_remote_code=True)
+    loaded = DiffusionPipeline.from_pretrained(saved, trust_remote_code=True)
     assert type(loaded) is VideoPipeline
     assert codes(loaded("Boxing", seed=4)) == codes(pipeline("Boxing", seed=4))
     with pytest.raises(UserError, match=r"the tokenizer's weights are torch\.bfloat16"):

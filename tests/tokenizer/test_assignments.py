@@ -19,6 +19,22 @@ def test_index_and_lengths_are_inverse(space, data):
     assert torch.equal(space.index_of(space.lengths_of(index)), index)
 
 
+@given(spaces, st.data())
+def test_lengths_that_are_no_assignment_are_refused(space, data):
+    lengths = torch.tensor(data.draw(st.lists(st.sampled_from(space.levels), min_size=1, max_size=6)))
+    if len(lengths) != space.num_blocks:
+        with pytest.raises(ValueError, match="one for each temporal block"):
+            space.index_of(lengths)
+        return
+    lengths[data.draw(st.integers(0, len(lengths) - 1))] = wrong = data.draw(st.integers(-5, 700))
+    if wrong not in space.levels:
+        with pytest.raises(ValueError, match="are no levels"):
+            space.index_of(lengths)
+    for number in (-1, len(space)):
+        with pytest.raises(ValueError, match="assignment numbers run from 0"):
+            space.lengths_of(torch.tensor([number]))
+
+
 def test_paper_sizes():
     space = AssignmentSpace([32, 64, 128, 256, 512], 4)
     assert (len(space), space.min_tokens, space.max_tokens) == (625, 128, 2048)

@@ -1,4 +1,4 @@
-# What `DiffusionPipeline.from_pretrained(…, custom_pipeline=…, trust_remote_code=True)` loads.
+# What `DiffusionPipeline.from_pretrained(…, trust_remote_code=True)` loads.
 from evagen import VideoPipeline
 
 __all__ = ["VideoPipeline"]
