@@ -13,7 +13,7 @@ from evagen.data.clip_table import open_table
 from evagen.data.token_file import read_token_file
 from evagen.data.video_reader import VideoError, count_frames, frame_rate, iterate_frames
 from evagen.errors import UserError
-from evagen.kernels.sources import SNAPSHOTS, box
+from evagen.kernels.sources import SNAPSHOTS, STEP, box
 from evagen.kernels.weights import weights_fingerprint
 
 Facts = list[tuple[str, str]]
@@ -136,7 +136,7 @@ def _scores(folder: Path) -> Facts:
 
 
 def _unfinished(folder: Path) -> Facts:
-    steps = [int(each.parent.name.removeprefix("step_")) for each in folder.glob("checkpoints/*/complete")]
+    steps = [int(each.parent.name.removeprefix("step_")) for each in folder.glob(f"checkpoints/{STEP}/complete")]
     state = f"its newest checkpoint is of step {max(steps)}" if steps else "it has no checkpoint yet"
     snapshots = [each.name.removeprefix("step_").lstrip("0") for each in sorted((folder / SNAPSHOTS).glob("step_*"))]
     return [
