@@ -310,8 +310,8 @@ class TrainingRun:
         if manifest and manifest.batch != now:
             raise UserError(
                 f"{self.run.out} was trained by {manifest.processes} processes, with {manifest.batch} clips (or "
-                f"tokens) in a step, and {processes} would have {now}: go on with {manifest.processes} processes, "
-                "or change optimizer.batch_size (or tokens_per_batch) or optimizer.accumulation so that the product is the same"
+                f"tokens) in a step, and {processes} would have {now}: go on with {manifest.processes}, or change "
+                "optimizer.batch_size (or tokens_per_batch) or accumulation so that the product is the same"
             )
 
 

@@ -76,10 +76,14 @@ def test_a_signal_in_the_last_step_lets_the_run_finish(tmp_path):
 
 def test_a_folder_that_vanished_under_way_stops_the_run(tmp_path):
     run = start(tmp_path / "run", linear(), {"save_every": 2})
-    with pytest.raises(FileNotFoundError):
+
+    def train_without() -> None:
         for batch in run.batches():
             run.update(run.model(batches()[batch]).square().mean(), {}, 4)
             (tmp_path / "run" / "config.yaml").unlink(missing_ok=True)
+
+    with pytest.raises(FileNotFoundError):
+        train_without()
     assert not (tmp_path / "run" / "checkpoints").exists()
 
 
