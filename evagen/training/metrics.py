@@ -66,14 +66,15 @@ class MetricsLog:
         with self.path.open("ab", buffering=0) as file:
             whole = file.tell()
             try:
-                if file.write(self._waiting) == len(self._waiting):
-                    self._waiting = b""
-                else:
-                    file.truncate(whole)
+                written = file.write(self._waiting)
             except OSError as error:
-                file.truncate(whole)
                 if not no_room(error):
                     raise
+                written = 0
+            if written == len(self._waiting):
+                self._waiting = b""
+            elif written:
+                file.truncate(whole)
 
     def drop_after(self, step: int) -> None:
         """Removes lines beyond the step that a run resumes from: they will be written again."""

@@ -135,16 +135,13 @@ class TrainingRun:
 
     def _end_step(self, step: int) -> None:
         is_due = self._checkpoints.is_due(step, self.run.save_every)
-        if is_due:
-            self._save(step)
+        is_saved = is_due and self._save(step)
         if (number := self._stop.asked()) and step < self.optimizer_config.steps:
-            is_saved = is_due or self._save_state(step)
+            is_saved = is_saved or self._save_state(step)
             self.accelerator.end_training()
             if self.accelerator.is_main_process:
                 name, out = signal.Signals(number).name, self.run.out
-                left = (
-                    f"{out} goes on there with the same command" if is_saved else "its checkpoint could not be written"
-                )
+                left = f"the same command goes on there, in {out}" if is_saved else "its checkpoint found no room"
                 print(f"{name}: stopped after step {step} of {self.optimizer_config.steps}; {left}", file=sys.stderr)
             raise SystemExit(128 + number)
 
@@ -246,10 +243,12 @@ class TrainingRun:
             + "; try a lower optimizer.learning_rate or more optimizer.warmup_steps"
         )
 
-    def _save(self, step: int) -> None:
-        self._save_state(step)
+    def _save(self, step: int) -> bool:
+        """Whether the loop's state could be written."""
+        is_saved = self._save_state(step)
         with self.model_so_far() as model:
             self._write(step, "snapshot", lambda: self._checkpoints.snapshot(step, model.save_pretrained))
+        return is_saved
 
     def _save_state(self, step: int, is_last: bool = False) -> bool:
         """Whether it could be written."""
