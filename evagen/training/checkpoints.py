@@ -143,7 +143,7 @@ class Checkpoints:
     def agrees(self, state: Path) -> bool:
         """Whether the run would stand where this state does if it had been planned as it is now."""
         earlier = self.optimizer.model_copy(update={"steps": planned_steps(state)})
-        steps = range(step_of(state))
+        steps = range(step_of(state) + 1)  # the next one's rate is in the state already
         return all(learning_rate_factor(n, earlier) == learning_rate_factor(n, self.optimizer) for n in steps)
 
     def _folders(self) -> list[Path]:

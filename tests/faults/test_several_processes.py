@@ -22,7 +22,7 @@ from evagen.training.checkpoints import newest_state, read_manifest
 from evagen.training.metrics import read_metrics
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
-SECONDS = 240
+SECONDS = 500
 """After which processes that wait for each other are taken to do so for ever."""
 
 TRAIN = """
