@@ -113,7 +113,7 @@ def test_a_signal_to_one_saves_in_both_and_one_process_with_the_whole_batch_goes
     train_generator.main(generating(tmp_path, "run", 6))
     mine, theirs = (VideoGenerator.from_pretrained(tmp_path / name).state_dict() for name in ("run", "straight"))
     for name, tensor in theirs.items():
-        torch.testing.assert_close(mine[name], tensor, atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(mine[name], tensor, atol=3e-5, rtol=1e-4)
 
 
 def test_when_one_dies_the_other_stops_and_says_why(tmp_path):
