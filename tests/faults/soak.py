@@ -13,6 +13,7 @@ import signal
 import sys
 import tempfile
 import time
+import traceback
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -84,7 +85,7 @@ def started(work: Callable[[], object]) -> int:
     process = os.fork()
     if process:
         return process
-    status = 1
+    status, aloud = 1, os.dup(sys.stderr.fileno())
     try:
         for stream in (sys.stdout, sys.stderr):
             os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
@@ -92,6 +93,10 @@ def started(work: Callable[[], object]) -> int:
         status = 0
     except SystemExit as ended:
         status = int(ended.code or 0)
+    except KeyboardInterrupt:  # before the training took the signal for its own
+        status = 130
+    except BaseException:
+        os.write(aloud, traceback.format_exc().encode())
     finally:
         os._exit(status)
 
