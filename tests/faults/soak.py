@@ -143,7 +143,7 @@ def soak(root: Path, seconds: float, seed: int) -> Counter[str]:
     until = time.monotonic() + seconds
     while time.monotonic() < until or not all(counts[f"killed {name}"] for name in STAGES):
         for name, (make, main) in STAGES.items():
-            out = root / name
+            out = root / f"{name}_killed"
             shutil.rmtree(out, ignore_errors=True)
             while True:
                 process = started(lambda make=make, main=main, out=out: main(make(root, out)))
