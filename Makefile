@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 RUN ?= runs/quickstart
 
-.PHONY: install test lint docs quickstart clean
+.PHONY: install test lint docs soak quickstart clean
 install: $(VENV)/.installed
 
 $(VENV)/.installed: pyproject.toml setup.py constraints.txt
@@ -19,6 +19,11 @@ lint: install
 
 test: lint
 	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+# Kills tiny trainings of every stage for so long, and compares what they leave.
+SECONDS ?= 40
+soak: install
+	$(BIN)/python tests/faults/soak.py $(SECONDS)
 
 docs: install
 	$(BIN)/python docs/generate.py

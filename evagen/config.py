@@ -18,6 +18,7 @@ import pydantic
 import yaml
 
 from evagen.errors import UserError
+from evagen.kernels.files import atomic_write
 
 
 class Section(pydantic.BaseModel):
@@ -140,8 +141,8 @@ def check_config(schema: type[ConfigType], values: dict[str, Any], source: str) 
 def save_config(config: Section, folder: str | Path) -> Path:
     """Writes the resolved config as `config.yaml` into `folder`; loading it gives the same config."""
     path = Path(folder) / "config.yaml"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(format_values(config.model_dump(mode="json")))
+    with atomic_write(path) as unfinished:  # a run that is killed here must find its config again
+        unfinished.write_text(format_values(config.model_dump(mode="json")))
     return path
 
 

@@ -7,6 +7,7 @@ is accepted that does nothing.
 import logging
 import os
 import platform
+from collections.abc import Collection
 from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Literal
@@ -30,6 +31,7 @@ from evagen import __version__
 from evagen.config import ONLY_HOW, Section, differences, load_config, save_config
 from evagen.errors import UserError
 from evagen.kernels.backends import AttentionBackend, has_bf16
+from evagen.kernels.folder_lock import LOCK, lock_folder
 
 logger = logging.getLogger(__name__)
 
@@ -84,11 +86,13 @@ def start_accelerator(
     accumulation: int = 1,
     patience: timedelta | None = None,
     claim: bool = True,
+    may_differ: Collection[str] = (),
 ) -> Accelerator:
     """Makes the run folder, writes the resolved config, starts the tracker, where `project` is the run's project.
     `mixed_precision`: of what Accelerate prepares, its own setting if None. `patience`: how long processes wait for
     each other before they take the others for dead, torch's 10 to 30 minutes if None. `claim`: raise UserError when
-    the folder holds a run with another config. Raises UserError too for a tracker that is not installed."""
+    the folder holds a run with another config, which may differ in the keys `may_differ`, or another process is at work
+    in it. Raises UserError too for a tracker that is not installed."""
     if mixed_precision == "bf16" and torch.cuda.is_available() and not has_bf16(torch.device("cuda")):
         raise UserError(
             f"run.mixed_precision=bf16: {torch.cuda.get_device_name()} has no bf16; give run.mixed_precision=fp16 or no"
@@ -112,11 +116,22 @@ def start_accelerator(
     if several and accelerator.device.type == "cuda":
         _compare_gpus(gather_object([(torch.cuda.get_device_name(), has_bf16(accelerator.device))]))
     if accelerator.is_main_process:
-        (claim_folder if claim else save_config)(config, out)
+        if claim:
+            _lock(out)
+            claim_folder(config, out, may_differ)
+        else:
+            save_config(config, out)
     accelerator.wait_for_everyone()
     if tracker != "none":
         _start_tracker(accelerator, tracker, project, config, out)
     return accelerator
+
+
+def _lock(out: Path) -> None:
+    """Raises UserError where another process is at work in a run folder."""
+    out.mkdir(parents=True, exist_ok=True)
+    if other := lock_folder(out):
+        raise UserError(f"{out} is at work: {other} has it; wait for its end, or choose another run.out")
 
 
 def _start_tracker(accelerator: Accelerator, tracker: str, project: str, config: Section, out: Path) -> None:
@@ -161,15 +176,13 @@ def part_processes() -> None:
         torch.distributed.destroy_process_group()
 
 
-def claim_folder(config: Section, out: Path) -> None:
+def claim_folder(config: Section, out: Path, may_differ: Collection[str] = ()) -> None:
     """Writes `config.yaml` into a run folder. Raises UserError if it already holds the config of another run, one that
-    differs in more than how it is carried out, or in that it does more; unless that one left nothing but its config."""
+    differs in more than how it is carried out, in that it does more, or in the keys `may_differ`; unless that one left
+    nothing but its config."""
     existing = out / "config.yaml"
-    if (
-        existing.exists()
-        and _has_begun(out)
-        and (differing := differences(config, load_config(type(config), existing)))
-    ):
+    found = differences(config, load_config(type(config), existing)) if existing.exists() and _has_begun(out) else {}
+    if differing := {key: values for key, values in found.items() if key not in may_differ}:
         listed = [f"{key} is {theirs} there and {ours} here" for key, (ours, theirs) in differing.items()]
         more = f" and {len(listed) - 4} more" if len(listed) > 4 else ""
         raise UserError(
@@ -181,7 +194,7 @@ def claim_folder(config: Section, out: Path) -> None:
 
 def _has_begun(out: Path) -> bool:
     """Whether a run folder holds more than what every run writes before its first step."""
-    return any(path.name not in ("config.yaml", "tracker", "wandb") for path in out.iterdir())
+    return any(path.name not in ("config.yaml", "tracker", "wandb", LOCK) for path in out.iterdir())
 
 
 def device_name(device: torch.device) -> str:

@@ -99,6 +99,6 @@ def _kill_at_first_checkpoint(arguments: list[str]) -> None:
     with subprocess.Popen(
         [sys.executable, "-m", "evagen", *arguments], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     ) as process:
-        while process.poll() is None and not list(folder.glob("checkpoints/*/complete")):
+        while process.poll() is None and not list(folder.glob("checkpoints/step_*/complete")):
             time.sleep(0.05)
         process.kill()

@@ -16,7 +16,7 @@ from evagen.data.video_reader import VideoError, count_frames, frame_rate, itera
 from evagen.errors import UserError
 from evagen.kernels.files import read_json
 from evagen.kernels.names import as_line
-from evagen.kernels.sources import SNAPSHOTS, box
+from evagen.kernels.sources import SNAPSHOTS, STEP, box
 from evagen.kernels.weights import weights_fingerprint
 
 Facts = list[tuple[str, str]]
@@ -139,7 +139,7 @@ def _scores(folder: Path) -> Facts:
 
 
 def _unfinished(folder: Path) -> Facts:
-    steps = [int(each.parent.name.removeprefix("step_")) for each in folder.glob("checkpoints/*/complete")]
+    steps = [int(each.parent.name.removeprefix("step_")) for each in folder.glob(f"checkpoints/{STEP}/complete")]
     state = f"its newest checkpoint is of step {max(steps)}" if steps else "it has no checkpoint yet"
     snapshots = [each.name.removeprefix("step_").lstrip("0") for each in sorted((folder / SNAPSHOTS).glob("step_*"))]
     return [

@@ -27,6 +27,7 @@ from evagen.ar_model import (
 from evagen.config import ONLY_HOW, Section, section_of
 from evagen.data.corpus import Windows, read_corpus
 from evagen.sampling.while_training import SamplesConfig, open_samples
+from evagen.training.failures import explained
 from evagen.training.generator import FROM_CORPUS, new_generator
 from evagen.training.metrics import Mean
 from evagen.training.run import TrainingRun, is_finished, seed_draws
@@ -81,6 +82,7 @@ class GeneratorTraining(Section):
     samples: Annotated[SamplesConfig, ONLY_HOW] = SamplesConfig()
 
 
+@explained
 def main(config: GeneratorTraining) -> Path:
     """Trains to the end, resuming where an earlier run stopped; returns the run folder."""
     if is_finished(config, config.run.out):

@@ -6,7 +6,7 @@ evagen train-router quickstart/router [key=value …]
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from itertools import count, tee
+from itertools import chain, count, tee
 from pathlib import Path
 
 import torch
@@ -17,9 +17,10 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from evagen.config import Section, section_of
-from evagen.data.clips import Clip, ClipDataset, SkippedClip
+from evagen.data.clips import Clip, ClipDataset, SkippedClip, report_skipped
 from evagen.data.curation_record import CurationRecord, read_record
 from evagen.data.loader import clip_loader
+from evagen.data.lost_clips import LostClips, check_not_all_lost, others_than
 from evagen.errors import UserError
 from evagen.models.loading import new_model
 from evagen.run import ReadsClips
@@ -27,6 +28,7 @@ from evagen.tokenizer import PREFERENCE_RANGE, BlockRouter, RewardScale, Router,
 from evagen.tokenizer.block_router import block_features
 from evagen.tokenizer.reward import ScaleName
 from evagen.tokenizer.router import mirrored, router_features
+from evagen.training.failures import explained
 from evagen.training.run import TrainingRun, batch_generator, is_finished
 from evagen.training.settings import OptimizerConfig, TrainingSettings
 
@@ -67,6 +69,7 @@ class RouterTraining(Section):
         return value
 
 
+@explained
 def main(config: RouterTraining) -> Path:
     """Trains to the end, resuming where an earlier run stopped; returns the run folder."""
     if is_finished(config, config.run.out):
@@ -84,18 +87,22 @@ def main(config: RouterTraining) -> Path:
     set_seed(config.run.seed)
     model = _new_router(config, record)
     run = TrainingRun(config, config.run, config.optimizer, model)
-    run.resume()
+    lost = LostClips(dataset.skipped)
+    run.resume(keep=[lost])
     train, held_out = _split(record, config.held_out)
     num_workers = config.run.num_workers
     cached = CachedFeatures(dataset, _features_of(model, record), CACHE_BYTES // max(num_workers, 1))
     side_by_side = 1 if record.is_of_states else record.space.num_blocks  # blocks in the features
-    shown = [_readable(cached[int(key)])[None] for key in record.keys[held_out]]
+    held_out, shown = _readable(cached, record, held_out, lost)
     to_load, to_train = tee(
         _draw(config, train, number, run.accelerator.process_index) for number in count(run.first_batch)
     )
-    loader = clip_loader(cached, (record.keys[rows].tolist() for rows, _, _ in to_load), num_workers, stacked)
-    for _, (rows, preference, is_mirrored), features in zip(run.batches(), to_train, loader):
-        features = _readable(features).to(run.device)  # B c h T·w
+    filled = FilledRows(cached, record.keys, train, config.run.seed)
+    loader = clip_loader(filled, (rows.tolist() for rows, _, _ in to_load), num_workers, stacked)
+    for _, (_, preference, is_mirrored), (rows, features, skipped) in zip(run.batches(), to_train, loader):
+        lost.note(skipped)
+        check_not_all_lost(skipped, features is not None)
+        features = features.to(run.device)  # B c h T·w
         features = mirrored(features, side_by_side) if is_mirrored else features
         reward = record.reward(rows, preference, scale)  # B A
         target = _target(reward, config.target_temperature).to(run.device)
@@ -108,7 +115,9 @@ def main(config: RouterTraining) -> Path:
             if len(held_out):
                 metrics |= _reached(run.model, shown, held_out, record, scale, config)
             run.log(metrics)
+    skipped = lost.of_all()
     run.finish()
+    report_skipped(skipped, dataset.num_files, run.accelerator.print)
     return config.run.out
 
 
@@ -169,17 +178,44 @@ class CachedFeatures(Dataset):
         return features
 
 
-def stacked(features: Sequence[Tensor | SkippedClip]) -> Tensor | SkippedClip:
-    """Features of a batch as one tensor, or the first clip that could not be read."""
-    lost = next((one for one in features if isinstance(one, SkippedClip)), None)
-    return lost or torch.stack(features)
+class FilledRows(Dataset):
+    """What a router sees of the clips of a record's rows. Where one cannot be read any more, another row of `train`
+    takes its place. An item is the row, its features (None where no other could be read) and what was lost.
+
+    keys: of the record's rows in the data set."""
+
+    def __init__(self, cached: CachedFeatures, keys: Tensor, train: Tensor, seed: int):
+        self.cached, self.keys, self.train, self.seed = cached, keys, train, seed
+
+    def __getitem__(self, row: int) -> tuple[int, Tensor | None, list[SkippedClip]]:
+        lost: list[SkippedClip] = []
+        others = (int(self.train[number]) for number in others_than(row, len(self.train), self.seed))
+        for each in chain([row], others):
+            features = self.cached[int(self.keys[each])]
+            if not isinstance(features, SkippedClip):
+                return each, features, lost
+            lost.append(features)
+        return row, None, lost
 
 
-def _readable(features: Tensor | SkippedClip) -> Tensor:
-    """Raises UserError for a clip that could not be read."""
-    if isinstance(features, SkippedClip):
-        raise UserError(f"{features.path} was measured in the record but cannot be read now: {features.reason}")
-    return features
+def stacked(
+    items: Sequence[tuple[int, Tensor | None, list[SkippedClip]]],
+) -> tuple[Tensor, Tensor | None, list[SkippedClip]]:
+    """Rows (B,) of a batch of `FilledRows`, their features as one tensor, or None where one is missing, and what was
+    lost."""
+    rows, features, lost = zip(*items)
+    found = [each for each in features if each is not None]
+    return torch.tensor(rows), torch.stack(found) if len(found) == len(items) else None, list(chain(*lost))
+
+
+def _readable(
+    cached: CachedFeatures, record: CurationRecord, rows: Tensor, lost: LostClips
+) -> tuple[Tensor, list[Tensor]]:
+    """Those of some rows whose clips can be read, and what the router sees of them, (1, c, H/s, T·W/s) each."""
+    found = {int(row): cached[int(record.keys[row])] for row in rows}
+    lost.note(each for each in found.values() if isinstance(each, SkippedClip))
+    features = {row: each[None] for row, each in found.items() if not isinstance(each, SkippedClip)}
+    return torch.tensor(list(features), dtype=torch.int64), list(features.values())
 
 
 def _split(record: CurationRecord, share: float) -> tuple[Tensor, Tensor]:

@@ -14,6 +14,7 @@ from pydantic import Field, model_validator
 from evagen.config import section_of
 from evagen.data.clips import ClipDataset, report_skipped
 from evagen.data.loader import train_loader
+from evagen.data.lost_clips import LostClips
 from evagen.data.sources import DataConfig
 from evagen.errors import UserError
 from evagen.kernels.transfer import send
@@ -21,7 +22,9 @@ from evagen.models.lengths import Assign, LengthChoice
 from evagen.models.loading import new_model, start_from
 from evagen.run import ReadsClips
 from evagen.tokenizer import AssignmentSpace, CodebookUsage, DeadCodeRestart, VideoTokenizer
+from evagen.training.failures import explained
 from evagen.training.held_out import HeldOutConfig, open_held_out
+from evagen.training.metrics import SinceLastLine
 from evagen.training.objective import Objective, ObjectiveConfig
 from evagen.training.run import TrainingRun, batch_generator, is_finished
 from evagen.training.settings import LayerSettings, OptimizerConfig, TrainingSettings
@@ -83,6 +86,7 @@ class TokenizerTraining(LengthChoice):
         return self
 
 
+@explained
 def main(config: TokenizerTraining) -> Path:
     """Trains to the end, resuming where an earlier run stopped; returns the run folder."""
     if is_finished(config, config.run.out):
@@ -98,21 +102,17 @@ def main(config: TokenizerTraining) -> Path:
     run = TrainingRun(config, config.run, config.optimizer, model)
     check_not_sharded(config.model.quantizer, learnt, run.accelerator)
     objective = Objective(config.loss, model, config.optimizer, run.accelerator)
-    run.resume(keep=[*([dead_codes] if dead_codes else []), objective.lecam, *objective.schedulers])
+    lost, since = LostClips(dataset.skipped), SinceLastLine(config.model.codebook_size, run.accelerator)
+    run.resume(keep=[*([dead_codes] if dead_codes else []), objective.lecam, *objective.schedulers, lost, since])
     assign = config.load(model) if config.is_made else None
     held_out = open_held_out(config.held_out, config.data, run, objective.perceptual)
-    skipped = list(dataset.skipped)
-    usage = CodebookUsage(config.model.codebook_size)
     accelerator = run.accelerator
     loader = train_loader(
         dataset, config.optimizer.batch_size, config.run.seed, run.first_batch, config.run.num_workers,
         accelerator.process_index, accelerator.num_processes, config.pieces,
     )  # fmt: skip
-    discriminator_terms: dict[str, torch.Tensor] = {}
     for number, batch in zip(run.batches(), loader):
-        skipped += batch.skipped
-        if not batch:
-            continue
+        lost.note(batch.skipped)
         random = batch_generator(config.run.seed, number, accelerator.process_index)
         video = batch.video.to(run.device, non_blocking=True)  # B C F H W
         num_compared = max(1, len(video) * video.shape[2] * config.loss.compare.frames // config.data.frames)
@@ -124,21 +124,22 @@ def main(config: TokenizerTraining) -> Path:
         frames, drawn = send((frames, drawn), run.device)
         output = run.model(video, lengths)
         loss, terms = objective.for_tokenizer(output, video, frames, run.step, model.to_pixels.weight)
-        terms |= discriminator_terms  # the last there were, which are logged with this batch
-        usage.update(output.tokens.codes)
+        terms |= since.terms  # the discriminator's last, which are logged with this batch
+        since.usage.update(output.tokens.codes)
         run.update(loss, terms, len(video))
         if run.log_is_due:
-            of_all = CodebookUsage.of(accelerator.reduce(usage.counts.to(run.device), "sum"))
+            of_all = CodebookUsage.of(accelerator.reduce(since.usage.counts.to(run.device), "sum"))
             of_codes = {"codes_used": of_all.used_fraction(), "perplexity": of_all.perplexity()}
             seen = {}
             if held_out and held_out.is_due(run.step + 1, config.run.log_every, config.optimizer.steps):
                 seen = held_out.look(model.assignments, assign, config.optimizer.batch_size, run.step + 1)
             tokens = lengths.sum(1).double().mean()
             run.log({"loss": loss, **terms, **of_codes, "tokens_per_clip": tokens, **seen})
-            usage.reset()
-        discriminator_terms = objective.after_update(output, video, run.step, random) or discriminator_terms
+            since.usage.reset()
+        since.terms = objective.after_update(output, video, run.step, random) or since.terms
         if dead_codes and run.step < RESTART_UNTIL * config.optimizer.steps:
             restart_dead_codes(dead_codes, output.tokens.codes, output.encoded, drawn, accelerator)
+    skipped = lost.of_all()
     run.finish()
     report_skipped(skipped, dataset.num_files, accelerator.print)
     return config.run.out

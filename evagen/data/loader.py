@@ -6,9 +6,11 @@
 Dimensions: B clips, C = 3 colours (RGB), F frames, H × W pixels.
 """
 
+import signal
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import islice
+from itertools import chain, islice
+from types import FrameType
 from typing import Any
 
 import numpy as np
@@ -16,6 +18,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from evagen.data.clips import BeginningOf, Clip, ClipDataset, SkippedClip
+from evagen.data.lost_clips import FilledClips, check_not_all_lost
 
 
 @dataclass(frozen=True)
@@ -23,8 +26,8 @@ class ClipBatch:
     """The clips of a batch that could be read: `video` float32 `B C F H W` in [-1, 1], `label` and
     `index` int64 `B`, `paths` and `starts` of length B; `skipped` lists the others.
 
-    B may be smaller than asked for. `len(batch)` is B; a batch with nothing readable has B = 0 and is
-    false, so that `if not batch: continue` is all a loop needs."""
+    B may be smaller than asked for, but not in training. `len(batch)` is B; a batch with nothing readable has B = 0 and
+    is false, so that `if not batch: continue` is all a loop needs."""
 
     video: torch.Tensor
     label: torch.Tensor
@@ -83,17 +86,26 @@ def train_loader(
     process_index: int = 0,
     num_processes: int = 1,
     pieces: Sequence[int] = (),
-) -> DataLoader:
-    """Batches for ever. `batch_size` (B) is for each process: step s of P processes together takes the next B P keys
-    of the endless sequence, and process p the p-th B of them. Starting at `start_step` continues an earlier run
-    exactly. Already shared out: not to be sharded again by Accelerate.
+) -> Iterator[ClipBatch]:
+    """Full batches for ever: a clip that cannot be read is replaced by another (`lost_clips`). `batch_size` (B)
+    is for each process: step s of P processes together takes the next B P keys of the endless sequence, and process p
+    the p-th B of them. Starting at `start_step` continues an earlier run exactly. Already shared out: not to be sharded
+    again by Accelerate. Raises UserError where nothing can be read.
 
     pieces: numbers of frames that divide the data set's. The clips of a step then have one of these, drawn at random,
     and are as many more as they are shorter; each is of another video."""
     whole = dataset.config.frames
     shapes = [(batch_size * whole // frames, frames) for frames in pieces or [whole]]
     batches = _ProcessBatches(len(dataset), shapes, seed, start_step, process_index, num_processes)
-    return clip_loader(dataset, batches, num_workers)
+    for batch, is_full in clip_loader(FilledClips(dataset), batches, num_workers, _collate_filled):
+        check_not_all_lost(batch.skipped, is_full)
+        yield batch
+
+
+def _collate_filled(items: Sequence[list[Clip | SkippedClip]]) -> tuple[ClipBatch, bool]:
+    """Of items of `FilledClips`; and whether each has brought a clip."""
+    batch = collate_clips(list(chain.from_iterable(items)))
+    return batch, len(batch) == len(items)
 
 
 def clip_loader(
@@ -110,7 +122,19 @@ def clip_loader(
         collate_fn=collate,
         pin_memory=torch.cuda.is_available(),
         generator=torch.Generator(),  # else it draws from the global one, whose numbers are dropout's
+        worker_init_fn=leave_signals_to_the_parent,
     )
+
+
+def leave_signals_to_the_parent(worker: int) -> None:
+    """For a process that reads data: Ctrl-C, and a first SIGTERM, which some send to all processes of a job, are for
+    the one that trains, which needs its batch to end the step."""
+
+    def next_time(number: int, frame: FrameType | None) -> None:
+        signal.signal(number, signal.SIG_DFL)
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, next_time)
 
 
 @dataclass(frozen=True)

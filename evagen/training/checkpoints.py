@@ -1,28 +1,65 @@
 """What a training keeps on disk while it goes: loop states, from which it goes on, and snapshots of its model.
 
-<run>/checkpoints/step_00035000/    everything that going on needs; `complete` says for how many steps it was planned
+<run>/checkpoints/step_00035000/    everything that going on needs; `complete`, which is written last, lists the files
+                                    with their sizes and checksums and says for how many steps the run was planned
 <run>/snapshots/step_00035000/      the model alone, loaded as `runs/x@35000`
 """
 
+import hashlib
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
+from pydantic import ValidationError
+
+from evagen.config import Section
+from evagen.errors import UserError
+from evagen.kernels.files import atomic_folder
 from evagen.kernels.sources import CONFIG, FINISHED, SNAPSHOTS, STEP
 from evagen.training.optimizers import decay_begins, learning_rate_factor
 from evagen.training.settings import OptimizerConfig
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 """What a finished run holds."""
+COMPLETE = "complete"
+"""The file of a loop state that says it is whole."""
+EARLIER = b'{"planned_steps": '
+"""How it began where Accelerate wrote the states."""
+
+
+class StoredFile(Section):
+    """size: in bytes; sha256: in hexadecimal digits."""
+
+    size: int
+    sha256: str
+
+
+class Manifest(Section):
+    """What `complete` says. planned_steps: how long the training was to be; processes: how many wrote the state;
+    batch: clips, or tokens, of a step in all of them; files: all others of the folder, by name."""
+
+    planned_steps: int
+    processes: int
+    batch: int
+    files: dict[str, StoredFile]
+
+
+class Damaged(NamedTuple):
+    """A loop state that cannot be gone on from, and why."""
+
+    state: Path
+    reason: str
 
 
 class Checkpoints:
     """The loop states and snapshots of one run folder. Where several processes train, the main one alone calls what
     writes."""
 
-    def __init__(self, out: Path, optimizer: OptimizerConfig, num_snapshots: int):
-        self.out, self.optimizer, self.num_snapshots = out, optimizer, num_snapshots
+    def __init__(self, out: Path, optimizer: OptimizerConfig, num_snapshots: int, num_states: int):
+        self.out, self.optimizer, self.num_snapshots, self.num_states = out, optimizer, num_snapshots, num_states
 
     def is_due(self, step: int, every: int) -> bool:
         """Whether to save after so many steps: every so many, and before a `wsd` schedule's rate falls, from where
@@ -33,27 +70,64 @@ class Checkpoints:
         """The folder of a loop state, there or to be written."""
         return self.out / "checkpoints" / step_name(step)
 
-    def complete(self, step: int) -> None:
-        """Says that a loop state is whole, and deletes those that it makes superfluous."""
-        (self.state(step) / "complete").write_text(json.dumps({"planned_steps": self.optimizer.steps}))
-        needed = {self.state(step), self.state(decay_begins(self.optimizer) or step)}
-        for old in self.state(step).parent.iterdir():
-            if old not in needed:
-                shutil.rmtree(old)
+    def write(self, step: int, save: Callable[[Path], None], processes: int, batch: int) -> None:
+        """Has `save` fill the folder of a loop state, which appears under its name when all of it is on the disk, and
+        deletes those that it makes superfluous. After an error nothing is left of it. Raises what `save` does."""
+        target = self.state(step)
+        with atomic_folder(target) as unfinished:
+            save(unfinished)
+            files = {each.name: _measured(each) for each in sorted(unfinished.iterdir())}
+            about = Manifest(planned_steps=self.optimizer.steps, processes=processes, batch=batch, files=files)
+            (unfinished / COMPLETE).write_text(about.model_dump_json(indent=1) + "\n")
+            write_through(unfinished)
+            shutil.rmtree(target, ignore_errors=True)  # a damaged one, or one of another plan
+        write_through(target.parent)
+        older = [path for path in self._folders() if path < target]
+        needed = {target, self.state(decay_begins(self.optimizer) or step)}
+        needed.update(sorted(older)[len(older) - self.num_states + 1 :] if self.num_states > 1 else ())
+        for each in self._folders():
+            if each not in needed:
+                shutil.rmtree(each)
 
-    def newest(self) -> Path | None:
-        """The loop state to go on from: the newest whose learning rates so far are those of the plan at hand. Where all
-        are of another plan, the newest; None where there is none."""
-        found = self._states()
-        return max(filter(self.agrees, found), default=max(found, default=None))
+    def candidates(self) -> list[Path]:
+        """The loop states that say they are whole, in the order in which one goes on from them: first those whose
+        learning rates so far are those of the plan at hand, the newest before older ones."""
+        return sorted(_states(self.out), key=lambda state: (self.agrees(state), state), reverse=True)
+
+    def newest(self) -> tuple[Path | None, list[Damaged]]:
+        """The loop state to go on from, the first of the candidates whose files are as they were written; None where
+        there is none. And those that would have come before it, with what is wrong with them. Raises UserError where
+        all are damaged, and for one of an earlier version."""
+        self._refuse_earlier_versions()
+        damaged: list[Damaged] = []
+        cut = [Damaged(each, f"its list of files, `{COMPLETE}`, is missing") for each in self._folders()]
+        cut = [each for each in cut if read_manifest(each.state) is None]
+        for state in self.candidates():
+            reason = _damage(state)
+            if reason is None:
+                return state, [*(each for each in cut if each.state > state), *damaged]
+            damaged.append(Damaged(state, reason))
+        damaged += cut
+        if damaged:
+            listed = "".join(f"\n  {each.state}: {each.reason}" for each in damaged)
+            raise UserError(
+                f"no checkpoint of {self.out} is whole:{listed}\nDelete {self.out / 'checkpoints'} to begin again, or "
+                "train further with start_from=A_SNAPSHOT and another run.out"
+            )
+        return None, []
+
+    def tidy(self) -> None:
+        """Deletes what a process that was killed while it wrote has left."""
+        for folder in ("checkpoints", SNAPSHOTS):
+            for each in (self.out / folder).glob(f".{STEP}.*"):
+                shutil.rmtree(each, ignore_errors=True)
 
     def snapshot(self, step: int, save: Callable[[Path], object]) -> None:
         """Has `save` write the model into a folder, and keeps the newest few."""
         folder = self.out / SNAPSHOTS / step_name(step)
-        whole = folder.with_name("unfinished")
-        save(whole)
-        shutil.rmtree(folder, ignore_errors=True)
-        whole.rename(folder)
+        with atomic_folder(folder) as whole:
+            save(whole)
+            shutil.rmtree(folder, ignore_errors=True)
         for old in sorted(folder.parent.glob(STEP))[: -self.num_snapshots]:
             shutil.rmtree(old)
 
@@ -61,19 +135,54 @@ class Checkpoints:
         """Puts the model that a shorter training left among the snapshots, where it is never deleted."""
         if not (self.out / WEIGHTS).exists():
             return
-        folder = self.out / SNAPSHOTS / (step_name(max(map(planned_steps, self._states()))) + FINISHED)
+        folder = self.out / SNAPSHOTS / (step_name(max(map(planned_steps, _states(self.out)))) + FINISHED)
         folder.mkdir(parents=True, exist_ok=True)
         for name in (WEIGHTS, CONFIG):
             (self.out / name).replace(folder / name)
 
-    def _states(self) -> list[Path]:
-        return [path.parent for path in (self.out / "checkpoints").glob("step_*/complete")]
-
     def agrees(self, state: Path) -> bool:
         """Whether the run would stand where this state does if it had been planned as it is now."""
         earlier = self.optimizer.model_copy(update={"steps": planned_steps(state)})
-        steps = range(step_of(state))
+        steps = range(step_of(state) + 1)  # the next one's rate is in the state already
         return all(learning_rate_factor(n, earlier) == learning_rate_factor(n, self.optimizer) for n in steps)
+
+    def _folders(self) -> list[Path]:
+        """Of loop states, whole or not. What else lies beside them is somebody else's."""
+        return [path for path in (self.out / "checkpoints").glob(STEP) if path.is_dir()]
+
+    def _refuse_earlier_versions(self) -> None:
+        for folder in self._folders():
+            complete = folder / COMPLETE
+            if read_manifest(folder) is None and complete.exists() and complete.read_bytes().startswith(EARLIER):
+                raise UserError(
+                    f"{folder} was written by an earlier version of evagen and holds pickles, which are not opened: "
+                    "finish the run with that version, or train further with start_from=A_SNAPSHOT and another run.out"
+                )
+
+
+def final_weights(out: Path, save: Callable[[Path], object]) -> None:
+    """Has `save` write a finished run's model into the run folder, in which its weights appear last and whole."""
+    unfinished = out / ".unfinished"
+    shutil.rmtree(unfinished, ignore_errors=True)
+    try:
+        with atomic_folder(unfinished) as folder:
+            save(folder)
+            write_through(folder)
+        for path in sorted(unfinished.iterdir(), key=lambda path: path.name == WEIGHTS):
+            path.replace(out / path.name)
+        write_through(out)
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+
+
+def write_through(folder: Path) -> None:
+    """Waits until a folder and its files are on the disk: a machine that loses its power then keeps them."""
+    for path in (*(each for each in folder.iterdir() if each.is_file()), folder):
+        opened = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(opened)
+        finally:
+            os.close(opened)
 
 
 def step_name(step: int) -> str:
@@ -86,11 +195,42 @@ def step_of(folder: Path) -> int:
     return int(folder.name.removeprefix("step_"))
 
 
+def read_manifest(state: Path) -> Manifest | None:
+    """None for a loop state that is not whole."""
+    try:
+        return Manifest.model_validate_json((state / COMPLETE).read_bytes())
+    except (OSError, ValidationError):
+        return None
+
+
 def planned_steps(state: Path) -> int:
-    """How long the training was to be when a loop state was written."""
-    return json.loads((state / "complete").read_text())["planned_steps"]
+    """How long the training was to be when a loop state, which says that it is whole, was written."""
+    return json.loads((state / COMPLETE).read_text())["planned_steps"]
 
 
 def newest_state(out: Path) -> Path | None:
-    """The newest loop state in a run folder."""
-    return max((path.parent for path in (out / "checkpoints").glob("step_*/complete")), default=None)
+    """The newest loop state in a run folder that says it is whole."""
+    return max(_states(out), default=None)
+
+
+def _states(out: Path) -> list[Path]:
+    return [path for path in (out / "checkpoints").glob(STEP) if read_manifest(path) is not None]
+
+
+def _measured(path: Path) -> StoredFile:
+    with path.open("rb") as file:
+        return StoredFile(size=path.stat().st_size, sha256=hashlib.file_digest(file, "sha256").hexdigest())
+
+
+def _damage(state: Path) -> str | None:
+    """What is not as it was written in a loop state that says it is whole."""
+    manifest = read_manifest(state)
+    for name, expected in manifest.files.items() if manifest else ():
+        path = state / name
+        if path.parent != state or not path.is_file():
+            return f"its file {name} is not there"
+        if path.stat().st_size != expected.size:
+            return f"its file {name} has {path.stat().st_size} bytes, {expected.size} were written"
+        if _measured(path) != expected:
+            return f"its file {name} is not what was written: its checksum differs"
+    return None

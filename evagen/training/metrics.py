@@ -1,13 +1,18 @@
 """What is logged of a training: means over all processes, as lines of `metrics.jsonl`."""
 
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from accelerate import Accelerator
 from torch import Tensor
+
+from evagen.kernels.files import atomic_write
+from evagen.tokenizer import CodebookUsage
+from evagen.training.failures import no_room
 
 
 class Mean(NamedTuple):
@@ -27,21 +32,64 @@ def over_processes(metrics: Mapping[str, Mean | Tensor | float], accelerator: Ac
     return dict(zip(metrics, (sums / numbers).tolist()))
 
 
+class SinceLastLine:
+    """What the next line of a tokenizer's log tells of earlier batches: which codes they took, and the last terms that
+    a discriminator had. Belongs to the loop's state, so that a resumed run logs what an uninterrupted one does."""
+
+    def __init__(self, codebook_size: int, accelerator: Accelerator):
+        self.accelerator = accelerator
+        self.usage = CodebookUsage(codebook_size)
+        self.terms: dict[str, Tensor] = {}
+
+    def state_dict(self) -> dict[str, Any]:
+        """For all processes together: the counts of all, and means of the terms."""
+        counts = self.accelerator.reduce(self.usage.counts.to(self.accelerator.device), "sum")
+        return {"counts": counts.cpu(), "terms": over_processes(self.terms, self.accelerator) if self.terms else {}}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        counts = state["counts"] if self.accelerator.is_main_process else torch.zeros_like(state["counts"])
+        self.usage = CodebookUsage.of(counts)
+        self.terms = {name: torch.tensor(value, dtype=torch.float64) for name, value in state["terms"].items()}
+
+
 class MetricsLog:
     """`metrics.jsonl`: a line for each logged step."""
 
     def __init__(self, path: Path):
         self.path = path
+        self._waiting = b""
 
     def write(self, step: int, values: dict[str, float]) -> None:
-        with self.path.open("a") as file:
-            file.write(json.dumps({"step": step, **{k: round(v, 6) for k, v in values.items()}}) + "\n")
+        """Where the disk is full, the line is kept and written with a later one."""
+        line = json.dumps({"step": step, **{k: round(v, 6) for k, v in values.items()}}) + "\n"
+        self._waiting += line.encode()
+        with self.path.open("ab", buffering=0) as file:
+            whole = file.tell()
+            try:
+                written = file.write(self._waiting)
+            except OSError as error:
+                if not no_room(error):
+                    raise
+                written = 0
+            if written == len(self._waiting):
+                self._waiting = b""
+            elif written:
+                file.truncate(whole)
 
     def drop_after(self, step: int) -> None:
         """Removes lines beyond the step that a run resumes from: they will be written again."""
         if self.path.exists():
-            kept = [line for line in self.path.read_text().splitlines() if json.loads(line)["step"] <= step]
-            self.path.write_text("".join(f"{line}\n" for line in kept))
+            kept = [line for line in self.path.read_text().splitlines() if _step_of(line) <= step]
+            with atomic_write(self.path) as unfinished:
+                unfinished.write_text("".join(f"{line}\n" for line in kept))
+
+
+def _step_of(line: str) -> float:
+    """Of a line of the log; beyond all steps for one that a killed process has not finished."""
+    try:
+        return json.loads(line)["step"]
+    except (ValueError, KeyError, TypeError):
+        return math.inf
 
 
 def read_metrics(folder: Path) -> list[dict[str, float]]:

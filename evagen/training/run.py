@@ -2,18 +2,22 @@
 its own.
 
 A run folder holds `config.yaml` (resolved), `metrics.jsonl` (one object a logged step), `checkpoints/`
-(loop states; the same command resumes from the newest), `snapshots/` (the model of the newest steps) and the model's
-weights when it is done.
+(loop states; the same command resumes from the newest that is whole), `snapshots/` (the model of the newest steps) and
+the model's weights when it is done.
 """
 
+import os
+import signal
+import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from accelerate.utils import broadcast_object_list
 from diffusers.models.modeling_utils import ModelMixin
 from diffusers.training_utils import EMAModel
 from torch import Tensor, nn
@@ -23,13 +27,25 @@ from evagen.config import Section, load_config
 from evagen.errors import UserError
 from evagen.kernels.attention import choose_attention
 from evagen.run import claim_folder, start_accelerator
-from evagen.training.checkpoints import WEIGHTS, Checkpoints, newest_state, planned_steps, step_of
+from evagen.training.checkpoints import (
+    WEIGHTS,
+    Checkpoints,
+    final_weights,
+    newest_state,
+    planned_steps,
+    read_manifest,
+    step_of,
+)
+from evagen.training.failures import no_room
+from evagen.training.loop_state import LoopState
 from evagen.training.metrics import Mean, MetricsLog, over_processes
 from evagen.training.not_finite import NotFinite
 from evagen.training.optimizers import make_optimizers, make_scheduler
 from evagen.training.settings import LayerSettings, OptimizerConfig, TrainingSettings
 from evagen.training.sharding import WholeAverage, prepare, spread_again, whole, whole_model
+from evagen.training.stopping import StopRequest
 
+SHARING = ("optimizer.batch_size", "optimizer.tokens_per_batch", "optimizer.accumulation")
 SHOWN = ("loss", "codes_used", "clips_per_second", "accuracy", "content_loss")
 """What the progress bar shows of the log."""
 
@@ -48,16 +64,18 @@ class TrainingRun:
 
     A *step* is one change of the weights, after `accumulation` batches. `run.model` is the model as Accelerate
     wrapped it, `run.step` the number of steps done.
+
+    SIGTERM and SIGINT end it after the step at hand, with a checkpoint, by SystemExit of status 143 and 130.
     """
 
     def __init__(self, config: Section, run: TrainingSettings, optimizer: OptimizerConfig, model: nn.Module):
         self.config, self.run, self.optimizer_config = config, run, optimizer
         self.accelerator = start_accelerator(
             config, run.out, mixed_precision=run.mixed_precision, tracker=run.tracker, project=run.project,
-            accumulation=optimizer.accumulation,
+            accumulation=optimizer.accumulation, may_differ=_shared_differently(run.out, optimizer),
         )  # fmt: skip
-        self._checkpoints = Checkpoints(run.out, optimizer, run.snapshots)
-        self.first_step = self.step = 0
+        self._checkpoints = Checkpoints(run.out, optimizer, run.snapshots, run.checkpoints)
+        self.first_step = self.step = self._num_updates = 0
         optimizers = make_optimizers(model, optimizer)
         if self.accelerator.mixed_precision == "fp16" and len(optimizers) > 1:
             raise UserError("run.mixed_precision=fp16 scales the gradients of one optimiser only; use bf16, or adamw")
@@ -71,12 +89,14 @@ class TrainingRun:
         self._gradient_norm = torch.zeros(())
         self._not_finite = NotFinite(self.accelerator)
         self._clips, self._started = 0, time.monotonic()
+        self._stop = StopRequest()
 
     def resume(self, keep: Sequence[Any] = ()) -> None:
-        """Takes up the newest checkpoint, if there is one. To be called once, when everything that belongs to the
-        loop's state is prepared; `keep` lists further objects with a `state_dict`."""
+        """Takes up the newest checkpoint that is whole, if there is one. To be called once, when everything that
+        belongs to the loop's state is prepared; `keep` lists further objects with a `state_dict`, which must be the
+        same in all processes. Raises UserError where checkpoints are there and none of them can be gone on from."""
         kept = [*self.schedulers, *keep, *([WholeAverage(self.average)] if self.average else [])]
-        self.accelerator.register_for_checkpointing(*kept)
+        self._state = LoopState(self.accelerator, kept)
         self.first_step = self.step = self._resume()
         if self.average:
             self.average.to(self.device)
@@ -105,13 +125,25 @@ class TrainingRun:
             disable=not self.accelerator.is_local_main_process,
             dynamic_ncols=True,
         )
-        with self._bar:
+        with self._bar, self._stop.watched():
             for batch_number in range(self.first_batch, steps * accumulation):
                 self.step = batch_number // accumulation
                 with self.accelerator.accumulate(self.model):
                     yield batch_number
-                if self.ends_step and self._checkpoints.is_due(self.step + 1, self.run.save_every):
-                    self._save(self.step + 1)  # here, when the loop has done all that belongs to the step
+                if self.ends_step:  # here, when the loop has done all that belongs to the step
+                    self._end_step(self.step + 1)
+
+    def _end_step(self, step: int) -> None:
+        is_due = self._checkpoints.is_due(step, self.run.save_every)
+        is_saved = is_due and self._save(step)
+        if (number := self._stop.asked()) and step < self.optimizer_config.steps:
+            is_saved = is_saved or self._save_state(step)
+            self.accelerator.end_training()
+            if self.accelerator.is_main_process:
+                name, out = signal.Signals(number).name, self.run.out
+                left = f"the same command goes on there, in {out}" if is_saved else "its checkpoint found no room"
+                print(f"{name}: stopped after step {step} of {self.optimizer_config.steps}; {left}", file=sys.stderr)
+            raise SystemExit(128 + number)
 
     def update(self, loss: Tensor, terms: Mapping[str, Tensor], num_clips: float) -> None:
         """Adds the gradient of `loss`; where the batch ends a step, changes the weights. `terms` are scalars to watch.
@@ -133,6 +165,7 @@ class TrainingRun:
             optimizer.zero_grad()
         if self.average:
             self.average.step(self.model.parameters())
+        self._num_updates += 1
         self._bar.update()
 
     @property
@@ -157,11 +190,17 @@ class TrainingRun:
     def finish(self) -> None:
         """Writes the loop's last state, from which the run could go on to more steps, and the trained weights, averaged
         if so configured, into the run folder."""
-        if self.first_step < self.optimizer_config.steps:
-            self._save_state(self.optimizer_config.steps)
+        steps = self.optimizer_config.steps
+        if self.first_step + self._num_updates < steps:
+            raise UserError(
+                f"only {self.first_step + self._num_updates} of {steps} steps were trained, so no weights are written: "
+                "the batches ended early, or Accelerate accumulates gradients by a setting of its own"
+            )
+        if self.first_step < steps:
+            self._save_state(steps, is_last=True)
         with self.model_so_far() as trained:
             if self.accelerator.is_main_process:
-                trained.save_pretrained(self.run.out)
+                final_weights(self.run.out, trained.save_pretrained)
         self.accelerator.wait_for_everyone()
         self.accelerator.end_training()  # the processes part: nothing that needs all of them may come after it
 
@@ -197,43 +236,92 @@ class TrainingRun:
         if found is None:
             return
         step, names = found
-        newest = self._checkpoints.newest()
+        newest = next(iter(self._checkpoints.candidates()), None)
         raise UserError(
             f"step {step}: {', '.join(names)} became NaN or infinite. "
             + (f"The last good checkpoint is {newest}" if newest else "No checkpoint had been written yet")
             + "; try a lower optimizer.learning_rate or more optimizer.warmup_steps"
         )
 
-    def _save(self, step: int) -> None:
-        self._save_state(step)
+    def _save(self, step: int) -> bool:
+        """Whether the loop's state could be written."""
+        is_saved = self._save_state(step)
         with self.model_so_far() as model:
-            if self.accelerator.is_main_process:
-                self._checkpoints.snapshot(step, model.save_pretrained)
-        self.accelerator.wait_for_everyone()
+            self._write(step, "snapshot", lambda: self._checkpoints.snapshot(step, model.save_pretrained))
+        return is_saved
 
-    def _save_state(self, step: int) -> None:
+    def _save_state(self, step: int, is_last: bool = False) -> bool:
+        """Whether it could be written."""
         self._check_finite()
-        self.accelerator.save_state(str(self._checkpoints.state(step)), safe_serialization=True)
-        self.accelerator.wait_for_everyone()
+        save, processes = self._state.collect(), self.accelerator.num_processes
+        batch = self.optimizer_config.items_per_step(processes)
+        return self._write(
+            step, "checkpoint", lambda: self._checkpoints.write(step, save, processes, batch), must=is_last
+        )
+
+    def _write(self, step: int, what: str, write: Callable[[], None], must: bool = False) -> bool:
+        """Has the main process write something; where the disk is full and it need not, the training goes on."""
+        written = [True]
         if self.accelerator.is_main_process:
-            self._checkpoints.complete(step)
+            if not (self.run.out / "config.yaml").exists():
+                raise FileNotFoundError(f"{self.run.out} was to take the {what} of step {step}")
+            try:
+                write()
+            except Exception as error:
+                if must or not no_room(error):
+                    raise
+                written = [False]
+                print(
+                    f"step {step}: no room for its {what} ({error}). Nothing half-written stays; the training goes on, "
+                    "and writes the next one if there is room by then",
+                    file=sys.stderr,
+                )
+        return broadcast_object_list(written)[0]
 
     def _resume(self) -> int:
-        newest = self._checkpoints.newest()
-        if newest is None:
-            return 0
+        found: list[Any] = [None, []]
         if self.accelerator.is_main_process:
-            self._checkpoints.set_aside_the_finished()
-        self.accelerator.load_state(str(newest))
-        step = step_of(newest)
+            self._checkpoints.tidy()
+            found = list(self._checkpoints.newest())
+        newest, damaged = broadcast_object_list(found)
+        for each in damaged:
+            self.accelerator.print(f"{each.state} is damaged and left aside: {each.reason}")
+        if newest is not None:
+            self._check_batch(newest)
+            if self.accelerator.is_main_process:
+                self._checkpoints.set_aside_the_finished()
+            self._state.load(newest)
+        step = step_of(newest) if newest else 0
         if self._log:
             self._log.drop_after(step)
-        self.accelerator.print(f"resuming {self.run.out} at step {step} of {self.optimizer_config.steps}")
-        if not self._checkpoints.agrees(newest):
+        if newest:
+            self.accelerator.print(f"resuming {self.run.out} at step {step} of {self.optimizer_config.steps}")
+        if newest and not self._checkpoints.agrees(newest):
             self.accelerator.print(
                 f"it was to end after {planned_steps(newest)}: the learning rate, which has fallen, rises again"
             )
         return step
+
+    def _check_batch(self, state: Path) -> None:
+        """Raises UserError where a step would have another size than those before, having other processes."""
+        manifest, processes = read_manifest(state), self.accelerator.num_processes
+        now = self.optimizer_config.items_per_step(processes)
+        if manifest and manifest.batch != now:
+            raise UserError(
+                f"{self.run.out} was trained by {manifest.processes} processes, with {manifest.batch} clips (or "
+                f"tokens) in a step, and {processes} would have {now}: go on with {manifest.processes}, or change "
+                "optimizer.batch_size (or tokens_per_batch) or accumulation so that the product is the same"
+            )
+
+
+def _shared_differently(out: Path, optimizer: OptimizerConfig) -> tuple[str, ...]:
+    """The keys that say how a step is shared out, where there are other processes now than when the run's newest
+    checkpoint was written and the step is as large."""
+    newest, processes = newest_state(out), int(os.environ.get("WORLD_SIZE", "1"))
+    manifest = read_manifest(newest) if newest else None
+    if manifest is None or (manifest.processes, manifest.batch) == (processes, optimizer.items_per_step(processes)):
+        return ()
+    return SHARING if manifest.batch == optimizer.items_per_step(processes) else ()
 
 
 def prepare_layers(model: nn.Module, run: LayerSettings) -> None:

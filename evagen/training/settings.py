@@ -29,7 +29,10 @@ class TrainingSettings(Seeded, RunFolder):
     log_every: Annotated[int, ONLY_HOW] = Field(10, ge=1)
     """Steps between log lines."""
     save_every: Annotated[int, ONLY_HOW] = Field(1000, ge=1)
-    """Steps between checkpoints: the loop's state, of which the newest is kept, and a snapshot of the model."""
+    """Steps between checkpoints: the loop's state, and a snapshot of the model."""
+    checkpoints: Annotated[int, ONLY_HOW] = Field(2, ge=1)
+    """How many of the newest loop states are kept. Each has about three times the size of the model, four with an
+    average; one before the newest is gone on from where that is damaged."""
     snapshots: Annotated[int, ONLY_HOW] = Field(1, ge=1)
     """How many of the newest snapshots are kept. They load as `runs/x@35000`, the newest of an unfinished run as
     `runs/x`."""
@@ -95,6 +98,11 @@ class OptimizerConfig(Section):
     ema_decay: float = Field(0.0, ge=0, lt=1)
     """Decay of the moving average of the weights, which is what a run leaves; 0 leaves the last weights. The average
     starts with a smaller decay, (1 + step) / (10 + step)."""
+
+    def items_per_step(self, num_processes: int) -> int:
+        """Clips of a step, in all processes; or tokens, where the batches are measured in these."""
+        of_batch = self.batch_size or getattr(self, "tokens_per_batch", 0)
+        return of_batch * self.accumulation * num_processes
 
     @model_validator(mode="after")
     def _the_floor_lies_below_the_peak(self) -> "OptimizerConfig":

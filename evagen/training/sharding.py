@@ -57,8 +57,8 @@ def whole_model(accelerator: Accelerator, model: ModelMixin) -> ModelMixin:
 
 
 class WholeAverage:
-    """Averaged weights as `Accelerator.register_for_checkpointing` takes them: a checkpoint holds the main process'
-    state, which must therefore be that of all."""
+    """Averaged weights as a checkpoint holds them: the state of the main process, which must therefore be that of
+    all."""
 
     def __init__(self, average: EMAModel):
         self.average = average
@@ -69,10 +69,11 @@ class WholeAverage:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         pairs = zip(state["shadow_params"], self.average.shadow_params)
-        self.average.load_state_dict(state | {"shadow_params": [_spread_like(*pair) for pair in pairs]})
+        self.average.load_state_dict(state | {"shadow_params": [spread_like(*pair) for pair in pairs]})
 
 
-def _spread_like(tensor: Tensor, like: Tensor) -> Tensor:
+def spread_like(tensor: Tensor, like: Tensor) -> Tensor:
+    """A whole tensor, spread over the processes as another one of its shape is."""
     if not isinstance(like, DTensor):
         return tensor
     return distribute_tensor(tensor.to(like.device), like.device_mesh, like.placements)

@@ -73,7 +73,7 @@ def test_resumed_training_equals_uninterrupted_bit_for_bit(road, tmp_path, monke
     with pytest.raises(KeyboardInterrupt):
         train_tokenizer.main(config)
     monkeypatch.undo()
-    assert [p.name for p in (tmp_path / "resumed" / "checkpoints").iterdir()] == ["step_00000004"]
+    assert {p.name for p in (tmp_path / "resumed" / "checkpoints").iterdir()} == {"step_00000002", "step_00000004"}
     train_tokenizer.main(config)
     resumed = VideoTokenizer.from_pretrained(tmp_path / "resumed").state_dict()
     straight = VideoTokenizer.from_pretrained(road / "proxy").state_dict()

@@ -113,5 +113,25 @@ def test_records_that_cannot_be_trained_on_are_explained(root, record, tmp_path,
 
     monkeypatch.setattr(clips_module, "read_square", fails)
     for held_out in (0, 0.25):
-        with pytest.raises(UserError, match=r"avi was measured in the record but cannot be read now: gone"):
+        with pytest.raises(UserError, match=r"101 clips in a row cannot be read, the last .*avi: gone"):
             train_router.main(routing(record, tmp_path / f"{held_out}", held_out=held_out))
+
+
+def test_clips_that_cannot_be_read_any_more_are_replaced_and_listed(record, routed, tmp_path, monkeypatch, capsys):
+    """Of three classes all ants are gone, held out ones among them; workers change nothing."""
+    read = clips_module.read_square
+
+    def fails_for_ants(path, *rest):
+        if "ants" in str(path):
+            raise VideoError(path, "gone")
+        return read(path, *rest)
+
+    monkeypatch.setattr(clips_module, "read_square", fails_for_ants)
+    for num_workers in (0, 1):
+        config = routing(record, tmp_path / f"{num_workers}")
+        config.run.num_workers = num_workers
+        train_router.main(config)
+        assert "of 13 files skipped" in capsys.readouterr().out
+        assert [line["step"] for line in read_metrics(config.run.out)] == [1, 2, 3, 4, 5]
+    assert same(weights(tmp_path / "0"), weights(tmp_path / "1"))
+    assert not same(weights(tmp_path / "0"), weights(routed))

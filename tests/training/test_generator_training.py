@@ -178,8 +178,7 @@ if kind == "FSDP":
     PartialState._shared_state["distributed_type"] = DistributedType.MULTI_GPU
     interrupted(main, config)
     saved = config.run.out / "checkpoints" / "step_00000002"
-    assert len(list((saved / "pytorch_model_fsdp_0").glob("*.distcp"))) == 2
-    assert len(list((saved / "optimizer_0").glob("*.distcp"))) == 2
+    assert {path.suffix for path in saved.iterdir()} == {"", ".json", ".safetensors"}  # of one process, and no pickles
 main(config)
 assert PartialState().num_processes == 2
 assert kind in str(PartialState().distributed_type)
@@ -189,7 +188,7 @@ assert kind in str(PartialState().distributed_type)
 
 @pytest.mark.parametrize(("file", "kind"), [("ddp", "MULTI_CPU"), ("fsdp", "FSDP")])
 def test_two_processes_with_half_the_batch_each_equal_one_with_the_whole(corpus, tmp_path, file, kind):
-    """With the shipped files; under FSDP killed, and going on from sharded checkpoints."""
+    """With the shipped files; under FSDP killed, and going on from a checkpoint of whole weights."""
     one, two = (training(corpus, tmp_path / name, ema_decay=0.5, batch_size=b) for name, b in (("one", 6), ("two", 3)))
     train_generator.main(one)
     (tmp_path / "both.py").write_text(TWO_PROCESSES)

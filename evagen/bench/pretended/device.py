@@ -122,11 +122,11 @@ class PretendedGPU(TorchDispatchMode):
         answers = {
             "is_available": True, "device_count": 1, "current_device": 0, "is_bf16_supported": True,
             "get_device_name": "pretended GPU", "get_device_capability": (9, 0), "is_initialized": True,
-            "get_rng_state_all": [], "mem_get_info": (80 << 30, 80 << 30), "max_memory_allocated": 0,
-            "memory_allocated": 0, "memory_reserved": 0, "max_memory_reserved": 0,
+            "get_rng_state": torch.zeros(16, dtype=torch.uint8), "mem_get_info": (80 << 30, 80 << 30),
+            "max_memory_allocated": 0, "memory_allocated": 0, "memory_reserved": 0, "max_memory_reserved": 0,
             **dict.fromkeys([
                 "_lazy_init", "init", "set_device", "manual_seed", "manual_seed_all", "empty_cache",
-                "set_rng_state_all", "reset_peak_memory_stats",
+                "set_rng_state", "reset_peak_memory_stats",
             ]),
         }  # fmt: skip
         for name, answer in answers.items():

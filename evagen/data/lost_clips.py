@@ -1,0 +1,74 @@
+"""Batches stay full: where a clip cannot be read in training another takes its place, and the lost one is listed."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+from accelerate.utils import gather_object
+from torch.utils.data import Dataset
+
+from evagen.data.clips import BeginningOf, Clip, ClipDataset, SkippedClip
+from evagen.errors import UserError
+
+TRIES = 100
+"""Other clips that are tried before a training gives up: so many broken ones in a row are a disk that is gone."""
+
+
+def others_than(index: int, num_items: int, seed: int, epoch: int = 0) -> Iterator[int]:
+    """Numbers of items to take instead of one that cannot be read, in the order in which they are tried. They follow
+    from (seed, epoch, index) alone, so neither workers nor resuming nor the number of processes change a batch."""
+    random = np.random.default_rng([seed, epoch, index, *b"instead"])
+    return (int(random.integers(num_items)) for _ in range(TRIES))
+
+
+class FilledClips(Dataset):
+    """A `ClipDataset` whose items are lists: the clip of the key, or what could not be read and, last, the clip of the
+    same epoch that takes its place."""
+
+    def __init__(self, dataset: ClipDataset):
+        self.dataset = dataset
+
+    def __getitem__(self, key: BeginningOf) -> list[Clip | SkippedClip]:
+        epoch, index = divmod(key.key, len(self.dataset))
+        tried = [self.dataset[key]]
+        others = others_than(index, len(self.dataset), self.dataset.config.seed, epoch)
+        while isinstance(tried[-1], SkippedClip) and (other := next(others, None)) is not None:
+            tried.append(self.dataset[BeginningOf(epoch * len(self.dataset) + other, key.frames)])
+        return tried
+
+
+def check_not_all_lost(skipped: Sequence[SkippedClip], is_full: bool) -> None:
+    """Raises UserError for a batch that could not be filled."""
+    if not is_full:
+        raise UserError(
+            f"{TRIES + 1} clips in a row cannot be read, the last {skipped[-1].path}: {skipped[-1].reason}. See "
+            "whether the data set is still there; the same command goes on from the last checkpoint"
+        )
+
+
+class LostClips:
+    """What could not be read in a training, by file, since its beginning and in all processes; the first reason of each
+    counts. Belongs to the loop's state."""
+
+    def __init__(self, known: Iterable[SkippedClip] = ()):
+        self.reasons: dict[str, str] = {}
+        self.note(known)
+
+    def note(self, skipped: Iterable[SkippedClip]) -> None:
+        """Remembers what a batch of this process has lost."""
+        for clip in skipped:
+            self.reasons.setdefault(clip.path, clip.reason)
+
+    def of_all(self) -> list[SkippedClip]:
+        """For all processes together, and the same in all of them."""
+        found: dict[str, str] = {}
+        for reasons in gather_object([self.reasons]):
+            found = {**reasons, **found}
+        return [SkippedClip(path, reason) for path, reason in found.items()]
+
+    def state_dict(self) -> dict[str, Any]:
+        """For all processes together."""
+        return {"reasons": {clip.path: clip.reason for clip in self.of_all()}}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.reasons = {**state["reasons"], **self.reasons}

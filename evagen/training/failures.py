@@ -1,0 +1,73 @@
+"""What can befall a training from outside, in words: memory, disks, and processes that die."""
+
+import errno
+import functools
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from safetensors import SafetensorError
+
+from evagen.errors import UserError
+
+GO_ON = "then give the same command again: it goes on from the last checkpoint"
+OUT_OF_MEMORY = ("can't allocate memory", "out of memory", "not enough memory")
+"""In the messages of torch's RuntimeErrors."""
+READER_DIED = "DataLoader worker"
+PEER_DIED = ("gloo", "closed by peer", "Connection reset", "Broken pipe", "NCCL", "Timed out", "timed out", "TCPStore")
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
+ConfigType = TypeVar("ConfigType")
+
+
+def explained(main: Callable[[ConfigType], Path]) -> Callable[[ConfigType], Path]:
+    """A training command whose `main` raises UserError for what befalls it from outside. The original error is its
+    cause."""
+
+    @functools.wraps(main)
+    def explaining(config: Any) -> Path:
+        try:
+            return main(config)
+        except (MemoryError, OSError, RuntimeError, SafetensorError) as error:
+            words = in_words(error, config.run.out)
+            if words is None:
+                raise
+            raise UserError(words) from error
+
+    return explaining
+
+
+def in_words(error: BaseException, out: Path) -> str | None:
+    """What happened and what to do, for a training with the run folder `out`; None for an error of another kind."""
+    said, number = " ".join(str(error).split()), getattr(error, "errno", None)
+    if isinstance(error, MemoryError | torch.OutOfMemoryError) or any(part in said for part in OUT_OF_MEMORY):
+        return (
+            f"the memory does not suffice ({said[:200] or 'MemoryError'}): lower optimizer.batch_size (with more "
+            "optimizer.accumulation) or optimizer.tokens_per_batch, give run.gradient_checkpointing=true, lower "
+            "data.size or data.frames, or run.num_workers where it is not the GPU's memory"
+        )
+    if no_room(error):
+        return f"no room is left on the disk of {out} ({said}): make some, {GO_ON}"
+    if isinstance(error, FileNotFoundError) and not (out / "config.yaml").exists():
+        return f"the run folder {out} is not there any more ({said}): it was deleted or moved while the training ran"
+    if isinstance(error, PermissionError | NotADirectoryError | FileExistsError) or number == errno.EROFS:
+        return f"{said}: the run folder {out} must be one that can be written to; mend that, or choose another run.out"
+    if READER_DIED in said:
+        return (
+            f"a process that read data died ({said[:200]}). Often memory ran out: give fewer run.num_workers, or 0 to "
+            f"see what happens; {GO_ON}"
+        )
+    if isinstance(error, torch.distributed.DistError) or (
+        torch.distributed.is_initialized() and any(part in said for part in PEER_DIED)
+    ):
+        return (
+            f"another process of this training has died or hangs, so this one stops ({said[:200]}). What happened to "
+            f"it stands above, or in the log of its machine; {GO_ON}"
+        )
+    return None
+
+
+def no_room(error: BaseException) -> bool:
+    """Whether a write failed because the disk, or what one may take of it, is full."""
+    number = getattr(error, "errno", None)
+    return number in NO_ROOM or (isinstance(error, SafetensorError | RuntimeError) and "os error 28" in str(error))
