@@ -1,6 +1,7 @@
 """Where evagen keeps files for later runs, and how a file is written so that nobody ever sees half of it."""
 
 import os
+import re
 import secrets
 import shutil
 from collections.abc import Iterator
@@ -11,6 +12,30 @@ from pathlib import Path
 def cache_folder() -> Path:
     """The folder that EVAGEN_CACHE names, `~/.cache/evagen` if unset. It need not exist."""
     return Path(os.environ.get("EVAGEN_CACHE") or Path.home() / ".cache" / "evagen")
+
+
+def expand(text: str) -> str:
+    """A path as people write it: `~` and `~/…` are the home folder, `$NAME` and `${NAME}` what the environment says,
+    unless something lies under the name as it is.
+
+    Raises ValueError for an empty one, for a variable that is not set, and where no home folder is known."""
+    if not text or "\0" in text:
+        raise ValueError("it is empty; the folder at hand is `.`" if not text else "no name holds a NUL")
+    if text == "~" or text.startswith("~/"):
+        home = os.path.expanduser("~")
+        if home == "~":
+            raise ValueError("`~` stands for the home folder, and none is known: set HOME")
+        text = home + text[1:]
+    if "$" not in text or os.path.lexists(text):
+        return text
+
+    def value_of(found: re.Match) -> str:
+        name = found[1] or found[2]
+        if name not in os.environ:
+            raise ValueError(f"{found[0]} stands for a variable of the environment, and it is not set")
+        return os.environ[name]
+
+    return re.sub(r"\$(?:([A-Za-z_]\w*)|\{(\w+)\})", value_of, text, flags=re.ASCII)
 
 
 @contextmanager

@@ -24,7 +24,7 @@ from evagen.ar_model import (
     next_token_loss,
     with_shape,
 )
-from evagen.config import ONLY_HOW, Section, section_of
+from evagen.config import ONLY_HOW, Place, Section, section_of
 from evagen.data.corpus import Windows, read_corpus
 from evagen.sampling.while_training import SamplesConfig, open_samples
 from evagen.training.generator import FROM_CORPUS, new_generator
@@ -67,7 +67,7 @@ class GeneratorTraining(Section):
     corpus: Path
     """The run folder of `evagen tokenize`."""
     model: ModelConfig
-    start_from: str | None = None
+    start_from: Place | None = None
     """A trained generator, folder or hub id, to train further (fine-tuning): one of the same tokenizer, with as many
     classes."""
     optimizer: GeneratorOptimizer
