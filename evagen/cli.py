@@ -2,16 +2,16 @@
 
 import json
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from evagen.commands import COMMANDS, Command, cli_models, cli_video, examples
+from evagen.commands.cli_errors import explained_errors
 from evagen.demo.command import demo
 from evagen.errors import UserError
+from evagen.kernels.surroundings import prepare_surroundings, whole_output
 
 app = typer.Typer(
     help="Autoregressive video generation on adaptive-length video tokens.",
@@ -52,16 +52,6 @@ Overrides = Annotated[list[str] | None, typer.Argument(metavar="key=value…", h
 
 
 DryRun = Annotated[bool, typer.Option("--dry-run", help="A shipped config at full size, in little, on random clips")]
-
-
-@contextmanager
-def explained_errors() -> Iterator[None]:
-    """Prints a UserError as one message without a traceback, and exits with status 2."""
-    try:
-        yield
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
 
 
 def _add(command: Command) -> None:
@@ -385,7 +375,8 @@ examples.add_examples(app)
 
 def main() -> None:
     """The console script."""
-    with explained_errors():
+    prepare_surroundings()
+    with explained_errors(), whole_output():
         try:
             app()
         except SystemExit as ended:

@@ -19,7 +19,7 @@ import yaml
 
 from evagen.errors import UserError
 from evagen.kernels.annotations import holds, is_word, leaves, members
-from evagen.kernels.files import expand
+from evagen.kernels.files import atomic_write, expand
 from evagen.kernels.plain_yaml import MAX_BYTES, load_yaml
 
 PLACE = "place"
@@ -57,13 +57,17 @@ MAY_GROW = "may grow"
 def section_of(component: Callable, *, leave_out: Sequence[str] = ()) -> type[Section]:
     """The config section whose keys are the arguments of a component's `__init__`, with its types and
     defaults, so that what a component takes is written down once. `leave_out` names arguments that
-    the program fills in itself."""
+    the program fills in itself.
+
+    Whole numbers are how many there are of something: none is negative, or 0 where the default is not."""
     fields: dict[str, Any] = {}
     for name, parameter in inspect.signature(component).parameters.items():
         if name == "self" or name in leave_out:
             continue
         default = ... if parameter.default is inspect.Parameter.empty else parameter.default
-        fields[name] = (parameter.annotation, default)
+        counts = int in members(parameter.annotation)
+        checks = pydantic.Field(ge=0 if default == 0 else 1) if counts else None
+        fields[name] = (Annotated[parameter.annotation, checks], default)
     section = pydantic.create_model(f"{getattr(component, '__name__', 'Component')}Section", __base__=Section, **fields)
     section.component = component
     return section
@@ -185,8 +189,8 @@ def _is_within(location: Sequence[str | int], key: str) -> bool:
 def save_config(config: Section, folder: str | Path) -> Path:
     """Writes the resolved config as `config.yaml` into `folder`; loading it gives the same config."""
     path = Path(folder) / "config.yaml"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(format_values(config.model_dump(mode="json")))
+    with atomic_write(path) as unfinished:
+        unfinished.write_text(format_values(config.model_dump(mode="json")))
     return path
 
 
@@ -284,8 +288,8 @@ def _typed(annotation: Any, key: str, text: str) -> Any:
         return load_yaml(text, only_words=all(map(is_word, leaves(annotation))))
     except ValueError as error:
         raise UserError(
-            f"the value in override {_shown(repr(f'{key}={text}'))} is not valid YAML, which a list or a group is: {error}\n"
-            f"For the shell, quotes stand around all of it; within, around what holds a comma or a bracket: "
+            f"the value in override {_shown(repr(f'{key}={text}'))} is not valid YAML, as a list or a group has to be: "
+            f"{error}\nFor the shell, quotes stand around all of it; within, around what holds a comma or a bracket: "
             f"'{key}=[\"one, two\", three]'"
         ) from error
 

@@ -29,7 +29,8 @@ ODD = [
     "on", "no", "true", "2026-11-27", "''", '"\\0"', '"\\ud800"', "'x\ty'", "\t", "[]", "{}", "[[1]]", "{a: {b: c}}",
     "? [a]\n: b", "!!python/object/apply:os.system [true]", "!!python/name:os.system ''", "!!binary aGk=",
     "!!timestamp 2026-11-27", "!!set {a, b}", "!!omap [a: 1]", "!local x", "&a [*a]", "*nowhere", "<<: {x: 1}",
-    "|\n  block", "- a\n- b", "a: b: c", "%TAG ! x", "---", "...", "@", "`", "#", "'", '"', "~/x", "$NOT_SET", "x" * 5000,
+    "|\n  block", "- a\n- b", "a: b: c", "%TAG ! x", "---", "...", "@", "`", "#", "'", '"', "~/x", "$NOT_SET",
+    "x" * 5000,
 ]  # fmt: skip
 """Values that a key may be given."""
 

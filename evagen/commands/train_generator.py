@@ -40,8 +40,9 @@ class ModelConfig(section_of(VideoGenerator, leave_out=FROM_CORPUS)):  # type: i
 
     @model_validator(mode="before")
     @classmethod
-    def _fill_in_the_shape(cls, values: dict[str, Any]) -> dict[str, Any]:
-        return with_shape(values)
+    def _fill_in_the_shape(cls, values: Any) -> Any:
+        is_named = isinstance(values, dict) and isinstance(values.get("size"), str)
+        return with_shape(values) if is_named else values  # what is no shape at all is told by its types
 
 
 class GeneratorOptimizer(OptimizerConfig):

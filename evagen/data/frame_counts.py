@@ -1,6 +1,5 @@
 """How many frames each video file has, and at which rate, remembered between runs (see `file_memory`)."""
 
-import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from fractions import Fraction
@@ -8,6 +7,7 @@ from typing import Any
 
 from evagen.data.file_memory import FileMemory, State, file_state
 from evagen.data.video_reader import VideoError, VideoPath, count_frames, exact_frame_rate
+from evagen.kernels.files import num_cores
 
 
 def count_all_frames(videos: Sequence[VideoPath]) -> list[int | VideoError]:
@@ -25,7 +25,7 @@ def all_frame_rates(videos: Sequence[VideoPath]) -> list[Fraction | VideoError]:
 def _of_all(name: str, videos: Sequence[VideoPath], measure: Callable[[VideoPath], Any]) -> list[Any]:
     """What `measure` makes of each video, or the VideoError that it raised."""
     names = [str(video) for video in videos]
-    with ThreadPoolExecutor(min(32, 4 * (os.cpu_count() or 1))) as threads, FileMemory(name) as memory:
+    with ThreadPoolExecutor(min(32, 4 * num_cores())) as threads, FileMemory(name) as memory:
         states = list(threads.map(file_state, videos))
         known = memory.recall()
         found = list(

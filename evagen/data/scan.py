@@ -24,6 +24,7 @@ from evagen.data.skip_list import LIST_NAME, BadFile, ScanRecord, name_in, write
 from evagen.data.sources import VideoSource, list_source
 from evagen.data.video_reader import VideoPath, holding_file
 from evagen.errors import UserError
+from evagen.kernels.files import num_cores
 
 _SAVE_SECONDS = 10
 """A scan that is killed forgets what it checked since."""
@@ -47,7 +48,7 @@ def scan(
             "with data.skip_list"
         )
     listing = list_source(source, "all")
-    facts, reasons = _check(listing.files, workers or len(os.sched_getaffinity(0)), seconds_per_file)
+    facts, reasons = _check(listing.files, workers or num_cores(), seconds_per_file)
     bad = [
         BadFile(path=name_in(source.root, file.path), reason=reasons[file.path], state=file_state(file.path))
         for file in listing.files
