@@ -88,10 +88,17 @@ def start_accelerator(
     """Makes the run folder, writes the resolved config, starts the tracker, where `project` is the run's project.
     `mixed_precision`: of what Accelerate prepares, its own setting if None. `patience`: how long processes wait for
     each other before they take the others for dead, torch's 10 to 30 minutes if None. `claim`: raise UserError when
-    the folder holds a run with another config. Raises UserError too for a tracker that is not installed."""
+    the folder holds a run with another config. Raises UserError too for a tracker that is not installed, and for
+    what `accelerate launch` or the environment asks for and this run would not do."""
+    refuse_unheard(accumulation)
+    mixed_precision = mixed_precision or os.environ.get("ACCELERATE_MIXED_PRECISION", "no").lower()
+    if mixed_precision != "no" and hasattr(getattr(config, "run", None), "precision"):
+        logger.warning("ACCELERATE_MIXED_PRECISION=%s is for trainings: run.precision counts here", mixed_precision)
+        mixed_precision = "no"
     if mixed_precision == "bf16" and torch.cuda.is_available() and not has_bf16(torch.device("cuda")):
         raise UserError(
-            f"run.mixed_precision=bf16, or Accelerate's: {torch.cuda.get_device_name()} has no bf16; give run.mixed_precision=fp16 or no"
+            f"run.mixed_precision=bf16, or Accelerate's: {torch.cuda.get_device_name()} has no bf16; "
+            "give run.mixed_precision=fp16 or no"
         )
     if tracker != "none" and tracker not in {each.value for each in get_available_trackers()}:
         raise UserError(
@@ -130,8 +137,8 @@ def refuse_unheard(accumulation: int) -> None:
     name = "ACCELERATE_GRADIENT_ACCUMULATION_STEPS"
     if environment.get(name, str(accumulation)) != str(accumulation):
         raise UserError(
-            f"{name}={environment[name]} in the environment, and this run adds up the gradients of {accumulation}: unset "
-            "it; a training takes optimizer.accumulation"
+            f"{name}={environment[name]} in the environment, and this run adds up the gradients of {accumulation}: "
+            "unset it; a training takes optimizer.accumulation"
         )
     precision = environment.get("ACCELERATE_MIXED_PRECISION", "no").lower()
     if precision not in ("no", "bf16", "fp16"):
@@ -142,14 +149,14 @@ def refuse_unheard(accumulation: int) -> None:
     compiler = environment.get("ACCELERATE_DYNAMO_BACKEND", "no")
     if compiler.lower() != "no":
         raise UserError(
-            f"ACCELERATE_DYNAMO_BACKEND={compiler}: Accelerate would compile anew for every length; leave --dynamo_backend "
-            "away and give run.compile=true to a training"
+            f"ACCELERATE_DYNAMO_BACKEND={compiler}: Accelerate would compile anew for every length; leave "
+            "--dynamo_backend away and give run.compile=true to a training"
         )
     for way in ("DEEPSPEED", "MEGATRON_LM", "PARALLELISM_CONFIG", "SAGEMAKER"):
         if is_on(f"ACCELERATE_USE_{way}"):
             raise UserError(
-                f"ACCELERATE_USE_{way} is set: runs are spread over GPUs by DDP or FSDP 2 alone; give accelerate launch "
-                "--config_file configs/accelerate/ddp.yaml or fsdp.yaml"
+                f"ACCELERATE_USE_{way} is set: runs are spread over GPUs by DDP or FSDP 2 alone; give accelerate "
+                "launch --config_file configs/accelerate/ddp.yaml or fsdp.yaml"
             )
     if is_on("ACCELERATE_USE_FSDP") and environment.get("FSDP_VERSION", "1") != "2":
         raise UserError(

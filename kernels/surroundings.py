@@ -20,7 +20,7 @@ def prepare_surroundings() -> None:
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
         if stream is None:  # closed, as a service manager may do
-            setattr(sys, name, open(os.devnull, "w"))
+            setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_WRONLY), "w"))
         elif isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="shown")
     if os.path.expanduser("~") == "~":
@@ -71,8 +71,8 @@ def in_words(error: OSError) -> str | None:
     place = error.filename
     if error.errno in FULL:
         return (
-            f"no space is left for {place or 'what was to be written'}{_disk_of(place)}. Nothing half-written stays, and "
-            "what was finished before is kept: make room, and give the same command again"
+            f"no space is left for {place or 'what was to be written'}{_disk_of(place)}. Nothing half-written stays, "
+            "and what was finished before is kept: make room, and give the same command again"
         )
     if place is None or not isinstance(error.errno, int):
         return None
