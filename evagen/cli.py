@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from evagen.commands import COMMANDS, Command, cli_models, cli_video, examples
-from evagen.commands.cli_errors import explained_errors
+from evagen.commands.cli_errors import explained_errors, refuse_empty
 from evagen.demo.command import demo
 from evagen.errors import UserError
 from evagen.kernels.surroundings import prepare_surroundings, whole_output
@@ -88,7 +88,7 @@ def arcade(
     """Record Atari 2600 games as labelled video: real, unlimited, seeded."""
     from evagen.data.arcade import build_arcade
 
-    chosen = int(games) if games.isdigit() else [game.strip() for game in games.split(",")]
+    chosen = int(games) if games.isdecimal() else [game.strip() for game in games.split(",")]
     summary = build_arcade(out, chosen, clips_per_game, frames, size, seed, test_fraction, frame_skip, workers)
     for game, reason in summary.left_out.items():
         print(f"left out {game}: {reason}")
@@ -377,6 +377,7 @@ def main() -> None:
     """The console script."""
     prepare_surroundings()
     with explained_errors(), whole_output():
+        refuse_empty(sys.argv[1:])
         try:
             app()
         except SystemExit as ended:

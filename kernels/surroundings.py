@@ -53,17 +53,32 @@ def _with_home(argument: str) -> str:
 
 @contextmanager
 def whole_output() -> Iterator[None]:
-    """Around a program: it ends quietly where nobody reads its output any more, as in `evagen configs | head -1`.
-    Raises OSError, with words for its name, where the output could not be written."""
+    """Around a program: where nobody reads its output any more, as in `evagen configs | head -1`, it ends with status 1
+    and without a word. Raises OSError, with words for its name, where the output could not be written."""
     try:
         yield
-    finally:
-        try:
-            sys.stdout.flush()
-        except OSError as error:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what is left would fail again as Python ends
-            if error.errno != errno.EPIPE:
-                raise OSError(error.errno, error.strerror, "standard output") from error
+    except BrokenPipeError:
+        _drop_output()
+        sys.exit(1)
+    except BaseException:
+        _finish_output()
+        raise
+    _finish_output()
+
+
+def _finish_output() -> None:
+    try:
+        sys.stdout.flush()
+    except OSError as error:
+        _drop_output()
+        if error.errno == errno.EPIPE:
+            sys.exit(1)
+        raise OSError(error.errno, error.strerror, "standard output") from error
+
+
+def _drop_output() -> None:
+    """What is left of it would fail again as Python ends."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
 
 
 def in_words(error: OSError) -> str | None:

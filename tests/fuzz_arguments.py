@@ -18,7 +18,7 @@ import typer
 os.environ["HF_HUB_OFFLINE"] = "1"  # before it is imported: no word here is a model of somebody's
 
 from evagen.cli import app
-from evagen.commands.cli_errors import explained_errors
+from evagen.commands.cli_errors import explained_errors, refuse_empty
 
 WRONG = [
     "",
@@ -77,6 +77,7 @@ def outcome(arguments: tuple[str, ...]) -> str | None:
     status: object = 0
     try:
         with contextlib.redirect_stderr(said), contextlib.redirect_stdout(said), explained_errors():
+            refuse_empty(arguments)
             app(list(arguments))
     except SystemExit as ended:
         status = ended.code

@@ -1,7 +1,8 @@
 """How a command fails: in words."""
 
+import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from evagen.errors import UserError
@@ -23,3 +24,14 @@ def explained_errors() -> Iterator[None]:
             raise
         print(f"error: {words}", file=sys.stderr)
         sys.exit(2)
+
+
+def refuse_empty(arguments: Sequence[str]) -> None:
+    """Raises UserError where one says nothing. As a path it would mean the folder at hand, and who has typed
+    `--out "$OUT"` did not mean that."""
+    for number, argument in enumerate(arguments, start=1):
+        if re.fullmatch(r"(--[\w-]+=)?\s*", argument):
+            raise UserError(
+                f"argument {number}, {argument!r}, is empty: is a variable of the shell not set? Leave an option away "
+                "to have what it is without; the folder at hand is ."
+            )
