@@ -92,7 +92,8 @@ def fuzz(count: int, seed: int) -> dict[tuple[str, ...], str]:
     random.Random(seed).shuffle(lines)
     first = {tuple(part for part in line[:2] if part.isalpha()): line for line in lines}  # one of each command
     drawn = dict.fromkeys([*first.values(), *lines])
-    found = {line: outcome(line) for line in list(drawn)[: max(count, len(first))]}
+    chosen = list(drawn)[: max(count, len(first))]
+    found = {line: outcome(line) for line in chosen}
     return {line: wrong for line, wrong in found.items() if wrong is not None}
 
 

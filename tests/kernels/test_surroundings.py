@@ -18,14 +18,12 @@ with whole_output():
 """
 
 
-def says(
-    lines: str, *arguments: str, stdout=subprocess.PIPE, shell: str = "", **environment
-) -> subprocess.CompletedProcess:
+def says(lines: str, *arguments: str, stdout=subprocess.PIPE, shell: str = "", **known) -> subprocess.CompletedProcess:
     command = [sys.executable, "-c", SAYS.format(lines), *arguments]
     if shell:
         command = ["sh", "-c", f'"$@" {shell}', "sh", *command]
-    known = {name: value for name, value in (os.environ | environment).items() if value is not None}
-    return subprocess.run(command, stdout=stdout, stderr=subprocess.PIPE, env=known)
+    environment = os.environ | {"PYTHONUNBUFFERED": ""} | known
+    return subprocess.run(command, stdout=stdout, stderr=subprocess.PIPE, env=environment)
 
 
 @pytest.mark.parametrize(
