@@ -28,7 +28,7 @@ class _Words(yaml.SafeLoader):
         self.depth -= 1
         return node
 
-    def compose_mapping_node(self, anchor: str | None) -> yaml.MappingNode:
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
         node = super().compose_mapping_node(anchor)
         lines: dict[tuple[str, Any], int] = {}
         for key, _ in node.value:

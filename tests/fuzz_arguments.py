@@ -62,6 +62,8 @@ def wrong_arguments() -> Iterator[tuple[str, ...]]:
         arguments = [each for each in command.params if each.param_type_name == "argument"]
         options = [each for each in command.params if each.param_type_name == "option" and not each.is_flag]
         for wrong in WRONG:
+            if name in MORE and wrong.isdecimal():
+                continue  # so many frames would be made
             given = ["--", *(wrong for _ in arguments)] if arguments else []
             needed = [[each.opts[0], wrong] for each in options if each.required or each.opts[0] == NEEDED.get(name)]
             always = [*name.split(), *MORE.get(name, []), *(part for pair in needed for part in pair)]
