@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-FULL = (errno.ENOSPC, errno.EDQUOT)
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """What the system says where a disk, or what one may use of it, is full."""
 
 
@@ -119,8 +119,7 @@ def _refusal(error: BaseException, unfinished: Iterable[Path]) -> int | None:
     number, name = getattr(error, "errno", None), getattr(error, "filename", None)
     if number is not None and (number in FULL or str(name).startswith(tuple(map(str, unfinished)))):
         return number
-    full = isinstance(error, Exception) and f"os error {errno.ENOSPC}" in str(error)  # as Rust says it
-    return errno.ENOSPC if full else None
+    return next((each for each in FULL if f"(os error {each})" in str(error)), None)  # as Rust says it
 
 
 def usual_permissions(unused: Path) -> int:
