@@ -11,7 +11,7 @@ import sys
 os.environ.setdefault("GOMP_SPINCOUNT", "5000")
 
 # A progress bar that is written to a file needs no more than a line every ten seconds. Read once when tqdm loads.
-if not sys.stderr.isatty():
+if sys.stderr is None or not sys.stderr.isatty():  # None: closed
     os.environ.setdefault("TQDM_MININTERVAL", "10")
 
 # Where xformers has no kernels for this torch it says so in five lines at every start, through whatever imports it

@@ -2,16 +2,16 @@
 
 import json
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from evagen.commands import COMMANDS, Command, cli_models, cli_video, examples
+from evagen.commands.cli_errors import explained_errors, refuse_empty
 from evagen.demo.command import demo
 from evagen.errors import UserError
+from evagen.kernels.surroundings import prepare_surroundings, whole_output
 
 app = typer.Typer(
     help="Autoregressive video generation on adaptive-length video tokens.",
@@ -54,16 +54,6 @@ Overrides = Annotated[list[str] | None, typer.Argument(metavar="key=value…", h
 DryRun = Annotated[bool, typer.Option("--dry-run", help="A shipped config at full size, in little, on random clips")]
 
 
-@contextmanager
-def explained_errors() -> Iterator[None]:
-    """Prints a UserError as one message without a traceback, and exits with status 2."""
-    try:
-        yield
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
-
-
 def _add(command: Command) -> None:
     """A command of `evagen.commands.COMMANDS`."""
     group, _, name = command.name.rpartition(" ")
@@ -98,7 +88,7 @@ def arcade(
     """Record Atari 2600 games as labelled video: real, unlimited, seeded."""
     from evagen.data.arcade import build_arcade
 
-    chosen = int(games) if games.isdigit() else [game.strip() for game in games.split(",")]
+    chosen = int(games) if games.isdecimal() else [game.strip() for game in games.split(",")]
     summary = build_arcade(out, chosen, clips_per_game, frames, size, seed, test_fraction, frame_skip, workers)
     for game, reason in summary.left_out.items():
         print(f"left out {game}: {reason}")
@@ -385,7 +375,9 @@ examples.add_examples(app)
 
 def main() -> None:
     """The console script."""
-    with explained_errors():
+    prepare_surroundings()
+    with explained_errors(), whole_output():
+        refuse_empty(sys.argv[1:])
         try:
             app()
         except SystemExit as ended:

@@ -12,21 +12,37 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar
+from typing import Annotated, Any, ClassVar, TypeVar, get_args, get_origin
 
 import pydantic
 import yaml
 
 from evagen.errors import UserError
-from evagen.kernels.files import atomic_write
+from evagen.kernels.annotations import holds, is_word, leaves, members
+from evagen.kernels.files import atomic_write, expand
+from evagen.kernels.plain_yaml import MAX_BYTES, load_yaml
+
+PLACE = "place"
+"""In an annotation: the text is a path, or may be one."""
+Place = Annotated[str, PLACE]
+"""A path, or the name of something that is elsewhere, as a hub id is. `expand` is done to it, as it is to a `Path`."""
 
 
 class Section(pydantic.BaseModel):
     """A group of settings. Unknown keys are errors; values are checked and converted once, on loading."""
 
-    model_config = pydantic.ConfigDict(extra="forbid", validate_default=True, protected_namespaces=())
+    model_config = pydantic.ConfigDict(
+        extra="forbid", validate_default=True, protected_namespaces=(), allow_inf_nan=False
+    )
     component: ClassVar[Callable | None] = None
     """Whose arguments the keys are, where `section_of` made it."""
+
+    @pydantic.field_validator("*", mode="before")
+    @classmethod
+    def _paths_as_people_write_them(cls, value: Any, info: pydantic.ValidationInfo) -> Any:
+        field = cls.model_fields[str(info.field_name)]
+        is_place = any(holds(each, wanted) for each in (field.annotation, *field.metadata) for wanted in (Path, PLACE))
+        return _expanded(value) if is_place else value
 
 
 ConfigType = TypeVar("ConfigType", bound=Section)
@@ -41,13 +57,17 @@ MAY_GROW = "may grow"
 def section_of(component: Callable, *, leave_out: Sequence[str] = ()) -> type[Section]:
     """The config section whose keys are the arguments of a component's `__init__`, with its types and
     defaults, so that what a component takes is written down once. `leave_out` names arguments that
-    the program fills in itself."""
+    the program fills in itself.
+
+    Whole numbers are how many there are of something: none is negative, or 0 where the default is not."""
     fields: dict[str, Any] = {}
     for name, parameter in inspect.signature(component).parameters.items():
         if name == "self" or name in leave_out:
             continue
         default = ... if parameter.default is inspect.Parameter.empty else parameter.default
-        fields[name] = (parameter.annotation, default)
+        counts = int in members(parameter.annotation)
+        checks = pydantic.Field(ge=0 if default == 0 else 1) if counts else None
+        fields[name] = (Annotated[parameter.annotation, checks], default)
     section = pydantic.create_model(f"{getattr(component, '__name__', 'Component')}Section", __base__=Section, **fields)
     section.component = component
     return section
@@ -63,6 +83,18 @@ def load_config(schema: type[ConfigType], path: str | Path, overrides: Sequence[
     return with_overrides(schema, read_values(source), overrides, str(source))
 
 
+def read_text(path: Path) -> str:
+    """A config file's text. Raises UserError for what is no text, or too long to be a config."""
+    with path.open("rb") as file:
+        data = file.read(MAX_BYTES + 1)
+    try:
+        if len(data) > MAX_BYTES:
+            raise ValueError(f"it is longer than {MAX_BYTES:,} bytes, and no config is")
+        return data.decode("utf-8-sig")
+    except ValueError as error:
+        raise UserError(f"{path} is no config: {error}") from error
+
+
 def read_values(path: Path, above: Sequence[Path] = ()) -> dict[str, Any]:
     """The plain values of a YAML file. With `base: NAME` they are laid over those of another one, a file of that name
     beside it or else a shipped config: groups of settings are merged, all other values replaced.
@@ -70,19 +102,23 @@ def read_values(path: Path, above: Sequence[Path] = ()) -> dict[str, Any]:
     `above`: the files whose bases led here. Raises UserError for broken YAML, and for a base that is missing or that
     comes back to itself."""
     try:
-        values = yaml.safe_load(path.read_text()) or {}
-    except yaml.YAMLError as error:
+        values = load_yaml(read_text(path))
+    except ValueError as error:
         raise UserError(f"{path} is not valid YAML: {error}") from error
+    values = {} if values is None else values
     if not isinstance(values, dict):
         raise UserError(f"{path} should hold `key: value` lines, not a {type(values).__name__}")
     name = values.pop("base", None)
     if name is None:
         return values
+    if not isinstance(name, str):
+        raise UserError(f"{path}: base: {name!r} should be the name of a config")
     beside = path.parent / f"{name}.yaml"
-    base = beside if beside.is_file() else find_config(name)
-    if base in (path, *above):
+    base = beside if _is_file(beside) else find_config(name)
+    above = (path, *above)
+    if base.resolve() in {each.resolve() for each in above}:
         raise UserError(f"{path}: base: {name} comes back to the file itself")
-    return _merged(read_values(base, (path, *above)), values)
+    return _merged(read_values(base, above), values)
 
 
 def _merged(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
@@ -110,7 +146,7 @@ class Header:
 
 def read_header(path: Path) -> Header:
     """The header of a YAML file."""
-    lines = [line.removeprefix("#").strip() for line in path.read_text().splitlines() if line.startswith("#")]
+    lines = [line.removeprefix("#").strip() for line in read_text(path).splitlines() if line.startswith("#")]
     found = {"about": lines[0] if lines else ""}
     for line in lines:
         key, separator, value = line.partition(":")
@@ -125,17 +161,29 @@ def with_overrides(
     """Plain values with `dotted.key=value` overrides, checked as `load_config` does; `source` is what errors name."""
     values = copy.deepcopy(values)
     for override in overrides:
-        _apply_override(values, override)
-    return check_config(schema, values, source)
+        _apply_override(schema, values, override)
+    return check_config(schema, values, source, overrides)
 
 
-def check_config(schema: type[ConfigType], values: dict[str, Any], source: str) -> ConfigType:
-    """Validates plain values against a schema; raises UserError with one line for each problem."""
+def check_config(
+    schema: type[ConfigType], values: dict[str, Any], source: str, overrides: Sequence[str] = ()
+) -> ConfigType:
+    """Validates plain values against a schema; raises UserError with one line for each problem, below the override that
+    brought the value, or else `source`."""
     try:
         return schema.model_validate(values)
     except pydantic.ValidationError as error:
-        lines = [_explain(schema, problem) for problem in error.errors()]
-        raise UserError(f"{source}:\n" + "\n".join(f"  {line}" for line in lines)) from error
+        lines: dict[str, list[str]] = {}
+        for problem in error.errors():
+            blamed = [each for each in overrides if _is_within(problem["loc"], each.partition("=")[0])]
+            where = f"override {_shown(repr(blamed[-1]))}" if blamed else source
+            lines.setdefault(where, []).append(_explain(schema, problem))
+        text = "\n".join(f"{where}:\n" + "\n".join(f"  {line}" for line in found) for where, found in lines.items())
+        raise UserError(text) from error
+
+
+def _is_within(location: Sequence[str | int], key: str) -> bool:
+    return f"{'.'.join(map(str, location))}.".startswith(f"{key}.")
 
 
 def save_config(config: Section, folder: str | Path) -> Path:
@@ -187,7 +235,7 @@ def shipped_configs() -> dict[str, Path]:
 
 def find_config(path: str | Path) -> Path:
     """A config file by path or by shipped name. Raises UserError with the nearest shipped names."""
-    if Path(path).is_file():
+    if _is_file(Path(path)):
         return Path(path)
     shipped = shipped_configs()
     name = str(path).removeprefix("configs/").removesuffix(".yaml")
@@ -197,14 +245,28 @@ def find_config(path: str | Path) -> Path:
     raise UserError(f"no config file at {path}; shipped configs with a similar name: {', '.join(near)}")
 
 
-def _apply_override(values: dict[str, Any], override: str) -> None:
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except (OSError, ValueError):  # a name that is too long, or that no file can have
+        return False
+
+
+def _expanded(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _expanded(each) for key, each in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_expanded(each) for each in value]
+    return expand(str(value)) if isinstance(value, (str, Path)) else value
+
+
+def _apply_override(schema: type[Section], values: dict[str, Any], override: str) -> None:
     key, separator, text = override.partition("=")
     if not separator or not key:
         raise UserError(f"override {override!r} should read key=value, for instance optimizer.steps=500")
-    try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise UserError(f"the value in override {override!r} is not valid YAML: {error}") from error
+    if not text:
+        raise UserError(f"override {override!r} gives no value; {key}=null means none, where a key may have none")
+    value = _typed(_annotation_at(schema, key.split(".")), key, text)
     *parents, last = key.split(".")
     for parent in parents:
         below = values.setdefault(parent, {})
@@ -214,13 +276,58 @@ def _apply_override(values: dict[str, Any], override: str) -> None:
     values[last] = value
 
 
+def _typed(annotation: Any, key: str, text: str) -> Any:
+    """What an override gives. The key's type decides: a word, a path or a number is what stands there, to the letter;
+    lists and groups are YAML, and their members are to the letter where all of them are words."""
+    kinds = members(annotation)
+    if text == "null" and type(None) in kinds:
+        return None
+    if all(is_word(kind) or kind in (int, float, bool) for kind in kinds):
+        return text
+    try:
+        return load_yaml(text, only_words=all(map(is_word, leaves(annotation))))
+    except ValueError as error:
+        raise UserError(
+            f"the value in override {_shown(repr(f'{key}={text}'))} is not valid YAML, as a list or a group has to be: "
+            f"{error}\nFor the shell, quotes stand around all of it; within, around what holds a comma or a bracket: "
+            f"'{key}=[\"one, two\", three]'"
+        ) from error
+
+
+def _annotation_at(schema: type[Section], location: Sequence[str | int]) -> Any:
+    """The type of a key; None where there is no such key."""
+    annotation: Any = schema
+    for part in location:
+        fields = getattr(section_in(annotation), "model_fields", {})
+        mappings = [each for each in members(annotation) if get_origin(each) is dict]
+        if part in fields:
+            annotation = fields[part].annotation
+        elif mappings:
+            annotation = get_args(mappings[0])[1]
+        elif isinstance(part, str):
+            return None
+    return annotation
+
+
+def _shown(text: str) -> str:
+    """In an error: short."""
+    return text if len(text) <= 200 else f"{text[:200]}…"
+
+
 def _explain(schema: type[Section], problem: Any) -> str:
     location = ".".join(str(part) for part in problem["loc"])
     if problem["type"] == "extra_forbidden":
         return unknown_key(location, known_keys(schema))
     if problem["type"] == "missing":
         return f"{location!r} is missing: {_type_name(schema, problem['loc'])} is needed"
-    return f"{location!r} is {problem['input']!r}: {problem['msg'][0].lower()}{problem['msg'][1:]}"
+    message, value = problem["msg"], problem["input"]
+    if problem["type"] in ("string_type", "path_type") and isinstance(value, (bool, int, float)):
+        message += "; in a file a word that looks like something else stands in quotes"
+    if problem["type"] in ("list_type", "tuple_type"):
+        message += f"; one is written in brackets, {location}=[one, two]"
+    is_number = problem["type"].startswith(("greater_than", "less_than"))  # though it was typed
+    shown = _shown(str(value) if is_number else repr(value))
+    return f"{location!r} is {shown}: {message[0].lower()}{message[1:]}"
 
 
 def unknown_key(key: str, known: Sequence[str]) -> str:
@@ -249,8 +356,5 @@ def section_in(annotation: Any) -> type[Section] | None:
 
 
 def _type_name(schema: type[Section], location: tuple) -> str:
-    annotation: Any = schema
-    for part in location:
-        fields = getattr(section_in(annotation), "model_fields", {})
-        annotation = fields[part].annotation if part in fields else None
+    annotation = _annotation_at(schema, location)
     return getattr(annotation, "__name__", str(annotation))

@@ -92,10 +92,17 @@ def start_accelerator(
     `mixed_precision`: of what Accelerate prepares, its own setting if None. `patience`: how long processes wait for
     each other before they take the others for dead, torch's 10 to 30 minutes if None. `claim`: raise UserError when
     the folder holds a run with another config, which may differ in the keys `may_differ`, or another process is at work
-    in it. Raises UserError too for a tracker that is not installed."""
+    in it. Raises UserError too for a tracker that is not installed, and for what `accelerate launch` or the environment
+    asks for and this run would not do."""
+    refuse_unheard(accumulation)
+    mixed_precision = mixed_precision or os.environ.get("ACCELERATE_MIXED_PRECISION", "no").lower()
+    if mixed_precision != "no" and hasattr(getattr(config, "run", None), "precision"):
+        logger.warning("ACCELERATE_MIXED_PRECISION=%s is for trainings: run.precision counts here", mixed_precision)
+        mixed_precision = "no"
     if mixed_precision == "bf16" and torch.cuda.is_available() and not has_bf16(torch.device("cuda")):
         raise UserError(
-            f"run.mixed_precision=bf16: {torch.cuda.get_device_name()} has no bf16; give run.mixed_precision=fp16 or no"
+            f"run.mixed_precision=bf16, or Accelerate's: {torch.cuda.get_device_name()} has no bf16; "
+            "give run.mixed_precision=fp16 or no"
         )
     if tracker != "none" and tracker not in {each.value for each in get_available_trackers()}:
         raise UserError(
@@ -132,6 +139,45 @@ def _lock(out: Path) -> None:
     out.mkdir(parents=True, exist_ok=True)
     if other := lock_folder(out):
         raise UserError(f"{out} is at work: {other} has it; wait for its end, or choose another run.out")
+
+
+def refuse_unheard(accumulation: int) -> None:
+    """Raises UserError for settings of Accelerate, which come from the environment, its config file or the options of
+    `accelerate launch`, that would change a run behind its config, or that it would not follow."""
+    environment = os.environ
+
+    def is_on(name: str) -> bool:
+        return environment.get(name, "").lower() in ("1", "true", "yes", "on", "y", "t")
+
+    name = "ACCELERATE_GRADIENT_ACCUMULATION_STEPS"
+    if environment.get(name, str(accumulation)) != str(accumulation):
+        raise UserError(
+            f"{name}={environment[name]} in the environment, and this run adds up the gradients of {accumulation}: "
+            "unset it; a training takes optimizer.accumulation"
+        )
+    precision = environment.get("ACCELERATE_MIXED_PRECISION", "no").lower()
+    if precision not in ("no", "bf16", "fp16"):
+        raise UserError(
+            f"ACCELERATE_MIXED_PRECISION={precision}: a run computes in no (fp32), bf16 or fp16; give "
+            "--mixed_precision bf16 to accelerate launch, or run.mixed_precision=bf16"
+        )
+    compiler = environment.get("ACCELERATE_DYNAMO_BACKEND", "no")
+    if compiler.lower() != "no":
+        raise UserError(
+            f"ACCELERATE_DYNAMO_BACKEND={compiler}: Accelerate would compile anew for every length; leave "
+            "--dynamo_backend away and give run.compile=true to a training"
+        )
+    for way in ("DEEPSPEED", "MEGATRON_LM", "PARALLELISM_CONFIG", "SAGEMAKER"):
+        if is_on(f"ACCELERATE_USE_{way}"):
+            raise UserError(
+                f"ACCELERATE_USE_{way} is set: runs are spread over GPUs by DDP or FSDP 2 alone; give accelerate "
+                "launch --config_file configs/accelerate/ddp.yaml or fsdp.yaml"
+            )
+    if is_on("ACCELERATE_USE_FSDP") and environment.get("FSDP_VERSION", "1") != "2":
+        raise UserError(
+            f"FSDP_VERSION={environment.get('FSDP_VERSION', '1')}: version 2 is needed; give accelerate launch "
+            "--fsdp_version 2, or --config_file configs/accelerate/fsdp.yaml"
+        )
 
 
 def _start_tracker(accelerator: Accelerator, tracker: str, project: str, config: Section, out: Path) -> None:

@@ -22,7 +22,7 @@ from typing import Any, ClassVar, NamedTuple
 from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidationError
 
-from evagen.kernels.files import read_json
+from evagen.kernels.files import make_readable, read_json
 from evagen.kernels.model_files import CONFIG, check_finite, check_settings, check_weights, fetch, weight_files
 
 logger = logging.getLogger(__name__)
@@ -153,6 +153,22 @@ class FromAnywhere(SavedWithoutSource):
 
     part: ClassVar[str]
     """The name of the model's folder in a pipeline."""
+
+    def save_pretrained(
+        self,
+        save_directory: str | Path,
+        is_main_process: bool = True,
+        save_function: Any = None,
+        safe_serialization: bool = True,
+        variant: str | None = None,
+        max_shard_size: int | str = "10GB",
+        **options: Any,
+    ) -> None:
+        """As diffusers', whose arguments these are; weights have the permissions of any new file."""
+        super().save_pretrained(  # type: ignore[misc]
+            save_directory, is_main_process, save_function, safe_serialization, variant, max_shard_size, **options
+        )
+        make_readable(Path(save_directory).glob("*.safetensors"))
 
     @classmethod
     def from_pretrained(cls, source: str | Path, **options: Any) -> Any:

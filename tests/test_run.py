@@ -2,8 +2,10 @@
 
 import pytest
 
+from evagen.commands.sample import Sampling
+from evagen.config import check_config
 from evagen.errors import UserError
-from evagen.run import _compare_gpus
+from evagen.run import _compare_gpus, refuse_unheard, start_accelerator
 
 
 def test_gpus_that_would_compute_in_different_precisions_are_refused(caplog):
@@ -17,3 +19,37 @@ def test_gpus_that_would_compute_in_different_precisions_are_refused(caplog):
 def test_other_differences_are_told(caplog):
     _compare_gpus([("A100", True), ("H100", True)])
     assert "A100, H100" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("variables", "message"),
+    [
+        ({"ACCELERATE_GRADIENT_ACCUMULATION_STEPS": "4"}, "unset it; a training takes optimizer.accumulation"),
+        ({"ACCELERATE_MIXED_PRECISION": "fp8"}, "a run computes in no (fp32), bf16 or fp16"),
+        ({"ACCELERATE_DYNAMO_BACKEND": "inductor"}, "give run.compile=true"),
+        ({"ACCELERATE_USE_DEEPSPEED": "true"}, "by DDP or FSDP 2 alone"),
+        ({"ACCELERATE_USE_PARALLELISM_CONFIG": "1"}, "by DDP or FSDP 2 alone"),
+        ({"ACCELERATE_USE_FSDP": "true"}, "FSDP_VERSION=1: version 2 is needed"),
+    ],
+)
+def test_what_accelerate_is_asked_for_and_a_run_would_not_do_is_refused(tmp_path, monkeypatch, variables, message):
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(UserError) as caught:
+        start_accelerator(check_config(Sampling, SAMPLING, "test"), tmp_path / "run")
+    assert message in str(caught.value)
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_agrees_with_a_run_is_heard(monkeypatch):
+    for name, value in {
+        "ACCELERATE_GRADIENT_ACCUMULATION_STEPS": "4", "ACCELERATE_DYNAMO_BACKEND": "NO",
+        "ACCELERATE_USE_DEEPSPEED": "false", "ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2",
+    }.items():  # fmt: skip
+        monkeypatch.setenv(name, value)
+    refuse_unheard(4)
+    with pytest.raises(UserError, match=r"ACCUMULATION_STEPS=4 in the environment, and .* gradients of 1"):
+        refuse_unheard(1)
+
+
+SAMPLING = {"run": {"out": "x"}, "generator": "g", "tokenizer": "t"}

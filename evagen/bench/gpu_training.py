@@ -1,7 +1,6 @@
 """Training on a GPU: clips a second, memory, and the share of the device's peak, as it is and compiled; and how many
 clips a second the loader gives to it."""
 
-import os
 import statistics
 import sys
 import tempfile
@@ -21,6 +20,7 @@ from evagen.bench import tokenizer as tokenizer_speed
 from evagen.data.clips import ClipDataset
 from evagen.data.loader import train_loader
 from evagen.data.sources import DataConfig
+from evagen.kernels.files import num_cores
 from evagen.training.operations import generator_forward, tokenizer_forward
 from evagen.training.optimizers import adamw
 
@@ -113,7 +113,7 @@ def of_generator(shape: dict[str, int], tokens: int, clips: int) -> Training:
 def loading(batches: int = LOADED_BATCHES) -> dict[str, float]:
     """Clips a second of the training loader with 16 workers, or one for each core, on files like UCF-101's, in pinned
     memory."""
-    workers = min(WORKERS, os.cpu_count() or 1)
+    workers = min(WORKERS, num_cores())
     with tempfile.TemporaryDirectory() as folder:
         for number in range(loader.FILES):
             loader.write_ucf_like(Path(folder) / f"{number}.avi", loader.FRAMES_PER_FILE, number, key_frames_every=12)

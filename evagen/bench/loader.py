@@ -165,15 +165,18 @@ def _processor_seconds() -> float:
 @contextlib.contextmanager
 def _one_core() -> Iterator[None]:
     """This process, its threads and children on one core: the last of those it may use."""
-    cores, threads = os.sched_getaffinity(0), torch.get_num_threads()
-    os.sched_setaffinity(0, {max(cores)})
+    threads, pins = torch.get_num_threads(), hasattr(os, "sched_setaffinity")  # macOS cannot pin
+    cores = os.sched_getaffinity(0) if pins else set()
+    if pins:
+        os.sched_setaffinity(0, {max(cores)})
     torch.set_num_threads(1)
     gc.freeze()  # imageio collects garbage whenever it closes a file, which takes longer the more a program has loaded
     try:
         yield
     finally:
         gc.unfreeze()
-        os.sched_setaffinity(0, cores)
+        if pins:
+            os.sched_setaffinity(0, cores)
         torch.set_num_threads(threads)
 
 

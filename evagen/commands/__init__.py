@@ -39,11 +39,13 @@ class Command:
     def check_names(self, config: str | Path, overrides: Sequence[str]) -> None:
         """Tells a wrong name of a config or of an overridden key at once, before imports that take seconds. Raises
         UserError."""
-        path, known = find_config(config), json.loads(KEYS.read_text())[self.name]
-        for key in (override.partition("=")[0] for override in overrides):
+        find_config(config)
+        known = json.loads(KEYS.read_text())[self.name]
+        for override in overrides:
+            key = override.partition("=")[0]
             above = [key.rsplit(".", depth)[0] for depth in range(1, key.count(".") + 1)]
             if key not in known and not any(each in known and f"{each}." not in " ".join(known) for each in above):
-                raise UserError(f"{path}:\n  {unknown_key(key, known)}")
+                raise UserError(f"override {override!r}: {unknown_key(key, known)}")
 
     def run(self, config: Section) -> Any:
         """Does the work; returns where the results are."""

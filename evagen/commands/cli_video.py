@@ -141,8 +141,8 @@ def sample(
         then(f"evagen demo, to play with it; evagen sample quickstart/sample generator={model} tokenizer={model}")
         return
     given = {
-        "classes": json.dumps(classes) if classes else None, "generator": model, "tokenizer": model, "run.out": out,
-        "clips_per_class": clips, "run.seed": seed,
+        "classes": json.dumps(classes, ensure_ascii=False) if classes else None, "generator": model,
+        "tokenizer": model, "run.out": out, "clips_per_class": clips, "run.seed": seed,
     }  # fmt: skip
     overrides = [*(f"{key}={value}" for key, value in given.items() if value is not None), *(overrides or [])]
     COMMANDS["sample"].from_command_line(config, overrides, dry_run)

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
-from evagen.config import ONLY_HOW, Section
+from evagen.config import ONLY_HOW, Place, Section
 from evagen.data.clip_table import fill_table
 from evagen.data.clips import ClipDataset
 from evagen.data.curation_record import LATER, WEIGHTED
@@ -47,7 +47,7 @@ class CurationRun(Infers, ReadsClips, RunFolder):
 class Curation(Section):
     run: CurationRun
     data: DataConfig
-    tokenizer: str
+    tokenizer: Place
     """The proxy tokenizer, folder or hub id."""
     batch_size: int = Field(4, ge=1)
     """Clips searched together."""

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Literal
 import torch
 
 from evagen.kernels.backends import flash_works, xformers_works
+from evagen.kernels.files import num_cores
 from evagen.run import versions
 
 if TYPE_CHECKING:
@@ -61,7 +62,7 @@ def describe(findings: list[Finding]) -> str:
 
 def _torch() -> Finding:
     devices = [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())]
-    threads = f"{os.cpu_count()} CPU threads"
+    threads = f"{num_cores()} CPU threads"
     found = f"{versions()['torch']} on Python {versions()['python']}; {', '.join(devices) or 'no GPU'}, {threads}"
     if devices or torch.version.cuda or shutil.which("nvidia-smi") is None:
         return Finding("torch", "ok", found)

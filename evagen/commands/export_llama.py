@@ -4,6 +4,7 @@ from pathlib import Path
 
 from evagen.ar_model import VideoGenerator
 from evagen.ar_model.llama import to_llama
+from evagen.kernels.files import make_readable
 from evagen.models.loading import check_empty, load_model
 
 
@@ -12,4 +13,5 @@ def main(checkpoint: str, out: Path) -> Path:
     Raises UserError where there is no generator, or something in `out`."""
     check_empty(out)
     to_llama(load_model(VideoGenerator, checkpoint)).save_pretrained(out)
+    make_readable(out.glob("*.safetensors"))
     return out

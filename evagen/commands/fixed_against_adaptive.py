@@ -27,7 +27,7 @@ from torch import Tensor
 from evagen.commands import COMMANDS
 from evagen.commands.benchmark import load_benchmark, read_rows
 from evagen.commands.benchmark import main as benchmark
-from evagen.config import ONLY_HOW, Section, find_config, read_header
+from evagen.config import ONLY_HOW, Place, Section, find_config, read_header
 from evagen.data.clips import ClipDataset
 from evagen.data.loader import collate_clips
 from evagen.errors import UserError
@@ -64,7 +64,7 @@ class Scoring(Section):
 class Stage(Section):
     """A command's config, as on its command line."""
 
-    config: str
+    config: Place
     """A file or a shipped name."""
     overrides: list[str] = Field(default_factory=list)
     """`key=value` each: `data.root=…`."""

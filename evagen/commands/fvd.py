@@ -11,7 +11,7 @@ from accelerate import PartialState
 from pydantic import Field
 from tqdm.auto import tqdm
 
-from evagen.config import Section
+from evagen.config import Place, Section
 from evagen.data.clips import SkippedClip
 from evagen.data.loader import clip_loader
 from evagen.errors import UserError
@@ -32,7 +32,7 @@ class FolderScoring(Section):
     protocol: str
     size: int | None = Field(None, ge=1)
     detector: DetectorName = "protocol"
-    detector_weights: str | None = None
+    detector_weights: Place | None = None
     detector_sha256: str | None = None
     download: bool = True
     certainty: Certainty = Certainty()

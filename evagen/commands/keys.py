@@ -13,7 +13,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from evagen.commands import COMMANDS
-from evagen.config import Section, find_config, read_header, section_in
+from evagen.config import PLACE, Section, find_config, read_header, section_in
 from evagen.errors import UserError
 
 
@@ -107,6 +107,7 @@ def _kind(field: FieldInfo) -> str:
     annotation = field.annotation
     text = annotation.__name__ if isinstance(annotation, type) and not get_args(annotation) else str(annotation)
     text = re.sub(r"\b(?:typing|pathlib|collections\.abc|evagen\.[a-z_.]+)\.", "", text)
+    text = text.replace(f"Annotated[str, {PLACE!r}]", "str")
     text = re.sub(r"Annotated\[(\w+), FieldInfo\(.*?\)\]\)\]", r"\1", text)
     return re.sub(r"Optional\[(.*)\]$", r"\1 | None", text).replace("NoneType", "None")
 

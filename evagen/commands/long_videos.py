@@ -25,7 +25,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from evagen.commands.curate import WEIGHTED, Curation, block_distance
-from evagen.config import Section
+from evagen.config import Place, Section
 from evagen.data.clips import ClipDataset, SkippedClip
 from evagen.data.sources import DataConfig
 from evagen.errors import UserError
@@ -62,9 +62,9 @@ BEAM = 2
 
 
 class Models(Section):
-    tokenizer: str
+    tokenizer: Place
     """A trained tokenizer, folder or hub id, …"""
-    router: str
+    router: Place
     """… and the router trained for it."""
 
 
@@ -86,7 +86,7 @@ class LongVideos(Section):
     """Tokens a second to be kept."""
     rate_window: float = Field(4.0, gt=0)
     """Seconds of a window over which a rate is kept."""
-    curation: str | None = None
+    curation: Place | None = None
     """A curation config, whose distance the search is compared by; without it the search is left out."""
     searched_clips: int = Field(16, ge=1)
     """How many clips the search is compared with brute force on."""

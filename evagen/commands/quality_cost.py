@@ -22,7 +22,7 @@ from accelerate import PartialState
 from pydantic import Field
 from torch import Tensor
 
-from evagen.config import ONLY_HOW, Section
+from evagen.config import ONLY_HOW, Place, Section
 from evagen.data.curation_record import CurationRecord, read_record
 from evagen.data.loader import clip_loader
 from evagen.errors import UserError
@@ -51,21 +51,21 @@ class StudyRun(Infers, RunFolder):
 
 class QualityCost(Section):
     run: StudyRun
-    record: str
+    record: Place
     """The curation record that the router was trained on; its scale of quality holds for all."""
-    held_out: dict[str, str]
+    held_out: dict[str, Place]
     """Curation records of clips that nothing was trained on, by name."""
-    mirrored: dict[str, str] = Field(default_factory=dict)
+    mirrored: dict[str, Place] = Field(default_factory=dict)
     """Records of the same clips' mirror images (`mirrored=true` of `curate`), by the names in `held_out`. Choosing by
     them is the best that a look at a clip can be asked for, where the tokenizer was trained on mirrored clips too: the
     rest is how it happens to draw a clip."""
-    proxy: str
+    proxy: Place
     """The tokenizer of stage 1, by whose pictures lengths are compared."""
-    final: str
+    final: Place
     """The tokenizer of stage 4."""
-    router: str
+    router: Place
     """Conditioned on the preference."""
-    single_routers: dict[float, str] = Field(default_factory=dict)
+    single_routers: dict[float, Place] = Field(default_factory=dict)
     """Routers trained for one preference each."""
     reward_scale: ScaleName | None = None
     """That of the routers if None, and no other one."""

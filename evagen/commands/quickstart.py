@@ -7,7 +7,6 @@ stopped.
 """
 
 import json
-import os
 import platform
 import shlex
 import time
@@ -20,6 +19,7 @@ from evagen.commands.roads import Road, arcade_road, command_of, describe_plan, 
 from evagen.commands.sample_one import clips_of
 from evagen.config import find_config
 from evagen.data.corpus import read_corpus
+from evagen.kernels.files import num_cores
 from evagen.kernels.sources import FOR_CLASSES, box
 from evagen.report.first_look import write_first_look
 from evagen.report.measure import measure_quickstart
@@ -100,7 +100,7 @@ def _load(road: Road, name: str, out: Path) -> Any:
 
 def _environment(seed: int) -> dict[str, str]:
     return {
-        "Machine": f"{os.cpu_count()} cores, {platform.system()} {platform.machine()}",
+        "Machine": f"{num_cores()} cores, {platform.system()} {platform.machine()}",
         "Python": platform.python_version(),
         "torch": torch.__version__,
         "Seed": str(seed),

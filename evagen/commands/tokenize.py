@@ -13,7 +13,7 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from evagen.ar_model import ClipTokens
-from evagen.config import ONLY_HOW
+from evagen.config import ONLY_HOW, Place
 from evagen.data.clip_table import fill_table
 from evagen.data.clips import ClipDataset, SeveralEpochs
 from evagen.data.loader import ClipBatch
@@ -36,7 +36,7 @@ class TokenizationRun(Infers, ReadsClips, RunFolder):
 class Tokenization(LengthChoice):
     run: TokenizationRun
     data: DataConfig
-    tokenizer: str
+    tokenizer: Place
     """The final tokenizer, folder or hub id."""
     flips: bool = True
     """Adds the mirrored view of each clip."""

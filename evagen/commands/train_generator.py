@@ -24,7 +24,7 @@ from evagen.ar_model import (
     next_token_loss,
     with_shape,
 )
-from evagen.config import ONLY_HOW, Section, section_of
+from evagen.config import ONLY_HOW, Place, Section, section_of
 from evagen.data.corpus import Windows, read_corpus
 from evagen.sampling.while_training import SamplesConfig, open_samples
 from evagen.training.failures import explained
@@ -41,8 +41,9 @@ class ModelConfig(section_of(VideoGenerator, leave_out=FROM_CORPUS)):  # type: i
 
     @model_validator(mode="before")
     @classmethod
-    def _fill_in_the_shape(cls, values: dict[str, Any]) -> dict[str, Any]:
-        return with_shape(values)
+    def _fill_in_the_shape(cls, values: Any) -> Any:
+        is_named = isinstance(values, dict) and isinstance(values.get("size"), str)
+        return with_shape(values) if is_named else values  # what is no shape at all is told by its types
 
 
 class GeneratorOptimizer(OptimizerConfig):
@@ -68,7 +69,7 @@ class GeneratorTraining(Section):
     corpus: Path
     """The run folder of `evagen tokenize`."""
     model: ModelConfig
-    start_from: str | None = None
+    start_from: Place | None = None
     """A trained generator, folder or hub id, to train further (fine-tuning): one of the same tokenizer, with as many
     classes."""
     optimizer: GeneratorOptimizer

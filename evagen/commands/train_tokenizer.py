@@ -11,7 +11,7 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast, set_seed
 from pydantic import Field, model_validator
 
-from evagen.config import section_of
+from evagen.config import Place, section_of
 from evagen.data.clips import ClipDataset, report_skipped
 from evagen.data.loader import train_loader
 from evagen.data.lost_clips import LostClips
@@ -53,7 +53,7 @@ class TokenizerTraining(LengthChoice):
     run: TokenizerRun
     data: DataConfig
     model: ModelConfig  # type: ignore[valid-type]
-    start_from: str | None = None
+    start_from: Place | None = None
     """A trained tokenizer, folder or hub id, to train further (fine-tuning). Its model settings are needed."""
     loss: ObjectiveConfig = ObjectiveConfig()
     held_out: HeldOutConfig = HeldOutConfig()

@@ -34,7 +34,7 @@ from evagen.config import Section
 from evagen.data.clips import Clip, SkippedClip, report_skipped
 from evagen.data.loader import ClipBatch, clip_loader
 from evagen.errors import UserError
-from evagen.kernels.files import read_json, words_of
+from evagen.kernels.files import read_json, words_of, written_whole
 
 RowsOf = Callable[[ClipBatch], list[dict[str, Any]]]
 """The rows of a batch's clips, in the clips' order: numbers, strings and 1D arrays by column name."""
@@ -245,11 +245,12 @@ class _PartWriter:
         rows = rows.replace_schema_metadata({"evagen": info.model_dump_json()})
         path = self.folder / f"{info.batches[0].number:08d}.arrow"
         partial = path.with_suffix(".partial")
-        with partial.open("wb") as file:
-            with pa.ipc.new_stream(file, rows.schema) as stream:
-                stream.write_table(rows)
-            os.fsync(file.fileno())
-        partial.replace(path)
+        with written_whole(path, partial):
+            with partial.open("wb") as file:
+                with pa.ipc.new_stream(file, rows.schema) as stream:
+                    stream.write_table(rows)
+                os.fsync(file.fileno())
+            partial.replace(path)
         self.batches, self.saved = [], time.monotonic()
 
     def __enter__(self) -> "_PartWriter":
@@ -325,16 +326,19 @@ def _join(table: Path, num_batches: int, about: dict[str, Any], contents: dict[s
     if not pieces:
         raise UserError(f"none of {len(skipped)} clips could be decoded, {skipped[0].path}: {skipped[0].reason}")
     joined, partial = folder / "joined.partial", table.with_name(f"{table.name}.partial")
-    with joined.open("wb") as file, pa.ipc.new_stream(file, pieces[0][0].schema) as stream:
-        for first in range(0, len(pieces), COPIED_TOGETHER):
-            slices = [rows.slice(start, count) for rows, start, count in pieces[first : first + COPIED_TOGETHER]]
-            stream.write_table(pa.concat_tables(slices).combine_chunks())
     shutil.rmtree(partial, ignore_errors=True)
-    rows = Dataset.from_file(str(joined))
-    rows.save_to_disk(partial)
-    made = {"rows": len(rows), "skipped": [asdict(clip) for clip in skipped], "made_from": about, "contents": contents}
-    (partial / "about.json").write_text(json.dumps(made, indent=1))
-    os.sync()  # all of it is on the disk before the parts go
-    partial.rename(table)
+    with written_whole(table, joined, partial):
+        with joined.open("wb") as file, pa.ipc.new_stream(file, pieces[0][0].schema) as stream:
+            for first in range(0, len(pieces), COPIED_TOGETHER):
+                slices = [rows.slice(start, count) for rows, start, count in pieces[first : first + COPIED_TOGETHER]]
+                stream.write_table(pa.concat_tables(slices).combine_chunks())
+        rows = Dataset.from_file(str(joined))
+        rows.save_to_disk(partial)
+        made = {
+            "rows": len(rows), "skipped": [asdict(clip) for clip in skipped], "made_from": about, "contents": contents,
+        }  # fmt: skip
+        (partial / "about.json").write_text(json.dumps(made, indent=1))
+        os.sync()  # all of it is on the disk before the parts go
+        partial.rename(table)
     shutil.rmtree(folder)
     return skipped

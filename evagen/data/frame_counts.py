@@ -1,6 +1,5 @@
 """How many frames each video file has, and at which rate, remembered between runs (see `file_memory`)."""
 
-import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from fractions import Fraction
@@ -9,6 +8,7 @@ from typing import Any
 from evagen.data.file_memory import FileMemory, State, file_state
 from evagen.data.frame_times import count_frames, exact_frame_rate
 from evagen.data.video_file import VideoError, VideoPath
+from evagen.kernels.files import num_cores
 from evagen.kernels.names import as_text
 
 
@@ -27,7 +27,7 @@ def all_frame_rates(videos: Sequence[VideoPath]) -> list[Fraction | VideoError]:
 def _of_all(name: str, videos: Sequence[VideoPath], measure: Callable[[VideoPath], Any]) -> list[Any]:
     """What `measure` makes of each video, or the VideoError that it raised."""
     names = [as_text(str(video)) for video in videos]
-    with ThreadPoolExecutor(min(32, 4 * (os.cpu_count() or 1))) as threads, FileMemory(name) as memory:
+    with ThreadPoolExecutor(min(32, 4 * num_cores())) as threads, FileMemory(name) as memory:
         states = list(threads.map(file_state, videos))
         known = memory.recall()
         found = list(

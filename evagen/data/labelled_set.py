@@ -6,7 +6,6 @@ A manifest says what the folder was made with, so that the same call continues i
 import hashlib
 import json
 import multiprocessing
-import os
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
@@ -15,7 +14,7 @@ from typing import Any, Protocol, TypeVar
 import numpy as np
 
 from evagen.errors import UserError
-from evagen.kernels.files import atomic_write
+from evagen.kernels.files import atomic_write, num_cores
 
 
 class Recording(Protocol):
@@ -64,7 +63,7 @@ def check_manifest(out: Path, kind: str, arguments: dict[str, Any]) -> None:
 def record_all(out: Path, recordings: Sequence[R], workers: int | None) -> Iterator[tuple[R, int]]:
     """Yields (recording, files written) as they finish, in any order. `workers`: processes, `None` for one on each
     core."""
-    workers = min(workers or len(os.sched_getaffinity(0)), len(recordings))
+    workers = min(workers or num_cores(), len(recordings))
     if workers <= 1:
         yield from ((recording, recording.record(out)) for recording in recordings)
         return
@@ -85,9 +84,9 @@ def write_lists(out: Path, train: Iterable[str], test: Iterable[str]) -> list[st
     class_names = sorted({name.split("/")[0] for name in (*train, *test)})
     labels = {name: label for label, name in enumerate(class_names, start=1)}
     lists = out / "ucfTrainTestlist"
-    lists.mkdir(exist_ok=True)
     classes = [f"{label} {name}" for name, label in labels.items()]
     labelled = [f"{name} {labels[name.split('/')[0]]}" for name in train]
     for name, lines in (("classInd", classes), ("trainlist01", labelled), ("testlist01", test)):
-        (lists / f"{name}.txt").write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+        with atomic_write(lists / f"{name}.txt") as unfinished:
+            unfinished.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
     return class_names

@@ -27,6 +27,7 @@ from evagen.data.sources import VideoSource, list_source
 from evagen.data.ucf101 import LISTS
 from evagen.data.video_file import VideoPath, holding_file
 from evagen.errors import UserError
+from evagen.kernels.files import num_cores
 from evagen.kernels.names import as_line, as_text
 
 _SAVE_SECONDS = 10
@@ -51,7 +52,7 @@ def scan(
             "with data.skip_list"
         )
     listing = list_source(source, "all")
-    facts, reasons = _check(listing.files, workers or len(os.sched_getaffinity(0)), seconds_per_file)
+    facts, reasons = _check(listing.files, workers or num_cores(), seconds_per_file)
     bad = [
         BadFile(path=name_in(source.root, file.path), reason=reasons[file.path], state=file_state(file.path))
         for file in listing.files

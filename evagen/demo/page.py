@@ -77,7 +77,7 @@ def check_free(host: str, port: int) -> None:
         with socket.socket(family, kind, protocol) as trial:
             trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             trial.bind(address)
-    except socket.gaierror as error:
+    except (socket.gaierror, UnicodeError) as error:
         raise UserError(f"--host {host} is no name or address that is known here: give 127.0.0.1 or 0.0.0.0") from error
     except PermissionError as error:
         raise UserError(f"--port {port} is for administrators only: give one above 1023") from error

@@ -7,7 +7,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from evagen.config import Section
+from evagen.config import Place, Section
 from evagen.errors import UserError
 from evagen.models.larp import LarpTokenizer
 from evagen.models.loading import fingerprint, load_router
@@ -57,7 +57,7 @@ def _begun(prefix: tuple[int, ...]) -> str:
 class LengthChoice(Section):
     """Who says how many tokens each block gets: a part of every config in which clips are encoded."""
 
-    router: str | None = None
+    router: Place | None = None
     """A trained router, folder or hub id. This or `uniform_length`."""
     preference: float = Field(1.2, ge=0, le=2)
     """w_q of the router: higher spends more tokens."""

@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from evagen.config import Section
+from evagen.config import Place, Section
 from evagen.errors import UserError
 from evagen.eval import (
     I3D_FILE,
@@ -28,7 +28,7 @@ class PerceptualNetwork(Section):
 
     network: Literal["offline", "lpips"] = "offline"
     """`offline`: EfficientNet-Lite0 from a package. `lpips`: LPIPS-VGG16, as papers train with."""
-    vgg16: str | None = None
+    vgg16: Place | None = None
     """File of VGG16's weights for `lpips`; downloaded if None."""
 
     def load(self) -> FrameDistance:

@@ -6,7 +6,7 @@ import pydantic
 from pydantic import Field
 
 from evagen.ar_model import LengthConstraints, SamplingOptions
-from evagen.config import ONLY_HOW, Section, section_of
+from evagen.config import ONLY_HOW, Place, Section, section_of
 from evagen.run import Infers, RunFolder, Seeded
 from evagen.sampling.given import Given
 
@@ -29,9 +29,9 @@ class SamplingRun(Infers, Seeded, RunFolder):
 
 class Sampling(Section):
     run: SamplingRun
-    generator: str
+    generator: Place
     """A trained generator, folder or hub id."""
-    tokenizer: str
+    tokenizer: Place
     """The tokenizer whose tokens it was trained on."""
     classes: list[str] | None = None
     """Classes to sample, by name; all if None."""

@@ -13,7 +13,7 @@ from accelerate import Accelerator
 from pydantic import Field
 
 from evagen.ar_model import ClipRequest, ClipTokens, SamplingOptions, VideoGenerator, sample_in_order
-from evagen.config import ONLY_HOW, Section
+from evagen.config import ONLY_HOW, Place, Section
 from evagen.data.corpus import Windows
 from evagen.data.pictures import ShownClip, draw_clips, leave_picture
 from evagen.data.token_bars import with_bars
@@ -43,7 +43,7 @@ class SamplesConfig(Section):
     classes: Annotated[list[str] | None, ONLY_HOW] = None
     """Names of classes among which the clips are shared out; all that the corpus has if None. A generator that predicts
     what follows given frames begins from clips of the corpus instead, and takes no classes here."""
-    tokenizer: Annotated[str | None, ONLY_HOW] = None
+    tokenizer: Annotated[Place | None, ONLY_HOW] = None
     """The tokenizer of the corpus, folder or hub id, which decodes the clips. If None: from where it was when the
     corpus was made. If it is gone from there, there are no samples, which is said."""
     options: OptionsConfig = OptionsConfig()  # type: ignore[valid-type]

@@ -7,7 +7,7 @@ from typing import Annotated
 from pydantic import Field, create_model
 
 from evagen.ar_model import SamplingOptions
-from evagen.config import ONLY_HOW, Section
+from evagen.config import ONLY_HOW, Place, Section
 from evagen.data.layouts import Split
 from evagen.eval.protocol import Precision, ScoredFrames
 from evagen.models.lengths import LengthChoice
@@ -64,9 +64,9 @@ class Benchmark(LengthChoice):
     """Its name; `evagen protocols` lists and explains them."""
     changes: Changes = Changes()
     data: ScoredData
-    tokenizer: str | None = None
+    tokenizer: Place | None = None
     """The tokenizer to score, ours or LARP's, or the one whose tokens the generator writes; folder or hub id."""
-    generator: str | None = None
+    generator: Place | None = None
     """The generator to score, folder or hub id."""
     samples: Path | None = None
     """In place of a generator: a folder of videos, the first clip of each of which is scored."""
@@ -74,7 +74,7 @@ class Benchmark(LengthChoice):
     """Sampling. Where the protocol prescribes something else, it goes into its name."""
     detector: DetectorName = "protocol"
     """`protocol`: I3D. `offline`: the ImageNet network that comes as a package. `videomae`."""
-    detector_weights: str | None = None
+    detector_weights: Place | None = None
     """File of I3D, or folder or hub id of VideoMAE."""
     detector_sha256: str | None = None
     """Checksum of an I3D-like TorchScript file of your own."""

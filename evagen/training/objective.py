@@ -15,7 +15,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
-from evagen.config import Section, section_of
+from evagen.config import Place, Section, section_of
 from evagen.errors import UserError
 from evagen.kernels.transfer import send
 from evagen.models.networks import PerceptualNetwork
@@ -60,7 +60,7 @@ class AdversarialConfig(Section):
     a frozen VideoMAE-B (stage 4)."""
     transformer: TransformerConfig = TransformerConfig()  # type: ignore[valid-type]
     """Sizes of the transformer, and what it gives logits for."""
-    videomae: str = VIDEOMAE_B
+    videomae: Place = VIDEOMAE_B
     """Hub id or folder."""
     form: Literal["hinge", "non_saturating"] = "hinge"
     """Of the losses of both sides: VQGAN's hinge, or cross-entropy (LARP)."""
@@ -92,7 +92,7 @@ class AlignmentConfig(Section):
     projection: Literal["decoder", "teacher"] = "decoder"
     """Which features are projected to the other's shape. `decoder`: linearly, the teacher's grid averaged or
     interpolated to the decoder's. `teacher`: by an MLP and a depatchify, as published (eq. 1)."""
-    teacher: str = VJEPA2_L
+    teacher: Place = VJEPA2_L
     """Hub id or folder of V-JEPA 2."""
     learning_rate: float = Field(1e-4, gt=0)
     """Highest of the AdamW that trains the projection, whose schedule is the tokenizer's."""

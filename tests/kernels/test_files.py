@@ -1,12 +1,14 @@
 """Files that are there whole or not at all."""
 
+import errno
 import os
 import tempfile
 from pathlib import Path
 
 import pytest
+from tiny_models import tiny_router
 
-from evagen.kernels.files import atomic_folder, atomic_write, cache_folder
+from evagen.kernels.files import atomic_folder, atomic_write, cache_folder, expand, num_cores
 
 
 @pytest.fixture(params=[0o022, 0o027, 0o077], ids=oct)
@@ -96,3 +98,65 @@ def test_a_folder_appears_when_the_block_ends_and_not_after_an_error(tmp_path):
         (unfinished / "no" / "file").write_text("half")
     assert [each.name for each in target.parent.iterdir()] == ["pipeline"]
     assert (target / "file").read_text() == "whole"
+
+
+class OfRust(Exception):
+    """As safetensors' own errors."""
+
+
+@pytest.mark.parametrize("writer", [atomic_write, atomic_folder])
+@pytest.mark.parametrize(
+    "error",
+    [OSError(errno.ENOSPC, "No space left on device"), OfRust("I/O error: No space left on device (os error 28)")],
+)
+def test_a_full_disk_is_named_by_the_target_whoever_finds_it(tmp_path, writer, error):
+    with pytest.raises(OSError, match="No space left on device") as caught, writer(tmp_path / "out") as unfinished:  # noqa: PT012
+        (unfinished / "half" if unfinished.is_dir() else unfinished).write_text("half")
+        raise error
+    assert (caught.value.errno, caught.value.filename) == (errno.ENOSPC, str(tmp_path / "out"))
+    assert not list(tmp_path.iterdir())
+
+
+def test_errors_of_other_files_and_of_no_file_stay_what_they_are(tmp_path):
+    with pytest.raises(PermissionError, match="/elsewhere"), atomic_write(tmp_path / "out"):
+        raise PermissionError(errno.EACCES, "Permission denied", "/elsewhere")
+    with pytest.raises(PermissionError, match="/out'"), atomic_write(tmp_path / "out") as unfinished:
+        raise PermissionError(errno.EACCES, "Permission denied", str(unfinished))
+
+
+def test_models_are_saved_with_the_permissions_of_a_plain_open(tmp_path, umask):
+    (tmp_path / "plain").touch()
+    tiny_router().save_pretrained(tmp_path / "router")
+    files = [each for each in (tmp_path / "router").iterdir() if each.is_file()]
+    assert {each.suffix for each in files} == {".safetensors", ".json"}
+    assert {each.stat().st_mode for each in files} == {(tmp_path / "plain").stat().st_mode}
+
+
+def test_cores_are_counted_where_the_system_says_only_how_many_there_are(monkeypatch):
+    assert 1 <= num_cores() <= (os.cpu_count() or 1)
+    monkeypatch.delattr(os, "sched_getaffinity", raising=False)
+    assert num_cores() == os.cpu_count()
+
+
+def test_without_a_home_folder_files_are_kept_among_temporary_ones(monkeypatch, tmp_path):
+    monkeypatch.setattr(os.path, "expanduser", lambda path: path)
+    monkeypatch.delenv("EVAGEN_CACHE")
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    assert cache_folder() == tmp_path / f"evagen-{os.getuid()}" / ".cache" / "evagen"
+
+
+def test_paths_as_people_write_them(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", "/home/me")
+    monkeypatch.setenv("DATA", "/d")
+    monkeypatch.chdir(tmp_path)
+    for text, meant in {
+        "~": "/home/me", "~/a b": "/home/me/a b", "a~": "a~", "~other": "~other", "$DATA/x": "/d/x", "${DATA}s": "/ds",
+        "a$": "a$", "a$1": "a$1", "set #2, [x]": "set #2, [x]",
+    }.items():  # fmt: skip
+        assert expand(text) == meant
+    with pytest.raises(ValueError, match=r"\$NOWHERE stands for a variable of the environment, and it is not set"):
+        expand("$NOWHERE/x")
+    (tmp_path / "$NOWHERE").touch()
+    assert expand("$NOWHERE") == "$NOWHERE"
+    with pytest.raises(ValueError, match="empty"):
+        expand("")
