@@ -1,9 +1,9 @@
 """The settings that training commands share."""
 
 import re
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import Field, model_validator
 
 from evagen.config import MAY_GROW, ONLY_HOW, Section
 from evagen.run import Attends, RunFolder, Seeded
@@ -11,11 +11,6 @@ from evagen.run import Attends, RunFolder, Seeded
 OURS = ("cosine", "wsd", "constant")
 OF_DIFFUSERS = ("linear", "polynomial", "cosine_with_restarts", "piecewise_constant")
 """Schedules of the learning rate."""
-
-
-def _no_is_a_word(value: Any) -> Any:
-    """YAML reads a bare `no` as false."""
-    return "no" if value is False else value
 
 
 Tracker = Literal[
@@ -36,7 +31,7 @@ class TrainingSettings(Seeded, RunFolder):
     snapshots: Annotated[int, ONLY_HOW] = Field(1, ge=1)
     """How many of the newest snapshots are kept. They load as `runs/x@35000`, the newest of an unfinished run as
     `runs/x`."""
-    mixed_precision: Annotated[Literal["no", "bf16", "fp16"] | None, BeforeValidator(_no_is_a_word)] = None
+    mixed_precision: Literal["no", "bf16", "fp16"] | None = None
     """Accelerate's setting if None."""
     tracker: Annotated[Tracker, ONLY_HOW] = "tensorboard"
     """Where Accelerate sends what is logged and the config, beside `metrics.jsonl` in the run folder."""
