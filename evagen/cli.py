@@ -376,13 +376,13 @@ examples.add_examples(app)
 def main() -> None:
     """The console script."""
     prepare_surroundings()
-    with explained_errors(), whole_output():
-        refuse_empty(sys.argv[1:])
-        try:
+    try:
+        with explained_errors(), whole_output():
+            refuse_empty(sys.argv[1:])
             app()
-        except SystemExit as ended:
-            if not ended.code and "torch" in sys.modules:
-                from evagen.run import part_processes
+    except SystemExit as ended:
+        if "torch" in sys.modules:
+            from evagen.run import part_processes
 
-                part_processes()
-            raise
+            part_processes(ended.code if isinstance(ended.code, int) else int(ended.code is not None))
+        raise

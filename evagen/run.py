@@ -7,6 +7,7 @@ is accepted that does nothing.
 import logging
 import os
 import platform
+import sys
 from collections.abc import Collection
 from datetime import timedelta
 from pathlib import Path
@@ -215,9 +216,14 @@ def _sharding() -> FullyShardedDataParallelPlugin | None:
     return FullyShardedDataParallelPlugin(mixed_precision_policy=policy)
 
 
-def part_processes() -> None:
-    """Ends what holds several processes together; for the end of a program. Threads that outlive it would now and then
-    abort or hang the interpreter as it ends."""
+def part_processes(status: int = 0) -> None:
+    """For the end of a program: ends what holds several processes together, whose threads would now and then abort or
+    hang the interpreter as it ends. With another status than 0 the process ends right here: others may be gone, and
+    what is left of a training that broke off would wait for them."""
+    if status and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
 

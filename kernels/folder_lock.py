@@ -2,6 +2,8 @@
 
 import os
 import platform
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
@@ -15,8 +17,20 @@ LOCK = ".lock"
 _held: dict[Path, IO[str]] = {}
 
 
+@contextmanager
+def locks_end() -> Iterator[None]:
+    """At its end the folders are free again that were locked within it."""
+    before = set(_held)
+    try:
+        yield
+    finally:
+        for path in set(_held) - before:
+            _held.pop(path).close()
+
+
 def lock_folder(folder: Path) -> str | None:
-    """Locks a folder for this process until it ends, however it ends; a process that has it locked may do so again.
+    """Locks a folder for this process until it ends, however it ends, or until `locks_end` does; a process that has it
+    locked may do so again.
     Returns None, or, where another process has it, who that is. The lock does not pass on to processes that are forked:
     those that outlive this one for a moment do not keep it."""
     path = folder.resolve() / LOCK

@@ -6,16 +6,17 @@ Nothing that could hold code is opened.
 import inspect
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pydantic
-import torch
 from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidationError
 from safetensors import SafetensorError, safe_open
-from torch import nn
 
 from evagen.kernels.files import read_json, words_of
+
+if TYPE_CHECKING:  # torch takes seconds, which a typo on the command line must not cost
+    from torch import nn
 
 CONFIG = "config.json"
 WEIGHTS = "diffusion_pytorch_model"
@@ -120,6 +121,8 @@ def fetch(source: str, subfolder: str | None, variant: str | None, asked: Mappin
 def check_weights(kind: type, settings: Mapping[str, Any], files: Iterable[Path]) -> None:
     """Raises ValueError unless the weights in some files, of which the tables are read only, have the names and shapes
     of the model that the settings describe, and OSError for a damaged file."""
+    import torch
+
     found: dict[str, tuple[int, ...]] = {}
     for path in files:
         try:
@@ -148,8 +151,10 @@ def check_weights(kind: type, settings: Mapping[str, Any], files: Iterable[Path]
         )
 
 
-def check_finite(model: nn.Module) -> None:
+def check_finite(model: "nn.Module") -> None:
     """Raises ValueError for weights that are not finite, which would make nonsense without a word."""
+    import torch
+
     for name, tensor in model.state_dict().items():
         if tensor.is_floating_point() and not torch.isfinite(tensor).all():
             raise ValueError(f"{name} holds numbers that are not finite: the training diverged, or the file is damaged")

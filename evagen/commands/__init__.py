@@ -11,6 +11,7 @@ from typing import Any
 
 from evagen.config import Section, find_config, load_config, unknown_key
 from evagen.errors import UserError
+from evagen.kernels.folder_lock import locks_end
 
 KEYS = Path(__file__).parent / "keys.json"
 """The keys of each command's config; `make docs` writes it."""
@@ -49,7 +50,8 @@ class Command:
 
     def run(self, config: Section) -> Any:
         """Does the work; returns where the results are."""
-        return self._imported().main(config)
+        with locks_end():
+            return self._imported().main(config)
 
     def from_command_line(self, config: str, overrides: Sequence[str], dry_run: bool) -> None:
         """Runs it, or what `--dry-run` makes of it. The last line that it prints is where the results are; what can be

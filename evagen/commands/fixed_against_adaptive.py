@@ -232,8 +232,11 @@ def _score(config: FixedAgainstAdaptive, protocol: str, out: Path, kind: str, mo
         settings = dict(config.scoring.settings)
         if protocol == config.scoring.generation:
             settings |= config.scoring.generation_settings
-        values = [f"{key}={json.dumps(value, default=str)}" for key, value in settings.items()]
-        benchmark(load_benchmark(protocol, [*values, *models, f"run.out={out}", f"label={json.dumps(kind)}"]))
+        values = [
+            f"{key}={value if isinstance(value, str) else json.dumps(value, default=str)}"
+            for key, value in settings.items()
+        ]
+        benchmark(load_benchmark(protocol, [*values, *models, f"run.out={out}", f"label={kind}"]))
     return out
 
 

@@ -33,6 +33,7 @@ from evagen.data.square_clips import read_square
 from evagen.data.video_reader import VideoError
 from evagen.errors import UserError
 from evagen.eval import LPIPSDistance
+from evagen.kernels.folder_lock import locks_end
 from evagen.tokenizer import Router, VideoTokenizer
 from evagen.training.metrics import read_metrics
 
@@ -69,7 +70,7 @@ def interrupt(stage: Callable[[], object], parts: int) -> None:
         left[0] -= 1
         save(self)
 
-    with pytest.MonkeyPatch.context() as patch:
+    with locks_end(), pytest.MonkeyPatch.context() as patch:
         patch.setattr(clip_table._PartWriter, "save", save_or_stop)
         with pytest.raises(KeyboardInterrupt):
             stage()
@@ -117,8 +118,8 @@ def test_two_processes_fresh_or_going_on_equal_one(root, record, tmp_path):
         assert rows(folder / "curated" / "record") == rows(root / "curated" / "record")
         assert rows(folder / "tokens" / "table") == rows(root / "tokens" / "table")
         assert folder.name == "fresh" or rows(folder / "epochs" / "table") == rows(root / "epochs" / "table")
-        assert sorted(os.listdir(folder / "curated")) == ["config.yaml", "record"]
-        assert sorted(os.listdir(folder / "tokens")) == ["config.yaml", "table"]
+        assert sorted(os.listdir(folder / "curated")) == [".lock", "config.yaml", "record"]
+        assert sorted(os.listdir(folder / "tokens")) == [".lock", "config.yaml", "table"]
     assert (tmp_path / "tokens" / "table" / "about.json").read_text() == (
         root / "tokens" / "table" / "about.json"
     ).read_text()

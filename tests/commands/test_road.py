@@ -231,7 +231,7 @@ def test_settings_that_make_no_model_are_explained(road, tmp_path, changes, mess
 
 @pytest.mark.parametrize(
     ("damage", "message"),
-    [("config", "are not those of its config.json"), ("weights", "missing or damaged"), ("nothing there", "missing")],
+    [("config", "are not those of config.json"), ("weights", "missing or damaged"), ("nothing there", "missing")],
 )
 def test_a_checkpoint_that_does_not_fit_is_explained(road, tmp_path, damage, message):
     folder = Path(shutil.copytree(road / "proxy", tmp_path / "proxy"))

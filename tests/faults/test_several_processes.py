@@ -41,9 +41,13 @@ def struck(self, *rest):
     update(self, *rest)
 
 TrainingRun.update = struck
-with explained_errors():
-    COMMANDS[command].from_command_line(config, [], False)
-part_processes()
+try:
+    with explained_errors():
+        COMMANDS[command].from_command_line(config, [], False)
+    part_processes()
+except SystemExit as ended:
+    part_processes(ended.code)
+    raise
 """
 
 
