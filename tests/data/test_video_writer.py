@@ -5,6 +5,8 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
+from pathlib import Path
 
 import av
 import imageio.v3 as iio
@@ -71,6 +73,15 @@ def test_gif_shows_the_frames_at_the_asked_rate(tmp_path):
     assert iio.immeta(tmp_path / "clip.gif")["duration"] == 100
 
 
+def bytes_in(folder: Path) -> int:
+    """Files may go while they are looked at."""
+    total = 0
+    for path in folder.iterdir():
+        with suppress(FileNotFoundError):
+            total += path.stat().st_size
+    return total
+
+
 def test_a_killed_writer_leaves_no_half_file(tmp_path):
     code = (
         "import itertools, sys; sys.path.insert(0, 'tests'); from video_fixtures import moving_frames\n"
@@ -79,12 +90,14 @@ def test_a_killed_writer_leaves_no_half_file(tmp_path):
         f"write_video({str(tmp_path / 'clip.mp4')!r}, frames, 25)"
     )
     writer = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
-    assert writer.stdout.readline() == b"writing\n"
-    while not any(path.stat().st_size for path in tmp_path.iterdir()):
-        assert writer.poll() is None
-        time.sleep(0.01)
-    os.kill(writer.pid, signal.SIGKILL)
-    writer.wait()
+    try:
+        assert writer.stdout.readline() == b"writing\n"
+        while not bytes_in(tmp_path):
+            assert writer.poll() is None
+            time.sleep(0.01)
+    finally:
+        os.kill(writer.pid, signal.SIGKILL)
+        writer.wait()
     assert [path.name[0] for path in tmp_path.iterdir()] == ["."]
     assert not find_videos(tmp_path).videos
 
