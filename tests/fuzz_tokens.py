@@ -192,8 +192,7 @@ def run(count: int, seed: int, folder: Path) -> Counter:
         except BaseException as error:
             kept = folder / f"crash_{found.total()}.safetensors"
             kept.write_bytes(path.read_bytes())
-            error.add_note(f"the file is {kept}")
-            raise
+            raise AssertionError(f"the file is {kept}") from error
         found["slowest milliseconds", ""] = max(
             found["slowest milliseconds", ""], int(1000 * (time.monotonic() - begun))
         )

@@ -24,6 +24,7 @@ from evagen.training.settings import OptimizerConfig
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 """What a finished run holds."""
+CHUNK_BYTES = 2**20
 COMPLETE = "complete"
 """The file of a loop state that says it is whole."""
 EARLIER = b'{"planned_steps": '
@@ -218,8 +219,11 @@ def _states(out: Path) -> list[Path]:
 
 
 def _measured(path: Path) -> StoredFile:
+    digest = hashlib.sha256()
     with path.open("rb") as file:
-        return StoredFile(size=path.stat().st_size, sha256=hashlib.file_digest(file, "sha256").hexdigest())
+        while chunk := file.read(CHUNK_BYTES):
+            digest.update(chunk)
+    return StoredFile(size=path.stat().st_size, sha256=digest.hexdigest())
 
 
 def _damage(state: Path) -> str | None:
