@@ -86,8 +86,13 @@ class _SquareConverter:
         frame = shown.plain
         height, width = resized_shape(*shown.square_shape, self.size)
         if (height, width) == (frame.height, frame.width) or not frame.format.name.startswith("yuv"):
-            rgb = _CONVERTERS.to_rgb(shown).transpose(1, 2, 0)  # H W C
-            return fit_square(rgb[None], self.size, self.place)[:, 0].numpy()
+            rgb = _CONVERTERS.to_rgb(shown)  # C H W, uint8
+            upright = rgb.shape[1:]
+            if resized_shape(*upright, self.size) != upright:
+                return fit_square(rgb.transpose(1, 2, 0)[None], self.size, self.place)[:, 0].numpy()
+            exact = rgb[:, *_crop(*upright, self.size, self.place)] / np.float32(127.5)
+            exact -= 1
+            return exact
         resized = _CONVERTERS.resizer.reformat(
             frame, width=width, height=height, format="gbrp16le", interpolation=_RESIZED, threads=1
         )
