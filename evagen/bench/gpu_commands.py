@@ -38,7 +38,7 @@ def jobs(root: Path) -> list[list[list[str]]]:
 
     data = f"data.root={root / 'arcade'}"
     steps = ["optimizer.steps=2", "optimizer.warmup_steps=1", "run.log_every=1"]
-    models = [f"tokenizer={root / 'proxy bf16'}", f"router={root / 'router bf16'}"]
+    models = [f"tokenizer={root / 'learnt'}", f"router={root / 'router bf16'}"]
 
     def trainings(name: str, *arguments: str, ways: Iterable[str]) -> list[list[str]]:
         """The same command in several ways."""
@@ -49,11 +49,12 @@ def jobs(root: Path) -> list[list[list[str]]]:
     tokens = ["tokens", "tokenize", "quickstart/tokens", out("tokens"), data, *models]
     sampled = ["clips_per_class=2", f"generator={root / 'generator bf16'}", models[0]]
     proxy = ("proxy", "train-tokenizer", "quickstart/proxy", data)
+    learnt = ["learnt", *proxy[1:], out("learnt"), "optimizer.steps=60", *TRAININGS["bf16"]]
     generator = ("generator", "train-generator", "quickstart/generator", f"corpus={root / 'tokens'}")
     at_once = ("fp32", "bf16", "checkpointing")
     resumed = [RESUMED, *proxy[1:], out(RESUMED), "optimizer.steps=60", "run.save_every=5"]
     return [
-        trainings(*proxy, ways=at_once),
+        [*trainings(*proxy, ways=at_once), learnt],
         [curation],
         trainings("router", "train-router", "quickstart/router", f"record={root / 'curation'}", ways=("fp32", "bf16")),
         [final, tokens],

@@ -87,10 +87,10 @@ class _SquareConverter:
         height, width = resized_shape(*shown.square_shape, self.size)
         if (height, width) == (frame.height, frame.width) or not frame.format.name.startswith("yuv"):
             rgb = _CONVERTERS.to_rgb(shown)  # C H W, uint8
-            upright = rgb.shape[1:]
-            if resized_shape(*upright, self.size) != upright:
+            _, upright_height, upright_width = rgb.shape
+            if min(upright_height, upright_width) != self.size:
                 return fit_square(rgb.transpose(1, 2, 0)[None], self.size, self.place)[:, 0].numpy()
-            exact = rgb[:, *_crop(*upright, self.size, self.place)] / np.float32(127.5)
+            exact = rgb[(slice(None), *_crop(upright_height, upright_width, self.size, self.place))] / np.float32(127.5)
             exact -= 1
             return exact
         resized = _CONVERTERS.resizer.reformat(
