@@ -16,6 +16,7 @@ lint: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/vermin --quiet --target=3.10- --no-tips --violations evagen examples
 
 test: lint
 	$(BIN)/python -m pytest -n 2 --dist loadfile

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from evagen.config import Section, section_of
-from evagen.data.clips import Clip, ClipDataset, SkippedClip, report_skipped
+from evagen.data.clips import SKIPPED, Clip, ClipDataset, SkippedClip, report_skipped
 from evagen.data.curation_record import CurationRecord, read_record
 from evagen.data.loader import clip_loader
 from evagen.data.lost_clips import LostClips, check_not_all_lost, others_than
@@ -117,7 +117,8 @@ def main(config: RouterTraining) -> Path:
             run.log(metrics)
     skipped = lost.of_all()
     run.finish()
-    report_skipped(skipped, dataset.num_files, run.accelerator.print)
+    if run.accelerator.is_main_process:
+        report_skipped(skipped, dataset.num_files, all_in=config.run.out / SKIPPED)
     return config.run.out
 
 

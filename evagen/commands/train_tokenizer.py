@@ -12,7 +12,7 @@ from accelerate.utils import broadcast, set_seed
 from pydantic import Field, model_validator
 
 from evagen.config import Place, section_of
-from evagen.data.clips import ClipDataset, report_skipped
+from evagen.data.clips import SKIPPED, ClipDataset, report_skipped
 from evagen.data.loader import train_loader
 from evagen.data.lost_clips import LostClips
 from evagen.data.sources import DataConfig
@@ -141,7 +141,8 @@ def main(config: TokenizerTraining) -> Path:
             restart_dead_codes(dead_codes, output.tokens.codes, output.encoded, drawn, accelerator)
     skipped = lost.of_all()
     run.finish()
-    report_skipped(skipped, dataset.num_files, accelerator.print)
+    if accelerator.is_main_process:
+        report_skipped(skipped, dataset.num_files, all_in=config.run.out / SKIPPED)
     return config.run.out
 
 

@@ -8,10 +8,12 @@ Dimensions: C = 3 colours (RGB), F frames, H = W = `size`.
 """
 
 import hashlib
+import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from fractions import Fraction
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -24,8 +26,12 @@ from evagen.data.sources import DataConfig, list_files
 from evagen.data.square_clips import read_square
 from evagen.data.video_reader import VideoError, VideoPath
 from evagen.errors import UserError
+from evagen.kernels.files import atomic_write
 from evagen.kernels.names import as_line, as_text
 from evagen.kernels.strides import Stride, frame_offset
+
+SKIPPED = "skipped.jsonl"
+"""Of a training's run folder: all files that it could not use."""
 
 
 @dataclass(frozen=True)
@@ -159,10 +165,15 @@ class SeveralEpochs(Dataset):
 
 
 def report_skipped(
-    skipped: Sequence[SkippedClip], num_files: int, write: Callable[[str], object] = print, shown: int = 20
+    skipped: Sequence[SkippedClip],
+    num_files: int,
+    write: Callable[[str], object] = print,
+    all_in: Path | None = None,
+    shown: int = 20,
 ) -> None:
     """Writes "N of M files skipped:", a line for each of the first `shown`, and what to do about them; nothing if
-    there are none. A file that was skipped several times counts once."""
+    there are none. A file that was skipped several times counts once. all_in: a file for all of them, JSON objects of a
+    path and a reason, one in a line."""
     skipped = list({skip.path: skip for skip in reversed(skipped)}.values())[::-1]
     if not skipped:
         return
@@ -171,6 +182,10 @@ def report_skipped(
         write(as_line(f"  {skip.path}: {skip.reason}", sys.maxsize))
     if len(skipped) > shown:
         write(f"  and {len(skipped) - shown} more")
+    if all_in is not None:
+        with atomic_write(all_in) as unfinished:
+            unfinished.write_text("".join(json.dumps(asdict(skip)) + "\n" for skip in skipped))
+        write(f"all of them are in {all_in}")
     write("`evagen data scan FOLDER` finds damaged files beforehand and makes a list of them, which is then left out")
 
 

@@ -41,6 +41,32 @@ def test_random_lengths_for_all_clips_make_the_proxy_again_and_for_some_a_mixtur
     assert sum(tokens[0.5]) < sum(tokens[0.0])
 
 
+def test_a_data_set_of_which_every_twentieth_file_is_broken_trains_to_its_end_and_all_of_them_are_listed(
+    tmp_path, capsys
+):
+    write_class_folders(tmp_path / "videos", {"ants": 260, "bees": 260}, num_frames=9)
+    files = sorted((tmp_path / "videos").rglob("*.avi"))
+    ways = (
+        lambda data: b"",
+        lambda data: b"<!doctype html>" * 50,
+        lambda data: data[: len(data) // 3],
+        lambda data: bytes(len(data)),
+        lambda data: data[:60] + bytes(200) + data[260:],
+    )
+    broken = files[7::20]
+    for number, file in enumerate(broken):
+        file.write_bytes(ways[number % len(ways)](file.read_bytes()))
+    data = {"root": str(tmp_path / "videos"), "layout": "folder", "size": 32, "frames": 8}
+    train_tokenizer.main(tokenizer_config(tmp_path, tmp_path / "run", data=data))
+    assert read_metrics(tmp_path / "run")[-1]["step"] == 6
+    said = capsys.readouterr().out
+    assert f"{len(broken)} of {len(files)} files skipped" in said
+    assert f"all of them are in {tmp_path / 'run' / 'skipped.jsonl'}" in said
+    listed = [json.loads(line) for line in (tmp_path / "run" / "skipped.jsonl").read_text().splitlines()]
+    assert sorted(each["path"] for each in listed) == [str(file) for file in broken]
+    assert all(each["reason"] for each in listed)
+
+
 @pytest.mark.parametrize("lengths", ["longest", "the router's"])
 def test_training_looks_at_held_out_clips_and_is_not_disturbed_by_it(road, tmp_path, lengths):
     stage, choice = ("proxy", {}) if lengths == "longest" else ("final", {"router": str(road / "router")})

@@ -1,4 +1,4 @@
-"""Two processes train together: a broken file, a signal to one of them, the death of one of them."""
+"""Several processes train together: broken files, a signal to one of them, the death of one of them."""
 
 import os
 import signal
@@ -51,22 +51,24 @@ except SystemExit as ended:
 """
 
 
-def by_two(tmp_path: Path, command: str, config: Section, number: int = 0, step: int = 0) -> list[tuple[int, str]]:
-    """Statuses of two processes and what they said; the second gets a signal in a step."""
+def by_several(
+    tmp_path: Path, command: str, config: Section, number: int = 0, step: int = 0, processes: int = 2
+) -> list[tuple[int, str]]:
+    """Statuses of some processes and what they said; the second gets a signal in a step."""
     (tmp_path / "train.py").write_text(TRAIN)
     path = save_config(config, tmp_path / "given")
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
-    shared = {**os.environ, "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "localhost"}
-    shared |= {"MASTER_PORT": str(port), "PYTHONPATH": os.pathsep.join(sys.path)}
+    shared = {**os.environ, "WORLD_SIZE": str(processes), "LOCAL_WORLD_SIZE": str(processes)}
+    shared |= {"MASTER_ADDR": "localhost", "MASTER_PORT": str(port), "PYTHONPATH": os.pathsep.join(sys.path)}
     started = [
         subprocess.Popen(
             [sys.executable, str(tmp_path / "train.py"), command, str(path), str(number), str(step)],
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
             env={**shared, "RANK": rank, "LOCAL_RANK": rank},
         )
-        for rank in ("0", "1")
+        for rank in map(str, range(processes))
     ]  # fmt: skip
     try:
         said = [each.communicate(timeout=SECONDS)[0] for each in started]
@@ -88,6 +90,13 @@ def generating(tmp_path: Path, name: str, batch_size: int) -> GeneratorTraining:
     return check_config(GeneratorTraining, values, "test")
 
 
+def is_close(run: Path, other: Path) -> None:
+    """Two generators' weights are one another's but for the order in which gradients were added."""
+    mine, theirs = (VideoGenerator.from_pretrained(each).state_dict() for each in (run, other))
+    for name, tensor in theirs.items():
+        torch.testing.assert_close(mine[name], tensor, atol=3e-5, rtol=1e-4)
+
+
 def test_with_one_broken_file_among_a_few_all_steps_are_trained_and_it_is_listed(tmp_path):
     """One clip is a batch, so that now and then all clips of one process' batch are lost."""
     write_class_folders(tmp_path / "videos", {"ants": 2, "bees": 1}, num_frames=16)
@@ -99,29 +108,39 @@ def test_with_one_broken_file_among_a_few_all_steps_are_trained_and_it_is_listed
     content, state = good[0].read_bytes(), good[0].stat()
     good[0].write_bytes(b"\0" * len(content))  # broken since
     os.utime(good[0], ns=(state.st_atime_ns, state.st_mtime_ns))
-    (first, said), (second, _) = by_two(tmp_path, "train-tokenizer", config)
+    (first, said), (second, _) = by_several(tmp_path, "train-tokenizer", config)
     assert (first, second) == (0, 0), said
     assert [line["step"] for line in read_metrics(tmp_path / "run")] == [2, 4, 6]
     assert "1 of 3 files skipped" in said
     assert good[0].name in said
 
 
+def test_four_processes_train_what_one_trains_with_the_whole_batch(tmp_path):
+    straight = generating(tmp_path, "straight", 8)
+    train_generator.main(straight)
+    ended = by_several(tmp_path, "train-generator", generating(tmp_path, "run", 2), processes=4)
+    assert [status for status, _ in ended] == [0] * 4, ended[0][1]
+    is_close(tmp_path / "run", tmp_path / "straight")
+
+
 def test_a_signal_to_one_saves_in_both_and_one_process_with_the_whole_batch_goes_on(tmp_path):
     straight = generating(tmp_path, "straight", 6)
     train_generator.main(straight)
-    (first, said), (second, _) = by_two(tmp_path, "train-generator", generating(tmp_path, "run", 3), signal.SIGTERM, 2)
+    (first, said), (second, _) = by_several(
+        tmp_path, "train-generator", generating(tmp_path, "run", 3), signal.SIGTERM, 2
+    )
     assert (first, second) == (143, 143), said
     assert "SIGTERM: stopped after step 3 of 6; the same command goes on there" in said
     state = newest_state(tmp_path / "run")
     assert (state.name, read_manifest(state).processes) == ("step_00000003", 2)
     train_generator.main(generating(tmp_path, "run", 6))
-    mine, theirs = (VideoGenerator.from_pretrained(tmp_path / name).state_dict() for name in ("run", "straight"))
-    for name, tensor in theirs.items():
-        torch.testing.assert_close(mine[name], tensor, atol=3e-5, rtol=1e-4)
+    is_close(tmp_path / "run", tmp_path / "straight")
 
 
 def test_when_one_dies_the_other_stops_and_says_why(tmp_path):
-    (first, said), (second, _) = by_two(tmp_path, "train-generator", generating(tmp_path, "run", 3), signal.SIGKILL, 2)
+    (first, said), (second, _) = by_several(
+        tmp_path, "train-generator", generating(tmp_path, "run", 3), signal.SIGKILL, 2
+    )
     assert (first, second) == (2, -signal.SIGKILL), said
     assert "error: another process of this training has died or hangs, so this one stops" in said
     assert "Traceback" not in said
