@@ -10,7 +10,7 @@ import os
 import sys
 from typing import Any
 
-BENCHMARKS = ("attention", "fvd", "gpu", "loader", "longvideo", "packing", "sampling", "search", "tokenizer")
+BENCHMARKS = ("attention", "fvd", "gpu", "loader", "longvideo", "memory", "packing", "sampling", "search", "tokenizer")
 
 
 def run_benchmark(name: str) -> dict[str, Any]:

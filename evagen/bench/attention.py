@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from evagen.bench.memory import peak_mb
+from evagen.bench.peak_memory import peak_mb
 from evagen.kernels.attention import planned_attention
 from evagen.tokenizer.packing import PackedLayout, plan_block_causal
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from evagen.ar_model import ClipTokens, SequenceGrammar, VideoGenerator, next_token_loss, shape_of
 from evagen.bench.attention import LEVELS, NUM_BLOCKS, router_like_lengths
-from evagen.bench.memory import peak_mb
+from evagen.bench.peak_memory import peak_mb
 from evagen.training.optimizers import make_optimizers
 from evagen.training.settings import OptimizerConfig
 
