@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 RUN ?= runs/quickstart
 
-.PHONY: install test lint docs soak quickstart clean
+.PHONY: install test coverage lint docs soak quickstart clean
 install: $(VENV)/.installed
 
 $(VENV)/.installed: pyproject.toml setup.py constraints.txt
@@ -20,6 +20,10 @@ lint: install
 
 test: lint
 	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+# The same tests, with what they do not reach; below 90% of the lines it fails.
+coverage: install
+	$(BIN)/python -m pytest -n 2 --dist loadfile --cov --cov-report=term --cov-fail-under=90
 
 # Kills tiny trainings of every stage for so long, and compares what they leave.
 SECONDS ?= 40

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, default_collate
 
 from evagen.data.clips import BeginningOf, Clip, ClipDataset, SkippedClip
 from evagen.data.lost_clips import FilledClips, check_not_all_lost
@@ -50,7 +50,8 @@ def collate_clips(items: Sequence[Clip | SkippedClip]) -> ClipBatch:
     """Stacks what could be read and lists what could not (see ClipBatch for an empty one)."""
     clips = [item for item in items if isinstance(item, Clip)]
     return ClipBatch(
-        video=torch.stack([clip.video for clip in clips]) if clips else torch.empty(0, 3, 0, 0, 0),
+        # In a process that reads, this stacks in the memory that the training shares with it, so nothing is copied twice.
+        video=default_collate([clip.video for clip in clips]) if clips else torch.empty(0, 3, 0, 0, 0),
         label=torch.tensor([clip.label for clip in clips], dtype=torch.int64),
         index=torch.tensor([clip.index for clip in clips], dtype=torch.int64),
         paths=[clip.path for clip in clips],

@@ -40,12 +40,13 @@ from evagen.training.failures import no_room
 from evagen.training.loop_state import LoopState
 from evagen.training.metrics import Mean, MetricsLog, over_processes
 from evagen.training.not_finite import NotFinite
-from evagen.training.optimizers import make_optimizers, make_scheduler
+from evagen.training.optimizers import learning_rate_factor, make_optimizers, make_scheduler
 from evagen.training.settings import LayerSettings, OptimizerConfig, TrainingSettings
 from evagen.training.sharding import WholeAverage, prepare, spread_again, whole, whole_model
 from evagen.training.stopping import StopRequest
 
 SHARING = ("optimizer.batch_size", "optimizer.tokens_per_batch", "optimizer.accumulation")
+PLANNING = ("optimizer.steps", "optimizer.decay_share")
 SHOWN = ("loss", "codes_used", "clips_per_second", "accuracy", "content_loss")
 """What the progress bar shows of the log."""
 
@@ -72,7 +73,8 @@ class TrainingRun:
         self.config, self.run, self.optimizer_config = config, run, optimizer
         self.accelerator = start_accelerator(
             config, run.out, mixed_precision=run.mixed_precision, tracker=run.tracker, project=run.project,
-            accumulation=optimizer.accumulation, may_differ=_shared_differently(run.out, optimizer),
+            accumulation=optimizer.accumulation,
+            may_differ=(*_shared_differently(run.out, optimizer), *_planned_otherwise(config, run.out, optimizer)),
         )  # fmt: skip
         self._checkpoints = Checkpoints(run.out, optimizer, run.snapshots, run.checkpoints)
         self.first_step = self.step = self._num_updates = 0
@@ -322,6 +324,18 @@ def _shared_differently(out: Path, optimizer: OptimizerConfig) -> tuple[str, ...
     if manifest is None or (manifest.processes, manifest.batch) == (processes, optimizer.items_per_step(processes)):
         return ()
     return SHARING if manifest.batch == optimizer.items_per_step(processes) else ()
+
+
+def _planned_otherwise(config: Section, out: Path, optimizer: OptimizerConfig) -> tuple[str, ...]:
+    """The keys that say how long a run is to be, where its newest checkpoint stands as it would with the plan at hand
+    from the beginning: the plateau of a `wsd` schedule may end sooner."""
+    newest, written = newest_state(out), out / "config.yaml"
+    if newest is None or not written.exists() or step_of(newest) >= optimizer.steps:
+        return ()
+    earlier = load_config(type(config), written).optimizer  # type: ignore[attr-defined]
+    steps = range(step_of(newest) + 1)  # the next one's rate is in the state already
+    same = all(learning_rate_factor(n, earlier) == learning_rate_factor(n, optimizer) for n in steps)
+    return PLANNING if same else ()
 
 
 def prepare_layers(model: nn.Module, run: LayerSettings) -> None:

@@ -82,8 +82,21 @@ def test_an_extension_that_is_stopped_is_not_taken_for_finished(tmp_path):
     longer = start(tmp_path, linear(), {"save_every": 2}, steps=12, **WSD)
     assert not is_finished(longer.config, tmp_path)
     assert longer.first_step == 3  # where the short one's rate began to fall
-    with pytest.raises(UserError, match=r"optimizer.steps is 12 there and 6 here"):
-        start(tmp_path, linear(), {"save_every": 2}, steps=6, **WSD)
+
+
+@pytest.mark.parametrize("stopped_at", [3, 5])
+def test_a_plateau_may_end_sooner_than_planned_and_a_rate_that_has_begun_to_fall_may_not(tmp_path, stopped_at):
+    with pytest.raises(KeyboardInterrupt):
+        train(start(tmp_path / "run", linear(), {"save_every": 1}, steps=8, **WSD), batches(), stop_at=stopped_at)
+    sooner = {"steps": 5, "schedule": "wsd", "decay_share": 0.4}
+    if stopped_at == 3:
+        again = finished(tmp_path / "run", **sooner)
+        straight = finished(tmp_path / "straight", **sooner)
+        assert torch.equal(again.weight, straight.weight)
+        assert rates(tmp_path / "run") == rates(tmp_path / "straight")
+    else:
+        with pytest.raises(UserError, match=r"optimizer.steps is 8 there and 6 here"):
+            start(tmp_path / "run", linear(), **{**sooner, "steps": 6})
 
 
 def test_a_finished_run_without_its_loop_state_says_how_to_train_it_further(tmp_path):
