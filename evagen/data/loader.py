@@ -50,7 +50,7 @@ def collate_clips(items: Sequence[Clip | SkippedClip]) -> ClipBatch:
     """Stacks what could be read and lists what could not (see ClipBatch for an empty one)."""
     clips = [item for item in items if isinstance(item, Clip)]
     return ClipBatch(
-        # In a process that reads, this stacks in the memory that the training shares with it, so nothing is copied twice.
+        # In a process that reads, this stacks into memory shared with the training, so nothing is copied twice.
         video=default_collate([clip.video for clip in clips]) if clips else torch.empty(0, 3, 0, 0, 0),
         label=torch.tensor([clip.label for clip in clips], dtype=torch.int64),
         index=torch.tensor([clip.index for clip in clips], dtype=torch.int64),
