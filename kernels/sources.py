@@ -15,11 +15,15 @@
 import importlib.resources
 import json
 import logging
+import socket
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
+from urllib.parse import urlsplit
+from urllib.request import getproxies
 
 from huggingface_hub import hf_hub_download
+from huggingface_hub.constants import ENDPOINT
 from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidationError
 
 from evagen.kernels.files import make_readable, read_json
@@ -83,7 +87,7 @@ def locate(source: str | Path, part: str, only_cached: bool = False, asked: Mapp
     if run and Path(run).is_dir():
         return _snapshot(Path(run), step)
     _refuse_unknown_box(text, boxes)
-    asked = {"local_files_only": only_cached or _is_no_id(text), **(asked or {})}
+    asked = {"local_files_only": only_cached or is_out_of_reach(text), **(asked or {})}
     return Located(text, part if _is_pipeline_of_hub(text, asked) else None)
 
 
@@ -101,10 +105,20 @@ def locate_pipeline(source: str | Path) -> str:
     return text
 
 
-def _is_no_id(name: str) -> bool:
-    """Whether this cannot be a hub id, which has an owner: then the hub need not be asked, which takes most of a minute
-    where there is no network."""
-    return "/" not in name
+def is_out_of_reach(name: str) -> bool:
+    """Whether the hub need not be asked for a name: it cannot be an id, which has an owner, or nobody here knows the
+    hub's address, as without a network, where asking takes most of a minute. What was fetched before is there still."""
+    return "/" not in name or _hub_is_unknown()
+
+
+def _hub_is_unknown() -> bool:
+    if getproxies():  # which know addresses that this machine does not
+        return False
+    try:
+        socket.getaddrinfo(urlsplit(ENDPOINT).hostname, None)
+    except OSError:
+        return True
+    return False
 
 
 def _refuse_unknown_box(name: str, boxes: Mapping[str, Path]) -> None:
@@ -181,7 +195,7 @@ class FromAnywhere(SavedWithoutSource):
         if "subfolder" not in options:  # which diffusers takes literally
             asked = {name: options[name] for name in ASKED_OF_HUB if name in options}
             source, options["subfolder"] = locate(source, cls.part, asked=asked)
-        if _is_no_id(str(source)):
+        if not Path(source).is_dir() and is_out_of_reach(str(source)):
             options.setdefault("local_files_only", True)
         safe, variant = options.get("use_safetensors") is not False, options.get("variant")
         folder = Located(str(source), options["subfolder"]).folder

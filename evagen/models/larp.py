@@ -27,7 +27,7 @@ from evagen.errors import UserError
 from evagen.kernels.files import read_json
 from evagen.kernels.model_files import MOST_LAYERS, check_finite
 from evagen.kernels.packed_linear import pack_linears
-from evagen.kernels.sources import locate
+from evagen.kernels.sources import is_out_of_reach, locate
 from evagen.tokenizer import AssignmentSpace, TokenizedClips
 
 BLOCK_NORM = functools.partial(nn.LayerNorm, eps=1e-5)
@@ -260,6 +260,7 @@ def config_at(source: str | Path, only_cached: bool = False) -> dict[str, Any]:
     try:
         if folder := locate(source, "tokenizer", only_cached).folder:
             source = folder
+        only_cached = only_cached or is_out_of_reach(str(source))
         path = cached_file(str(source), "config.json", local_files_only=only_cached)
         return read_json(path) if path else {}  # None for a folder without one
     except (OSError, ValueError):

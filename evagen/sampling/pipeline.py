@@ -23,7 +23,7 @@ from evagen.data.video_reader import VideoError
 from evagen.errors import UserError
 from evagen.kernels.files import read_json
 from evagen.kernels.packed_linear import pack_linears
-from evagen.kernels.sources import ASKED_OF_HUB, INDEX, SavedWithoutSource, box, locate_pipeline
+from evagen.kernels.sources import ASKED_OF_HUB, INDEX, SavedWithoutSource, box, is_out_of_reach, locate_pipeline
 from evagen.models.fit import check_generator
 from evagen.models.inference import HALF, autocast_to, precision_on
 from evagen.models.loading import check_router, load_model, load_router
@@ -114,6 +114,8 @@ class VideoPipeline(SavedWithoutSource, DiffusionPipeline):
         except FileNotFoundError as error:
             raise UserError(str(error)) from error
         try:
+            if not Path(where).is_dir() and is_out_of_reach(where):
+                options.setdefault("local_files_only", True)
             asked = {name: options[name] for name in ASKED_OF_HUB if name in options}
             _check_index(Path(where, INDEX) if Path(where).is_dir() else Path(hf_hub_download(where, INDEX, **asked)))
             pipeline = super().from_pretrained(where, **options)

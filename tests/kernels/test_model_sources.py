@@ -110,13 +110,33 @@ def test_a_hub_id_of_a_pipeline_is_all_its_parts(root, wanted, hub):
         assert fingerprint(kind.from_pretrained("somebody/video")) == fingerprint(part)
 
 
-def test_the_hub_is_not_asked_for_a_name_without_an_owner(hub, monkeypatch):
+@pytest.mark.parametrize("kind", [VideoTokenizer, VideoPipeline])
+@pytest.mark.parametrize(("name", "network"), [("nowhere", True), ("somebody/video", False)])
+def test_the_hub_is_not_asked_for_a_name_without_an_owner_nor_without_a_network(hub, monkeypatch, kind, name, network):
     asked = []
+
+    def address(host: str, port: None) -> list:
+        if not network:
+            raise OSError("Name or service not known")
+        return []
+
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(http_utils, "get_session", lambda: asked.append("asked"))
-    with pytest.raises(UserError, match="no VideoTokenizer at nowhere"):
-        load_model(VideoTokenizer, "nowhere")
+    monkeypatch.setattr(sources.socket, "getaddrinfo", address)
+    monkeypatch.setattr(sources, "getproxies", dict)
+    with pytest.raises(UserError, match=f"at {name}"):
+        VideoPipeline.from_pretrained(name) if kind is VideoPipeline else load_model(kind, name)
     assert not asked
+
+
+def test_a_hub_behind_a_proxy_or_with_a_known_address_is_asked(monkeypatch):
+    monkeypatch.setattr(sources.socket, "getaddrinfo", lambda *_: (_ for _ in ()).throw(OSError("unknown")))
+    monkeypatch.setattr(sources, "getproxies", lambda: {"https": "http://proxy:3128"})
+    assert not sources.is_out_of_reach("somebody/video")
+    monkeypatch.setattr(sources, "getproxies", dict)
+    assert sources.is_out_of_reach("somebody/video")
+    monkeypatch.setattr(sources.socket, "getaddrinfo", lambda *_: [])
+    assert not sources.is_out_of_reach("somebody/video")
 
 
 def test_a_revision_of_a_hub_id(root, wanted, hub, tmp_path):
