@@ -19,11 +19,11 @@ lint: install
 	$(BIN)/vermin --quiet --target=3.10- --no-tips --violations evagen examples
 
 test: lint
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 # The same tests, with what they do not reach; below 90% of the lines it fails.
 coverage: install
-	$(BIN)/python -m pytest -n 2 --dist loadfile --cov --cov-report=term --cov-fail-under=90
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --cov --cov-report=term --cov-fail-under=90
 
 # Kills tiny trainings of every stage for so long, and compares what they leave.
 SECONDS ?= 40
