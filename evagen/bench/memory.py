@@ -38,9 +38,9 @@ def _commands(root: Path) -> dict[str, list[str]]:
     of_one = ["detector=offline", "changes.drawn=null"]
     generator = [f"corpus={root / 'tokenize'}", "optimizer.steps=150", "samples.every=1000"]
     return {
-        "train-tokenizer": command("train-tokenizer", "box_arcade/proxy", data, "optimizer.steps=60", *_TRAINING),
+        "train-tokenizer": command("train-tokenizer", "box_arcade/proxy", data, "optimizer.steps=150", *_TRAINING),
         "curate": command("curate", "box_arcade/curation", data, models[0], "data.limit=48"),
-        "tokenize": command("tokenize", "box_arcade/tokens", data, *models, "epochs=8"),
+        "tokenize": command("tokenize", "box_arcade/tokens", data, *models, "data.clip=random", "epochs=12"),
         "train-generator": command("train-generator", "box_arcade/generator", *generator),
         "sample": command("sample", "box_arcade/sample", "generator=evagen/arcade", models[0], "clips_per_class=12"),
         "benchmark": command("benchmark", "larp-ucf101-recon", *arcade, *of_one, *models),
