@@ -75,6 +75,8 @@ PLANS = (
     Plan("evagen data scan", "run", "in one process", add="--workers 1"),
     Plan(f"evagen train-tokenizer {PAPER}", "run", "two steps of a narrow model, without networks to download",
          add=f"{STEPS} {NARROW} {ON_A_CPU} {WITHOUT_NETWORKS} {FEWER_LEVELS} run.mixed_precision=no"),
+    Plan("evagen train-tokenizer box_.* run.mixed_precision=bf16", "run", "two steps of a narrow model, in fp32",
+         add=f"{STEPS} {NARROW} {ON_A_CPU} run.mixed_precision=no"),
     Plan("evagen train-tokenizer .*held_out.best", "run", "two steps of a narrow model, and a look after each",
          add=f"{STEPS} {NARROW} held_out.clips=2 held_out.every=1"),
     Plan("evagen train-tokenizer .*start_from", "run", "two steps of the model that it starts from",
