@@ -4,6 +4,7 @@ The settings stand in small sections, and a command's `run` section is made of t
 is accepted that does nothing.
 """
 
+import atexit
 import logging
 import os
 import platform
@@ -217,15 +218,15 @@ def _sharding() -> FullyShardedDataParallelPlugin | None:
 
 
 def part_processes(status: int = 0) -> None:
-    """For the end of a program: ends what holds several processes together, whose threads would now and then abort or
-    hang the interpreter as it ends. With another status than 0 the process ends right here: others may be gone, and
-    what is left of a training that broke off would wait for them."""
-    if status and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+    """For the end of a program: one of several processes ends right here. Interpreters that end in the usual way free
+    what holds the processes together, which may wait for a thread that waits for the interpreter (gloo, in torch 2.13),
+    and where others are gone, what is left of a training that broke off would wait for them."""
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        if not status:
+            atexit._run_exitfuncs()  # trackers have theirs
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(status)
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        torch.distributed.destroy_process_group()
 
 
 def claim_folder(config: Section, out: Path, may_differ: Collection[str] = ()) -> None:

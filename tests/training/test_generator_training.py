@@ -169,6 +169,7 @@ from accelerate import PartialState
 from accelerate.utils import DistributedType
 from evagen.config import load_config
 from evagen.commands.train_generator import GeneratorTraining, main
+from evagen.run import part_processes
 
 config_file, kind = sys.argv[1:]
 config = load_config(GeneratorTraining, config_file)
@@ -182,6 +183,7 @@ if kind == "FSDP":
 main(config)
 assert PartialState().num_processes == 2
 assert kind in str(PartialState().distributed_type)
+part_processes()
 """
 )
 
