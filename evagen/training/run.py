@@ -140,7 +140,7 @@ class TrainingRun:
         is_saved = is_due and self._save(step)
         if (number := self._stop.asked()) and step < self.optimizer_config.steps:
             is_saved = is_saved or self._save_state(step)
-            self.accelerator.end_training()
+            self._end_trackers()
             if self.accelerator.is_main_process:
                 name, out = signal.Signals(number).name, self.run.out
                 left = f"the same command goes on there, in {out}" if is_saved else "its checkpoint found no room"
@@ -204,7 +204,13 @@ class TrainingRun:
             if self.accelerator.is_main_process:
                 final_weights(self.run.out, trained.save_pretrained)
         self.accelerator.wait_for_everyone()
-        self.accelerator.end_training()  # the processes part: nothing that needs all of them may come after it
+        self._end_trackers()  # nothing that needs all processes may come after it: some may be gone
+
+    def _end_trackers(self) -> None:
+        """As Accelerate's `end_training`, which also ends what holds the processes together: DDP's reducer, freed later,
+        would then be the last to have it, and wait, with the interpreter's lock, for a thread that wants the lock."""
+        for tracker in self.accelerator.trackers:
+            tracker.finish()
 
     @contextmanager
     def averaged_weights(self) -> Iterator[None]:
