@@ -207,8 +207,8 @@ class TrainingRun:
         self._end_trackers()  # nothing that needs all processes may come after it: some may be gone
 
     def _end_trackers(self) -> None:
-        """As Accelerate's `end_training`, which also ends what holds the processes together: DDP's reducer, freed later,
-        would then be the last to have it, and wait, with the interpreter's lock, for a thread that wants the lock."""
+        """As Accelerate's `end_training`, which also gives up the group of processes: DDP's reducer, freed later, would
+        then be the last to have it, and wait, with the interpreter's lock, for a thread that wants the lock."""
         for tracker in self.accelerator.trackers:
             tracker.finish()
 
