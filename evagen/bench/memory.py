@@ -1,5 +1,5 @@
-"""The memory of every long command over its time: each runs for half a minute or more in a process of its own, at the
-quickstart's sizes, and what it holds in the first quarter of its work is compared with the last."""
+"""The memory of every long command over its time: each runs for half a minute or more in a process of its own, with the
+models in the box, and what it holds in the first quarter of its work is compared with the last."""
 
 import statistics
 import sys
@@ -35,19 +35,16 @@ def _commands(root: Path) -> dict[str, list[str]]:
         return [name, config, f"run.out={root / name}", *arguments]
 
     arcade = ["changes.dataset=arcade", "changes.size=64", "changes.split=test", "data.layout=ucf101", data]
-    of_one = ["detector=offline", "changes.drawn=null"]
+    training = ["optimizer.steps=150", "optimizer.batch_size=8", "held_out.every=1000"]
     generator = [f"corpus={root / 'tokenize'}", "optimizer.steps=150", "samples.every=1000"]
     return {
-        "train-tokenizer": command("train-tokenizer", "box_arcade/proxy", data, "optimizer.steps=150", *_TRAINING),
+        "train-tokenizer": command("train-tokenizer", "box_arcade/proxy", data, *training),
         "curate": command("curate", "box_arcade/curation", data, models[0], "data.limit=48"),
         "tokenize": command("tokenize", "box_arcade/tokens", data, *models, "data.clip=random", "epochs=12"),
         "train-generator": command("train-generator", "box_arcade/generator", *generator),
         "sample": command("sample", "box_arcade/sample", "generator=evagen/arcade", models[0], "clips_per_class=12"),
-        "benchmark": command("benchmark", "larp-ucf101-recon", *arcade, *of_one, *models),
+        "benchmark": command("benchmark", "larp-ucf101-recon", *arcade, "detector=offline", *models),
     }
-
-
-_TRAINING = ("optimizer.batch_size=8", "run.mixed_precision=no", "run.num_workers=0", "held_out.every=1000")
 
 
 def _watched(name: str, arguments: list[str]) -> dict:

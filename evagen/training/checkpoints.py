@@ -19,7 +19,7 @@ from evagen.config import Section
 from evagen.errors import UserError
 from evagen.kernels.files import atomic_folder
 from evagen.kernels.sources import CONFIG, FINISHED, SNAPSHOTS, STEP
-from evagen.training.optimizers import decay_begins, learning_rate_factor
+from evagen.training.optimizers import are_the_same_until, decay_begins
 from evagen.training.settings import OptimizerConfig
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
@@ -144,8 +144,8 @@ class Checkpoints:
     def agrees(self, state: Path) -> bool:
         """Whether the run would stand where this state does if it had been planned as it is now."""
         earlier = self.optimizer.model_copy(update={"steps": planned_steps(state)})
-        steps = range(step_of(state) + 1)  # the next one's rate is in the state already
-        return all(learning_rate_factor(n, earlier) == learning_rate_factor(n, self.optimizer) for n in steps)
+        # The rate of the step after it is in the state already, so that one counts.
+        return are_the_same_until(step_of(state), earlier, self.optimizer)
 
     def _folders(self) -> list[Path]:
         """Of loop states, whole or not. What else lies beside them is somebody else's."""

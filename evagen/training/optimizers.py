@@ -65,6 +65,11 @@ def learning_rate_factor(step: int, config: OptimizerConfig) -> float:
     return floor + (1.0 - floor) * max(left, 0.0)
 
 
+def are_the_same_until(step: int, one: OptimizerConfig, other: OptimizerConfig) -> bool:
+    """Whether two schedules give the same rates to all steps up to this one, counted from 0."""
+    return one == other or all(learning_rate_factor(n, one) == learning_rate_factor(n, other) for n in range(step + 1))
+
+
 def decay_begins(config: OptimizerConfig) -> int | None:
     """The last step before a `wsd` schedule's rate falls; None for other schedules."""
     return int(_end_of_plateau(config)) if config.schedule == "wsd" else None

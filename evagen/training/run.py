@@ -40,7 +40,7 @@ from evagen.training.failures import no_room
 from evagen.training.loop_state import LoopState
 from evagen.training.metrics import Mean, MetricsLog, over_processes
 from evagen.training.not_finite import NotFinite
-from evagen.training.optimizers import learning_rate_factor, make_optimizers, make_scheduler
+from evagen.training.optimizers import are_the_same_until, make_optimizers, make_scheduler
 from evagen.training.settings import LayerSettings, OptimizerConfig, TrainingSettings
 from evagen.training.sharding import WholeAverage, prepare, spread_again, whole, whole_model
 from evagen.training.stopping import StopRequest
@@ -339,9 +339,7 @@ def _planned_otherwise(config: Section, out: Path, optimizer: OptimizerConfig) -
     if newest is None or not written.exists() or step_of(newest) >= optimizer.steps:
         return ()
     earlier = load_config(type(config), written).optimizer  # type: ignore[attr-defined]
-    steps = range(step_of(newest) + 1)  # the next one's rate is in the state already
-    same = all(learning_rate_factor(n, earlier) == learning_rate_factor(n, optimizer) for n in steps)
-    return PLANNING if same else ()
+    return PLANNING if are_the_same_until(step_of(newest), earlier, optimizer) else ()
 
 
 def prepare_layers(model: nn.Module, run: LayerSettings) -> None:
