@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub import ModelCard
 
 from evagen.commands.roads import Road, arcade_road, command_of, describe_plan, road_of
 from evagen.commands.sample_one import clips_of
@@ -66,7 +67,7 @@ def first_look(path: Path) -> None:
     begun = time.monotonic()
     names, clips, tokens = clips_of(FOR_CLASSES, None, 2, seed=0)
     shown = [GeneratedClip(*each) for each in zip(clips, (each.lengths.tolist() for each in tokens), map(str, names))]
-    card = (box()[FOR_CLASSES] / "README.md").read_text()
+    card = ModelCard.load(box()[FOR_CLASSES] / "README.md").text.strip()  # without what is for machines
     write_first_look(path, FOR_CLASSES, shown, time.monotonic() - begun, card)
     print(f"a first look, at a model that was trained before: {path.resolve().as_uri()}")
     print("now the same road, small and live:")
