@@ -36,7 +36,12 @@ def _commands(root: Path) -> dict[str, list[str]]:
 
     arcade = ["changes.dataset=arcade", "changes.size=64", "changes.split=test", "data.layout=ucf101", data]
     training = ["optimizer.steps=150", "optimizer.batch_size=8", "held_out.every=1000"]
-    generator = [f"corpus={root / 'tokenize'}", "optimizer.steps=150", "samples.every=1000"]
+    generator = [
+        f"corpus={root / 'tokenize'}",
+        "optimizer.steps=150",
+        "optimizer.tokens_per_batch=1000",
+        "samples.every=1000",
+    ]
     return {
         "train-tokenizer": command("train-tokenizer", "box_arcade/proxy", data, *training),
         "curate": command("curate", "box_arcade/curation", data, models[0], "data.limit=48"),

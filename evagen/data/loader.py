@@ -6,6 +6,8 @@
 Dimensions: B clips, C = 3 colours (RGB), F frames, H × W pixels.
 """
 
+import multiprocessing
+import re
 import signal
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -19,6 +21,12 @@ from torch.utils.data import DataLoader, Dataset, default_collate
 
 from evagen.data.clips import BeginningOf, Clip, ClipDataset, SkippedClip
 from evagen.data.lost_clips import FilledClips, check_not_all_lost
+from evagen.errors import UserError
+
+SECONDS_WITHOUT_A_BATCH = 1800
+"""After which processes that read are taken to hang. A file has 300 seconds for a frame (`video_file`)."""
+READER_DIED, READERS_HANG = r"DataLoader worker \(pid", "DataLoader timed out"
+"""In the messages of torch's RuntimeErrors."""
 
 
 @dataclass(frozen=True)
@@ -114,17 +122,43 @@ def clip_loader(
     batches: Iterable[Sequence[int | BeginningOf]],
     num_workers: int = 0,
     collate: Callable[[list], Any] = collate_clips,
-) -> DataLoader:
-    """A ClipBatch, or what else `collate` makes, for each of the given lists of keys, in their order."""
-    return DataLoader(
+) -> Iterator[Any]:
+    """A ClipBatch, or what else `collate` makes, for each of the given lists of keys, in their order. Raises UserError
+    when a process that reads dies or hangs."""
+    loader = DataLoader(
         dataset,
         batch_sampler=batches,  # type: ignore[arg-type]
         num_workers=num_workers,
         collate_fn=collate,
         pin_memory=torch.cuda.is_available(),
+        timeout=SECONDS_WITHOUT_A_BATCH if num_workers else 0,
         generator=torch.Generator(),  # else it draws from the global one, whose numbers are dropout's
         worker_init_fn=leave_signals_to_the_parent,
     )
+    try:
+        yield from loader
+    except RuntimeError as error:
+        words = _of_readers(str(error))
+        if words is None:
+            raise
+        raise UserError(f"{words}; then give the same command again: it goes on") from error
+
+
+def _of_readers(said: str) -> str | None:
+    """What befell the processes that read, and what to do; None for an error of another kind."""
+    if re.search(READER_DIED, said):
+        return (
+            f"a process that read data died ({said[:200]}). Often memory ran out: give fewer workers "
+            "(run.num_workers), or 0 to see what happens"
+        )
+    if READERS_HANG in said:
+        for reader in multiprocessing.active_children():
+            reader.kill()  # one that hangs inside FFmpeg hears no other signal
+        return (
+            f"the processes that read data have given nothing for {SECONDS_WITHOUT_A_BATCH} seconds. A file may hold "
+            "them up: `evagen data scan FOLDER` gives each file a limited time and lists the bad ones; leave those out"
+        )
+    return None
 
 
 def leave_signals_to_the_parent(worker: int) -> None:

@@ -14,7 +14,6 @@ from evagen.errors import UserError
 GO_ON = "then give the same command again: it goes on from the last checkpoint"
 OUT_OF_MEMORY = ("can't allocate memory", "out of memory", "not enough memory")
 """In the messages of torch's RuntimeErrors."""
-READER_DIED = "DataLoader worker"
 PEER_DIED = ("gloo", "closed by peer", "Connection reset", "Broken pipe", "NCCL", "Timed out", "timed out", "TCPStore")
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 ConfigType = TypeVar("ConfigType")
@@ -52,11 +51,6 @@ def in_words(error: BaseException, out: Path) -> str | None:
         return f"the run folder {out} is not there any more ({said}): it was deleted or moved while the training ran"
     if isinstance(error, PermissionError | NotADirectoryError | FileExistsError) or number == errno.EROFS:
         return f"{said}: the run folder {out} must be one that can be written to; mend that, or choose another run.out"
-    if READER_DIED in said:
-        return (
-            f"a process that read data died ({said[:200]}). Often memory ran out: give fewer run.num_workers, or 0 to "
-            f"see what happens; {GO_ON}"
-        )
     if isinstance(error, torch.distributed.DistError) or (
         torch.distributed.is_initialized() and any(part in said for part in PEER_DIED)
     ):

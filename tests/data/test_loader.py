@@ -1,15 +1,22 @@
 """Samplers and loaders of clips, on real files."""
 
+import itertools
+import multiprocessing
+import os
+import signal
 from itertools import islice
 
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from video_fixtures import config, moving_frames
 
+from evagen.data import loader
 from evagen.data.clips import Clip, ClipDataset, SkippedClip
 from evagen.data.loader import EndlessSampler, clip_loader, collate_clips, train_loader
 from evagen.data.video_writer import write_video
+from evagen.errors import UserError
 
 
 def test_collate_keeps_everything_in_step():
@@ -109,3 +116,28 @@ def test_a_file_that_breaks_later_is_skipped_in_its_batch(tmp_path):
     assert not empty
     assert (len(empty), empty.video.shape[0], empty.label.shape) == (0, 0, (0,))
     assert len(empty.skipped) == 2
+
+
+class _Struck:
+    """Clips of which reading one befalls the process that does."""
+
+    def __init__(self, strike):
+        self.strike = strike
+
+    def __getitem__(self, key):
+        return self.strike() if key == 2 else key
+
+
+def test_a_process_that_dies_while_reading_is_told():
+    batches = clip_loader(_Struck(lambda: os.kill(os.getpid(), signal.SIGKILL)), [[0, 1], [2]], 1, list)
+    with pytest.raises(UserError, match=r"a process that read data died .*fewer workers"):
+        list(batches)
+
+
+def test_a_process_that_hangs_where_no_signal_is_heard_is_told_and_stopped(monkeypatch):
+    monkeypatch.setattr(loader, "SECONDS_WITHOUT_A_BATCH", 2)
+    batches = clip_loader(_Struck(lambda: sum(itertools.repeat(0))), [[0, 1], [2]], 1, list)
+    assert next(batches) == [0, 1]
+    with pytest.raises(UserError, match=r"given nothing for 2 seconds.*evagen data scan"):
+        next(batches)
+    assert not multiprocessing.active_children()

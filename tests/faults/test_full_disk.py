@@ -1,5 +1,5 @@
-"""Commands on a disk that is really full: words, status 2, and nothing half-written. The disk is a megabyte of memory
-that only the command's own process sees."""
+"""Commands on a disk that is really full: words, status 2, and nothing half-written. The disk is a piece of memory that
+only the command's own process sees."""
 
 import subprocess
 import sys
@@ -7,8 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
+from tiny_curation import made_up_record, routing, same, weights, write_inputs
 from tiny_models import tiny_router, tiny_tokenizer
 
+from evagen.commands import train_router
 from evagen.data.video_writer import write_video
 
 COMMANDS = """
@@ -40,11 +43,32 @@ for arguments in (
     print("left", *(each.relative_to(disk).as_posix() for each in left), file=sys.stderr)
 """
 
+TRAINING = """
+import shutil, sys
+from pathlib import Path
+from evagen.cli import main
 
-def with_a_small_disk(folder: Path, code: str) -> subprocess.CompletedProcess:
-    """Python code with a disk of a megabyte at `disk`, its argument."""
+disk = Path(sys.argv[1])
+sys.argv[1:] = ["train-router", "router.yaml", f"run.out={disk / 'run'}"]
+filler = disk / "filler"
+filler.write_bytes(bytes(4 * 2**20 - int(Path("room").read_text())))
+for attempt in ("full", "roomy"):
+    print("$", attempt, file=sys.stderr)
+    try:
+        main()
+    except SystemExit as ended:
+        print("status", ended.code, file=sys.stderr)
+    left = sorted(each.relative_to(disk / "run").as_posix() for each in (disk / "run").rglob("*"))
+    print("left", *left, file=sys.stderr)
+    filler.unlink(missing_ok=True)
+shutil.copytree(disk / "run", "gone on")
+"""
+
+
+def with_a_small_disk(folder: Path, code: str, megabytes: int = 1) -> subprocess.CompletedProcess:
+    """Python code with a disk of so many megabytes at `disk`, its argument."""
     (folder / "disk").mkdir()
-    mount = f"mount -t tmpfs -o size=1m tmpfs '{folder / 'disk'}' && exec \"$@\""
+    mount = f"mount -t tmpfs -o size={megabytes}m tmpfs '{folder / 'disk'}' && exec \"$@\""
     command = ["unshare", "--map-root-user", "--mount", "sh", "-c", mount, "sh"]
     return subprocess.run(
         [*command, sys.executable, "-c", code, str(folder / "disk")], cwd=folder, capture_output=True, text=True
@@ -81,3 +105,21 @@ def test_a_full_disk_is_told_and_nothing_half_written_stays(folder):
         assert "status 2" in said, (command, said)
         assert "Traceback" not in said, (command, said)
         assert not said.rpartition("left")[2].split(), (command, said)
+
+
+def test_a_training_says_that_the_disk_is_full_and_goes_on_when_there_is_room(folder):
+    write_inputs(folder)
+    config = routing(made_up_record(folder), folder / "straight")
+    train_router.main(config)
+    (folder / "router.yaml").write_text(yaml.safe_dump(config.model_dump(mode="json")))
+    checkpoint = sum(each.stat().st_size for each in (folder / "straight" / "checkpoints").rglob("*"))
+    (folder / "room").write_text(str(checkpoint * 3 // 4))  # two are kept
+    done = with_a_small_disk(folder, TRAINING, megabytes=4)
+    runs = dict(run.split("\n", 1) for run in done.stderr.split("$ ")[1:])
+    assert set(runs) == {"full", "roomy"}, done.stderr
+    assert "no room is left on the disk" in runs["full"], done.stderr
+    assert "status 2" in runs["full"], done.stderr
+    assert "Traceback" not in runs["full"], done.stderr
+    assert "step_00000002/state.json" in runs["full"].rpartition("left")[2], done.stderr
+    assert done.returncode == 0, done.stderr
+    assert same(weights(folder / "gone on"), weights(folder / "straight"))

@@ -35,7 +35,6 @@ sys.stdin.read()
         (OSError(errno.ENOSPC, "No space left on device"), "no room is left on the disk"),
         (FileNotFoundError(errno.ENOENT, "No such file", "x"), "is not there any more"),
         (PermissionError(errno.EACCES, "Permission denied", "x"), "must be one that can be written to"),
-        (RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed."), "fewer run.num_workers"),
         (torch.distributed.DistBackendError("NCCL error: remote process exited"), "another process of this training"),
     ],
 )
