@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 RUN ?= runs/quickstart
 
-.PHONY: install test coverage lint docs soak quickstart clean
+.PHONY: install test coverage lint audit docs soak quickstart clean
 install: $(VENV)/.installed
 
 $(VENV)/.installed: pyproject.toml setup.py constraints.txt
@@ -16,6 +16,7 @@ lint: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/pip check
 	$(BIN)/vermin --quiet --target=3.10- --no-tips --violations evagen examples
 
 test: lint
@@ -24,6 +25,11 @@ test: lint
 # The same tests, with what they do not reach; below 90% of the lines it fails.
 coverage: install
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --cov --cov-report=term --cov-fail-under=90
+
+# Known weaknesses of the pinned packages, from PyPI: needs a network, so it stands beside the tests.
+audit: install
+	$(BIN)/pip install -qq pip-audit
+	$(BIN)/pip-audit --no-deps --disable-pip -r constraints.txt
 
 # Kills tiny trainings of every stage for so long, and compares what they leave.
 SECONDS ?= 40
