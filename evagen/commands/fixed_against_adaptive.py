@@ -13,6 +13,7 @@ same command goes on where it was. Seeds and training times may be run by severa
 """
 
 import json
+import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -119,9 +120,13 @@ def main(config: FixedAgainstAdaptive) -> Path:
     for command, stage in stages.items():  # all cells are of the same configs, whenever they are run
         claim_folder(_load(command, stage), config.run.out / "stages" / command)
     preferences = find_preferences(config, base.router)
-    scores = []
+    scores, number, parts = [], 0, len(config.trainings) * len(config.seeds)
     for training in config.trainings:
-        cells = {seed: _run_cell(config, base, training, seed, preferences) for seed in config.seeds}
+        cells = {}
+        for seed in config.seeds:
+            number += 1
+            print(f"part {number} of {parts}: {training:g} times the steps, seed {seed}", file=sys.stderr)
+            cells[seed] = _run_cell(config, base, training, seed, preferences)
         scores += _gather(training, cells)
     (config.run.out / "table.md").write_text(table(scores) + "\n")
     (config.run.out / "comparison.json").write_text(json.dumps(_as_values(config, preferences, scores), indent=1))

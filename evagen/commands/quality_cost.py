@@ -21,6 +21,7 @@ import torch
 from accelerate import PartialState
 from pydantic import Field
 from torch import Tensor
+from tqdm.auto import tqdm
 
 from evagen.config import ONLY_HOW, Place, Section
 from evagen.data.curation_record import CurationRecord, read_record
@@ -114,9 +115,10 @@ class ClipSet:
     def space(self) -> AssignmentSpace:
         return self.record.space
 
-    def batches(self, size: int) -> Iterator[Tensor]:
-        """float (B, C, F, H, W) in [-1, 1]."""
-        return map(levels_to_floats, self.video.split(size))
+    def batches(self, size: int, bar: str | None = None) -> Iterator[Tensor]:
+        """float (B, C, F, H, W) in [-1, 1]; with a bar of that name."""
+        batches = tqdm(self.video.split(size), desc=bar, unit="batch", dynamic_ncols=True, disable=bar is None)
+        return map(levels_to_floats, batches)
 
     def point(self, way: str, dial: float, chosen: Tensor, preference: float | None = None) -> Point:
         """chosen: int64 (n,), the number of each clip's assignment."""
@@ -208,7 +210,8 @@ def _load(
             "do not compare; curate both with the same"
         )
     batches = clip_loader(record.open_clips(), [[int(key)] for key in record.keys])
-    video = [floats_to_levels(batch.video) for batch in batches]
+    bar = tqdm(batches, desc=f"reading {name}", total=len(record.keys), unit="clip", dynamic_ncols=True)
+    video = [floats_to_levels(batch.video) for batch in bar]
     if len(video) != len(record.keys):
         raise UserError(f"clips of the record {folder} can no longer be read")
     return ClipSet(name, record, torch.cat(video), scale, images)
@@ -292,7 +295,10 @@ def _compare_tokenizers(
     for name in ("proxy", "final"):
         tokenizer = load_for(config.run, VideoTokenizer, getattr(config, name), device)
         found[name] = score_reconstruction(
-            tokenizer, clips.batches(config.batch_size), _in_turn(lengths), PerceptualDistance().to(device)
+            tokenizer,
+            clips.batches(config.batch_size, f"{name} on {clips.name}"),
+            _in_turn(lengths),
+            PerceptualDistance().to(device),
         )
     return found
 
