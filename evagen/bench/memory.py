@@ -35,7 +35,7 @@ def _commands(root: Path) -> dict[str, list[str]]:
         return [name, config, f"run.out={root / name}", *arguments]
 
     arcade = ["changes.dataset=arcade", "changes.size=64", "changes.split=test", "data.layout=ucf101", data]
-    training = ["optimizer.steps=150", "optimizer.batch_size=8", "held_out.every=1000"]
+    training = ["optimizer.steps=100", "optimizer.batch_size=4", "held_out.every=1000"]
     generator = [
         f"corpus={root / 'tokenize'}",
         "optimizer.steps=150",
