@@ -16,6 +16,7 @@ stretches of time in a chunk, f frames of a clip, T temporal blocks, N tokens.
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -28,7 +29,7 @@ from evagen.tokenizer import tiles
 from evagen.tokenizer.autoencoder import TokenizedClips, VideoTokenizer
 from evagen.tokenizer.reward import PREFERENCE_RANGE
 from evagen.tokenizer.router import Router
-from evagen.tokenizer.stream import TokenizerStream, check_picture
+from evagen.tokenizer.stream import TokenizerStream
 
 Video = Tensor | Iterable[Tensor]
 """A video (C, F, H, W), or its frames (C, H, W) in turn, float in [-1, 1]."""
@@ -44,7 +45,7 @@ class TokenizedVideo:
     tokens: of its clips, on the CPU, those of one stretch of time after another, row by row; num_frames: of the video,
     without what filled up the last clip; size: (H, W) of the video; encoded_size: (h, w) it was encoded at; preference:
     w_q, None where there was none; max_tokens: the bound on each clip, or with a memory on each block, None without
-    one. With a memory the video is one clip."""
+    one. With a memory each tile is one clip, of all of the video."""
 
     tokens: TokenizedClips
     num_frames: int
@@ -199,28 +200,28 @@ def grouped(video: Video, size_of_group: int) -> Iterator[tuple[list[Tensor], tu
 
 
 def check_decodable(tokenizer: VideoTokenizer, video: TokenizedVideo) -> None:
-    """Raises ValueError for a number of clips or blocks that does not go with the number of frames, for codes and
-    lengths that are not this tokenizer's, and with a memory for pictures that are too large (`check_picture`)."""
+    """Raises ValueError for a number of clips or blocks that does not go with the frames and the size, and for
+    codes and lengths that are not this tokenizer's."""
     config, lengths = tokenizer.config, video.tokens.lengths
     tokenizer.check_tokens(video.tokens)
     tokenizer.assignments.check_levels(lengths)
+    count, of_tile = num_tiles(tokenizer, video.encoded_size), _tile_size(tokenizer, video.encoded_size)
+    tokenizer.patch_grid(of_tile)
     if config.memory_blocks is not None:
-        check_picture(tokenizer, video.encoded_size)
-        found, expected = tuple(lengths.shape), (1, -(-video.num_frames // config.temporal_patch))
+        found, expected = tuple(lengths.shape), (count, -(-video.num_frames // config.temporal_patch))
         if found != expected:
             raise ValueError(
-                f"{video.num_frames} frames in blocks of {config.temporal_patch} are {expected[1]} blocks of one clip, "
-                f"but there are tokens of {found[1]} blocks of {found[0]}"
+                f"{video.num_frames} frames in blocks of {config.temporal_patch} and {_tiles_in_words(count, config)} "
+                f"are {expected[1]} blocks of {count} clip{'s' * (count > 1)}, but there are tokens of {found[1]} "
+                f"blocks of {found[0]}"
             )
         return
     tokenizer.assignments.check(lengths)
-    per_clip, side, count = config.num_frames, config.resolution, num_tiles(tokenizer, video.encoded_size)
-    tokenizer.patch_grid(_tile_size(tokenizer, video.encoded_size))
-    expected_clips = -(-video.num_frames // per_clip) * count
+    expected_clips = -(-video.num_frames // config.num_frames) * count
     if len(lengths) != expected_clips:
         raise ValueError(
-            f"{video.num_frames} frames in clips of {per_clip} and {count} tile{'s' * (count > 1)} of "
-            f"{side}x{side} are {expected_clips} clips, but there are tokens of {len(lengths)}"
+            f"{video.num_frames} frames in clips of {config.num_frames} and {_tiles_in_words(count, config)} are "
+            f"{expected_clips} clips, but there are tokens of {len(lengths)}"
         )
 
 
@@ -232,7 +233,7 @@ def decode_in_chunks(tokenizer: VideoTokenizer, video: TokenizedVideo, clips_per
     Raises ValueError as `check_decodable` does, before anything is decoded."""
     check_decodable(tokenizer, video)
     if tokenizer.config.memory_blocks is not None:
-        yield from _decode_stream(tokenizer, video, clips_per_chunk)
+        yield from _decode_streams(tokenizer, video, clips_per_chunk)
         return
     per_clip, side, clips = tokenizer.config.num_frames, tokenizer.config.resolution, video.tokens.split()
     count, num_stretches = num_tiles(tokenizer, video.encoded_size), -(-video.num_frames // per_clip)
@@ -244,15 +245,23 @@ def decode_in_chunks(tokenizer: VideoTokenizer, video: TokenizedVideo, clips_per
         yield from _of_size(frames, video.size)
 
 
-def _decode_stream(tokenizer: VideoTokenizer, video: TokenizedVideo, blocks_per_piece: int) -> Iterator[Tensor]:
-    step, (lengths,) = tokenizer.config.temporal_patch, video.tokens.lengths
-    stream, start = TokenizerStream(tokenizer), 0
-    for number in range(0, len(lengths), blocks_per_piece):
-        some = lengths[number : number + blocks_per_piece]
-        codes = video.tokens.codes[start : start + int(some.sum())]
-        start += len(codes)
-        frames = stream.decode(codes, some, video.encoded_size)[:, : video.num_frames - number * step]
-        yield from _of_size(frames.transpose(0, 1), video.size)
+def _decode_streams(tokenizer: VideoTokenizer, video: TokenizedVideo, blocks_per_piece: int) -> Iterator[Tensor]:
+    """Every tile is a stream."""
+    config, of_tile = tokenizer.config, _tile_size(tokenizer, video.encoded_size)
+    streams = [
+        (TokenizerStream(tokenizer), clip.lengths[0], iter(clip.codes.split(clip.lengths[0].tolist())))
+        for clip in video.tokens.split()
+    ]
+    for number in range(0, video.tokens.lengths.shape[1], blocks_per_piece):
+        decoded = [
+            stream.decode(
+                torch.cat(list(islice(codes, blocks_per_piece))), lengths[number:][:blocks_per_piece], of_tile
+            )
+            for stream, lengths, codes in streams
+        ]
+        (whole,) = tiles.merge(torch.stack(decoded), video.encoded_size, config.resolution)  # (C, f, h, w)
+        frames = whole.transpose(0, 1)[: video.num_frames - number * config.temporal_patch]
+        yield from _of_size(frames, video.size)
 
 
 def _of_size(frames: Tensor, size: tuple[int, int]) -> Iterator[Tensor]:
@@ -300,9 +309,12 @@ def _checked_size(frame: Tensor, size: tuple[int, int] | None) -> tuple[int, int
 
 
 def num_tiles(tokenizer: VideoTokenizer, encoded_size: tuple[int, int]) -> int:
-    """How many tiles a picture (h, w) is encoded as: one with a memory."""
-    config = tokenizer.config
-    return 1 if config.memory_blocks is not None else tiles.count(encoded_size, config.resolution)
+    """How many tiles a picture (h, w) is encoded as."""
+    return tiles.count(encoded_size, tokenizer.config.resolution)
+
+
+def _tiles_in_words(count: int, config: Any) -> str:
+    return f"{count} tile{'s' * (count > 1)} of {config.resolution}x{config.resolution}"
 
 
 def _tile_size(tokenizer: VideoTokenizer, encoded_size: tuple[int, int]) -> tuple[int, int]:
@@ -311,14 +323,12 @@ def _tile_size(tokenizer: VideoTokenizer, encoded_size: tuple[int, int]) -> tupl
     return height, width
 
 
-def fit_size(size: tuple[int, int], short_side: int, patch: int, resolution: int | None = None) -> tuple[int, int]:
+def fit_size(size: tuple[int, int], short_side: int, patch: int, resolution: int) -> tuple[int, int]:
     """(H, W) → the nearest size with that short side. Sides are multiples of the patch; those longer than `resolution`
     of any length, since tiles of that side will cover them."""
     sides = [side * short_side / min(size) for side in size]
-    fitted = [max(1, round(side / patch)) * patch for side in sides]
-    if resolution is not None:
-        fitted = [round(side) if round(side) > resolution else short for side, short in zip(sides, fitted)]
-    height, width = fitted
+    shorter = [max(1, round(side / patch)) * patch for side in sides]
+    height, width = (round(side) if round(side) > resolution else short for side, short in zip(sides, shorter))
     return height, width
 
 

@@ -5,9 +5,11 @@
     video = model.decode(tokens)                      # as many frames, of the same size
 
 A block's length and tokens depend on the video up to it, so nothing is read ahead; memory and time a block do not grow.
+Pictures that are not of the tokenizer's `resolution` are cut into overlapping tiles that are (`tokenizer.tiles`), and
+each place of a tile is a video of its own, with its own memory and lengths.
 
 Legend: C = 3 channels, F frames, H × W pixels of the video, h × w pixels that are encoded, f frames of a block, s side
-of the router's picture, T blocks, N tokens.
+of the router's picture, k tiles, T blocks, N tokens.
 """
 
 from collections.abc import Iterator, Sequence
@@ -17,6 +19,7 @@ import torch
 from torch import Tensor
 
 from evagen.kernels.transfer import send
+from evagen.tokenizer import tiles
 from evagen.tokenizer.adaptive import TokenizedVideo, Video, check_dials, decode_in_chunks, fit_size, grouped, resize
 from evagen.tokenizer.autoencoder import TokenizedClips, VideoTokenizer
 from evagen.tokenizer.block_router import BlockRouter
@@ -78,10 +81,10 @@ class LiveLengths:
 
 @dataclass(frozen=True)
 class LiveBlock:
-    """A block of a video as tokens. codes: int64 (N,); num_frames: of the video, without what filled up a
-    last block; size: (H, W) of the video."""
+    """A block of a video as tokens. codes: int64 (N,) of each of its k tiles, row by row; num_frames: of the video,
+    without what filled up a last block; size: (H, W) of the video."""
 
-    codes: Tensor
+    codes: list[Tensor]
     num_frames: int
     size: tuple[int, int]
 
@@ -127,9 +130,10 @@ class LiveTokenizer:
         if not blocks:
             raise ValueError("the video holds no frame; at least one is needed")
         size, steered = blocks[0].size, rate is not None or bool(lengths)
-        codes, chosen = torch.cat([block.codes for block in blocks]).cpu(), [len(block.codes) for block in blocks]
+        of_tiles = list(zip(*(block.codes for block in blocks)))  # k of T of (N,)
+        codes = torch.cat([codes for tile in of_tiles for codes in tile]).cpu()
         return TokenizedVideo(
-            TokenizedClips(codes, torch.tensor([chosen])),
+            TokenizedClips(codes, torch.tensor([[len(codes) for codes in tile] for tile in of_tiles])),
             sum(block.num_frames for block in blocks), size, self.encoded_size(size),
             None if steered else (1.2 if preference is None else preference), max_tokens,
         )  # fmt: skip
@@ -144,20 +148,25 @@ class LiveTokenizer:
         lengths: Sequence[int] = (),
     ) -> Iterator[LiveBlock]:
         """The blocks of `encode`, each as soon as its frames have been read; the same arguments and errors."""
-        step = self.tokenizer.config.temporal_patch
-        chooser = self._chooser(preference, max_tokens, rate, lengths)
-        stream = TokenizerStream(self.tokenizer)
+        config, step = self.tokenizer.config, self.tokenizer.config.temporal_patch
+        self._check(preference, max_tokens, rate, lengths)
+        live: list[tuple[TokenizerStream, LiveLengths | None]] = []  # of each tile
         for group, size in grouped(video, step):
             num_frames = len(group)
             group = torch.stack(group + group[-1:] * (step - num_frames))  # (f, C, H, W)
-            group = send(group, self.tokenizer.device)
-            if chooser:
-                side = chooser.router.config.resolution
-                length = chooser.choose(resize(group, (side, side)).transpose(0, 1))
-            else:
-                length = lengths[min(stream.num_encoded, len(lengths) - 1)]
-            block = resize(group, self.encoded_size(size)).transpose(0, 1)  # (C, f, h, w)
-            codes = stream.encode(block, torch.tensor([length]))
+            fitted = resize(send(group, self.tokenizer.device), self.encoded_size(size))
+            cut = tiles.cut(fitted.transpose(0, 1)[None], config.resolution)  # (k, C, f, s, t)
+            if not live:
+                choosers = [None if lengths else self._chooser(preference, max_tokens, rate, len(cut)) for _ in cut]
+                live = [(TokenizerStream(self.tokenizer), chooser) for chooser in choosers]
+            codes = []
+            for tile, (stream, chooser) in zip(cut, live):
+                if chooser:
+                    side = chooser.router.config.resolution
+                    length = chooser.choose(resize(tile.transpose(0, 1), (side, side)).transpose(0, 1))
+                else:
+                    length = lengths[min(stream.num_encoded, len(lengths) - 1)]
+                codes.append(stream.encode(tile, torch.tensor([length])))
             yield LiveBlock(codes, num_frames, size)
 
     def decode(self, tokens: TokenizedVideo) -> Tensor:
@@ -166,12 +175,13 @@ class LiveTokenizer:
 
     def encoded_size(self, size: tuple[int, int]) -> tuple[int, int]:
         """(H, W) of a video → (h, w) that the tokenizer sees of it."""
-        return fit_size(size, self.short_side, self.tokenizer.config.spatial_patch)
+        config = self.tokenizer.config
+        return fit_size(size, self.short_side, config.spatial_patch, config.resolution)
 
-    def _chooser(
+    def _check(
         self, preference: float | None, max_tokens: int | None, rate: Rate | None, lengths: Sequence[int]
-    ) -> LiveLengths | None:
-        """None where lengths are given outright."""
+    ) -> None:
+        """Raises ValueError for dials that exclude each other, and without anything that says the lengths."""
         check_dials(preference, None)
         given = {"preference": preference, "rate": rate, "lengths": tuple(lengths) or None}
         named = [name for name, value in given.items() if value is not None]
@@ -181,15 +191,24 @@ class LiveTokenizer:
             if max_tokens is not None:
                 raise ValueError(f"lengths={list(lengths)} leave nothing to bound: leave out max_tokens={max_tokens}")
             self.tokenizer.assignments.check_levels(torch.tensor(lengths))
-            return None
-        if self.router is None:
+        elif self.router is None:
             raise ValueError("without a router lengths have to be given")
+
+    def _chooser(
+        self, preference: float | None, max_tokens: int | None, rate: Rate | None, num_tiles: int
+    ) -> LiveLengths:
+        """For one of so many tiles, which keep an equal share of the rate each."""
+        assert self.router is not None
         control = None
         if rate:
             too_long = self.router.too_long(max_tokens).tolist()
             levels = [level for level, is_out in zip(self.router.assignments.levels, too_long) if not is_out]
             blocks_per_second = rate.frames_per_second / self.tokenizer.config.temporal_patch
-            control = RateControl(levels, rate.tokens_per_second, rate.window_seconds, blocks_per_second)
+            of_tile = rate.tokens_per_second / num_tiles
+            try:
+                control = RateControl(levels, of_tile, rate.window_seconds, blocks_per_second)
+            except ValueError as error:
+                raise ValueError(f"{f'for each of {num_tiles} tiles ' * (num_tiles > 1)}{error}") from error
         return LiveLengths(self.router, 1.2 if preference is None else preference, max_tokens, control)
 
 

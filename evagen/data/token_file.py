@@ -77,7 +77,9 @@ class TokenFile(pydantic.BaseModel):
     def summary(self) -> str:
         """A few lines for the terminal."""
         source = "".join(letter if letter.isprintable() else "�" for letter in self.source)  # nothing for the terminal
-        unit, count = ("clip", self.clips) if self.clips > 1 or self.blocks is None else ("block", self.blocks)
+        unit, count = "clip", self.clips
+        if self.clips <= self.tiles and self.blocks is not None:  # a single stretch of time
+            unit, count = "block", self.blocks
         dials = []
         if self.preference is not None:
             dials.append(f"preference {self.preference:g}")

@@ -153,8 +153,9 @@ def _with_memory(models: DemoModels, frames: Iterator[Tensor], wish: Wish, fps: 
     rate = None if wish.tokens_per_second is None else Rate(max(least, wish.tokens_per_second), fps)
     blocks = model.blocks(remembered(), preference=None if rate else wish.preference, rate=rate)
     while some := list(islice(blocks, CLIPS_A_PIECE * models.tokenizer.config.num_frames // models.frames_a_block)):
-        lengths = [len(block.codes) for block in some]
-        decoded = stream.decode(torch.cat([block.codes for block in some]), torch.tensor(lengths))  # (C, n·f, H, W)
+        codes = [block.codes[0] for block in some]  # of the only tile
+        lengths = [len(each) for each in codes]
+        decoded = stream.decode(torch.cat(codes), torch.tensor(lengths))  # (C, n·f, H, W)
         piece = torch.stack(read, dim=1)  # (C, F, H, W)
         read.clear()
         yield _Piece(piece, decoded[:, : piece.shape[1]].cpu(), lengths)

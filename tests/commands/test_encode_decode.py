@@ -273,7 +273,7 @@ def test_a_video_of_any_length_goes_by(models, tmp_path, dials, num_frames):
         assert "never above 30 tokens a second in any 1 seconds" in said.summary()
     expected = live.encode(frames_to_video(frames), **dials)
     assert torch.equal(load_file(tokens)["codes"].long(), expected.tokens.codes)
-    assert (said.clips, said.blocks) == (1, -(-num_frames // 4))
+    assert (said.tiles, said.clips, said.blocks) == (2, 2, 2 * -(-num_frames // 4))
     decode_file(tokens, tmp_path / "b.mkv", models["remembers"])
     assert np.array_equal(read_frames(tmp_path / "b.mkv"), video_to_frames(live.decode(expected)))
 

@@ -83,11 +83,13 @@ def test_codes_and_lengths_of_another_tokenizer_are_refused_before_a_frame_is_de
         open_tokens(written(examples[0], tmp_path / "a.safetensors", some, tokens=36), "its own", 4, "fp32")
 
 
-def test_a_large_picture_is_refused_by_a_tokenizer_that_cuts_no_tiles(examples, tmp_path, monkeypatch):
-    monkeypatch.setattr("evagen.commands.decode.load_model", lambda *_: examples[1].model)
-    path = written(examples[1], tmp_path / "a.safetensors", encoded_height=4096, encoded_width=4096)
-    with pytest.raises(UserError, match="4096x4096 pixels are too large for a tokenizer that was trained on 32x32"):
-        open_tokens(path, "its own", 4, "fp32")
+def test_a_large_picture_without_the_tokens_of_its_tiles_is_refused(examples, tmp_path, monkeypatch):
+    for example in examples:
+        monkeypatch.setattr("evagen.commands.decode.load_model", lambda *_, model=example.model: model)
+        claims = {"encoded_height": 4096, "encoded_width": 4096, "tiles": 16384}
+        path = written(example, tmp_path / "a.safetensors", **claims)
+        with pytest.raises(UserError, match=r"16384 tiles of 32x32 are .* clips, but there are tokens of \d"):
+            open_tokens(path, "its own", 4, "fp32")
 
 
 def test_a_name_with_signs_for_the_terminal_is_printed_without_them(examples):

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny_models import random_clips, tiny_block_router, tiny_tokenizer
 
-from evagen.tokenizer import LiveTokenizer, Rate
+from evagen.tokenizer import LiveTokenizer, Rate, tiles
 from evagen.tokenizer.live import LiveLengths
 from evagen.tokenizer.rate_control import RateControl
 
@@ -63,8 +63,31 @@ def test_bounds_and_given_lengths():
 def test_any_size_comes_back():
     live, video = model(), random_clips(1, frames=9, height=50, width=70)[0]
     tokens = live.encode(video)
-    assert tokens.encoded_size == (32, 48)
+    assert tokens.encoded_size == (32, 45)
+    assert tokens.tokens.lengths.shape == (2, 3)
     assert live.decode(tokens).shape == video.shape
+
+
+def test_each_tile_of_a_wide_video_is_a_video_of_its_own():
+    live, video = model(), random_clips(1, frames=11, height=32, width=70)[0]
+    wide = live.encode(video, preference=1.4)
+    found = tiles.cut(video[None], 32)  # k C F s t
+    alone = [live.encode(tile, preference=1.4) for tile in found]
+    assert len(alone) == 3
+    assert torch.equal(wide.tokens.lengths, torch.cat([tokens.tokens.lengths for tokens in alone]))
+    assert torch.equal(wide.tokens.codes, torch.cat([tokens.tokens.codes for tokens in alone]))
+    merged = tiles.merge(torch.stack([live.decode(tokens) for tokens in alone]), (32, 70), 32)[0]
+    torch.testing.assert_close(live.decode(wide), merged, atol=1e-6, rtol=0)
+    assert wide.over_time(3).tolist() == wide.tokens.lengths.sum(0).tolist()
+
+
+def test_the_tiles_of_a_wide_video_keep_a_rate_together():
+    live, video = model(), random_clips(1, frames=80, height=32, width=64)[0]
+    lengths = live.encode(video, rate=Rate(60, 15)).tokens.lengths
+    sums = lengths.sum(0).unfold(0, 15, 1).sum(1)  # of windows of four seconds
+    assert int(sums.max()) <= 60 * 4
+    with pytest.raises(ValueError, match="for each of 2 tiles 7 tokens a second cannot be kept"):
+        live.encode(video, rate=Rate(14, 15))
 
 
 rates = st.tuples(st.integers(8, 60), st.floats(1.0, 8.0), st.sampled_from([8.0, 10.0, 15.0, 23.976, 25.0, 30.0]))
