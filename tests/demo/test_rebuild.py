@@ -10,7 +10,9 @@ from video_fixtures import moving_frames
 from evagen.data.square_clips import iterate_square
 from evagen.data.video_writer import write_video
 from evagen.demo import rebuild as module
+from evagen.demo.models import load_demo_models
 from evagen.demo.rebuild import Wish, rebuild
+from evagen.demo.rebuild_tab import CLIPS
 from evagen.demo.upload import Limits
 from evagen.errors import UserError
 from evagen.kernels.levels import video_to_frames
@@ -27,6 +29,11 @@ def video(tmp_path_factory) -> Path:
     return path
 
 
+@pytest.fixture(scope="module")
+def box():
+    return load_demo_models("evagen/arcade")
+
+
 @pytest.mark.parametrize("name", ["clips", "memory"])
 def test_pieces_are_the_video_at_once(models, video, name):
     these = models[name]
@@ -41,6 +48,14 @@ def test_pieces_are_the_video_at_once(models, video, name):
     assert np.abs(pieces - whole).max() <= 1
     originals = np.concatenate([result.originals for result in results])
     assert np.array_equal(originals, video_to_frames(torch.stack(frames, dim=1)))
+
+
+@pytest.mark.parametrize("clip", CLIPS)
+def test_the_model_that_is_shown_first_knows_every_clip_of_the_page(box, clip):
+    """A game that it has not learnt, TimePilot, has 19 dB and half of the motion."""
+    *_, result = rebuild(box, CLIPS[clip], Wish(), Limits())
+    assert result.psnr > 24
+    assert result.motion_explained > 0.7
 
 
 def test_numbers_are_what_they_say(models, video):
