@@ -48,10 +48,12 @@ class BatchedMuon(torch.optim.Muon):
 
 
 def orthogonalised(matrices: Tensor, coefficients: tuple[float, float, float], steps: int, epsilon: float) -> Tensor:
-    """Matrices (N, rows, columns) with singular values of about one, in bf16, by Newton–Schulz iterations."""
+    """Matrices (N, rows, columns) with singular values of about one, by Newton–Schulz iterations, in bf16; in fp32 on a
+    CPU that has no fast products in bf16, where they take most of a training step."""
     a, b, c = coefficients
     is_tall = matrices.shape[1] > matrices.shape[2]
-    x = matrices.bfloat16()
+    is_slow = matrices.device.type == "cpu" and not torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    x = matrices.float() if is_slow else matrices.bfloat16()
     x = x.mT if is_tall else x
     x = x / x.norm(dim=(1, 2), keepdim=True).clamp(min=epsilon)
     for _ in range(steps):
