@@ -149,6 +149,8 @@ def test_every_command_runs_in_fp32_and_bf16_and_with_every_setting(results):
 def test_trainings_are_those_of_a_cpu(road, out, stage, precision, tolerance):
     """As closely as six steps of large size leave it; the first line as closely as the precision does."""
     on_cpu, on_gpu = read_metrics(road / stage), read_metrics(out / f"{stage} {precision}")
+    if not torch.ops.mkldnn._is_mkldnn_bf16_supported():  # Muon's products are fp32 there, and bf16 on a GPU
+        precision, tolerance = "bf16", 5e-2
     assert [line["step"] for line in on_gpu] == [line["step"] for line in on_cpu]
     for here, there in zip(on_cpu, on_gpu):
         assert there["loss"] == pytest.approx(here["loss"], rel=tolerance)
