@@ -8,7 +8,6 @@ decode_step.py, on CUDA in half precision decode_step_triton.py. Everything else
 Legend: R rows, N packed tokens, M cache length, D width, h heads, d = D / h, E hidden width of the MLP, V vocabulary.
 """
 
-import logging
 from collections.abc import Callable, Sequence
 
 import torch
@@ -16,14 +15,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from evagen.ar_model.transformer import DecoderLayer, VideoGenerator
-from evagen.kernels.backends import HALF, flash_works
+from evagen.kernels.backends import HALF, flash_works, works
 from evagen.kernels.decode_step import CompiledStep, can_compile
 from evagen.kernels.flash import FlashPlan, flash_forward
 from evagen.kernels.packed_linear import pack_linears
 from evagen.kernels.plans import plan_causal
 from evagen.kernels.transfer import send
 
-logger = logging.getLogger(__name__)
 Attend = Callable[[Tensor, Tensor, Tensor, int], Tensor]
 Step = Callable[[Tensor, Tensor], Tensor]
 """Tokens and positions int64 (R,) → logits (R, V)."""
@@ -193,29 +191,26 @@ class Decoder:
         logged, or for other shapes."""
         if self._triton_failed:
             return None
-        try:
+        found: list[Step] = []
+
+        def attempt() -> None:
             from evagen.kernels.decode_step_triton import TritonStep, has_kernels_for
 
             width, hidden = self.layers[0].down.weight.shape
             if not has_kernels_for(len(self.positions), width, hidden, width // self.num_heads):
-                return None
+                return
             step = TritonStep(weights, layers, self.num_heads, self.norm_eps)
             tokens = torch.zeros_like(self.positions)
             with torch.no_grad():
-                found, expected = step(tokens, self.positions), self._step_in_torch(tokens)
-            error = ((found - expected).norm() / expected.norm()).item()
+                logits, expected = step(tokens, self.positions), self._step_in_torch(tokens)
+            error = ((logits - expected).norm() / expected.norm()).item()
             if not error < LARGEST_ERROR:  # nor nan
                 raise RuntimeError(f"their logits are wrong by {error:.2g} of their norm")
-        except ImportError:
-            return None
-        except torch.OutOfMemoryError:
-            raise
-        except Exception as error:  # of Triton's own, of the compilers that it calls, of the driver
-            reason = str(error).strip().splitlines() or [type(error).__name__]
-            logger.warning("a step's Triton kernels do not work here, torch's slower ones are taken: %s", reason[0])
-            self._triton_failed = True
-            return None
-        return step
+            found.append(step)
+
+        complaint = "a step's Triton kernels do not work here, torch's slower ones are taken"
+        self._triton_failed = not works(attempt, complaint)
+        return found[0] if found else None
 
     def _layers(self, tokens: Tensor, rows: Tensor, positions: Tensor, attend: Attend) -> Tensor:
         """Tokens (N,) of these rows at these positions → the last layer's output (N, D); keys and values are kept."""

@@ -24,7 +24,7 @@ from evagen.eval.motion import (
 )
 from evagen.eval.network_input import NetworkInput, PreparedDetector
 from evagen.eval.perceptual import PerceptualDistance
-from evagen.eval.protocol import Precision, Protocol
+from evagen.eval.protocol import Protocol
 from evagen.eval.protocols import PROTOCOLS, get_protocol
 from evagen.eval.reconstruction import psnr, psnr_of_mse, reconstruction_metrics, ssim
 from evagen.eval.uncertainty import (
@@ -54,7 +54,6 @@ __all__ = [
     "MotionExplained",
     "NetworkInput",
     "PerceptualDistance",
-    "Precision",
     "PreparedDetector",
     "Protocol",
     "SourceClip",

@@ -23,10 +23,10 @@ from torch import Tensor
 from evagen.eval.clip_choice import ClipChoice, SourceClip, SourceVideo
 from evagen.eval.frames import FramePreparation
 from evagen.eval.network_input import NetworkInput
+from evagen.kernels.backends import Precision
 
 Task = Literal["reconstruction", "class-to-video", "frame-prediction", "generation"]
 ScoredFrames = Literal["generated", "paste-given", "predicted-only"]
-Precision = Literal["fp32", "bf16", "fp16"]
 
 
 @dataclass(frozen=True)

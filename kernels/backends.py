@@ -20,6 +20,8 @@ from evagen.kernels.flash import flash_attention, flash_plan
 from evagen.kernels.transfer import send
 
 AttentionBackend = Literal["auto", "torch", "flash", "xformers"]
+Precision = Literal["fp32", "bf16", "fp16"]
+"""Of the products of models."""
 HALF = (torch.bfloat16, torch.float16)
 LARGEST_ERROR = 0.05
 """Of a kernel in half precision, as a share of the largest value."""
@@ -125,18 +127,24 @@ def _works(
     dtype: torch.dtype,
     head_width: int,
 ) -> bool:
+    # The first caller may be computing without gradients, or in a checkpointed layer, which counts what is kept.
+    with torch.inference_mode(False), torch.enable_grad(), saved_tensors_hooks(_as_it_is, _as_it_is):
+        return works(
+            lambda: attempt(device, dtype, head_width),
+            f"{name} does not work for {dtype} and heads of width {head_width} on {device} and is not used",
+        )
+
+
+def works(attempt: Callable[[], None], complaint: str) -> bool:
+    """Whether this runs. If not, the complaint is logged with the first line of the reason, but where a package is
+    missing."""
     try:
-        # The first caller may be computing without gradients, or in a checkpointed layer, which counts what is kept.
-        with torch.inference_mode(False), torch.enable_grad(), saved_tensors_hooks(_as_it_is, _as_it_is):
-            attempt(device, dtype, head_width)
+        attempt()
     except ImportError:
         return False
     except torch.OutOfMemoryError:
         raise
-    except (NotImplementedError, RuntimeError, TypeError, ValueError) as error:
-        logger.warning(
-            "%s does not work for %s and heads of width %d on %s and is not used: %s",
-            name, dtype, head_width, device, (str(error).strip().splitlines() or [type(error).__name__])[0],
-        )  # fmt: skip
+    except Exception as error:  # of a package's own, of the compilers that it calls, of the driver
+        logger.warning("%s: %s", complaint, (str(error).strip().splitlines() or [type(error).__name__])[0])
         return False
     return True

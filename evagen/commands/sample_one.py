@@ -5,12 +5,17 @@ from pathlib import Path
 
 import numpy as np
 from accelerate import PartialState
+from tqdm.auto import tqdm
 
-from evagen.ar_model import ClipTokens, VideoGenerator
+from evagen.ar_model import ClipRequest, ClipTokens, SamplingOptions, VideoGenerator, sample
 from evagen.data.video_writer import check_name, write_video
+from evagen.errors import UserError
+from evagen.kernels.levels import video_to_frames
 from evagen.kernels.names import as_line, file_name_of
+from evagen.models.fit import check_generator
 from evagen.models.loading import load_model
-from evagen.sampling.pipeline import VideoPipeline
+from evagen.sampling.classes import label_of
+from evagen.sampling.clips import clip_seed, decode_clips, slots_that_fit
 from evagen.tokenizer import VideoTokenizer
 
 FRAMES_PER_SECOND = 15
@@ -18,7 +23,7 @@ SHOWN_SIDE = 256
 """Small clips are enlarged by a whole factor, up to this height, since players show them as small as they are."""
 GAP = 4
 """Pixels between clips."""
-OPTIONS = {"top_p": 0.8, "guidance_scale": 1.5}
+OPTIONS = SamplingOptions(top_p=0.8, guidance=1.5)
 
 
 def main(
@@ -43,12 +48,21 @@ def clips_of(
     """New clips of some classes, or of every one: the class of each, the clips uint8 (B, F, H, W, 3), their tokens.
     Raises UserError as `main` does."""
     device = PartialState().device
-    tokenizer = load_model(VideoTokenizer, model, device)
-    pipeline = VideoPipeline(tokenizer, load_model(VideoGenerator, model, device))
-    known = list(pipeline.generator.config.class_names)
+    tokenizer, generator = load_model(VideoTokenizer, model, device), load_model(VideoGenerator, model, device)
+    check_generator(generator, tokenizer)
+    known = list(generator.config.class_names)
     asked = [name for name in classes or known or [None] for _ in range(clips_per_class)]
-    written = pipeline(asked, seed=seed, **OPTIONS)
-    return asked, np.rint(written.frames * 255).astype(np.uint8), written.tokens
+    requests = [ClipRequest(clip_seed(seed, i), label_of(name, known)) for i, name in enumerate(asked)]
+    written: dict[int, ClipTokens] = {}
+    try:
+        sampled = sample(generator, requests, OPTIONS, slots_that_fit(generator, guided=True, dtype=None))
+        for number, tokens in tqdm(sampled, "sampling", len(requests), unit="clip"):
+            written[number] = tokens
+    except ValueError as error:
+        raise UserError(f"the generator cannot write these clips: {error}") from error
+    clips = [written[number] for number in range(len(requests))]
+    frames = [video_to_frames(decode_clips(tokenizer, [clip])[0]) for clip in clips]
+    return asked, np.stack(frames), clips
 
 
 def describe(name: str | None, tokens: ClipTokens) -> str:

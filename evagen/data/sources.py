@@ -7,7 +7,6 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from evagen.config import Section
-from evagen.data.huggingface import list_huggingface
 from evagen.data.kinetics import list_kinetics
 from evagen.data.layouts import (
     Listing,
@@ -106,6 +105,8 @@ def list_source(source: VideoSource, split: Split) -> Listing:
     if source.layout == "kinetics":
         return list_kinetics(source.root, split, source.csv)
     if source.layout == "huggingface":
+        from evagen.data.huggingface import list_huggingface  # loads `datasets` and pandas, which take a while
+
         return list_huggingface(source.root, split, source.video_column, source.label_column)
     return list_folder(source.root, split)
 

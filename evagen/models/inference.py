@@ -7,9 +7,8 @@ from typing import Literal
 import torch
 
 from evagen.errors import UserError
-from evagen.eval import Precision
 from evagen.kernels.attention import choose_attention
-from evagen.kernels.backends import has_bf16
+from evagen.kernels.backends import Precision, has_bf16
 from evagen.models.larp import LarpTokenizer, config_at, is_larp, load_larp
 from evagen.models.loading import Model, load_model
 from evagen.run import Infers

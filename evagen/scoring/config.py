@@ -9,7 +9,8 @@ from pydantic import Field, create_model
 from evagen.ar_model import SamplingOptions
 from evagen.config import ONLY_HOW, Place, Section
 from evagen.data.layouts import Split
-from evagen.eval.protocol import Precision, ScoredFrames
+from evagen.eval.protocol import ScoredFrames
+from evagen.kernels.backends import Precision
 from evagen.models.lengths import LengthChoice
 from evagen.models.networks import ComparisonNetwork, DetectorName
 from evagen.run import Infers, ReadsClips, RunFolder, Seeded

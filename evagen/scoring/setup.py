@@ -6,7 +6,8 @@ import torch
 
 from evagen.ar_model import SamplingOptions, VideoGenerator
 from evagen.errors import UserError
-from evagen.eval import Precision, PreparedDetector, Protocol, SourceClip, get_protocol
+from evagen.eval import PreparedDetector, Protocol, SourceClip, get_protocol
+from evagen.kernels.backends import Precision
 from evagen.models.fit import check_clips, check_generator
 from evagen.models.inference import load_any_tokenizer, load_for
 from evagen.models.larp import LarpTokenizer

@@ -19,7 +19,7 @@ from evagen.ar_model import (
     shape_of,
     with_shape,
 )
-from evagen.ar_model.sampler import draw, token_probabilities
+from evagen.ar_model.drawing import draw, token_probabilities
 from evagen.training.optimizers import make_optimizers
 from evagen.training.settings import OptimizerConfig
 

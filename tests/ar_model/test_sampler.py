@@ -21,7 +21,7 @@ from evagen.ar_model import (
     sample_in_order,
 )
 from evagen.ar_model.decoding import Decoder
-from evagen.ar_model.sampler import clip_noise, draw, token_probabilities
+from evagen.ar_model.drawing import clip_noise, draw, token_probabilities
 from evagen.kernels.decode_step import can_compile
 
 LEVELS = [1, 3, 5]

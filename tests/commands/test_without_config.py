@@ -57,8 +57,9 @@ def test_sample_writes_one_video_and_says_where():
     assert said.splitlines()[3:] == ["Boxing.mp4"]
     video = read_frames(Path("Boxing.mp4"))
     assert video.shape == (16, 2 * 256 + 4, 2 * 256 + 4, 3)
-    clips = VideoPipeline.from_pretrained("evagen/tiny")(["Boxing"] * 3, seed=5, **sample_one.OPTIONS)
+    clips = VideoPipeline.from_pretrained("evagen/tiny")(["Boxing"] * 3, seed=5, guidance_scale=1.5, top_p=0.8)
     frames = np.rint(clips.frames * 255).astype(np.uint8)
+    assert np.array_equal(sample_one.clips_of("evagen/tiny", ["Boxing"], 3, 5)[1], frames)
     assert np.array_equal(sample_one.grid(frames)[:, :256, :256], frames[0].repeat(8, 1).repeat(8, 2))
     for line, clip in zip(said.splitlines(), clips.tokens):
         assert line == f"Boxing: {clip.lengths.sum()} tokens, {' + '.join(str(int(n)) for n in clip.lengths)}"

@@ -1,9 +1,5 @@
-"""The step as Triton kernels equals torch's. Without a GPU Triton's interpreter runs the kernels, in a process of its
-own, since Triton asks for it when it is imported."""
+"""The step as Triton kernels equals torch's."""
 
-import importlib.util
-import os
-import subprocess
 import sys
 from types import SimpleNamespace
 
@@ -11,41 +7,19 @@ import pytest
 import torch
 import torch.nn.functional as F
 from tiny_models import tiny_generator
+from triton_interpreter import interpreted, loops_up_to_a_loaded_number, not_interpreted, on_gpu, run_in_interpreter
 
 from evagen.ar_model import ClipTokens
 from evagen.ar_model.decoding import Decoder
 from evagen.kernels.replay import Replayed
 
-HAS_TRITON = importlib.util.find_spec("triton") is not None
-INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
-interpreted = pytest.mark.skipif(not (HAS_TRITON and INTERPRETED), reason="for Triton's interpreter alone")
-on_gpu = pytest.mark.skipif(
-    not (HAS_TRITON and torch.cuda.is_available()) or INTERPRETED, reason="needs CUDA and Triton"
-)
 EPS = 1e-6
+__all__ = ["loops_up_to_a_loaded_number"]  # a fixture
 
 
-@pytest.mark.skipif(not HAS_TRITON, reason="Triton is not installed")
-@pytest.mark.skipif(INTERPRETED, reason="the interpreter runs already")
+@not_interpreted
 def test_all_of_these_in_the_interpreter():
-    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", __file__]
-    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "TRITON_INTERPRET": "1"})
-    assert done.returncode == 0, done.stdout[-3000:]
-
-
-@pytest.fixture(autouse=True)
-def loops_up_to_a_loaded_number(monkeypatch):
-    """Triton's interpreter turns a loop's bound into an integer in a way that numpy 2.4 refuses."""
-    if HAS_TRITON and INTERPRETED:
-        from triton.runtime import interpreter
-
-        patch = interpreter._patch_lang_tensor
-
-        def with_index(tensor, scope):
-            patch(tensor, scope)
-            scope.set_attr(tensor, "__index__", lambda self: self.handle.data.item())
-
-        monkeypatch.setattr(interpreter, "_patch_lang_tensor", with_index)
+    run_in_interpreter(__file__)
 
 
 def random_model(num_rows, length, width=32, heads=2, hidden=48, vocabulary=37, depth=2, half=torch.float16, x=None):
