@@ -6,6 +6,7 @@ just that many and decodes them. `CandidateSearch` and the proxy reward say whic
 
 from evagen.tokenizer.adaptive import (
     AdaptiveTokenizer,
+    TileStreams,
     TokenizedVideo,
     check_decodable,
     check_router_fits,
@@ -41,6 +42,7 @@ __all__ = [
     "Rate",
     "RewardScale",
     "Router",
+    "TileStreams",
     "TokenizedClips",
     "TokenizedVideo",
     "TokenizerOutput",

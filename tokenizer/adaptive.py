@@ -246,22 +246,30 @@ def decode_in_chunks(tokenizer: VideoTokenizer, video: TokenizedVideo, clips_per
 
 
 def _decode_streams(tokenizer: VideoTokenizer, video: TokenizedVideo, blocks_per_piece: int) -> Iterator[Tensor]:
-    """Every tile is a stream."""
-    config, of_tile = tokenizer.config, _tile_size(tokenizer, video.encoded_size)
-    streams = [
-        (TokenizerStream(tokenizer), clip.lengths[0], iter(clip.codes.split(clip.lengths[0].tolist())))
-        for clip in video.tokens.split()
-    ]
-    for number in range(0, video.tokens.lengths.shape[1], blocks_per_piece):
-        decoded = [
-            stream.decode(
-                torch.cat(list(islice(codes, blocks_per_piece))), lengths[number:][:blocks_per_piece], of_tile
-            )
-            for stream, lengths, codes in streams
-        ]
-        (whole,) = tiles.merge(torch.stack(decoded), video.encoded_size, config.resolution)  # (C, f, h, w)
-        frames = whole.transpose(0, 1)[: video.num_frames - number * config.temporal_patch]
+    lengths, streams = video.tokens.lengths, TileStreams(tokenizer, video.encoded_size)
+    of_tiles = [clip.codes.split(clip.lengths[0].tolist()) for clip in video.tokens.split()]  # k of T of (N,)
+    for number in range(0, lengths.shape[1], blocks_per_piece):
+        some = slice(number, number + blocks_per_piece)
+        whole = streams.decode([torch.cat(codes[some]) for codes in of_tiles], lengths[:, some])
+        frames = whole.transpose(0, 1)[: video.num_frames - number * tokenizer.config.temporal_patch]
         yield from _of_size(frames, video.size)
+
+
+class TileStreams:
+    """From tokens to pictures (h, w) with a memory: each of their k tiles is a stream. Raises ValueError for a
+    tokenizer without a memory."""
+
+    def __init__(self, tokenizer: VideoTokenizer, encoded_size: tuple[int, int]):
+        self.tokenizer, self.encoded_size = tokenizer, encoded_size
+        self._streams = [TokenizerStream(tokenizer) for _ in range(num_tiles(tokenizer, encoded_size))]
+
+    def decode(self, codes: Sequence[Tensor], lengths: Tensor) -> Tensor:
+        """The next codes int64 (N,) of every tile, and the lengths of their blocks int64 (k, n) → frames
+        (C, n·f, h, w) in [-1, 1]."""
+        of_tile = _tile_size(self.tokenizer, self.encoded_size)
+        decoded = [stream.decode(*of_stream, of_tile) for stream, *of_stream in zip(self._streams, codes, lengths)]
+        (whole,) = tiles.merge(torch.stack(decoded), self.encoded_size, self.tokenizer.config.resolution)
+        return whole
 
 
 def _of_size(frames: Tensor, size: tuple[int, int]) -> Iterator[Tensor]:

@@ -11,6 +11,7 @@ The result differs by rounding and by the interpolation of colours, without bias
 
 import threading
 from collections.abc import Iterator
+from typing import Literal
 
 import numpy as np
 import torch
@@ -18,12 +19,17 @@ import torch.nn.functional as F
 from av.video.reformatter import Interpolation, VideoReformatter
 
 from evagen.data.shown_frame import ShownFrame
-from evagen.data.video_file import VideoPath
+from evagen.data.video_file import VideoError, VideoPath
 from evagen.data.video_reader import RgbConverter, decode, decoded_frames, upright_planes
 from evagen.kernels.levels import levels_to_floats
 from evagen.kernels.strides import Stride
 
 _RESIZED = Interpolation.BILINEAR | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT
+
+Place = float | Literal["whole"]
+"""Where the long side is cropped: in [0, 1) of its play, or not at all; in the centre if None."""
+LONGEST = 8
+"""The long side of what is not cropped against the short one."""
 
 _WHITE = 255 * 256
 """What FFmpeg's 16-bit RGB has for white when made of 8-bit video."""
@@ -45,7 +51,24 @@ def iterate_square(path: VideoPath, size: int) -> Iterator[torch.Tensor]:
         yield torch.from_numpy(frame).clamp_(-1, 1)  # C size size
 
 
-def fit_square(frames: np.ndarray, size: int, place: float | None = None) -> torch.Tensor:
+def iterate_whole(path: VideoPath, size: int) -> Iterator[torch.Tensor]:
+    """As `iterate_square`, but with nothing cropped: the short side is `size`, the long side rounded down. Raises
+    VideoError for strips, of which one side is more than `LONGEST` times the other, too."""
+    resized = _SquareConverter(size, "whole")
+
+    def convert(shown: ShownFrame) -> np.ndarray:
+        height, width = shown.shape
+        if max(shown.shape) > LONGEST * min(shown.shape):
+            raise VideoError(
+                path, f"has frames of {width}x{height} pixels, with a side more than {LONGEST} times the other; crop it"
+            )
+        return resized(shown)
+
+    for frame, _ in decoded_frames(path, convert):
+        yield torch.from_numpy(frame).clamp_(-1, 1)  # C h w
+
+
+def fit_square(frames: np.ndarray, size: int, place: Place | None = None) -> torch.Tensor:
     """Resizes the short side of uint8 `F H W C` frames to `size` (bilinear, antialiased, in float; smaller
     frames are enlarged) and crops the long side: in the centre, or at `place` in [0, 1) of its play.
     Returns float32 `C F size size` in [-1, 1]."""
@@ -79,7 +102,7 @@ _CONVERTERS = _Converters()
 class _SquareConverter:
     """Makes float32 `C size size` of decoded frames, in [-1, 1] or beyond it by less than a level."""
 
-    def __init__(self, size: int, place: float | None):
+    def __init__(self, size: int, place: Place | None):
         self.size, self.place = size, place
 
     def __call__(self, shown: ShownFrame) -> np.ndarray:
@@ -97,15 +120,17 @@ class _SquareConverter:
             frame, width=width, height=height, format="gbrp16le", interpolation=_RESIZED, threads=1
         )
         planes = upright_planes(shown, resized, "<u2")
-        square = np.empty((3, self.size, self.size), np.float32)
         crop = _crop(planes[0].shape[0], planes[0].shape[1], self.size, self.place)  # upright, so maybe swapped
+        square = np.empty((3, *planes[0][crop].shape), np.float32)
         for channel, plane in zip(square, planes):
             np.multiply(plane[crop], np.float32(2 / _WHITE), out=channel)
         square -= 1
         return square
 
 
-def _crop(height: int, width: int, size: int, place: float | None) -> tuple[slice, slice]:
+def _crop(height: int, width: int, size: int, place: Place | None) -> tuple[slice, slice]:
+    if place == "whole":
+        return slice(None), slice(None)
     top, left = (
         round((side - size) / 2) if place is None else int(place * (side - size + 1)) for side in (height, width)
     )

@@ -9,7 +9,7 @@ import io
 from collections.abc import Iterable, Sequence
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
 
 from evagen.demo.generate import FRAMES_PER_SECOND, Generated
 from evagen.demo.rebuild import Rebuilt
@@ -23,9 +23,9 @@ PICTURE_SIDE = 48
 
 
 def picture(frame: np.ndarray) -> str:
-    """A frame uint8 H W 3 as a small JPEG in a data URI."""
+    """The middle square of a frame uint8 H W 3 as a small JPEG in a data URI."""
     file = io.BytesIO()
-    Image.fromarray(frame).resize((PICTURE_SIDE, PICTURE_SIDE)).save(file, "JPEG", quality=80)
+    ImageOps.fit(Image.fromarray(frame), (PICTURE_SIDE, PICTURE_SIDE)).save(file, "JPEG", quality=80)
     return "data:image/jpeg;base64," + base64.b64encode(file.getvalue()).decode()
 
 

@@ -29,7 +29,7 @@ class DemoModels:
 
     @property
     def side(self) -> int:
-        """Height and width in pixels of what the models see."""
+        """The short side in pixels of what the models see."""
         return self.tokenizer.config.resolution
 
     @property

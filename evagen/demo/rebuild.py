@@ -1,31 +1,32 @@
 """A video into tokens and back, piece by piece, with what it costs and how good it is.
 
-Every frame is cut to the middle square and resized to what the models were trained on, as training clips are; so memory
-depends neither on the length of a video nor on its size.
+Every frame is resized as it is read, its short side to what the models were trained on; so memory depends neither on
+the length of a video nor on its size. What is longer is encoded in tiles (`tokenizer.tiles`), and a block's tokens are
+those of all of them.
 
 Letters: F frames, H and W pixels.
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from evagen.data.square_clips import iterate_square
+from evagen.data.square_clips import iterate_whole
 from evagen.data.video_reader import VideoError
 from evagen.demo.models import DemoModels
 from evagen.demo.upload import Limits, check_upload, explain
 from evagen.errors import UserError
 from evagen.kernels.levels import video_to_frames
 from evagen.scoring.pairs import PIECE, Scores
-from evagen.tokenizer import AdaptiveTokenizer, LiveTokenizer, Rate, TokenizerStream
+from evagen.tokenizer import AdaptiveTokenizer, LiveTokenizer, Rate, TileStreams, num_tiles
 
 CLIPS_A_PIECE = 4
-"""What is shown at a time: four clips, or with a memory as many frames."""
+"""What is shown at a time: four clips of each tile, or with a memory as many frames."""
 
 
 @dataclass(frozen=True)
@@ -83,11 +84,12 @@ class Rebuilt:
 
 @dataclass(frozen=True)
 class _Piece:
-    """frames, decoded: (C, F, H, W) in [-1, 1]; lengths: of its blocks."""
+    """frames, decoded: (C, F, H, W) in [-1, 1]; lengths: of its blocks; num_tiles: whose lengths these are sums of."""
 
     frames: Tensor
     decoded: Tensor
     lengths: list[int]
+    num_tiles: int
 
 
 def rebuild(models: DemoModels, video: Path, wish: Wish, limits: Limits) -> Iterator[Rebuilt]:
@@ -96,10 +98,9 @@ def rebuild(models: DemoModels, video: Path, wish: Wish, limits: Limits) -> Iter
     Raises UserError for a file that the page does not take, on the way for one that is damaged, and for a preference
     out of range."""
     header = check_upload(video, limits)
-    frames = iterate_square(video, models.side)
     make = _with_memory if models.remembers else _of_clips
     scores, lengths, num_frames = Scores(), (), 0
-    pieces = make(models, frames, wish, header.frames_per_second)
+    pieces = make(models, iterate_whole(video, models.side), wish, header.frames_per_second)
     try:
         while (piece := _next(models, pieces)) is not None:
             originals, rebuilt = video_to_frames(piece.frames), video_to_frames(piece.decoded)
@@ -108,8 +109,8 @@ def rebuild(models: DemoModels, video: Path, wish: Wish, limits: Limits) -> Iter
             lengths, num_frames = (*lengths, *piece.lengths), num_frames + len(originals)
             yield Rebuilt(
                 originals, rebuilt, tuple(piece.lengths), lengths, num_frames, header.frames, header.frames_per_second,
-                models.frames_a_block, models.levels[-1], models.bits(sum(lengths), len(lengths)), scores.psnr,
-                scores.motion,
+                models.frames_a_block, models.levels[-1] * piece.num_tiles,
+                models.bits(sum(lengths), len(lengths) * piece.num_tiles), scores.psnr, scores.motion,
             )  # fmt: skip
     except VideoError as error:
         raise UserError(explain(error, video.name)) from error
@@ -129,15 +130,16 @@ def _of_clips(models: DemoModels, frames: Iterator[Tensor], wish: Wish, fps: flo
     """Clips do not depend on each other, so a piece of the video has the tokens that it has in the whole."""
     model, per_clip = AdaptiveTokenizer(models.tokenizer, models.router), models.tokenizer.config.num_frames
     while piece := list(islice(frames, CLIPS_A_PIECE * per_clip)):
+        count = num_tiles(models.tokenizer, (piece[0].shape[1], piece[0].shape[2]))
         if wish.tokens_per_second is None:
             tokens = model.encode(piece, preference=wish.preference)
         else:  # a last clip is filled up with frames that nobody waits for: the budget is that of the others
-            clips = -(-len(piece) // per_clip)
+            clips = -(-len(piece) // per_clip) * count
             least = models.levels[0] * models.tokenizer.assignments.num_blocks
             mean = max(least, wish.tokens_per_second * len(piece) / fps / clips)
             tokens = model.encode(piece, mean_tokens=mean)
-        lengths = tokens.tokens.lengths.flatten().tolist()
-        yield _Piece(torch.stack(piece, dim=1), model.decode(tokens).cpu(), lengths)
+        lengths = tokens.over_time(count).tolist()
+        yield _Piece(torch.stack(piece, dim=1), model.decode(tokens).cpu(), lengths, count)
 
 
 def _with_memory(models: DemoModels, frames: Iterator[Tensor], wish: Wish, fps: float) -> Iterator[_Piece]:
@@ -148,14 +150,17 @@ def _with_memory(models: DemoModels, frames: Iterator[Tensor], wish: Wish, fps: 
             read.append(frame)
             yield frame
 
-    model, stream = LiveTokenizer(models.tokenizer, models.router), TokenizerStream(models.tokenizer)
-    least, _ = models.tokens_per_second(fps)
+    if (first := next(frames, None)) is None:
+        return
+    frames, size = chain([first], frames), (first.shape[1], first.shape[2])
+    model, streams = LiveTokenizer(models.tokenizer, models.router), TileStreams(models.tokenizer, size)
+    least = num_tiles(models.tokenizer, size) * models.tokens_per_second(fps)[0]
     rate = None if wish.tokens_per_second is None else Rate(max(least, wish.tokens_per_second), fps)
     blocks = model.blocks(remembered(), preference=None if rate else wish.preference, rate=rate)
     while some := list(islice(blocks, CLIPS_A_PIECE * models.tokenizer.config.num_frames // models.frames_a_block)):
-        codes = [block.codes[0] for block in some]  # of the only tile
-        lengths = [len(each) for each in codes]
-        decoded = stream.decode(torch.cat(codes), torch.tensor(lengths))  # (C, n·f, H, W)
+        of_tiles = list(zip(*(block.codes for block in some)))  # of each tile the codes of each block
+        lengths = torch.tensor([[len(codes) for codes in of_tile] for of_tile in of_tiles])
+        decoded = streams.decode([torch.cat(codes) for codes in of_tiles], lengths)  # (C, n·f, H, W)
         piece = torch.stack(read, dim=1)  # (C, F, H, W)
         read.clear()
-        yield _Piece(piece, decoded[:, : piece.shape[1]].cpu(), lengths)
+        yield _Piece(piece, decoded[:, : piece.shape[1]].cpu(), lengths.sum(0).tolist(), len(of_tiles))

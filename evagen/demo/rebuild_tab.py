@@ -49,7 +49,7 @@ class RebuildTab:
                     elem_id="clips",
                 )  # fmt: skip
                 gr.HTML(
-                    f"<h4>… or upload a video</h4><small>{self.limits}; its middle square is taken</small>",
+                    f"<h4>… or upload a video</h4><small>{self.limits}</small>",
                     elem_id="bring",
                 )
                 upload = gr.File(show_label=False, height=120, elem_id="upload")

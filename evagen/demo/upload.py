@@ -68,6 +68,8 @@ def explain(error: VideoError, name: str) -> str:
         return (
             f"{name} has no picture, only sound or nothing at all. Give a video file, such as .mp4, .mkv, .avi or .gif."
         )
+    if "times the other" in error.reason:
+        return f"{name} {error.reason}."
     if "damaged" in error.reason:
         return f"{name} is damaged: {error.reason}. Copy or export it again."
     return (

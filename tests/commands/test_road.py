@@ -250,7 +250,7 @@ def test_a_checkpoint_that_does_not_fit_is_explained(road, tmp_path, damage, mes
 def test_training_in_bf16_with_accumulation_checkpointing_and_averaged_weights(road, tmp_path, fresh_accelerator):
     run = {"mixed_precision": "bf16", "gradient_checkpointing": True, "log_every": 1, "tracker": "none"}
     optimizer = {"steps": 4, "batch_size": 2, "accumulation": 2, "learning_rate": 0.01, "ema_decay": 0.9}
-    transformer = {"width": 32, "depth": 1, "heads": 2}  # whose products a CPU without bf16 does faster than convolutions
+    transformer = {"width": 32, "depth": 1, "heads": 2}  # convolutions in bf16 take a CPU without it minutes
     loss = {"adversarial": {"discriminator": "transformer", "transformer": transformer, "ramp_steps": 0}}
     changes = {"run": {"out": str(tmp_path), **run}, "optimizer": optimizer, "loss": loss}
     train_tokenizer.main(tokenizer_config(road, tmp_path, **changes))

@@ -6,7 +6,7 @@ import pytest
 import torch
 from video_fixtures import moving_frames, write_h264, write_uneven_h264
 
-from evagen.data.square_clips import fit_square, iterate_square, read_square
+from evagen.data.square_clips import fit_square, iterate_square, iterate_whole, read_square
 from evagen.data.video_reader import VideoError, read_frames
 from evagen.data.video_writer import write_video
 
@@ -92,3 +92,19 @@ def test_frames_one_by_one_are_those_read_together(tmp_path):
     write_h264(path, moving_frames(9, 48, 80), rotation=90)
     frames = torch.stack(list(iterate_square(path, 32)), dim=1)
     assert torch.equal(frames, read_square(path, 0, 9, 1, 32))
+
+
+@pytest.mark.parametrize(("shape", "rotation", "whole"), [((96, 160), 0, (48, 80)), ((75, 102), 90, (65, 48))])
+def test_whole_frames_are_square_ones_with_what_is_cropped(tmp_path, shape, rotation, whole):
+    path = tmp_path / "clip.mp4"
+    write_h264(path, moving_frames(6, *shape), pixel_format="yuv444p", rotation=rotation)
+    frames = torch.stack(list(iterate_whole(path, 48)))
+    assert frames.shape == (6, 3, *whole)
+    top, left = ((side - 48) // 2 for side in whole)
+    assert torch.equal(frames[..., top : top + 48, left : left + 48], torch.stack(list(iterate_square(path, 48))))
+
+
+def test_whole_frames_that_are_strips_are_refused(tmp_path):
+    write_video(tmp_path / "strip.mkv", moving_frames(4, 16, 400), 25)
+    with pytest.raises(VideoError, match="frames of 400x16 pixels, with a side more than 8 times the other"):
+        next(iterate_whole(tmp_path / "strip.mkv", 32))

@@ -94,11 +94,11 @@ def test_a_clip_is_chosen_and_costs_what_the_slider_says(page):
     slider = page.locator("#rate input[type=range]")
     slider.wait_for()
     slider.press("Home")
-    wait_for(page, "#timeline", "16 blocks, 32 tokens")  # the shortest lengths everywhere
-    assert number(page, "tokens") == "32"
-    assert page.locator("#timeline .block b").all_inner_texts() == ["2"] * 16
+    wait_for(page, "#timeline", "16 blocks, 64 tokens")  # the shortest lengths everywhere, in two tiles
+    assert number(page, "tokens") == "64"
+    assert page.locator("#timeline .block b").all_inner_texts() == ["4"] * 16
     slider.press("End")
-    page.wait_for_function("Number(document.querySelector('#numbers [data-name=\"tokens\"]').innerText) > 32")
+    page.wait_for_function("Number(document.querySelector('#numbers [data-name=\"tokens\"]').innerText) > 64")
     page.wait_for_function("document.querySelector('#film video').videoWidth > 200")
 
 
@@ -113,7 +113,7 @@ def test_videos_are_uploaded_good_and_bad(page, tmp_path):
     assert page.locator("#timeline .block").count() == 16  # the last clip is filled up
     page.get_by_label("within a rate").check()
     page.locator("#rate input[type=range]").press("Home")
-    wait_for(page, "#timeline", "16 blocks, 32 tokens")
+    wait_for(page, "#timeline", "16 blocks, 64 tokens")
     bring(page, tmp_path / "sound.wav")
     wait_for(page, "#numbers [role=alert]", "sound.wav has no picture")
     bring(page, tmp_path / "long.mp4")

@@ -7,7 +7,7 @@ import pytest
 import torch
 from video_fixtures import moving_frames
 
-from evagen.data.square_clips import iterate_square
+from evagen.data.square_clips import iterate_whole
 from evagen.data.video_writer import write_video
 from evagen.demo import rebuild as module
 from evagen.demo.models import load_demo_models
@@ -39,14 +39,15 @@ def test_pieces_are_the_video_at_once(models, video, name):
     these = models[name]
     results = list(rebuild(these, video, Wish(1.4), Limits()))
     assert [result.num_frames for result in results] == [32, 64, FRAMES]
-    frames = list(iterate_square(video, these.side))
+    frames = list(iterate_whole(video, 32))
     kind = LiveTokenizer if these.remembers else AdaptiveTokenizer
     tokens = kind(these.tokenizer, these.router).encode(frames, preference=1.4)
-    assert list(results[-1].lengths) == tokens.tokens.lengths.flatten().tolist()
+    assert list(results[-1].lengths) == tokens.over_time(2).tolist()
     whole = video_to_frames(kind(these.tokenizer, these.router).decode(tokens)).astype(int)
     pieces = np.concatenate([result.rebuilt for result in results])
     assert np.abs(pieces - whole).max() <= 1
     originals = np.concatenate([result.originals for result in results])
+    assert originals.shape == (FRAMES, 32, 53, 3)
     assert np.array_equal(originals, video_to_frames(torch.stack(frames, dim=1)))
 
 
@@ -63,9 +64,9 @@ def test_numbers_are_what_they_say(models, video):
     assert result.tokens == sum(result.lengths)
     assert len(result.lengths) == 20  # the last clip of 8 frames is filled up
     assert result.tokens_per_second == pytest.approx(result.tokens * 25 / FRAMES)
-    assert result.share_of_longest == pytest.approx(result.tokens / (8 * 20))
-    bits = result.tokens * 6 + 20 * np.log2(3)  # a codebook of 64, three levels
-    assert result.bits_per_pixel == pytest.approx(bits / (FRAMES * 32 * 32))
+    assert result.share_of_longest == pytest.approx(result.tokens / (2 * 8 * 20))  # of two tiles
+    bits = result.tokens * 6 + 2 * 20 * np.log2(3)  # a codebook of 64, three levels
+    assert result.bits_per_pixel == pytest.approx(bits / (FRAMES * 32 * 53))
     scores = Scores()
     for piece in rebuild(models["clips"], video, Wish(), Limits()):
         for start in range(0, len(piece.originals), 16):
@@ -77,12 +78,12 @@ def test_numbers_are_what_they_say(models, video):
 def test_a_rate_is_kept(models, video, name):
     least, most = models[name].tokens_per_second(25)
     spent = []
-    for rate in (least, (least + most) / 2, most):
+    for rate in (2 * least, least + most, 2 * most):  # of two tiles
         *_, result = rebuild(models[name], video, Wish(tokens_per_second=rate), Limits())
-        room = 0 if rate > least else 2 * result.longest / result.seconds  # what filled a last clip up
+        room = 0 if rate > 2 * least else 2 * result.longest / result.seconds  # what filled a last clip up
         assert result.tokens_per_second <= rate + room
         spent.append(result.tokens)
-    assert spent[0] == len(result.lengths) * models[name].levels[0]
+    assert spent[0] == 2 * len(result.lengths) * models[name].levels[0]
     assert spent == sorted(spent)
     assert spent[0] < spent[2]
 
@@ -91,11 +92,11 @@ def test_no_more_than_a_piece_is_in_memory(models, video, monkeypatch):
     read = []
 
     def counted(*arguments):
-        for frame in iterate_square(*arguments):
+        for frame in iterate_whole(*arguments):
             read.append(frame.shape)
             yield frame
 
-    monkeypatch.setattr(module, "iterate_square", counted)
+    monkeypatch.setattr(module, "iterate_whole", counted)
     for number, result in enumerate(rebuild(models["clips"], video, Wish(), Limits()), start=1):
         assert len(read) == min(number * 32, FRAMES)
         assert len(result.originals) == len(result.rebuilt) <= 32
@@ -104,9 +105,16 @@ def test_no_more_than_a_piece_is_in_memory(models, video, monkeypatch):
 @pytest.mark.parametrize("name", ["clips", "memory"])
 def test_a_rate_below_the_fewest_tokens_gives_the_fewest(models, video, name):
     *_, result = rebuild(models[name], video, Wish(tokens_per_second=1), Limits())
-    assert set(result.lengths) == {2}
+    assert set(result.lengths) == {2 * 2}
 
 
 def test_a_preference_out_of_range_is_explained(models, video):
     with pytest.raises(UserError, match="lies between"):
         list(rebuild(models["clips"], video, Wish(3.0), Limits()))
+
+
+def test_a_strip_is_refused(models, tmp_path):
+    path = tmp_path / "strip.mkv"
+    write_video(path, moving_frames(4, 16, 400), 25)
+    with pytest.raises(UserError, match=r"^strip\.mkv has frames of 400x16 pixels, with a side more than 8 times"):
+        list(rebuild(models["clips"], path, Wish(), Limits()))
