@@ -33,7 +33,9 @@ def _stay(weights, measure, limit):
 
 
 @triton.jit
-def _guided(logits, row, num_slots, columns, V, begun, remaining, length, T, guidance, first, last, LINEAR: tl.constexpr):
+def _guided(
+    logits, row, num_slots, columns, V, begun, remaining, length, T, guidance, first, last, LINEAR: tl.constexpr
+):  # fmt: skip
     """Logits (v,) of a slot, drawn away from those without a class by a scale that follows the clip's progress."""
     conditional = tl.load(logits + row * V + columns, mask=columns < V, other=0.0)
     unconditional = tl.load(logits + (row + num_slots) * V + columns, mask=columns < V, other=0.0)
@@ -60,9 +62,7 @@ def draw_kernel(
     length, total = tl.load(at_length), tl.load(at_total)
     position = tl.load(positions + row)
     if GUIDED:
-        scores = _guided(
-            logits, row, num_slots, columns, V, begun, remaining, length, T, guidance, first, last, LINEAR
-        )
+        scores = _guided(logits, row, num_slots, columns, V, begun, remaining, length, T, guidance, first, last, LINEAR)
     else:
         scores = tl.load(logits + row * V + columns, mask=columns < V, other=0.0)
 
