@@ -12,13 +12,23 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from evagen.ar_model import ClipRequest, LengthConstraints, SamplingOptions, VideoGenerator, sample_in_order
+from evagen.ar_model import (
+    ClipRequest,
+    LengthConstraints,
+    SamplingOptions,
+    SequenceGrammar,
+    VideoGenerator,
+    sample_in_order,
+)
+from evagen.ar_model.drawing import Slots, draw_in_torch, draw_in_triton, triton_draws
 from evagen.ar_model.sizes import shape_of
 from evagen.bench import gpu_commands, gpu_training
 from evagen.bench import tokenizer as tokenizer_speed
@@ -27,6 +37,7 @@ from evagen.errors import UserError
 from evagen.kernels.attention import planned_attention
 from evagen.kernels.backends import xformers_works
 from evagen.kernels.plans import AttentionPlan
+from evagen.kernels.replay import Replayed
 from evagen.models.inference import HALF
 from evagen.run import versions
 from evagen.tokenizer import CandidateSearch, VideoTokenizer
@@ -80,8 +91,8 @@ def _tiny() -> Scale:
 
 def run() -> dict:
     """Keys: device, versions, failed (by part: the first line of its error), and for each part that ran its figures:
-    ceilings, attention, tokenizer, training, sampling, search, same_as_cpu, and on a real GPU doctor, loading and
-    commands. Without one: of the pretended GPU, and a note that says so."""
+    ceilings, attention, tokenizer, training, sampling, drawing, search, same_as_cpu, and on a real GPU doctor, loading
+    and commands. Without one: of the pretended GPU, and a note that says so."""
     if not torch.cuda.is_available():
         return _pretended()
     is_real = torch.cuda.get_device_name() != PRETENDED
@@ -97,6 +108,7 @@ def measure(scale: Scale, is_real: bool) -> dict:
         "tokenizer": lambda: tokenizer(scale),
         "training": lambda: training(scale, result.get("ceilings", {}).get("bf16_tflops"), is_real),
         "sampling": lambda: sampling(scale, result.get("ceilings", {}).get("copy_gb_s")),
+        "drawing": lambda: drawing(scale),
         "search": lambda: search(scale),
         "same_as_cpu": lambda: same_as_cpu(),
     }
@@ -261,6 +273,27 @@ def sampling(scale: Scale, copy_gb_s: float | None) -> list[dict]:
         row = {"slots": slots, "tokens_per_second": slots * new / took, "milliseconds_a_step": 1e3 * took / new}
         if copy_gb_s:
             row["share_of_limit"] = (weights + slots * cache) / (copy_gb_s * 1e9) / (took / new)
+        rows.append(row)
+    return rows
+
+
+def drawing(scale: Scale) -> list[dict]:
+    """A row for each number of slots: microseconds that drawing their tokens takes, recorded as a graph, as torch's
+    operations and as a Triton kernel, None where that does not work."""
+    grammar, device = SequenceGrammar(8192, [scale.sampled_level], 4, 1), torch.device("cuda", 0)
+    ways = {"torch": draw_in_torch, "triton": draw_in_triton}
+    rows = []
+    for options, count in product((SamplingOptions(), SamplingOptions(top_p=0.9)), scale.slots):
+        logits = torch.randn(count, grammar.vocabulary_size, device=device)
+        places = torch.ones(count, dtype=torch.int64, device=device)
+        slots = Slots.empty(count, count, grammar, device)
+        row: dict[str, Any] = {"slots": count, "top_p": options.top_p, "triton": None}
+        for name, draw_all in ways.items():
+            if name == "torch" or triton_draws(device, grammar.vocabulary_size, options):
+                step = Replayed(partial(draw_all, logits, places, slots, grammar, options), device)
+                step()
+                took = seconds(lambda s=step: [s() for _ in range(scale.repeats)], scale.repeats)
+                row[name] = 1e6 * took / scale.repeats
         rows.append(row)
     return rows
 

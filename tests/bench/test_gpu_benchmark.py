@@ -20,6 +20,9 @@ pytestmark = [
 ]
 
 
+PARTS = ("ceilings", "attention", "tokenizer", "training", "sampling", "drawing", "search", "same_as_cpu")
+
+
 @pytest.fixture(scope="module")
 def found() -> dict:
     done = subprocess.run([sys.executable, "-m", "evagen", "bench", "gpu", "--json"], capture_output=True, text=True)
@@ -31,7 +34,9 @@ def test_every_part_runs(found):
     assert found["failed"] == {}
     assert "pretended" in found["device"]
     assert "times mean nothing" in found["note"]
-    assert {"ceilings", "attention", "tokenizer", "training", "sampling", "search", "same_as_cpu"} <= set(found)
+    assert {"ceilings", "attention", "tokenizer", "training", "sampling", "drawing", "search", "same_as_cpu"} <= set(
+        found
+    )
 
 
 def test_what_does_not_depend_on_time_is_right(found):
@@ -47,8 +52,7 @@ def test_what_does_not_depend_on_time_is_right(found):
 
 def test_a_part_that_fails_is_named_and_the_others_go_on(monkeypatch):
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "a GPU")
-    parts = ("ceilings", "attention", "tokenizer", "training", "sampling", "search", "same_as_cpu")
-    for name in parts:
+    for name in PARTS:
         monkeypatch.setattr(gpu, name, lambda *_, name=name: {"ran": name})
 
     def broken(*_):
@@ -57,7 +61,7 @@ def test_a_part_that_fails_is_named_and_the_others_go_on(monkeypatch):
     monkeypatch.setattr(gpu, "attention", broken)
     found = gpu.measure(gpu._tiny(), is_real=False)
     assert found["failed"] == {"attention": "RuntimeError: no such kernel"}
-    assert [found[name]["ran"] for name in parts if name != "attention"] == [n for n in parts if n != "attention"]
+    assert [found[name]["ran"] for name in PARTS if name != "attention"] == [n for n in PARTS if n != "attention"]
 
 
 def test_flex_attention_is_given_the_same_pattern():
