@@ -37,6 +37,7 @@ def comparison(road: Path, stages: dict, out: Path, **changes) -> study.FixedAga
     scored = {
         "data": {"root": str(road / "arcade"), "layout": "ucf101"}, "detector": "offline",
         "changes": {"dataset": "arcade", "split": "test", "size": 32}, "cache": str(out.parent / "cache"),
+        "certainty": {"resamples": 10},
     }  # fmt: skip
     generated = {"changes": {**scored["changes"], "drawn": 4}}
     values = {
