@@ -41,11 +41,11 @@ def levels_to_floats(levels: Tensor) -> Tensor:
 def floats_to_levels(video: Tensor, rounding: Rounding = "nearest even") -> Tensor:
     """Floats of any shape, clamped to [-1, 1] → uint8 levels. Whole levels keep their value whatever the rounding;
     `nearest`, which goes up halfway between two levels, and `nearest even` differ there only."""
-    levels = (video.detach().float().clamp(-1, 1) + 1) * 127.5
+    levels = video.detach().float().clamp(-1, 1).add_(1).mul_(127.5)  # in place: pages of new memory take longer
     if rounding == "nearest even":
-        return levels.round().to(torch.uint8)
-    levels = levels + (0.5 if rounding == "nearest" else LEVEL_TOLERANCE)
-    return levels.clamp(max=255).to(torch.uint8)  # a conversion cuts off
+        return levels.round_().to(torch.uint8)
+    levels.add_(0.5 if rounding == "nearest" else LEVEL_TOLERANCE)
+    return levels.clamp_(max=255).to(torch.uint8)  # a conversion cuts off
 
 
 def frames_to_video(frames: np.ndarray) -> Tensor:

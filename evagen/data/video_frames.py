@@ -4,11 +4,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
+import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from evagen.data.video_reader import count_frames, iterate_frames
-from evagen.kernels.levels import frames_to_video
+from evagen.data.video_reader import RgbConverter, count_frames, decoded_frames
+from evagen.kernels.levels import levels_to_floats
 
 
 @dataclass
@@ -22,11 +24,9 @@ class VideoFrames:
     def __iter__(self) -> Iterator[Tensor]:
         before: Tensor | None = None
         self.changes = []
-        frames = tqdm(
-            iterate_frames(self.path), total=count_frames(self.path), desc="reading", unit="frame", dynamic_ncols=True
-        )
-        for read in frames:
-            frame = frames_to_video(read[None])[:, 0]
+        frames = decoded_frames(self.path, RgbConverter())
+        for read, _ in tqdm(frames, "reading", count_frames(self.path), unit="frame", dynamic_ncols=True):
+            frame = levels_to_floats(torch.from_numpy(np.ascontiguousarray(read)))
             same_size = before is not None and before.shape == frame.shape
             self.changes.append(float((frame - before).abs().mean()) if same_size and before is not None else 0.0)
             before = frame
