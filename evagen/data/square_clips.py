@@ -70,8 +70,8 @@ def iterate_whole(path: VideoPath, size: int) -> Iterator[torch.Tensor]:
 
 def fit_square(frames: np.ndarray, size: int, place: Place | None = None) -> torch.Tensor:
     """Resizes the short side of uint8 `F H W C` frames to `size` (bilinear, antialiased, in float; smaller
-    frames are enlarged) and crops the long side: in the centre, or at `place` in [0, 1) of its play.
-    Returns float32 `C F size size` in [-1, 1]."""
+    frames are enlarged) and crops the long side: in the centre, at `place` in [0, 1) of its play, or not at all.
+    Returns float32 `C F size size` in [-1, 1], with `whole` `C F h w`."""
     video = torch.from_numpy(frames).permute(0, 3, 1, 2).contiguous().float()  # F C H W
     height, width = video.shape[-2:]
     new_height, new_width = resized_shape(height, width, size)
@@ -100,7 +100,8 @@ _CONVERTERS = _Converters()
 
 
 class _SquareConverter:
-    """Makes float32 `C size size` of decoded frames, in [-1, 1] or beyond it by less than a level."""
+    """Makes float32 `C size size` of decoded frames, with `whole` `C h w`, in [-1, 1] or beyond it by less than a
+    level."""
 
     def __init__(self, size: int, place: Place | None):
         self.size, self.place = size, place
