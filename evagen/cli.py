@@ -381,7 +381,7 @@ def main() -> None:
             refuse_empty(sys.argv[1:])
             app()
     except SystemExit as ended:
-        if "torch" in sys.modules:
+        if "evagen.run" in sys.modules:  # without it there are no processes to part, and it takes seconds to load
             from evagen.run import part_processes
 
             part_processes(ended.code if isinstance(ended.code, int) else int(ended.code is not None))

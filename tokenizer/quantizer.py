@@ -75,7 +75,7 @@ class VectorQuantizer(nn.Module):
                 codes = (similarity.detach() / self.stochastic_temperature).softmax(-1).multinomial(1)[:, 0]  # (N,)
             else:
                 codes = similarity.argmax(-1)  # (N,)
-            nearest = F.embedding(codes, codebook)  # (N, c); the gradient of indexing is slow for rows so short
+            nearest = F.embedding(codes, codebook)  # (N, c); for rows so short indexing has a slow gradient on CUDA
             if not with_losses:
                 return Quantized(nearest, codes, x, {})
             losses = {

@@ -1,4 +1,7 @@
-"""`evagen info`: what a file or a folder is, what made it, and how large it is."""
+"""`evagen info`: what a file or a folder is, what made it, and how large it is.
+
+What one kind alone needs is imported where that kind is told of: with torch and the models' libraries all of it takes
+five seconds to load."""
 
 import math
 from collections.abc import Callable
@@ -6,18 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file
 
-from evagen.data.clip_table import open_table
-from evagen.data.corpus import open_corpus
-from evagen.data.curation_record import open_record
-from evagen.data.token_file import read_token_file
 from evagen.data.video_reader import VideoError, count_frames, frame_rate, iterate_frames
 from evagen.errors import UserError
 from evagen.kernels.files import read_json
 from evagen.kernels.names import as_line
 from evagen.kernels.sources import SNAPSHOTS, STEP, box
-from evagen.kernels.weights import weights_fingerprint
 
 Facts = list[tuple[str, str]]
 MODELS = {
@@ -67,6 +64,10 @@ def _of_folder(folder: Path) -> Facts:
 
 
 def _model(folder: Path) -> Facts:
+    from safetensors.torch import load_file
+
+    from evagen.kernels.weights import weights_fingerprint
+
     config = _json(folder / "config.json")
     kind = str(config.get("_class_name"))
     if kind not in MODELS:
@@ -100,6 +101,9 @@ def _pipeline(folder: Path) -> Facts:
 
 
 def _corpus(folder: Path) -> Facts:
+    from evagen.data.clip_table import open_table
+    from evagen.data.corpus import open_corpus
+
     table, about = open_table(folder / "table", "token corpus", "tokenize")
     corpus = open_corpus(folder)
     tokens = int(corpus.lengths().sum(dtype="int64"))
@@ -116,6 +120,9 @@ def _corpus(folder: Path) -> Facts:
 
 
 def _curation(folder: Path) -> Facts:
+    from evagen.data.clip_table import open_table
+    from evagen.data.curation_record import open_record
+
     _, about = open_table(folder / "record", "curation record", "curate")
     record, tokenizer = open_record(folder)
     levels, searched = record.space.levels, record.space.num_blocks
@@ -160,14 +167,7 @@ def _of_file(path: Path) -> Facts:
         if not is_tokens:
             numbers = sum(math.prod(shape) for shape in shapes)
             return [("what", f"weights, {numbers / 1e6:.1f} million numbers; give the folder to learn more")]
-        _, about = read_token_file(path)
-        summary = about.summary().splitlines()
-        facts = [("what", "a video as tokens"), ("video", summary[0]), ("tokens", summary[1]), ("dials", summary[2])]
-        return [
-            *facts,
-            ("tokenizer", about.tokenizer_fingerprint or "not said"),
-            ("to use it", f"evagen decode {path} {path.with_suffix('.mp4')} --tokenizer …"),
-        ]
+        return _tokens(path)
     try:
         frames, rate = count_frames(path), frame_rate(path)
         height, width, _ = next(iter(iterate_frames(path))).shape
@@ -179,6 +179,19 @@ def _of_file(path: Path) -> Facts:
         ("what", "a video"),
         ("frames", f"{frames} of {width}x{height}, {rate:g} a second, {frames / rate:.1f} seconds"),
         ("to use it", f"evagen encode {path} {path.with_suffix('.safetensors')} --tokenizer … --router …"),
+    ]
+
+
+def _tokens(path: Path) -> Facts:
+    from evagen.data.token_file import read_token_file
+
+    _, about = read_token_file(path)
+    summary = about.summary().splitlines()
+    return [
+        ("what", "a video as tokens"),
+        *zip(("video", "tokens", "dials"), summary),
+        ("tokenizer", about.tokenizer_fingerprint or "not said"),
+        ("to use it", f"evagen decode {path} {path.with_suffix('.mp4')} --tokenizer …"),
     ]
 
 
