@@ -1,6 +1,8 @@
 """`evagen info` of everything that evagen makes, and of what it does not."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -30,6 +32,13 @@ def road(tmp_path_factory) -> Path:
     encode.main(root / "a.mp4", root / "a.safetensors", str(root / "tokenizer"), str(root / "router"))
     write_corpus(root / "corpus", 7)
     return root
+
+
+def test_a_video_is_told_without_loading_torch(road):
+    code = "import sys; from evagen.cli import main\ntry: main()\nfinally: assert 'torch' not in sys.modules"
+    done = subprocess.run([sys.executable, "-c", code, "info", str(road / "a.mp4")], capture_output=True, text=True)
+    assert "20 of 56x40" in done.stdout
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize(
