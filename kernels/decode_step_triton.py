@@ -384,10 +384,10 @@ class TritonStep:
     def _tiles(self, num_outputs: int, num_inputs: int) -> tuple[tuple[int, int], dict]:
         """The programs of a product, and its tiles and how it is started."""
         outputs, inputs = self._outputs(num_outputs), triton.next_power_of_2(num_inputs)
-        if self.row_tile > 1:  # as many inputs as fit into a multiprocessor's shared memory so many times
+        stages = 6 if self.row_tile == 64 else 4
+        if self.row_tile > 1:  # so many inputs that a multiprocessor's shared memory holds as many tiles
             most = 64 if self.row_tile == 64 else 256 if outputs * self.row_tile == 256 else 128
             inputs = max(16, min(inputs, most))
-        stages = 6 if self.row_tile == 64 else 4
         grid = (triton.cdiv(num_outputs, outputs), triton.cdiv(self.num_rows, self.row_tile))
         num_warps = 8 if outputs * inputs > 2**14 and self.row_tile == 1 else 4
         tiles = {"ROWS": self.row_tile, "OUTPUTS": outputs, "INPUTS": inputs}
