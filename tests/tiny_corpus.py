@@ -15,7 +15,7 @@ def write_corpus(
     folder: Path, num_clips: int, levels: list[int] = LEVELS, seed: int = 0, blocks: int = BLOCKS, **contents
 ) -> Path:
     """Clips of some blocks, two classes; a code follows from the class and the one before, so there is something to
-    learn. Returns the folder."""
+    learn. Videos of two seeds are others. Returns the folder."""
     random = np.random.default_rng(seed)
     often = np.array([6, 3, 1])[: len(levels)]
     lengths = random.choice(levels, (num_clips, blocks), p=often / often.sum())
@@ -25,7 +25,11 @@ def write_corpus(
         ((start + (2 + label) * np.arange(row.sum())) % CODES).astype(np.int32)
         for start, label, row in zip(starts, labels, lengths)
     ]
-    table = Dataset.from_dict({"codes": codes, "lengths": list(lengths.astype(np.int32)), "label": labels.tolist()})
+    columns = {
+        "codes": codes, "lengths": list(lengths.astype(np.int32)), "label": labels.tolist(),
+        "path": [f"/videos/{seed}/{i}.avi" for i in range(num_clips)],
+    }  # fmt: skip
+    table = Dataset.from_dict(columns)
     table.save_to_disk(folder / "table")
     contents = {
         "codebook_size": CODES, "levels": levels, "num_blocks": blocks, "class_names": ["ants", "bees"],

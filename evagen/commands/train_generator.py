@@ -29,6 +29,7 @@ from evagen.data.corpus import Windows, read_corpus
 from evagen.sampling.while_training import SamplesConfig, open_samples
 from evagen.training.failures import explained
 from evagen.training.generator import FROM_CORPUS, new_generator
+from evagen.training.held_out_tokens import HeldOutTokensConfig, open_held_out_tokens
 from evagen.training.metrics import Mean
 from evagen.training.run import TrainingRun, is_finished, seed_draws
 from evagen.training.settings import LayerSettings, OptimizerConfig, TrainingSettings
@@ -80,6 +81,7 @@ class GeneratorTraining(Section):
     """Share of clips trained without their class, which guidance needs."""
     use_classes: bool = True
     """Whether the generator is told classes at all."""
+    held_out: HeldOutTokensConfig = HeldOutTokensConfig()
     samples: Annotated[SamplesConfig, ONLY_HOW] = SamplesConfig()
 
 
@@ -100,6 +102,8 @@ def main(config: GeneratorTraining) -> Path:
         windows.tokens, config.run.seed, run.accelerator.num_processes,
         config.optimizer.batch_size, config.optimizer.tokens_per_batch,
     )  # fmt: skip
+    tokens_at_once = config.optimizer.tokens_per_batch or (config.optimizer.batch_size or 1) * int(windows.tokens.max())
+    held_out = open_held_out_tokens(config.held_out, windows, run, tokens_at_once, config.use_classes)
     samples = open_samples(config.samples, windows, model, config.run.seed, run.accelerator.print)
     seed_draws(config.run.seed, run.accelerator.process_index)
     run.resume(keep=[batches])
@@ -117,7 +121,10 @@ def main(config: GeneratorTraining) -> Path:
         run.update(losses.loss * weight, {}, sum(map(len, shares)) / len(shares))
         if run.log_is_due:
             num_targets = targets[run.accelerator.process_index]
-            run.log(metrics_of(losses, length_logits, tokens, sequence_lengths, num_targets, model.grammar))
+            seen = {}
+            if held_out and run.brings_look(held_out.every):
+                seen = held_out.look(model.grammar, run.step + 1)
+            run.log(metrics_of(losses, length_logits, tokens, sequence_lengths, num_targets, model.grammar) | seen)
         if samples and run.ends_step and samples.is_due(run.step + 1, config.optimizer.steps):
             with run.model_so_far() as so_far:
                 if run.accelerator.is_main_process:

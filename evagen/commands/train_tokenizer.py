@@ -131,7 +131,7 @@ def main(config: TokenizerTraining) -> Path:
             of_all = CodebookUsage.of(accelerator.reduce(since.usage.counts.to(run.device), "sum"))
             of_codes = {"codes_used": of_all.used_fraction(), "perplexity": of_all.perplexity()}
             seen = {}
-            if held_out and held_out.is_due(run.step + 1, config.run.log_every, config.optimizer.steps):
+            if held_out and run.brings_look(held_out.every):
                 seen = held_out.look(model.assignments, assign, config.optimizer.batch_size, run.step + 1)
             tokens = lengths.sum(1).double().mean()
             run.log({"loss": loss, **terms, **of_codes, "tokens_per_clip": tokens, **seen})

@@ -47,6 +47,7 @@ class Curve:
 
 CURVES = (
     ("loss", ("loss", "content_loss", "length_loss")),
+    ("held-out loss, nats a token", ("held_out_loss", "held_out_content_loss", "held_out_length_loss")),
     ("terms of the loss", ("l1", "l2", "perceptual", "codebook", "commitment")),
     ("further terms", ("alignment", "adversarial", "discriminator", "lecam")),
     ("held-out PSNR, dB", ("held_out_psnr",)),

@@ -12,7 +12,10 @@ Facts = dict[str, str]
 COMMANDS = {"tokenizer": "train-tokenizer", "router": "train-router", "generator": "train-generator"}
 MADE_FROM = ("record", "corpus")
 """Keys of configs that name the run folder which the training data came from."""
-NAMED = {"psnr": "PSNR, dB", "motion": "motion explained", "percentile": "percentile of the reward"}
+NAMED = {
+    "psnr": "PSNR, dB", "motion": "motion explained", "percentile": "percentile of the reward",
+    "loss": "loss, nats a token", "content_loss": "loss of content tokens", "length_loss": "loss of length tokens",
+}  # fmt: skip
 """Of what logs call held_out_…, what is said better."""
 
 

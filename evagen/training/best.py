@@ -12,19 +12,19 @@ from evagen.training.run import TrainingRun
 
 SCORE_FILE = "score.json"
 """In the folder of the best weights: `score`, its name, `value`, and the `step` that had it."""
-LOWER_IS_BETTER = ("perceptual",)
+LOWER_IS_BETTER = ("perceptual", "loss")
 
 
 class BestWeights:
     """Keeps the model in the folder `best` of the run whenever `score` is better than all before, those of an earlier
-    start among them. score: psnr, perceptual or motion; None keeps nothing."""
+    start among them. score: psnr, perceptual, motion or loss; None keeps nothing."""
 
     def __init__(self, run: TrainingRun, score: str | None):
         self.run, self.score = run, score
         self.folder = run.run.out / BEST
 
     def look(self, scores: dict[str, float], step: int) -> None:
-        """scores: by name, as `HeldOutClips.look` gives them. For all processes."""
+        """scores: by name, as a look gives them. For all processes."""
         if self.score is None:
             return
         value = scores.get(f"held_out_{self.score}")

@@ -88,17 +88,11 @@ class HeldOutClips:
         run: TrainingRun,
         perceptual: FrameDistance,
     ):
-        self.video, self.run, self.perceptual, self._every = batch.video, run, perceptual, config.every
+        self.video, self.run, self.perceptual, self.every = batch.video, run, perceptual, config.every
         self.names = [class_names[label] if label >= 0 and class_names else "clip" for label in batch.label.tolist()]
         count = min(config.shown, len(self.video))
         self.shown = torch.linspace(0, len(self.video) - 1, count).round().long().tolist()
         self.best = BestWeights(run, config.best)
-
-    def is_due(self, done: int, log_every: int, steps: int) -> bool:
-        """Whether the line of the log after `done` of all `steps` brings a look: the first after each multiple of
-        `every`, and the last."""
-        last_line = (done - 1) // log_every * log_every
-        return done == steps or done // self._every > last_line // self._every
 
     @torch.no_grad()
     def look(self, space: AssignmentSpace, assign: Assign | None, batch_size: int, step: int) -> dict[str, float]:

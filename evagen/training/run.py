@@ -176,6 +176,12 @@ class TrainingRun:
         done = self.step + 1
         return self.ends_step and (done % self.run.log_every == 0 or done == self.optimizer_config.steps)
 
+    def brings_look(self, every: int) -> bool:
+        """Whether the line of the log that is due tells of a look at what is held out: the first line after each
+        multiple of `every` steps does, and the last."""
+        done, last_line = self.step + 1, self.step // self.run.log_every * self.run.log_every
+        return done == self.optimizer_config.steps or done // every > last_line // every
+
     def log(self, metrics: Mapping[str, Mean | Tensor | float]) -> None:
         """Writes a line of the log: means over all processes, which all call this, with the gradient's norm, the
         learning rate and the speed."""

@@ -23,7 +23,12 @@ ENDS = {
     "docs/configs.md": ["runs/mine/proxy/config.yaml"],
     "docs/demo.md": [],  # a page that does not end
     "docs/hub.md": ["runs/mine/pipeline/README.md", "holiday.safetensors"],
-    "docs/watching.md": ["runs/mine/proxy/best/score.json", "both.mp4", "runs/mine/runs.html"],
+    "docs/watching.md": [
+        "runs/mine/generator/metrics.jsonl",
+        "runs/mine/proxy/best/score.json",
+        "both.mp4",
+        "runs/mine/runs.html",
+    ],
     "docs/evaluation.md": [
         "runs/rfvd/record.json",
         "runs/gfvd/record.json",
@@ -46,6 +51,7 @@ ENDS = {
 BEFORE = (
     "evagen data arcade --out runs/quickstart/arcade --size 64",
     "evagen curate quickstart/curation",
+    "evagen tokenize quickstart/tokens",
     "evagen sample quickstart/sample",
 )
 """What `make quickstart` leaves beside its models."""
