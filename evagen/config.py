@@ -27,6 +27,9 @@ PLACE = "place"
 Place = Annotated[str, PLACE]
 """A path, or the name of something that is elsewhere, as a hub id is. `expand` is done to it, as it is to a `Path`."""
 
+Seed = Annotated[int, pydantic.Field(ge=0, lt=2**32)]
+"""Of random numbers; numpy takes no larger one."""
+
 
 class Section(pydantic.BaseModel):
     """A group of settings. Unknown keys are errors; values are checked and converted once, on loading."""

@@ -30,7 +30,7 @@ from pydantic import Field
 from torch.distributed.fsdp import MixedPrecisionPolicy
 
 from evagen import __version__
-from evagen.config import ONLY_HOW, Section, differences, load_config, save_config
+from evagen.config import ONLY_HOW, Section, Seed, differences, load_config, save_config
 from evagen.errors import UserError
 from evagen.kernels.backends import AttentionBackend, has_bf16
 from evagen.kernels.folder_lock import LOCK, lock_folder
@@ -48,7 +48,7 @@ class RunFolder(Section):
 class Seeded(Section):
     """A run that draws random numbers."""
 
-    seed: int = Field(0, ge=0)
+    seed: Seed = 0
     """Seed of weights, data order and all other draws."""
 
 
@@ -93,9 +93,9 @@ def start_accelerator(
     """Makes the run folder, writes the resolved config, starts the tracker, where `project` is the run's project.
     `mixed_precision`: of what Accelerate prepares, its own setting if None. `patience`: how long processes wait for
     each other before they take the others for dead, torch's 10 to 30 minutes if None. `claim`: raise UserError when
-    the folder holds a run with another config, which may differ in the keys `may_differ`, or another process is at work
-    in it. Raises UserError too for a tracker that is not installed, and for what `accelerate launch` or the environment
-    asks for and this run would not do."""
+    the folder holds a run with another config, which may differ in the keys `may_differ`. Raises UserError too where
+    another process is at work in the folder, for a tracker that is not installed, and for what `accelerate launch` or
+    the environment asks for and this run would not do."""
     refuse_unheard(accumulation)
     mixed_precision = mixed_precision or os.environ.get("ACCELERATE_MIXED_PRECISION", "no").lower()
     if mixed_precision != "no" and hasattr(getattr(config, "run", None), "precision"):
@@ -125,8 +125,8 @@ def start_accelerator(
     if several and accelerator.device.type == "cuda":
         _compare_gpus(gather_object([(torch.cuda.get_device_name(), has_bf16(accelerator.device))]))
     if accelerator.is_main_process:
+        _lock(out)
         if claim:
-            _lock(out)
             claim_folder(config, out, may_differ)
         else:
             save_config(config, out)

@@ -1,5 +1,8 @@
 """What every run is refused, before it has begun."""
 
+import subprocess
+import sys
+
 import pytest
 
 from evagen.commands.sample import Sampling
@@ -53,3 +56,25 @@ def test_what_agrees_with_a_run_is_heard(monkeypatch):
 
 
 SAMPLING = {"run": {"out": "x"}, "generator": "g", "tokenizer": "t"}
+
+
+HOLDS_A_FOLDER = """
+import sys
+from pathlib import Path
+from evagen.kernels.folder_lock import lock_folder
+
+assert lock_folder(Path(sys.argv[1])) is None
+print("locked", flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.mark.parametrize("claim", [True, False])
+def test_a_folder_in_which_another_process_is_at_work_is_refused(tmp_path, claim):
+    """Whether the folder's config counts or not: two that write into one would delete each other's files."""
+    command = [sys.executable, "-c", HOLDS_A_FOLDER, str(tmp_path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout.readline() == "locked\n"
+        with pytest.raises(UserError, match=rf"is at work: process {other.pid} on .* has it; wait for its end"):
+            start_accelerator(check_config(Sampling, SAMPLING, "test"), tmp_path, claim=claim)
+        other.communicate()

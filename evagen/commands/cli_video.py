@@ -48,7 +48,7 @@ def encode(
     mean_tokens: Annotated[float | None, typer.Option(help="At most so many tokens a clip on average")] = None,
     prefix: Annotated[str, typer.Option(help="Tokens of each clip's first blocks, for instance 512,128")] = "",
     tokens_per_second: Annotated[float | None, typer.Option(help="With a memory: never more than so many …")] = None,
-    rate_window: Annotated[float, typer.Option(help="… in any window of so many seconds")] = 4.0,
+    rate_window: Annotated[float | None, typer.Option(help="… in any window of so many seconds; 4 if none")] = None,
     lengths: Annotated[str, typer.Option(help="With a memory: tokens of the blocks, the last for all others")] = "",
     short_side: Annotated[int | None, typer.Option(min=1, help="Pixels encoded; as trained if none")] = None,
     clips_per_chunk: Annotated[int, typer.Option(min=1, help="Clips in memory at once")] = 4,
@@ -129,6 +129,10 @@ def sample(
     if config and "=" in config:
         raise UserError(f"{config} changes a config, and none is named: evagen sample quickstart/sample {config}")
     if config is None:
+        if dry_run:
+            raise UserError(
+                "--dry-run tries a shipped config, and none is named: evagen sample quickstart/sample --dry-run"
+            )
         from evagen.sampling.classes import check_classes
 
         model = model or FOR_CLASSES

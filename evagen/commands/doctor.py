@@ -103,7 +103,7 @@ def _torchvision() -> Finding:
     result = subprocess.run([sys.executable, "-c", "import torchvision"], capture_output=True, text=True)
     if result.returncode == 0:
         return Finding("torchvision", "ok", "can be imported by any program here")
-    reason = result.stderr.strip().splitlines()[-1]
+    reason = (result.stderr.strip().splitlines() or [f"Python ended with status {result.returncode}"])[-1]
     return Finding(
         "torchvision", "missing", f"cannot be imported by `accelerate launch`: {reason}",
         "install evagen again: pip brings evagen_torchvision.pth, which lets any torchvision work with this torch",

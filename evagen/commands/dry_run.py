@@ -112,9 +112,11 @@ class _Inputs:
             found += ["run.tracker=none", "run.log_every=1", "optimizer.steps=2", "optimizer.batch_size=1"]
             found += ["optimizer.accumulation=1", "optimizer.warmup_steps=0"]
             found += ["optimizer.tokens_per_batch=null", "samples.every=0"] if "corpus" in fields else []
+            found += ["held_out.corpus=null", "held_out.best=null"] if "corpus" in fields else []
             found += ["held_out.clips=0"] if "loss" in fields else []
             found += [] if torch.cuda.is_available() else ["run.mixed_precision=no"]
         values = read_shipped(self.name)
+        found += ["start_from=null"] if "start_from" in values else []  # there is nothing trained to go on from
         for key, group in (("loss.compare", values.get("loss", {}).get("compare")), ("compare", values.get("compare"))):
             found += [f"{key}.vgg16=untrained"] if (group or {}).get("network") == "lpips" else []
         if "loss" in fields:

@@ -17,6 +17,7 @@ from evagen.report.training_facts import Facts, training_facts
 from evagen.sampling.pipeline import VideoPipeline
 from evagen.scoring.record import read_record
 from evagen.tokenizer import VideoTokenizer
+from evagen.training.checkpoints import step_of
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,7 @@ def _trainings(sources: Mapping[str, str]) -> dict[str, Facts]:
         if folder is None:
             continue
         if folder.parent.name == SNAPSHOTS:
-            facts[part] = training_facts(part, folder.parents[1], int(folder.name.removeprefix("step_")))
+            facts[part] = training_facts(part, folder.parents[1], step_of(folder))
         elif folder.name == BEST:
             facts[part] = training_facts(part, folder.parent) | {"weights": "those of the best held-out score"}
         else:

@@ -32,7 +32,7 @@ from evagen.errors import UserError
 from evagen.eval import PerceptualDistance, motion_explained, moving_errors, psnr
 from evagen.eval.reconstruction import perceptual_distance
 from evagen.kernels.files import atomic_write
-from evagen.models.loading import load_model, load_router
+from evagen.models.loading import fingerprint, load_model, load_router
 from evagen.report import tokens_over_time
 from evagen.report.long_plot import draw
 from evagen.run import RunFolder, claim_folder
@@ -190,6 +190,8 @@ Way = tuple[str, float, Encode, VideoTokenizer]
 def _ways(config: LongVideos, device: torch.device) -> Iterator[Way]:
     live, clips = _live(config, device), load_model(VideoTokenizer, config.clips.tokenizer, device)
     adaptive = AdaptiveTokenizer(clips, load_router(clips, config.clips.router))
+    models = {"memory": live.tokenizer, "its router": live.router, "clips": clips, "their router": adaptive.router}
+    _check_models(config.run.out / "ways" / "models.json", {name: fingerprint(each) for name, each in models.items()})
     for w_q in config.preferences:
         yield MEMORY, w_q, lambda video, w_q=w_q: live.encode(video, preference=w_q), live.tokenizer
         yield CLIPS, w_q, lambda video, w_q=w_q: adaptive.encode(video, preference=w_q), clips
@@ -197,6 +199,20 @@ def _ways(config: LongVideos, device: torch.device) -> Iterator[Way]:
         yield MEMORY_UNIFORM, level, lambda video, n=level: live.encode(video, lengths=(n,)), live.tokenizer
     for level in clips.assignments.levels:
         yield CLIPS_UNIFORM, level, lambda video, n=level: _uniform_clips(clips, video, n), clips
+
+
+def _check_models(path: Path, models: dict[str, str]) -> None:
+    """Writes the fingerprints of the models into a new run folder. Raises UserError where others were scored in it."""
+    if not path.exists():
+        with atomic_write(path) as unfinished:
+            unfinished.write_text(json.dumps(models, indent=1))
+    before = json.loads(path.read_text())
+    replaced = [name for name, made_by in models.items() if before.get(name) != made_by]
+    if replaced:
+        raise UserError(
+            f"{path.parent} holds scores of other weights ({', '.join(replaced)}), which have been trained anew since: "
+            "choose another run.out, or delete it"
+        )
 
 
 def _live(config: LongVideos, device: torch.device) -> LiveTokenizer:

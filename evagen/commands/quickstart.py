@@ -8,6 +8,7 @@ stopped.
 
 import json
 import platform
+import re
 import shlex
 import time
 from pathlib import Path
@@ -78,7 +79,8 @@ def _copy_config(road: Road, name: str, out: Path) -> Path:
     path = out / "configs" / f"{name}.yaml"
     path.parent.mkdir(parents=True, exist_ok=True)
     shipped = find_config(f"{road.configs}/{name}").read_text()
-    path.write_text(shipped.replace(f"runs/{road.configs}", str(out)))
+    ours = json.dumps(str(out), ensure_ascii=False)[1:-1]  # what JSON puts between quotes, YAML reads as it is
+    path.write_text(re.sub(rf"runs/{road.configs}([\w/]*)", lambda found: f'"{ours}{found[1]}"', shipped))
     return path
 
 

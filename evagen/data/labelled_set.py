@@ -8,6 +8,7 @@ import json
 import multiprocessing
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -19,6 +20,9 @@ from evagen.kernels.files import atomic_write, num_cores
 
 class Recording(Protocol):
     """A piece of the work: some files that one process writes."""
+
+    def names(self) -> list[str]:
+        """Of the files, in the folder of the data set."""
 
     def record(self, out: Path) -> int:
         """Writes the files that are not there yet into the folder `out`; returns how many."""
@@ -62,7 +66,7 @@ def check_manifest(out: Path, kind: str, arguments: dict[str, Any]) -> None:
 
 def record_all(out: Path, recordings: Sequence[R], workers: int | None) -> Iterator[tuple[R, int]]:
     """Yields (recording, files written) as they finish, in any order. `workers`: processes, `None` for one on each
-    core."""
+    core. Raises UserError where a process ends by itself."""
     workers = min(workers or num_cores(), len(recordings))
     if workers <= 1:
         yield from ((recording, recording.record(out)) for recording in recordings)
@@ -72,6 +76,13 @@ def record_all(out: Path, recordings: Sequence[R], workers: int | None) -> Itera
         try:
             for done in as_completed(running):
                 yield running[done], done.result()
+        except BrokenProcessPool as error:
+            begun = [each.names()[0] for each in recordings if not all((out / name).exists() for name in each.names())]
+            raise UserError(
+                "a process that wrote clips has ended by itself, by a crash of a decoder or for want of memory. Among "
+                f"the first that are not finished is what it worked on: {', '.join(begun[:workers])}. With --workers 1 "
+                "the clip at which it happens is the last one begun"
+            ) from error
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise

@@ -32,6 +32,11 @@ class VideoFile(NamedTuple):
     label: int
 
 
+def class_of(label: int, class_names: Sequence[str]) -> str | None:
+    """The name of a label; None for -1, which is no class, and where no classes are known."""
+    return class_names[label] if class_names and label >= 0 else None
+
+
 class LeftOut(NamedTuple):
     """A video that belongs to a data set and cannot be used, and why; label as in VideoFile."""
 

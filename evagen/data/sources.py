@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from evagen.config import Section
+from evagen.config import Section, Seed
 from evagen.data.kinetics import list_kinetics
 from evagen.data.layouts import (
     Listing,
@@ -76,7 +76,7 @@ class DataConfig(VideoSource):
     """Where the long side is cropped."""
     flip: bool = False
     """Whether to mirror half of the clips left to right, at random."""
-    seed: int = Field(0, ge=0)
+    seed: Seed = 0
     """Seed of all that is random in a clip."""
     classes: list[str] | None = None
     """Use these classes only; labels stay those of the full set."""

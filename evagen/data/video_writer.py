@@ -44,10 +44,10 @@ def write_video(path: str | Path, frames: np.ndarray | Iterable[np.ndarray], fps
 def join_videos(path: str | Path, parts: Sequence[Path]) -> None:
     """Writes videos that `write_video` wrote as `.mp4`, of one size and frame rate, one after another into another
     `.mp4`. Nothing is decoded or encoded anew, and one packet is in memory at a time."""
-    with atomic_write(Path(path)) as unfinished, av.open(str(unfinished), "w", format="mp4") as joined:
+    with atomic_write(Path(path)) as unfinished, av.open(f"file:{unfinished}", "w", format="mp4") as joined:
         stream, shift = None, 0
         for part in parts:
-            with av.open(str(part)) as container:
+            with av.open(f"file:{part}") as container:
                 source = container.streams.video[0]
                 stream = stream or joined.add_stream_from_template(source)
                 for packet in container.demux(source):
@@ -140,7 +140,8 @@ def _encode(
     tag: str | None = None,
 ) -> None:
     first = next(frames)
-    with av.open(str(path), "w", format=container_format) as container:
+    # Without `file:` FFmpeg takes what stands before a colon for a protocol.
+    with av.open(f"file:{path}", "w", format=container_format) as container:
         stream = cast(VideoStream, container.add_stream(codec, rate=fps, options=options))
         stream.height, stream.width = first.shape[:2]
         stream.pix_fmt = pixel_format

@@ -14,6 +14,7 @@ from evagen.data.pictures import FOLDER
 from evagen.data.video_reader import VideoError, iterate_frames
 from evagen.errors import UserError
 from evagen.report.page import GeneratedClip
+from evagen.report.training_facts import batch_of
 from evagen.sampling.rows import file_of, finished_rows
 from evagen.scoring.record import read_record
 from evagen.scoring.table import figures_of
@@ -157,9 +158,9 @@ def progress_of(path: Path, command: str, values: Mapping[str, Any], log: Sequen
         return Progress(left_something)
     step = int(log[-1]["step"]) if log else 0
     took, pace = _times(path)
-    rate, batch = log[-1].get("clips_per_second") if log else None, values["optimizer"].get("batch_size")
-    if pace is None and rate and batch:  # of one process
-        pace = batch * values["optimizer"].get("accumulation", 1) / rate
+    rate = log[-1].get("clips_per_second") if log else None
+    if pace is None and rate and values["optimizer"].get("batch_size"):
+        pace = batch_of(values, path) / rate
     is_finished = left_something and step >= steps
     return Progress(is_finished, step, steps, took, None if is_finished or pace is None else (steps - step) * pace)
 

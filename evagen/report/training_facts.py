@@ -1,11 +1,13 @@
 """What a run folder tells of a training, for people who did not see it: from its `config.yaml` and `metrics.jsonl`."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from evagen.report.findings import format_duration
+from evagen.training.checkpoints import newest_state, read_manifest
 from evagen.training.metrics import read_metrics
 
 Facts = dict[str, str]
@@ -34,32 +36,35 @@ def training_facts(part: str, run: Path, step: int | None = None) -> Facts:
     if data := _data_of(config, run):
         facts["data"] = describe_data(data)
     facts["steps"] = f"{trained:,}" + (f" of {optimizer['steps']:,}" if trained < optimizer["steps"] else "")
-    batch = optimizer.get("tokens_per_batch")
-    clips = (optimizer.get("batch_size") or 0) * optimizer["accumulation"]
-    facts["batch"] = f"{clips} clips" if clips else f"{batch * optimizer['accumulation']:,} tokens"
+    batch = batch_of(config, run)
+    clips = batch if optimizer.get("batch_size") else 0
+    facts["batch"] = f"{clips} clips" if clips else f"{batch:,} tokens"
     facts["optimiser"] = f"{optimizer['matrices']}, learning rate {optimizer['learning_rate']:g}"
     facts["seed"] = str(config["run"]["seed"])
     if start := config.get("start_from"):
         facts["started from"] = Path(str(start)).name
     if clips and (seconds := seconds_of(lines, clips)):
-        facts["time"] = _in_words(seconds)
+        facts["time"] = format_duration(seconds)
     return facts | last_scores(lines)
+
+
+def batch_of(config: Mapping[str, Any], run: Path) -> int:
+    """Clips of a step, or tokens where batches are measured in these: of all processes where a checkpoint says how many
+    they were, or else of one."""
+    state = newest_state(run)
+    if state is not None and (manifest := read_manifest(state)) is not None:
+        return manifest.batch
+    optimizer = config["optimizer"]
+    return (optimizer.get("batch_size") or optimizer.get("tokens_per_batch") or 0) * optimizer.get("accumulation", 1)
 
 
 def seconds_of(lines: Sequence[dict[str, float]], clips_a_step: int) -> float:
     """What the logged steps took, from the clips per second of each line; without the time between them, in which
-    nothing was trained. Clips are those of one process."""
+    nothing was trained. Clips are those of all processes."""
     steps = [line["step"] for line in lines]
     taken = [later - earlier for earlier, later in zip([0, *steps], steps)]
     rates = [line.get("clips_per_second", 0) for line in lines]
     return sum(clips_a_step * count / rate for count, rate in zip(taken, rates) if rate > 0)
-
-
-def _in_words(seconds: float) -> str:
-    for unit, length in (("hours", 3600), ("minutes", 60)):
-        if seconds >= 2 * length:
-            return f"{seconds / length:.1f} {unit}"
-    return f"{seconds:.0f} seconds"
 
 
 def last_scores(lines: Sequence[dict[str, float]]) -> Facts:

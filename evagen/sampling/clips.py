@@ -137,7 +137,9 @@ def size_of_videos(config: Sampling, tokenizer: VideoTokenizer) -> tuple[int | N
 
 
 def clip_seed(seed: int, number: int) -> int:
-    """The seed of one clip of a sampling run."""
+    """The seed of one clip of a sampling run. Raises UserError for a seed that no config may have either."""
+    if not 0 <= seed < 2**32:
+        raise UserError(f"seed={seed}: give a whole number from 0 to {2**32 - 1}")
     return seed * 1_000_003 + number
 
 

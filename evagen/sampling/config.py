@@ -55,6 +55,15 @@ class Sampling(Section):
     """Of the files that are written."""
 
     @pydantic.model_validator(mode="after")
+    def _classes_or_given(self) -> "Sampling":
+        if self.classes is not None and self.given is not None:
+            raise ValueError(
+                f"classes={self.classes} beside given: clips have the classes of the videos that they begin from; "
+                "leave classes out, or choose among the videos with given.data.classes"
+            )
+        return self
+
+    @pydantic.model_validator(mode="after")
     def _blocks_or_seconds(self) -> "Sampling":
         if self.blocks is not None and self.seconds is not None:
             raise ValueError(f"blocks={self.blocks} and seconds={self.seconds:g} say the same thing: give one of them")

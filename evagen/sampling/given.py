@@ -17,6 +17,7 @@ from torch import Tensor
 
 from evagen.ar_model import ClipTokens, VideoGenerator
 from evagen.data.clips import ClipDataset, SkippedClip
+from evagen.data.layouts import class_of
 from evagen.data.sources import DataConfig
 from evagen.errors import UserError
 from evagen.models.fit import check_clips
@@ -65,9 +66,7 @@ class GivenClips:
     def class_of(self, index: int) -> str | None:
         """The clip's class, where both the generator and the videos know classes; without it the generator is not
         told one."""
-        if not self.known or not self.dataset.class_names:
-            return None
-        return self.dataset.class_names[self.dataset.labels[index]]
+        return class_of(self.dataset.labels[index], self.dataset.class_names) if self.known else None
 
     def label(self, index: int) -> int:
         """-1 for no class."""
@@ -81,8 +80,8 @@ class GivenClips:
     def _check_classes(self) -> None:
         """Raises UserError for videos of classes that the generator does not know: it would write these clips as if no
         class had been asked for."""
-        names = self.dataset.class_names
-        unknown = sorted({names[label] for label in self.dataset.labels} - set(self.known)) if names else []
+        names = {class_of(label, self.dataset.class_names) for label in set(self.dataset.labels)} - {None}
+        unknown = sorted(names - set(self.known))
         if self.known and unknown:
             raise UserError(
                 f"given videos are of classes that the generator does not know: {', '.join(unknown[:5])}; it knows "

@@ -20,9 +20,10 @@ class SampleRows:
     def __init__(self, folder: Path, process: int):
         self.folder = folder
         self.own = folder / f"tokens.{process}.jsonl"
-        if self.own.exists():  # a line that a process was killed in is taken out, so that the next begins on its own
-            whole = [line for line in self.own.read_bytes().splitlines(keepends=True) if line.endswith(b"\n")]
-            self.own.write_bytes(b"".join(whole))
+        lines = self.own.read_bytes().splitlines(keepends=True) if self.own.exists() else []
+        if lines and not lines[-1].endswith(b"\n"):  # a process was killed in it; the next line begins on its own
+            with atomic_write(self.own) as unfinished:  # other processes are reading the file at the same time
+                unfinished.write_bytes(b"".join(lines[:-1]))
         self.done = set(finished_rows(folder))
 
     def add(self, number: int, **values: Any) -> None:

@@ -15,6 +15,7 @@ from pydantic import Field
 from evagen.ar_model import ClipRequest, ClipTokens, SamplingOptions, VideoGenerator, sample_in_order
 from evagen.config import ONLY_HOW, Place, Section
 from evagen.data.corpus import Windows
+from evagen.data.layouts import class_of
 from evagen.data.pictures import ShownClip, draw_clips, leave_picture
 from evagen.data.token_bars import with_bars
 from evagen.data.video_writer import write_video
@@ -104,7 +105,7 @@ def _given(
     known = list(generator.config.class_names)
     assert given is not None
     return (
-        [known[label] if known else "clip" for label in labels.tolist()],
+        [class_of(label, known) or "clip" for label in labels.tolist()],
         [
             ClipRequest(clip_seed(seed, i), label if known else -1, blocks)
             for i, (label, blocks) in enumerate(zip(labels.tolist(), given))

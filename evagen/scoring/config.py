@@ -7,7 +7,7 @@ from typing import Annotated
 from pydantic import Field, create_model
 
 from evagen.ar_model import SamplingOptions
-from evagen.config import ONLY_HOW, Place, Section
+from evagen.config import ONLY_HOW, Place, Section, Seed
 from evagen.data.layouts import Split
 from evagen.eval.protocol import ScoredFrames
 from evagen.kernels.backends import Precision
@@ -35,7 +35,7 @@ class Changes(Section):
     """Take the first so many videos only."""
     num_generated: int | None = Field(None, ge=1)
     """Clips of the other side."""
-    seed: int | None = Field(None, ge=0)
+    seed: Seed | None = None
     """Of the choice of real clips."""
     frames_per_second: float | None = Field(None, gt=0)
     """Real clips are resampled in time to this rate."""

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from evagen.ar_model import SamplingOptions, VideoGenerator
+from evagen.data.layouts import class_of
 from evagen.errors import UserError
 from evagen.eval import PreparedDetector, Protocol, SourceClip, get_protocol
 from evagen.kernels.backends import Precision
@@ -206,5 +207,5 @@ def subject_of(
     known = list(generator.config.class_names)
     if protocol.task == "class-to-video" and not known:
         raise UserError(f"{protocol.name} asks for classes, and the generator at {config.generator} knows none")
-    wanted = {label: label_of(videos.class_names[label], known) if known else -1 for label in set(labels)}
+    wanted = {label: label_of(class_of(label, videos.class_names), known) if known else -1 for label in set(labels)}
     return Generation(LabelClips([wanted[label] for label in labels]), *shared)

@@ -22,6 +22,9 @@ class BestWeights:
     def __init__(self, run: TrainingRun, score: str | None):
         self.run, self.score = run, score
         self.folder = run.run.out / BEST
+        self._earlier = self.folder.with_name(f".{BEST}.earlier")
+        if run.accelerator.is_main_process and self._earlier.exists() and not self.folder.exists():
+            self._earlier.rename(self.folder)  # a process was killed before the better ones stood in their place
 
     def look(self, scores: dict[str, float], step: int) -> None:
         """scores: by name, as a look gives them. For all processes."""
@@ -42,8 +45,11 @@ class BestWeights:
         shutil.rmtree(unfinished, ignore_errors=True)
         model.save_pretrained(unfinished)
         (unfinished / SCORE_FILE).write_text(json.dumps(about) + "\n")
-        shutil.rmtree(self.folder, ignore_errors=True)
+        if self.folder.exists():
+            shutil.rmtree(self._earlier, ignore_errors=True)
+            self.folder.rename(self._earlier)
         unfinished.rename(self.folder)
+        shutil.rmtree(self._earlier, ignore_errors=True)
 
     def _is_better(self, value: float) -> bool:
         found = read_best(self.folder.parent)

@@ -192,8 +192,8 @@ def step_name(step: int) -> str:
 
 
 def step_of(folder: Path) -> int:
-    """The step whose folder it is."""
-    return int(folder.name.removeprefix("step_"))
+    """The step whose folder it is, of a snapshot that a shorter training ended with too."""
+    return int(folder.name.removeprefix("step_").removesuffix(FINISHED))
 
 
 def read_manifest(state: Path) -> Manifest | None:

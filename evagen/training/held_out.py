@@ -13,6 +13,7 @@ from torchmetrics import MetricCollection
 
 from evagen.config import ONLY_HOW, Section
 from evagen.data.clips import ClipDataset
+from evagen.data.layouts import class_of
 from evagen.data.loader import ClipBatch, collate_clips
 from evagen.data.pictures import ShownClip, draw_clips, leave_picture
 from evagen.data.sources import DataConfig, Split
@@ -89,7 +90,7 @@ class HeldOutClips:
         perceptual: FrameDistance,
     ):
         self.video, self.run, self.perceptual, self.every = batch.video, run, perceptual, config.every
-        self.names = [class_names[label] if label >= 0 and class_names else "clip" for label in batch.label.tolist()]
+        self.names = [class_of(label, class_names) or "clip" for label in batch.label.tolist()]
         count = min(config.shown, len(self.video))
         self.shown = torch.linspace(0, len(self.video) - 1, count).round().long().tolist()
         self.best = BestWeights(run, config.best)

@@ -61,7 +61,7 @@ class MetricsLog:
 
     def write(self, step: int, values: dict[str, float]) -> None:
         """Where the disk is full, the line is kept and written with a later one."""
-        line = json.dumps({"step": step, **{k: round(v, 6) for k, v in values.items()}}) + "\n"
+        line = json.dumps({"step": step, **{name: float(f"{value:.7g}") for name, value in values.items()}}) + "\n"
         self._waiting += line.encode()
         with self.path.open("ab", buffering=0) as file:
             whole = file.tell()
@@ -93,5 +93,6 @@ def _step_of(line: str) -> float:
 
 
 def read_metrics(folder: Path) -> list[dict[str, float]]:
-    """The logged steps of a run folder."""
-    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    """The logged steps of a run folder, without a line that a killed process has not finished."""
+    lines = (folder / "metrics.jsonl").read_text().splitlines()
+    return [json.loads(line) for line in lines if _step_of(line) < math.inf]

@@ -17,6 +17,14 @@ def evagen(*arguments: str) -> subprocess.CompletedProcess:
     )
 
 
+CRASHES = """
+import os, sys
+if sys.argv[0] == "-c":  # asked for alone, as the doctor asks in a process of its own
+    os._exit(3)
+raise ImportError
+"""
+
+
 def test_the_doctor_says_what_is_missing_and_what_to_type(tmp_path, monkeypatch):
     weights = tmp_path / "i3d.pt"
     weights.touch()
@@ -30,10 +38,14 @@ def test_the_doctor_says_what_is_missing_and_what_to_type(tmp_path, monkeypatch)
         line.startswith("optional") and "VGG16" in line and "nowhere.pth (EVAGEN_VGG16)" in line for line in lines
     )
 
-    (tmp_path / "torchvision.py").write_text("raise ImportError('operator torchvision::nms does not exist')")
-    monkeypatch.setenv("CC", "no-such-compiler")
+    (tmp_path / "torchvision.py").write_text(CRASHES)
     environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
     command = [sys.executable, "-m", "evagen", "doctor"]
+    crashes = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert "cannot be imported by `accelerate launch`: Python ended with status 3" in crashes.stdout, crashes.stderr
+
+    (tmp_path / "torchvision.py").write_text("raise ImportError('operator torchvision::nms does not exist')")
+    environment["CC"] = "no-such-compiler"
     result = subprocess.run(command, capture_output=True, text=True, env=environment)
     assert result.returncode == 1, result.stderr
     assert "missing   torchvision" in result.stdout

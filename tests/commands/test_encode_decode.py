@@ -178,6 +178,7 @@ def test_equal_videos_make_equal_files(models, tmp_path):
         ({"plot": Path("a.txt")}, "a.txt should end in .png, .svg or .pdf"),
         ({"tokens_per_second": 50.0}, r"tokens_per_second=50.0 needs a tokenizer with a memory; this one sees clips"),
         ({"lengths": [2]}, r"lengths=\[2\] needs a tokenizer with a memory"),
+        ({"rate_window": 2.0}, "rate_window=2 is of a rate, and none is given: give tokens_per_second"),
         ({"tokenizer": "remembers"}, "holds a Router, a BlockRouter is needed"),
         (
             {"tokenizer": "remembers", "router": "forgets"},

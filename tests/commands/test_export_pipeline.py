@@ -133,7 +133,7 @@ def test_the_card_of_a_tokenizer_alone_offers_what_it_can_do(root, tmp_path):
     assert "How it was trained" not in text
 
 
-def test_of_a_snapshot_the_log_is_told_up_to_its_step(tmp_path):
+def test_of_a_snapshot_the_log_is_told_up_to_its_step(root, tmp_path):
     run = tmp_path / "run"
     run.mkdir()
     config = {"run": {"seed": 3}, "optimizer": {
@@ -146,7 +146,18 @@ def test_of_a_snapshot_the_log_is_told_up_to_its_step(tmp_path):
     assert facts["steps"] == "20 of 40"
     assert facts["held-out PSNR, dB"] == "10"
     assert facts["batch"] == "10 clips"
-    assert facts["time"] == "2.5 minutes"  # 100 clips at 1 a second, 100 at 2
+    assert facts["time"] == "2.5 min"  # 100 clips at 1 a second, 100 at 2
     assert seconds_of(lines, 10) == 250
-    shutil.copytree(run, run / "snapshots" / "step_00000020")
+    state = run / "checkpoints" / "step_00000040"
+    state.mkdir(parents=True)
+    (state / "complete").write_text(json.dumps({"planned_steps": 40, "processes": 3, "batch": 30, "files": {}}))
+    of_three = training_facts("tokenizer", run)
+    assert (of_three["batch"], of_three["time"]) == ("30 clips", "12.5 min")  # 300 clips at 1 a second, 900 at 2
+    with (run / "metrics.jsonl").open("a") as log:
+        log.write('{"step": 50, "lo')  # a process was killed in it
+    assert training_facts("tokenizer", run) == of_three
+    ended_there = run / "snapshots" / "step_00000020.finished"
+    shutil.copytree(root / "tokenizer", ended_there)
+    main(tmp_path / "out", f"{run}@20.finished")
+    assert "| steps | 20 of 40 |" in (tmp_path / "out" / "README.md").read_text()
     assert training_facts("tokenizer", tmp_path) == {}

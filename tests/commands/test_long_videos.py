@@ -93,6 +93,10 @@ def test_every_way_is_measured_and_nothing_twice(models, tmp_path, monkeypatch):
     before = (out / "summary.json").read_text()
     long_videos.main(config)
     assert (out / "summary.json").read_text() == before
+    models_json = out / "ways" / "models.json"
+    models_json.write_text(models_json.read_text().replace(json.loads(models_json.read_text())["clips"], "0" * 16))
+    with pytest.raises(UserError, match=r"holds scores of other weights \(clips\), which have been trained anew since"):
+        long_videos.main(config)
 
 
 def curve(way: str, *values: tuple[float, float]) -> list[Point]:

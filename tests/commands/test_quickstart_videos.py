@@ -49,6 +49,10 @@ def small_configs(tmp_path, monkeypatch, road):
     monkeypatch.chdir(tmp_path)
 
 
+RUN = "mine: #1"
+"""A folder's name that YAML would cut off."""
+
+
 @pytest.fixture
 def videos(tmp_path):
     """Twenty clips of a thing that moves, twenty of another."""
@@ -59,24 +63,24 @@ def videos(tmp_path):
 
 
 def test_the_whole_road_on_a_folder_of_videos(small_configs, videos, tmp_path, monkeypatch):
-    done = CliRunner().invoke(cli.app, ["quickstart", "--videos", str(videos), "--out", "run"], catch_exceptions=False)
+    done = CliRunner().invoke(cli.app, ["quickstart", "--videos", str(videos), "--out", RUN], catch_exceptions=False)
     assert done.exit_code == 0, done.output
     assert "2 videos, 40 clips of 16 frames" in done.stdout.splitlines()[0]
     assert "about" in done.stdout.splitlines()[0]
     assert "32 training and 8 held-out clips (the end of each video)" in done.stdout
-    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    summary = json.loads((tmp_path / RUN / "summary.json").read_text())
     assert len(summary["stages"]) == 9
-    page = (tmp_path / "run" / "report.html").read_text()
+    page = (tmp_path / RUN / "report.html").read_text()
     assert all(
         words in page for words in ("evagen quickstart: mine", "<h3>cat</h3>", "<h3>dog</h3>", "evagen data cut")
     )
-    (tmp_path / "run" / "report.html").unlink()
+    (tmp_path / RUN / "report.html").unlink()
 
     def train(*_):
         raise AssertionError("trained twice")
 
     monkeypatch.setattr(TrainingRun, "update", train)
-    again = CliRunner().invoke(cli.app, ["quickstart", "--videos", str(videos), "--out", "run"], catch_exceptions=False)
+    again = CliRunner().invoke(cli.app, ["quickstart", "--videos", str(videos), "--out", RUN], catch_exceptions=False)
     assert again.exit_code == 0, again.output
-    assert (tmp_path / "run" / "report.html").exists()
-    assert json.loads((tmp_path / "run" / "summary.json").read_text())["reconstruction"] == summary["reconstruction"]
+    assert (tmp_path / RUN / "report.html").exists()
+    assert json.loads((tmp_path / RUN / "summary.json").read_text())["reconstruction"] == summary["reconstruction"]

@@ -127,6 +127,10 @@ def test_the_best_weights_are_kept_over_a_stop_and_are_the_averaged_ones(road, t
         "value": pytest.approx(best(scores.values())),
     }
     assert not (tmp_path / "run" / "pictures").exists()
+    (tmp_path / "run" / "best").rename(tmp_path / "run" / ".best.earlier")  # killed just before the better one stood
+    train_tokenizer.main(
+        tokenizer_config(road, tmp_path / "run", held_out=held_out, optimizer=optimizer | {"steps": 7})
+    )
     kept = load_model(VideoTokenizer, f"{tmp_path / 'run'}@best")
     changes = {"split": "test", "clip": "first", "crop": "centre", "flip": False, "limit": 3}
     video = collate_clips(list(ClipDataset(config.data.model_copy(update=changes)))).video

@@ -78,6 +78,11 @@ def test_sample_shows_every_class_where_none_is_named():
         (["--out", "clips.txt"], "cannot write clips.txt"),
         (["--model", "evagen/plain"], "evagen/plain has no generator; it has: router, tokenizer"),
         (["--model", "evagen/other"], "no model evagen/other in the box; there are: evagen/plain, evagen/tiny"),
+        (["--seed", "99999999999999999999"], "seed=99999999999999999999: give a whole number from 0 to 4294967295"),
+        (
+            ["--dry-run"],
+            "--dry-run tries a shipped config, and none is named: evagen sample quickstart/sample --dry-run",
+        ),
         (["options.top_p=0.5"], r"changes a config, and none is named: evagen sample quickstart/sample options.top_p"),
     ],
 )

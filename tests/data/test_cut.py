@@ -1,5 +1,6 @@
 """One's own videos as clips: all of every video, some held out, nothing lost in silence."""
 
+import os
 import re
 
 import pytest
@@ -7,6 +8,7 @@ from video_fixtures import decode_all, moving_frames
 
 from evagen.data.clips import ClipDataset
 from evagen.data.cut import cut_videos
+from evagen.data.labelled_set import record_all
 from evagen.data.sources import DataConfig
 from evagen.data.square_clips import read_square
 from evagen.data.video_writer import write_video
@@ -105,3 +107,18 @@ def test_what_cannot_be_cut_is_said_and_nothing_is_made(names, arguments, messag
     with pytest.raises(UserError, match=message):
         cut_videos(tmp_path / "mine", tmp_path / "out", **{"frames": 4, "size": 32, "workers": 1} | arguments)
     assert not (tmp_path / "out").exists()
+
+
+class Crashes:
+    """A recording whose process ends as one does whose decoder crashes."""
+
+    def names(self):
+        return ["cat/one_c00001.avi"]
+
+    def record(self, out):
+        os._exit(1)
+
+
+def test_a_process_that_ends_by_itself_is_told_in_words(tmp_path):
+    with pytest.raises(UserError, match=r"has ended by itself.* worked on: cat/one_c00001\.avi, cat/one_c00001\.avi\."):
+        list(record_all(tmp_path, [Crashes(), Crashes(), Crashes()], workers=2))

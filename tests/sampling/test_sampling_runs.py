@@ -26,7 +26,7 @@ from evagen.models.lengths import RoutedLengths
 from evagen.models.loading import fingerprint, load_model
 from evagen.sampling.clips import clip_seed
 from evagen.sampling.given import Given, encode_given
-from evagen.sampling.rows import read_rows
+from evagen.sampling.rows import SampleRows, finished_rows, read_rows
 from evagen.tokenizer import BlockRouter, Router, TokenizedClips, VideoTokenizer
 
 CLASSES = ["ants", "bees"]
@@ -122,6 +122,24 @@ def test_interrupted_sampling_goes_on_with_the_same_clips(models, samples, tmp_p
     assert sorted(path.name for path in out.glob("*/*.mkv")) == [f"{number:06d}.mkv" for number in (1, 2, 3)]
 
 
+def test_a_process_that_begins_again_never_hides_the_rows_of_its_file(samples, tmp_path, monkeypatch):
+    """All processes read all files as they begin, at any moment of another's beginning; else clips would be nobody's."""
+    line = json.dumps(read_rows(samples)[0]) + "\n"
+    (tmp_path / "tokens.0.jsonl").write_text(line + line[:9])
+    seen, write = [], Path.write_bytes
+
+    def looked_at_from_elsewhere(path, data):
+        path.open("wb").close()
+        seen.append(set(finished_rows(tmp_path)))
+        return write(path, data)
+
+    monkeypatch.setattr(Path, "write_bytes", looked_at_from_elsewhere)
+    rows = SampleRows(tmp_path, 0)
+    assert seen == [{0}]
+    assert rows.done == {0}
+    assert (tmp_path / "tokens.0.jsonl").read_text() == line
+
+
 def test_two_processes_write_the_same_clips(models, samples, tmp_path):
     out = tmp_path / "both"
     save_config(config_of(models, out), tmp_path / "config")
@@ -173,6 +191,16 @@ def test_given_videos_without_classes_are_continued_without_one(models, tmp_path
     data = {**given(models)["data"], "root": str(tmp_path / "videos")}
     out = sample.main(config_of(models, tmp_path / "out", given=given(models) | {"data": data}, clips_per_class=1))
     assert [row["class"] for row in read_rows(out)] == [None]
+
+
+def test_a_given_video_of_no_class_beside_some_of_one_is_continued_without_one(models, tmp_path):
+    """-1 is its label, and not the last class."""
+    data = {"root": str(models / "videos" / "wasps"), "layout": "folder"}
+    source = given(models, classes=["bees"])
+    source["data"] |= {"classes": None, "root": str(models / "few"), "more": [data]}
+    shutil.copytree(models / "videos" / "bees", models / "few" / "bees")
+    rows = read_rows(sample.main(config_of(models, tmp_path / "out", given=source, clips_per_class=1)))
+    assert {row["given"].split("/")[-2]: row["class"] for row in rows} == {"bees": "bees", "wasps": None}
 
 
 def test_given_frames_are_told_as_the_blocks_of_any_clip_that_begins_with_them(models):
@@ -295,6 +323,11 @@ def test_a_full_disk_keeps_what_is_finished(models, samples, tmp_path, monkeypat
         ({"seconds": 60}, "writes clips of 2 blocks, not 225"),
         ({"seconds": 0.1}, "seconds=0.1 are 2 frames at 15 a second, less than one block of 4; give at least 0.267"),
         ({"seconds": 1, "blocks": 4}, "blocks=4 and seconds=1 say the same thing"),
+        ({"run": {"out": "x", "seed": 20250101123000}}, "'run.seed' is 20250101123000: input should be less than"),
+        (
+            {"classes": ["ants"], "given": {"data": {"root": "x", "layout": "folder"}}},
+            r"classes=\['ants'\] beside given: clips have the",
+        ),
     ],
 )
 def test_bad_input_is_explained(models, tmp_path, changes, message):
