@@ -123,7 +123,7 @@ def test_interrupted_sampling_goes_on_with_the_same_clips(models, samples, tmp_p
 
 
 def test_a_process_that_begins_again_never_hides_the_rows_of_its_file(samples, tmp_path, monkeypatch):
-    """All processes read all files as they begin, at any moment of another's beginning; else clips would be nobody's."""
+    """All processes read all files as they begin, at any moment of another's beginning."""
     line = json.dumps(read_rows(samples)[0]) + "\n"
     (tmp_path / "tokens.0.jsonl").write_text(line + line[:9])
     seen, write = [], Path.write_bytes
