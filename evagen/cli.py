@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from evagen.bench import BENCHMARKS, print_table, run_benchmark
 from evagen.commands import COMMANDS, Command, cli_models, cli_video, examples
 from evagen.commands.cli_errors import explained_errors, refuse_empty
 from evagen.demo.command import demo
@@ -350,14 +351,10 @@ def doctor() -> None:
 
 @app.command()
 def bench(
-    name: Annotated[
-        str, typer.Argument(help="attention, fvd, gpu, loader, longvideo, packing, sampling, search or tokenizer")
-    ],
+    name: Annotated[str, typer.Argument(help=f"{', '.join(BENCHMARKS[:-1])} or {BENCHMARKS[-1]}")],
     json_output: Annotated[bool, typer.Option("--json", help="One JSON object on standard output")] = False,
 ) -> None:
     """Measure speed and memory as ratios, in one run on this machine."""
-    from evagen.bench import BENCHMARKS, print_table, run_benchmark
-
     if name not in BENCHMARKS:
         raise UserError(f"no benchmark {name!r}; there are: {', '.join(BENCHMARKS)}")
     try:

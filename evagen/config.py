@@ -8,7 +8,7 @@ import copy
 import difflib
 import inspect
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -226,6 +226,14 @@ def changed(config: Section, prefix: str = "") -> dict[str, Any]:
             found |= changed(value, f"{prefix}{name}.")
         elif field.is_required() or value != field.get_default(call_default_factory=True):
             found[prefix + name] = value
+    return found
+
+
+def dotted(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Values in groups, by their dotted keys."""
+    found: dict[str, Any] = {}
+    for name, value in values.items():
+        found |= dotted(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {prefix + name: value}
     return found
 
 

@@ -164,7 +164,15 @@ def written_whole(target: Path, *unfinished: Path) -> Iterator[None]:
 def _refusal(error: BaseException, unfinished: Iterable[Path]) -> int | None:
     """The system's number of an error that is about writing; None for any other."""
     number, name = getattr(error, "errno", None), getattr(error, "filename", None)
-    if number is not None and (number in FULL or str(name).startswith(tuple(map(str, unfinished)))):
+    if number is not None and str(name).startswith(tuple(map(str, unfinished))):
+        return number
+    return no_room(error)
+
+
+def no_room(error: BaseException) -> int | None:
+    """The system's number of an error because the disk, or what one may use of it, is full; None for any other."""
+    number = getattr(error, "errno", None)
+    if number is not None and number in FULL:
         return number
     return next((each for each in FULL if f"(os error {each})" in str(error)), None)  # as Rust says it
 

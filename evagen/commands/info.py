@@ -10,6 +10,7 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
+from evagen.config import dotted
 from evagen.data.video_reader import VideoError, count_frames, frame_rate, iterate_frames
 from evagen.errors import UserError
 from evagen.kernels.files import read_json
@@ -140,7 +141,7 @@ def _scores(folder: Path) -> Facts:
     record = _json(folder / "record.json")
     return [
         ("what", "scores of `evagen benchmark`"),
-        *((name, str(value)) for name, value in _flat(record) if value is not None and name in SCORED),
+        *((name, str(value)) for name, value in dotted(record).items() if value is not None and name in SCORED),
         ("to use it", f"evagen compare {folder}"),
     ]
 
@@ -200,13 +201,6 @@ def _json(path: Path) -> dict[str, Any]:
         return read_json(path)
     except (OSError, ValueError) as error:
         raise UserError(f"{path} cannot be read: {error}") from error
-
-
-def _flat(values: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
-    found = []
-    for name, value in values.items():
-        found += _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else [(prefix + name, value)]
-    return found
 
 
 def _some(names: list[str], count: int = 6) -> str:

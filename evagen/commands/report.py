@@ -1,11 +1,11 @@
 """`evagen report`: a page for any runs."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from evagen.commands import COMMANDS, info
-from evagen.config import Section, changed, check_config, read_values
+from evagen.config import Section, changed, check_config, dotted, read_values
 from evagen.errors import UserError
 from evagen.report.run_folder import Run, read_run
 from evagen.report.runs_page import write_runs_page
@@ -52,7 +52,7 @@ def _read(folder: Path) -> Run:
     try:
         differing = changed(check_config(schema, values, str(folder / CONFIG)))
     except UserError:  # written by another version
-        differing = dict(_flat(values))
+        differing = dotted(values)
     facts = {} if command.startswith(SAY_LITTLE) else _facts(folder)
     return read_run(folder, command, values, {key: _text(value) for key, value in differing.items()}, facts)
 
@@ -71,14 +71,6 @@ def _facts(folder: Path) -> dict[str, str]:
         return {"not readable": str(error)}
     facts.pop("what")
     return facts
-
-
-def _flat(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in values.items():
-        if isinstance(value, dict):
-            yield from _flat(value, f"{prefix}{key}.")
-        else:
-            yield prefix + key, value
 
 
 def _text(value: Any) -> str:

@@ -9,7 +9,6 @@ alone, so the same clips come out with any number of slots and processes. Runnin
 stopped.
 """
 
-import errno
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,6 +19,7 @@ from tqdm.auto import tqdm
 from evagen.ar_model import VideoGenerator
 from evagen.data.video_writer import write_video
 from evagen.errors import UserError
+from evagen.kernels.files import no_room
 from evagen.models.fit import check_generator
 from evagen.models.inference import autocast, load_for, precision_on
 from evagen.models.loading import fingerprint
@@ -90,7 +90,7 @@ def explained_full_disk(rows: SampleRows, wanted: int) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        if not no_room(error):
             raise
         raise UserError(
             f"the disk that holds {rows.folder} is full; {rows.count_all()} of {wanted} clips are finished and stay: "

@@ -10,12 +10,12 @@ import torch
 from safetensors import SafetensorError
 
 from evagen.errors import UserError
+from evagen.kernels.files import no_room
 
 GO_ON = "then give the same command again: it goes on from the last checkpoint"
 OUT_OF_MEMORY = ("can't allocate memory", "out of memory", "not enough memory")
 """In the messages of torch's RuntimeErrors."""
 PEER_DIED = ("gloo", "closed by peer", "Connection reset", "Broken pipe", "NCCL", "Timed out", "timed out", "TCPStore")
-NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 ConfigType = TypeVar("ConfigType")
 
 
@@ -59,9 +59,3 @@ def in_words(error: BaseException, out: Path) -> str | None:
             f"it stands above, or in the log of its machine; {GO_ON}"
         )
     return None
-
-
-def no_room(error: BaseException) -> bool:
-    """Whether a write failed because the disk, or what one may take of it, is full."""
-    number = getattr(error, "errno", None)
-    return number in NO_ROOM or (isinstance(error, SafetensorError | RuntimeError) and "os error 28" in str(error))

@@ -10,9 +10,8 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from evagen.kernels.files import atomic_write
+from evagen.kernels.files import atomic_write, no_room
 from evagen.tokenizer import CodebookUsage
-from evagen.training.failures import no_room
 
 
 class Mean(NamedTuple):

@@ -26,6 +26,7 @@ from tqdm.auto import tqdm
 from evagen.config import Section, load_config
 from evagen.errors import UserError
 from evagen.kernels.attention import choose_attention
+from evagen.kernels.files import no_room
 from evagen.run import claim_folder, start_accelerator
 from evagen.training.checkpoints import (
     WEIGHTS,
@@ -36,7 +37,6 @@ from evagen.training.checkpoints import (
     read_manifest,
     step_of,
 )
-from evagen.training.failures import no_room
 from evagen.training.loop_state import LoopState
 from evagen.training.metrics import Mean, MetricsLog, over_processes
 from evagen.training.not_finite import NotFinite
