@@ -9,7 +9,6 @@ Legend: B clips, C = 3, F frames of a whole clip, n given frames, H × W pixels.
 """
 
 import functools
-import sys
 
 import torch
 from pydantic import Field
@@ -101,17 +100,15 @@ class GivenClips:
 
 def given_frames(asked: int | None, generator: VideoGenerator, tokenizer: VideoTokenizer) -> int:
     """How many frames are given. Raises UserError for a number that the generator cannot begin from."""
-    trained, patch, whole = generator.config.given_frames, tokenizer.config.temporal_patch, tokenizer.config.num_frames
+    trained, patch, grammar = generator.config.given_frames, tokenizer.config.temporal_patch, generator.grammar
     if trained:
         if asked not in (None, trained):
             raise UserError(f"this generator was trained to predict what follows {trained} frames, not {asked}")
         return trained
-    if generator.grammar.endless:
-        whole, asked = sys.maxsize, asked or max(1, generator.grammar.num_blocks // 2) * patch
-    frames = asked or max(patch, whole // 2 // patch * patch)
-    if frames % patch or not patch <= frames < whole:
-        raise UserError(
-            f"{frames} given frames: continuation begins from whole blocks, so give a multiple of {patch} frames below "
-            f"{whole}"
-        )
+    window = grammar.num_blocks * patch if grammar.endless else tokenizer.config.num_frames
+    frames = asked or max(patch, window // 2 // patch * patch)
+    if frames % patch:
+        raise UserError(f"{frames} given frames: continuation begins from whole blocks, so give a multiple of {patch}")
+    if frames >= window and not grammar.endless:
+        raise UserError(f"{frames} given frames leave nothing to write of a clip of {window}: give fewer")
     return frames
