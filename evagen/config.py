@@ -193,7 +193,7 @@ def save_config(config: Section, folder: str | Path) -> Path:
     """Writes the resolved config as `config.yaml` into `folder`; loading it gives the same config."""
     path = Path(folder) / "config.yaml"
     with atomic_write(path) as unfinished:  # a run that is killed here must find its config again
-        unfinished.write_text(format_values(config.model_dump(mode="json")))
+        unfinished.write_text(format_values(config.model_dump(mode="json")), encoding="utf-8")
     return path
 
 

@@ -112,7 +112,7 @@ def _publish(out: Path, record: Record, remarks: Sequence[str]) -> None:
     """Writes `record.json` and `table.md`, and prints the table with what is to be said of it."""
     write_record(out / "record.json", record)
     table = compare([out])
-    (out / "table.md").write_text(table + "\n")
+    (out / "table.md").write_text(table + "\n", encoding="utf-8")
     print(table, "", *(f"note: {remark}" for remark in remarks), sep="\n")
 
 

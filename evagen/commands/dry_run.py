@@ -174,7 +174,7 @@ class _Inputs:
         }  # fmt: skip
         made_from = {"videos": ClipDataset(clips).fingerprint(), "tokenizer": "0"}
         about = {"rows": NUM_VIDEOS, "skipped": [], "made_from": made_from, "contents": contents}
-        (folder / "record" / "about.json").write_text(json.dumps(about))
+        (folder / "record" / "about.json").write_text(json.dumps(about), encoding="utf-8")
         return folder
 
     def _corpus(self) -> Path:

@@ -128,8 +128,10 @@ def main(config: FixedAgainstAdaptive) -> Path:
             print(f"part {number} of {parts}: {training:g} times the steps, seed {seed}", file=sys.stderr)
             cells[seed] = _run_cell(config, base, training, seed, preferences)
         scores += _gather(training, cells)
-    (config.run.out / "table.md").write_text(table(scores) + "\n")
-    (config.run.out / "comparison.json").write_text(json.dumps(_as_values(config, preferences, scores), indent=1))
+    (config.run.out / "table.md").write_text(table(scores) + "\n", encoding="utf-8")
+    (config.run.out / "comparison.json").write_text(
+        json.dumps(_as_values(config, preferences, scores), indent=1), encoding="utf-8"
+    )
     draw(scores, config.run.out / "comparison.png")
     print(table(scores))
     return config.run.out

@@ -160,8 +160,8 @@ def main(config: LongVideos) -> Path:
     minutes = compare_minutes(config.samples, videos, config.frames_per_second) if config.samples else None
     if minutes:
         summary["minutes"] = asdict(minutes)
-    (config.run.out / "summary.json").write_text(json.dumps(summary, indent=1))
-    (config.run.out / "table.md").write_text(_table(config, points, summary, minutes))
+    (config.run.out / "summary.json").write_text(json.dumps(summary, indent=1), encoding="utf-8")
+    (config.run.out / "table.md").write_text(_table(config, points, summary, minutes), encoding="utf-8")
     _draw_example(config, videos, device)
     draw([MEMORY, MEMORY_UNIFORM, CLIPS, CLIPS_UNIFORM], points, config.run.out / "long.png")
     return config.run.out
@@ -205,8 +205,8 @@ def _check_models(path: Path, models: dict[str, str]) -> None:
     """Writes the fingerprints of the models into a new run folder. Raises UserError where others were scored in it."""
     if not path.exists():
         with atomic_write(path) as unfinished:
-            unfinished.write_text(json.dumps(models, indent=1))
-    before = json.loads(path.read_text())
+            unfinished.write_text(json.dumps(models, indent=1), encoding="utf-8")
+    before = json.loads(path.read_bytes())
     replaced = [name for name, made_by in models.items() if before.get(name) != made_by]
     if replaced:
         raise UserError(
@@ -236,7 +236,7 @@ def _scored(
 ) -> Scores:
     path = config.run.out / "ways" / f"{way.replace(', ', '_')}_{setting:g}.json"
     if path.exists():
-        return Scores(**json.loads(path.read_text()))
+        return Scores(**json.loads(path.read_bytes()))
     perceptual = PerceptualDistance().to(tokenizer.device)
     rows: dict[str, list[Any]] = {}
     for video in tqdm(videos, desc=f"{way} {setting:g}", unit="video"):
@@ -255,7 +255,7 @@ def _scored(
             rows.setdefault(name, []).append(value)
     scores = Scores(way, setting, **rows)
     with atomic_write(path) as unfinished:
-        unfinished.write_text(json.dumps(asdict(scores)))
+        unfinished.write_text(json.dumps(asdict(scores)), encoding="utf-8")
     return scores
 
 

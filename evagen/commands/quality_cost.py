@@ -153,11 +153,11 @@ def main(config: QualityCost) -> Path:
         with autocast(config.run, device):
             here, summary[clips.name] = _measure(config, clips, router, singles)
         points += here
-    with (config.run.out / "points.csv").open("w", newline="") as file:
+    with (config.run.out / "points.csv").open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, list(asdict(points[0])))
         writer.writeheader()
         writer.writerows(asdict(point) for point in points)
-    (config.run.out / "summary.json").write_text(json.dumps(summary, indent=1))
+    (config.run.out / "summary.json").write_text(json.dumps(summary, indent=1), encoding="utf-8")
     draw(points, config.run.out / "quality_cost.png")
     print(json.dumps(summary, indent=1))
     return config.run.out

@@ -54,7 +54,7 @@ def main(out: Path, videos: Path | None = None) -> Path:
             (config.run.out / "done").touch()
         report = clock.run("scores", lambda: _measure(road, out))
     report.summary |= {"total_seconds": clock.total_seconds, "peak_rss_mb": clock.peak_rss_mb, "stages": clock.stages}
-    (out / "summary.json").write_text(json.dumps(report.summary, indent=1))
+    (out / "summary.json").write_text(json.dumps(report.summary, indent=1), encoding="utf-8")
     path = write_report(report, out / "report.html")
     print(f"report: {path.resolve().as_uri()}")
     return path
@@ -78,9 +78,11 @@ def _copy_config(road: Road, name: str, out: Path) -> Path:
     """The shipped config with the run folder's paths, written beside the results."""
     path = out / "configs" / f"{name}.yaml"
     path.parent.mkdir(parents=True, exist_ok=True)
-    shipped = find_config(f"{road.configs}/{name}").read_text()
+    shipped = find_config(f"{road.configs}/{name}").read_text(encoding="utf-8")
     ours = json.dumps(str(out), ensure_ascii=False)[1:-1]  # what JSON puts between quotes, YAML reads as it is
-    path.write_text(re.sub(rf"runs/{road.configs}([\w/]*)", lambda found: f'"{ours}{found[1]}"', shipped))
+    path.write_text(
+        re.sub(rf"runs/{road.configs}([\w/]*)", lambda found: f'"{ours}{found[1]}"', shipped), encoding="utf-8"
+    )
     return path
 
 

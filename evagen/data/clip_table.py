@@ -337,7 +337,7 @@ def _join(table: Path, num_batches: int, about: dict[str, Any], contents: dict[s
         made = {
             "rows": len(rows), "skipped": [asdict(clip) for clip in skipped], "made_from": about, "contents": contents,
         }  # fmt: skip
-        (partial / "about.json").write_text(json.dumps(made, indent=1))
+        (partial / "about.json").write_text(json.dumps(made, indent=1), encoding="utf-8")
         os.sync()  # all of it is on the disk before the parts go
         partial.rename(table)
     shutil.rmtree(folder)

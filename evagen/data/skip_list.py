@@ -39,7 +39,7 @@ class ScanRecord(Section):
 def write_scan_record(path: Path, record: ScanRecord) -> None:
     """The file appears under its name only when it is complete."""
     with atomic_write(path) as unfinished:
-        unfinished.write_text(json.dumps(record.model_dump(), indent=1) + "\n")
+        unfinished.write_text(json.dumps(record.model_dump(), indent=1) + "\n", encoding="utf-8")
 
 
 def read_scan_record(path: Path) -> ScanRecord:

@@ -22,7 +22,7 @@ class StageClock:
     def __init__(self, out: Path, num_stages: int):
         self.num_stages, self._number = num_stages, 0
         self._path = out / "stages.json"
-        self.stages: dict[str, dict[str, float]] = json.loads(self._path.read_text()) if self._path.exists() else {}
+        self.stages: dict[str, dict[str, float]] = json.loads(self._path.read_bytes()) if self._path.exists() else {}
         self.peak_rss_mb = max((stage["peak_rss_mb"] for stage in self.stages.values()), default=0.0)
         self._stage_peak = 0.0
         self._stopped = threading.Event()
@@ -51,7 +51,7 @@ class StageClock:
             self.stages[name] = {"seconds": round(seconds, 2), "peak_rss_mb": round(self._stage_peak, 1)}
             self.peak_rss_mb = max(self.peak_rss_mb, self._stage_peak)
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            self._path.write_text(json.dumps(self.stages, indent=1))
+            self._path.write_text(json.dumps(self.stages, indent=1), encoding="utf-8")
         return result
 
     def _watch(self) -> None:

@@ -28,7 +28,7 @@ class SampleRows:
 
     def add(self, number: int, **values: Any) -> None:
         """A finished clip, whose files are written."""
-        with self.own.open("a") as file:
+        with self.own.open("a", encoding="utf-8") as file:
             file.write(json.dumps({"number": number, **values}) + "\n")
 
     def count_all(self) -> int:
@@ -39,12 +39,12 @@ class SampleRows:
         """All rows into `tokens.jsonl`."""
         rows = finished_rows(self.folder)
         with atomic_write(self.folder / "tokens.jsonl") as unfinished:
-            unfinished.write_text("".join(json.dumps(rows[number]) + "\n" for number in sorted(rows)))
+            unfinished.write_text("".join(json.dumps(rows[number]) + "\n" for number in sorted(rows)), encoding="utf-8")
         for path in self.folder.glob("tokens.*.jsonl"):
             path.unlink()
 
     def write_manifest(self, values: dict[str, Any]) -> None:
-        (self.folder / "manifest.json").write_text(json.dumps(values, indent=1))
+        (self.folder / "manifest.json").write_text(json.dumps(values, indent=1), encoding="utf-8")
 
 
 def finished_rows(folder: Path) -> dict[int, dict[str, Any]]:

@@ -79,7 +79,7 @@ class Checkpoints:
             save(unfinished)
             files = {each.name: _measured(each) for each in sorted(unfinished.iterdir())}
             about = Manifest(planned_steps=self.optimizer.steps, processes=processes, batch=batch, files=files)
-            (unfinished / COMPLETE).write_text(about.model_dump_json(indent=1) + "\n")
+            (unfinished / COMPLETE).write_text(about.model_dump_json(indent=1) + "\n", encoding="utf-8")
             write_through(unfinished)
             shutil.rmtree(target, ignore_errors=True)  # a damaged one, or one of another plan
         write_through(target.parent)
@@ -206,7 +206,7 @@ def read_manifest(state: Path) -> Manifest | None:
 
 def planned_steps(state: Path) -> int:
     """How long the training was to be when a loop state, which says that it is whole, was written."""
-    return json.loads((state / COMPLETE).read_text())["planned_steps"]
+    return json.loads((state / COMPLETE).read_bytes())["planned_steps"]
 
 
 def newest_state(out: Path) -> Path | None:
