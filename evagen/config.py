@@ -241,7 +241,7 @@ def find_config(path: str | Path) -> Path:
     if _is_file(Path(path)):
         return Path(path)
     shipped = shipped_configs()
-    name = str(path).removeprefix("configs/").removesuffix(".yaml")
+    name = Path(path).as_posix().removeprefix("configs/").removesuffix(".yaml")
     if name in shipped:
         return shipped[name]
     near = difflib.get_close_matches(name, shipped, n=3, cutoff=0.3) or list(shipped)

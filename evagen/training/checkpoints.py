@@ -7,7 +7,6 @@
 
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -17,7 +16,7 @@ from pydantic import ValidationError
 
 from evagen.config import Section
 from evagen.errors import UserError
-from evagen.kernels.files import atomic_folder
+from evagen.kernels.files import atomic_folder, write_through
 from evagen.kernels.sources import CONFIG, FINISHED, SNAPSHOTS, STEP
 from evagen.training.optimizers import are_the_same_until, decay_begins
 from evagen.training.settings import OptimizerConfig
@@ -174,16 +173,6 @@ def final_weights(out: Path, save: Callable[[Path], object]) -> None:
         write_through(out)
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
-
-
-def write_through(folder: Path) -> None:
-    """Waits until a folder and its files are on the disk: a machine that loses its power then keeps them."""
-    for path in (*(each for each in folder.iterdir() if each.is_file()), folder):
-        opened = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(opened)
-        finally:
-            os.close(opened)
 
 
 def step_name(step: int) -> str:
