@@ -90,6 +90,12 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
         os.replace(unfinished, path)
 
 
+def write_whole(path: str | os.PathLike[str], text: str, errors: str = "strict") -> None:
+    """A file of text, by `atomic_write`. errors: as `open` takes it."""
+    with atomic_write(path) as unfinished:
+        unfinished.write_text(text, encoding="utf-8", errors=errors)
+
+
 @contextmanager
 def atomic_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
     """`atomic_write` for a folder: an empty one beside the target, for a `with` block to fill. When the block ends

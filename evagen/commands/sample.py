@@ -20,6 +20,7 @@ from tqdm.auto import tqdm
 from evagen.ar_model import VideoGenerator
 from evagen.data.video_writer import write_video
 from evagen.errors import UserError
+from evagen.kernels.files import atomic_write
 from evagen.models.fit import check_generator
 from evagen.models.inference import autocast, load_for, precision_on
 from evagen.models.loading import fingerprint
@@ -79,7 +80,8 @@ def save_clip(clip: SampledClip, path: Path, config: Sampling, frames_per_row: i
     for suffix in config.formats:
         target = path.with_suffix(f".{suffix}")
         if suffix == "png":
-            frame_grid(np.stack(list(clip.frames())), frames_per_row).save(target)
+            with atomic_write(target) as unfinished:
+                frame_grid(np.stack(list(clip.frames())), frames_per_row).save(unfinished)
         else:
             write_video(target, clip.frames(), config.frames_per_second)
 
