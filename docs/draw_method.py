@@ -97,7 +97,7 @@ def _measured(tokenizer: VideoTokenizer, video: Tensor, lengths: Tensor) -> tupl
 
 def draw_writing(tokenizer: VideoTokenizer, samples: Path, path: Path) -> None:
     """A generated clip: the sequence as it was written, and the frames that its blocks became."""
-    rows = [json.loads(line) for line in (samples / "tokens.jsonl").read_text().splitlines()]
+    rows = [json.loads(line) for line in (samples / "tokens.jsonl").read_text(encoding="utf-8").splitlines()]
     row = max(rows[:64], key=lambda each: len(set(each["lengths"])))
     clip = TokenizedClips(torch.tensor(row["codes"]), torch.tensor([row["lengths"]]))
     frames = video_to_frames(tokenizer.decode(clip)[0])  # F H W C

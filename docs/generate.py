@@ -58,7 +58,7 @@ def contents_page(made: dict[Path, str]) -> str:
             path = DOCS / name
             if path not in made and not path.exists():
                 continue
-            text = made.get(path) or path.read_text()
+            text = made.get(path) or path.read_text(encoding="utf-8")
             heading, about = re.findall(r"^# (.+)\n\n((?:.+\n)+)", text, re.MULTILINE)[0]
             about = re.split(r"(?<=[.:]) ", about.replace("\n", " ").strip())[0].rstrip(":.")
             about = re.sub(r"^This page \w+,? ", "", about)
@@ -174,5 +174,5 @@ def _cell(text: str | None) -> str:
 if __name__ == "__main__":
     for path, text in pages().items():
         path.parent.mkdir(exist_ok=True)
-        path.write_text(text)
+        path.write_text(text, encoding="utf-8")
         print(path)

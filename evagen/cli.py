@@ -212,7 +212,7 @@ def configs(
         return
     if name:
         path = find_config(name)
-        print(format_values(read_values(path)) if resolved else path.read_text(), end="")
+        print(format_values(read_values(path)) if resolved else path.read_text(encoding="utf-8"), end="")
         return
     from evagen.commands.configs import FOOTNOTE, format_costs, format_table, list_configs
 

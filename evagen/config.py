@@ -193,7 +193,7 @@ def save_config(config: Section, folder: str | Path) -> Path:
     """Writes the resolved config as `config.yaml` into `folder`; loading it gives the same config."""
     path = Path(folder) / "config.yaml"
     with atomic_write(path) as unfinished:  # a run that is killed here must find its config again
-        unfinished.write_text(format_values(config.model_dump(mode="json")))
+        unfinished.write_text(format_values(config.model_dump(mode="json")), encoding="utf-8")
     return path
 
 
@@ -249,7 +249,7 @@ def find_config(path: str | Path) -> Path:
     if _is_file(Path(path)):
         return Path(path)
     shipped = shipped_configs()
-    name = str(path).removeprefix("configs/").removesuffix(".yaml")
+    name = Path(path).as_posix().removeprefix("configs/").removesuffix(".yaml")
     if name in shipped:
         return shipped[name]
     near = difflib.get_close_matches(name, shipped, n=3, cutoff=0.3) or list(shipped)

@@ -121,14 +121,20 @@ def _library() -> ctypes.CDLL | None:
     return library
 
 
+def _processor() -> str:
+    """What tells processors apart: on Linux which instructions they know."""
+    cpuinfo = Path("/proc/cpuinfo")
+    if not cpuinfo.exists():
+        return platform.processor()
+    lines = cpuinfo.read_text(encoding="utf-8").splitlines()
+    return next((line for line in lines if line.startswith(("flags", "Features"))), "")
+
+
 def _built(compiler: str) -> Path:
     """The shared library, in evagen's cache folder. The file's name tells source, flags and processor apart."""
     source = Path(__file__).with_name("decode_step.c")
-    cpuinfo = Path("/proc/cpuinfo")
-    flags = next((line for line in cpuinfo.read_text().splitlines() if line.startswith(("flags", "Features"))), "") if (
-        cpuinfo.exists()
-    ) else platform.processor()  # fmt: skip
-    key = "|".join([source.read_text(), compiler, *FLAGS, platform.platform(), platform.machine(), flags])
+    code = source.read_text(encoding="utf-8")
+    key = "|".join([code, compiler, *FLAGS, platform.platform(), platform.machine(), _processor()])
     path = cache_folder() / f"decode_step-{hashlib.sha256(key.encode()).hexdigest()[:16]}.so"
     if path.exists():
         return path

@@ -29,11 +29,16 @@ def num_cores() -> int:
     return os.cpu_count() or 1
 
 
+def user_number() -> int:
+    """Of whom this process works for, as `stat` gives it for files; on Windows 0 for everybody."""
+    return os.getuid() if hasattr(os, "getuid") else 0
+
+
 def home_folder() -> Path:
     """The user's; where none is known, as for a user without a name and without HOME, a private one for temporary
     files. It need not exist."""
     home = os.path.expanduser("~")
-    return Path(tempfile.gettempdir(), f"evagen-{os.getuid()}") if home == "~" else Path(home)
+    return Path(tempfile.gettempdir(), f"evagen-{user_number()}") if home == "~" else Path(home)
 
 
 def cache_folder() -> Path:
@@ -85,6 +90,12 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
         os.replace(unfinished, path)
 
 
+def write_whole(path: str | os.PathLike[str], text: str, errors: str = "strict") -> None:
+    """A file of text, by `atomic_write`. errors: as `open` takes it."""
+    with atomic_write(path) as unfinished:
+        unfinished.write_text(text, encoding="utf-8", errors=errors)
+
+
 @contextmanager
 def atomic_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
     """`atomic_write` for a folder: an empty one beside the target, for a `with` block to fill. When the block ends
@@ -102,6 +113,20 @@ def atomic_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
                 raise FileExistsError(f"{path} is there by now")
             path.rmdir()
         os.replace(unfinished, path)
+
+
+def write_through(folder: Path) -> None:
+    """Waits until a folder and its files are on the disk: a machine that loses its power then keeps them."""
+    for path in folder.iterdir():
+        if path.is_file():
+            with path.open("r+b") as file:  # Windows wants to be able to write it
+                os.fsync(file.fileno())
+    if hasattr(os, "O_DIRECTORY"):  # Windows opens no folders
+        opened = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(opened)
+        finally:
+            os.close(opened)
 
 
 def json_object(text: str | bytes, most: int = LARGEST_JSON) -> dict[str, Any]:

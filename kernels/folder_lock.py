@@ -38,7 +38,7 @@ def lock_folder(folder: Path) -> str | None:
         path in _held and path.exists() and os.path.samestat(os.fstat(_held[path].fileno()), path.stat())
     ):
         return None
-    file = path.open("a+")
+    file = path.open("a+", encoding="utf-8")
     try:
         fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

@@ -64,12 +64,15 @@ def box() -> dict[str, Path]:
     return {f"{OWNER}/{each.parent.name}": each.parent for each in sorted(BOX.glob(f"*/{INDEX}"))}
 
 
+def _as_written(source: str | Path) -> str:
+    return source.as_posix() if isinstance(source, Path) else source  # Windows shows a name's slash the other way
+
+
 def locate(source: str | Path, part: str, only_cached: bool = False, asked: Mapping[str, Any] | None = None) -> Located:
     """Where a tokenizer, a router or a generator (`part`) lies. only_cached: do not ask the hub. asked: of it, by the
     names in `ASKED_OF_HUB`. Raises FileNotFoundError for a name that no model in the box has, for a step of which a run
     has no snapshot, and for a pipeline without such a part."""
-    text = str(source)
-    boxes = box()
+    text, boxes = _as_written(source), box()
     if text in boxes:
         return _part_of(boxes[text], part, text)
     path = Path(text)
@@ -94,7 +97,7 @@ def locate(source: str | Path, part: str, only_cached: bool = False, asked: Mapp
 def locate_pipeline(source: str | Path) -> str:
     """Where a whole pipeline lies: a folder or a hub id. Raises FileNotFoundError for a name that no model in the box
     has, and for a folder without `model_index.json`."""
-    text, boxes = str(source), box()
+    text, boxes = _as_written(source), box()
     path = boxes.get(text, Path(text))
     if path.is_dir():
         if not (path / INDEX).exists():

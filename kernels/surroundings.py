@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from evagen.kernels.files import FULL, home_folder
+from evagen.kernels.files import FULL, home_folder, user_number
 
 
 def prepare_surroundings() -> None:
@@ -20,7 +20,7 @@ def prepare_surroundings() -> None:
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
         if stream is None:  # closed, as a service manager may do
-            setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_WRONLY), "w"))
+            setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_WRONLY), "w", encoding="utf-8"))
         elif isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="shown")
     if os.path.expanduser("~") == "~":
@@ -39,10 +39,10 @@ def _shown(error: UnicodeError) -> tuple[str | bytes, int]:
 def _take_a_home() -> None:
     home = home_folder()
     home.mkdir(mode=0o700, exist_ok=True)
-    if home.is_symlink() or home.stat().st_uid != os.getuid():
+    if home.is_symlink() or home.stat().st_uid != user_number():
         raise PermissionError(errno.EACCES, "no home folder is known, and this one is not ours: set HOME", str(home))
     os.environ["HOME"] = str(home)
-    os.environ.setdefault("USER", str(os.getuid()))  # which libraries name folders by
+    os.environ.setdefault("USER", str(user_number()))  # which libraries name folders by
     print(f"no home folder is known: {home} is taken; HOME would name another", file=sys.stderr)
 
 

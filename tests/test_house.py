@@ -113,6 +113,39 @@ def test_few_rooms_short_files_short_functions():
                 assert node.end_lineno - node.lineno < 60, f"{path}: {node.name}"
 
 
+OPENERS = {"av", "Image", "os"}
+"""Whose `open` reads no text."""
+
+
+def texts_without_encoding(code: str) -> list[int]:
+    """The lines of calls that read or write text in the encoding of whoever's machine it is."""
+    found = []
+    for node in ast.walk(ast.parse(code)):
+        if not isinstance(node, ast.Call) or any(each.arg == "encoding" for each in node.keywords):
+            continue
+        method, function = isinstance(node.func, ast.Attribute), node.func
+        name = function.attr if method else getattr(function, "id", "")
+        owner = getattr(function.value, "id", "") if method else ""
+        if name in ("open", "fdopen") and not (name == "open" and owner in OPENERS):
+            place = 0 if method and name == "open" else 1  # Path.open(mode), open(path, mode), os.fdopen(number, mode)
+            modes = [*node.args[place : place + 1], *(each.value for each in node.keywords if each.arg == "mode")]
+            if not any(isinstance(mode, ast.Constant) and "b" in mode.value for mode in modes):
+                found.append(node.lineno)
+        elif method and name in ("read_text", "write_text"):
+            found.append(node.lineno)
+    return found
+
+
+def test_text_is_read_and_written_as_utf8_on_every_machine():
+    assert texts_without_encoding(
+        "path.read_text()\npath.write_text(x)\nopen(x)\nopen(x, 'w')\npath.open('a')\npath.open(mode='w')\n"
+        "os.fdopen(3, 'w')\npath.open('rb')\nopen(x, 'wb')\nav.open(x)\npath.read_text(encoding='utf-8')\n"
+    ) == [1, 2, 3, 4, 5, 6, 7]
+    paths = [*MODULES.values(), *(ROOT / "docs").glob("*.py"), *(ROOT / "examples").glob("*.py"), ROOT / "setup.py"]
+    wrong = {str(path): texts_without_encoding(path.read_text(encoding="utf-8")) for path in paths}
+    assert {path: lines for path, lines in wrong.items() if lines} == {}
+
+
 # Installed
 
 

@@ -12,6 +12,9 @@ from typing import Any
 
 BENCHMARKS = ("attention", "fvd", "gpu", "loader", "longvideo", "memory", "packing", "sampling", "search", "tokenizer")
 
+_OF_C = "ucrtbase" if os.name == "nt" else None
+"""C's own library; None: elsewhere each program has it loaded."""
+
 
 def run_benchmark(name: str) -> dict[str, Any]:
     """The figures of one benchmark. What it and the libraries below it write to standard output meanwhile, also past
@@ -24,7 +27,7 @@ def run_benchmark(name: str) -> dict[str, Any]:
             return importlib.import_module(f"evagen.bench.{name}").run()
     finally:
         sys.stdout.flush()
-        ctypes.CDLL(None).fflush(None)  # what C libraries hold back
+        ctypes.CDLL(_OF_C).fflush(None)  # what C libraries hold back
         os.dup2(kept, 1)
         os.close(kept)
 

@@ -1,7 +1,6 @@
 """One process of `evagen.bench.fvd`: python -m evagen.bench.fvd_process CLIPS RANK PROCESSES FOLDER"""
 
 import json
-import resource
 import sys
 import time
 from pathlib import Path
@@ -11,14 +10,14 @@ import torch.distributed
 
 from evagen.bench.fvd import NoDetector, feed
 from evagen.eval import FrechetVideoDistance
+from evagen.kernels.memory import peak_memory
 
 
 def main(num_clips: int, rank: int, processes: int, folder: Path) -> dict:
     """Measures so many clips a side, shared by the processes, which meet in the folder."""
     if processes > 1:
-        torch.distributed.init_process_group(
-            "gloo", init_method=f"file://{folder / 'rendezvous'}", rank=rank, world_size=processes
-        )
+        store = torch.distributed.FileStore(str(folder / "rendezvous"), processes)
+        torch.distributed.init_process_group("gloo", store=store, rank=rank, world_size=processes)
     metric = FrechetVideoDistance(NoDetector())
     before, start = psutil.Process().memory_info().rss, time.perf_counter()
     feed(metric, num_clips, rank, processes)
@@ -30,7 +29,7 @@ def main(num_clips: int, rank: int, processes: int, folder: Path) -> dict:
         "distance": distance,
         "seconds": seconds,
         "rss_mb_before": before / 1e6,
-        "peak_rss_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6,  # Linux counts in KiB
+        "peak_rss_mb": peak_memory() / 1e6,
     }
 
 

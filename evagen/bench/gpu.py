@@ -133,10 +133,10 @@ def _pretended() -> dict:
     """The same parts at tiny sizes in a process in which a GPU is pretended. Raises UserError where it cannot be."""
     with tempfile.TemporaryDirectory() as folder:
         jobs, results = Path(folder) / "jobs.json", Path(folder) / "results.json"
-        jobs.write_text(json.dumps([["gpu", "bench", "gpu", "--json"]]))
+        jobs.write_text(json.dumps([["gpu", "bench", "gpu", "--json"]]), encoding="utf-8")
         command = [sys.executable, "-m", "evagen.bench.pretended", str(jobs), str(results)]
         done = subprocess.run(command, capture_output=True, text=True)
-        if done.returncode or json.loads(results.read_text())["gpu"]["error"]:
+        if done.returncode or json.loads(results.read_bytes())["gpu"]["error"]:
             raise UserError(f"there is no GPU here, and none could be pretended: {done.stderr.strip()[-500:]}")
         found = json.loads(done.stdout.strip().splitlines()[-1])
     return {"note": "no GPU on this machine: tiny sizes on a pretended one, whose times mean nothing", **found}

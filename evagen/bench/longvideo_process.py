@@ -6,7 +6,6 @@ Prints a line of JSON: peak_rss_mb, and first and last, frames a second of the f
 """
 
 import json
-import resource
 import sys
 import time
 from collections.abc import Iterable, Iterator
@@ -23,6 +22,7 @@ from evagen.data.token_file import TokenFile, read_token_file, write_token_file
 from evagen.data.video_frames import VideoFrames
 from evagen.data.video_writer import write_video
 from evagen.kernels.levels import video_to_frames
+from evagen.kernels.memory import peak_memory
 from evagen.kernels.packed_linear import pack_linears
 from evagen.tokenizer import (
     BlockRouter,
@@ -43,7 +43,7 @@ Item = TypeVar("Item")
 def main(work: str, folder: Path, name: str, seconds: int) -> None:
     torch.manual_seed(0)
     times = {"encode": _encode, "decode": _decode, "generate": _generate}[work](folder, name, seconds)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6
+    peak = peak_memory() / 1e6
     count = min(10 * FRAMES_PER_SECOND, len(times) // 2)
     first = (count - WARM) / (times[count] - times[WARM])
     last = (count - WARM) / (times[-1] - times[-1 - count + WARM])

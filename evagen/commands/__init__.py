@@ -41,7 +41,7 @@ class Command:
         """Tells a wrong name of a config or of an overridden key at once, before imports that take seconds. Raises
         UserError."""
         find_config(config)
-        known = json.loads(KEYS.read_text())[self.name]
+        known = json.loads(KEYS.read_bytes())[self.name]
         for override in overrides:
             key = override.partition("=")[0]
             above = [key.rsplit(".", depth)[0] for depth in range(1, key.count(".") + 1)]

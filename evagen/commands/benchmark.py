@@ -22,6 +22,7 @@ from evagen.config import load_config, with_overrides
 from evagen.data.clip_table import fill_table, open_table
 from evagen.errors import UserError
 from evagen.eval import motion_explained
+from evagen.kernels.files import write_whole
 from evagen.run import PATIENCE, start_accelerator
 from evagen.scoring.clips import FileClips, list_fingerprint
 from evagen.scoring.config import Benchmark
@@ -112,7 +113,7 @@ def _publish(out: Path, record: Record, remarks: Sequence[str]) -> None:
     """Writes `record.json` and `table.md`, and prints the table with what is to be said of it."""
     write_record(out / "record.json", record)
     table = compare([out])
-    (out / "table.md").write_text(table + "\n")
+    write_whole(out / "table.md", table + "\n")
     print(table, "", *(f"note: {remark}" for remark in remarks), sep="\n")
 
 

@@ -95,7 +95,7 @@ def _xformers_torch() -> str | None:
     about = Path(package.origin).with_name("cpp_lib.json") if package and package.origin else None
     if about is None or not about.is_file():
         return None
-    return json.loads(about.read_text())["version"]["torch"]
+    return json.loads(about.read_bytes())["version"]["torch"]
 
 
 def _torchvision() -> Finding:

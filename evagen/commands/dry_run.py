@@ -7,7 +7,6 @@ have their published shapes and random weights, so nothing is downloaded.
 """
 
 import json
-import resource
 import tempfile
 import time
 from collections.abc import Sequence
@@ -26,6 +25,7 @@ from evagen.data.clips import ClipDataset
 from evagen.data.sources import DataConfig
 from evagen.data.video_writer import write_video
 from evagen.errors import UserError
+from evagen.kernels.memory import peak_memory
 from evagen.models.loading import fingerprint
 from evagen.tokenizer import AssignmentSpace, BlockRouter, Router, VideoTokenizer
 from evagen.training.metrics import read_metrics
@@ -78,7 +78,7 @@ def main(command: Command, name: str, overrides: Sequence[str] = ()) -> DryRun:
         if trains:  # the first step warms up
             seconds = 1 / read_metrics(out)[-1]["clips_per_second"]
     gpu = torch.cuda.max_memory_allocated() / 1e9 if torch.cuda.is_available() else None
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
+    peak = peak_memory() / 1e9
     count = sum(parameter.numel() for parameter in model.parameters()) if model is not None else None
     return DryRun(seconds, "step of one clip" if trains else "clip", peak, gpu, count)
 
@@ -174,7 +174,7 @@ class _Inputs:
         }  # fmt: skip
         made_from = {"videos": ClipDataset(clips).fingerprint(), "tokenizer": "0"}
         about = {"rows": NUM_VIDEOS, "skipped": [], "made_from": made_from, "contents": contents}
-        (folder / "record" / "about.json").write_text(json.dumps(about))
+        (folder / "record" / "about.json").write_text(json.dumps(about), encoding="utf-8")
         return folder
 
     def _corpus(self) -> Path:

@@ -66,7 +66,7 @@ def main(
 
 def _notes(path: Path | None) -> str:
     try:
-        return path.read_text() if path else ""
+        return path.read_text(encoding="utf-8") if path else ""
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"the notes at {path} cannot be read as text: {error}") from error
 

@@ -33,6 +33,7 @@ from evagen.data.clips import ClipDataset
 from evagen.data.loader import collate_clips
 from evagen.errors import UserError
 from evagen.eval import Interval, paired_bootstrap
+from evagen.kernels.files import write_whole
 from evagen.models.loading import load_model
 from evagen.report.comparison_plot import draw
 from evagen.run import RunFolder, claim_folder
@@ -128,8 +129,8 @@ def main(config: FixedAgainstAdaptive) -> Path:
             print(f"part {number} of {parts}: {training:g} times the steps, seed {seed}", file=sys.stderr)
             cells[seed] = _run_cell(config, base, training, seed, preferences)
         scores += _gather(training, cells)
-    (config.run.out / "table.md").write_text(table(scores) + "\n")
-    (config.run.out / "comparison.json").write_text(json.dumps(_as_values(config, preferences, scores), indent=1))
+    write_whole(config.run.out / "table.md", table(scores) + "\n")
+    write_whole(config.run.out / "comparison.json", json.dumps(_as_values(config, preferences, scores), indent=1))
     draw(scores, config.run.out / "comparison.png")
     print(table(scores))
     return config.run.out

@@ -41,7 +41,7 @@ SCORED = (
 
 def main(path: Path) -> Facts:
     """Names and values to be read by people. Raises UserError for what evagen did not make and cannot read."""
-    path = box().get(str(path), path)
+    path = box().get(path.as_posix(), path)
     if not path.exists():
         raise UserError(f"there is nothing at {path}")
     facts = _of_folder(path) if path.is_dir() else _of_file(path)

@@ -31,7 +31,7 @@ from evagen.data.sources import DataConfig
 from evagen.errors import UserError
 from evagen.eval import PerceptualDistance, motion_explained, moving_errors, psnr
 from evagen.eval.reconstruction import perceptual_distance
-from evagen.kernels.files import atomic_write
+from evagen.kernels.files import write_whole
 from evagen.models.loading import fingerprint, load_model, load_router
 from evagen.report import tokens_over_time
 from evagen.report.long_plot import draw
@@ -160,8 +160,8 @@ def main(config: LongVideos) -> Path:
     minutes = compare_minutes(config.samples, videos, config.frames_per_second) if config.samples else None
     if minutes:
         summary["minutes"] = asdict(minutes)
-    (config.run.out / "summary.json").write_text(json.dumps(summary, indent=1))
-    (config.run.out / "table.md").write_text(_table(config, points, summary, minutes))
+    write_whole(config.run.out / "summary.json", json.dumps(summary, indent=1))
+    write_whole(config.run.out / "table.md", _table(config, points, summary, minutes))
     _draw_example(config, videos, device)
     draw([MEMORY, MEMORY_UNIFORM, CLIPS, CLIPS_UNIFORM], points, config.run.out / "long.png")
     return config.run.out
@@ -204,9 +204,8 @@ def _ways(config: LongVideos, device: torch.device) -> Iterator[Way]:
 def _check_models(path: Path, models: dict[str, str]) -> None:
     """Writes the fingerprints of the models into a new run folder. Raises UserError where others were scored in it."""
     if not path.exists():
-        with atomic_write(path) as unfinished:
-            unfinished.write_text(json.dumps(models, indent=1))
-    before = json.loads(path.read_text())
+        write_whole(path, json.dumps(models, indent=1))
+    before = json.loads(path.read_bytes())
     replaced = [name for name, made_by in models.items() if before.get(name) != made_by]
     if replaced:
         raise UserError(
@@ -236,7 +235,7 @@ def _scored(
 ) -> Scores:
     path = config.run.out / "ways" / f"{way.replace(', ', '_')}_{setting:g}.json"
     if path.exists():
-        return Scores(**json.loads(path.read_text()))
+        return Scores(**json.loads(path.read_bytes()))
     perceptual = PerceptualDistance().to(tokenizer.device)
     rows: dict[str, list[Any]] = {}
     for video in tqdm(videos, desc=f"{way} {setting:g}", unit="video"):
@@ -254,8 +253,7 @@ def _scored(
         for name, value in values.items():
             rows.setdefault(name, []).append(value)
     scores = Scores(way, setting, **rows)
-    with atomic_write(path) as unfinished:
-        unfinished.write_text(json.dumps(asdict(scores)))
+    write_whole(path, json.dumps(asdict(scores)))
     return scores
 
 

@@ -33,7 +33,7 @@ def main(folder: Path, repo: str, private: bool = False) -> str:
         _copy(folder, staged)
         card = staged / "README.md"
         if card.exists():
-            card.write_text(renamed(card.read_text(), repo))
+            card.write_text(renamed(card.read_text(encoding="utf-8"), repo), encoding="utf-8")
         else:
             training = {} if (folder / INDEX).exists() else {part: training_facts(part, folder) for part in parts}
             write_card(staged, CardOptions(repo, training=training))
@@ -57,9 +57,9 @@ def _copy(folder: Path, staged: Path) -> None:
         target = staged / path.relative_to(folder)
         target.parent.mkdir(parents=True, exist_ok=True)
         if path.name in (CONFIG, INDEX):
-            values = json.loads(path.read_text())
+            values = json.loads(path.read_bytes())
             values.pop("_name_or_path", None)
-            target.write_text(json.dumps(values, indent=2, sort_keys=True) + "\n")
+            target.write_text(json.dumps(values, indent=2, sort_keys=True) + "\n", encoding="utf-8")
         else:
             shutil.copyfile(path, target)
 

@@ -28,6 +28,7 @@ from evagen.data.curation_record import CurationRecord, read_record
 from evagen.data.loader import clip_loader
 from evagen.errors import UserError
 from evagen.eval import PerceptualDistance, motion_explained, psnr_of_mse
+from evagen.kernels.files import atomic_write, write_whole
 from evagen.kernels.levels import floats_to_levels, levels_to_floats
 from evagen.models.inference import autocast, load_for
 from evagen.report.quality_cost_plot import draw
@@ -153,11 +154,14 @@ def main(config: QualityCost) -> Path:
         with autocast(config.run, device):
             here, summary[clips.name] = _measure(config, clips, router, singles)
         points += here
-    with (config.run.out / "points.csv").open("w", newline="") as file:
+    with (
+        atomic_write(config.run.out / "points.csv") as unfinished,
+        unfinished.open("w", newline="", encoding="utf-8") as file,
+    ):
         writer = csv.DictWriter(file, list(asdict(points[0])))
         writer.writeheader()
         writer.writerows(asdict(point) for point in points)
-    (config.run.out / "summary.json").write_text(json.dumps(summary, indent=1))
+    write_whole(config.run.out / "summary.json", json.dumps(summary, indent=1))
     draw(points, config.run.out / "quality_cost.png")
     print(json.dumps(summary, indent=1))
     return config.run.out

@@ -21,7 +21,7 @@ from evagen.commands.roads import Road, arcade_road, command_of, describe_plan, 
 from evagen.commands.sample_one import clips_of
 from evagen.config import find_config
 from evagen.data.corpus import read_corpus
-from evagen.kernels.files import num_cores
+from evagen.kernels.files import num_cores, write_whole
 from evagen.kernels.sources import FOR_CLASSES, box
 from evagen.report.first_look import write_first_look
 from evagen.report.measure import measure_quickstart
@@ -54,7 +54,7 @@ def main(out: Path, videos: Path | None = None) -> Path:
             (config.run.out / "done").touch()
         report = clock.run("scores", lambda: _measure(road, out))
     report.summary |= {"total_seconds": clock.total_seconds, "peak_rss_mb": clock.peak_rss_mb, "stages": clock.stages}
-    (out / "summary.json").write_text(json.dumps(report.summary, indent=1))
+    write_whole(out / "summary.json", json.dumps(report.summary, indent=1))
     path = write_report(report, out / "report.html")
     print(f"report: {path.resolve().as_uri()}")
     return path
@@ -77,10 +77,9 @@ def first_look(path: Path) -> None:
 def _copy_config(road: Road, name: str, out: Path) -> Path:
     """The shipped config with the run folder's paths, written beside the results."""
     path = out / "configs" / f"{name}.yaml"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    shipped = find_config(f"{road.configs}/{name}").read_text()
+    shipped = find_config(f"{road.configs}/{name}").read_text(encoding="utf-8")
     ours = json.dumps(str(out), ensure_ascii=False)[1:-1]  # what JSON puts between quotes, YAML reads as it is
-    path.write_text(re.sub(rf"runs/{road.configs}([\w/]*)", lambda found: f'"{ours}{found[1]}"', shipped))
+    write_whole(path, re.sub(rf"runs/{road.configs}([\w/]*)", lambda found: f'"{ours}{found[1]}"', shipped))
     return path
 
 

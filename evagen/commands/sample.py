@@ -19,7 +19,7 @@ from tqdm.auto import tqdm
 from evagen.ar_model import VideoGenerator
 from evagen.data.video_writer import write_video
 from evagen.errors import UserError
-from evagen.kernels.files import no_room
+from evagen.kernels.files import atomic_write, no_room
 from evagen.models.fit import check_generator
 from evagen.models.inference import autocast, load_for, precision_on
 from evagen.models.loading import fingerprint
@@ -52,7 +52,7 @@ def main(config: Sampling) -> Path:
             save_clip(clip, config.run.out / path, config, tokenizer.config.temporal_patch)
             rows.add(
                 number,
-                path=str(path.with_suffix(f".{config.formats[0]}")), seed=clips.seed_of(number),
+                path=path.with_suffix(f".{config.formats[0]}").as_posix(), seed=clips.seed_of(number),
                 **{"class": clips.class_of(number)}, **clips.source_of(number), **clip.as_row(),
             )  # fmt: skip
             bar.update()
@@ -79,7 +79,8 @@ def save_clip(clip: SampledClip, path: Path, config: Sampling, frames_per_row: i
     for suffix in config.formats:
         target = path.with_suffix(f".{suffix}")
         if suffix == "png":
-            frame_grid(np.stack(list(clip.frames())), frames_per_row).save(target)
+            with atomic_write(target) as unfinished:
+                frame_grid(np.stack(list(clip.frames())), frames_per_row).save(unfinished)
         else:
             write_video(target, clip.frames(), config.frames_per_second)
 

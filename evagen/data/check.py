@@ -14,11 +14,15 @@ from dataclasses import dataclass
 from itertools import islice, pairwise
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
+from typing import TYPE_CHECKING
 
 from evagen.data.frame_times import count_frames
 from evagen.data.shown_frame import ShownFrame
 from evagen.data.video_file import VideoError, VideoPath
 from evagen.data.video_reader import decoded_frames, read_frames
+
+if TYPE_CHECKING:
+    from multiprocessing.context import ForkServerContext, SpawnContext  # Windows has the second alone
 
 _MOST_BYTES = 8 * 2**30
 """Of memory that a checker may take: a decoder with 17 frames of the most pixels in 10 bits needs 3.5 GB."""
@@ -66,8 +70,7 @@ def check_all(
     videos: Iterable[VideoPath], workers: int, seconds_per_file: float
 ) -> Iterator[tuple[VideoPath, VideoFacts | str]]:
     """Each video with what is known of it, or why it is bad, as they are done, in any order."""
-    context = multiprocessing.get_context("forkserver")  # a new checker is a copy of one that has imported everything
-    context.set_forkserver_preload([__name__])
+    context = _process_context()
     queue = iter(videos)
     checkers: list[_Checker] = []
     try:
@@ -94,10 +97,19 @@ def check_all(
             checker.end()
 
 
+def _process_context() -> "ForkServerContext | SpawnContext":
+    """Where a new checker is a copy of one that has imported everything; Windows has no such."""
+    if "forkserver" not in multiprocessing.get_all_start_methods():
+        return multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__])
+    return context
+
+
 class _Checker:
     """A process that checks one video after another."""
 
-    def __init__(self, context: "multiprocessing.context.ForkServerContext", video: VideoPath, seconds: float):
+    def __init__(self, context: "ForkServerContext | SpawnContext", video: VideoPath, seconds: float):
         self.connection, theirs = context.Pipe()
         self.process: BaseProcess = context.Process(target=_check_until_told, args=(theirs,), daemon=True)
         self.process.start()

@@ -34,7 +34,7 @@ from evagen.config import Section
 from evagen.data.clips import Clip, SkippedClip, report_skipped
 from evagen.data.loader import ClipBatch, clip_loader
 from evagen.errors import UserError
-from evagen.kernels.files import read_json, words_of, written_whole
+from evagen.kernels.files import read_json, words_of, write_through, written_whole
 
 RowsOf = Callable[[ClipBatch], list[dict[str, Any]]]
 """The rows of a batch's clips, in the clips' order: numbers, strings and 1D arrays by column name."""
@@ -312,6 +312,13 @@ def _check_same(folder: Path, made_from: dict[str, Any], about: dict[str, Any]) 
 
 def _join(table: Path, num_batches: int, about: dict[str, Any], contents: dict[str, Any]) -> list[SkippedClip]:
     """Streams the parts into the table and deletes them; returns the clips that have no rows."""
+    skipped = _write_table(table, num_batches, about, contents)
+    shutil.rmtree(_parts_folder(table))  # none of its files is mapped by now: Windows would not delete one that is
+    return skipped
+
+
+def _write_table(table: Path, num_batches: int, about: dict[str, Any], contents: dict[str, Any]) -> list[SkippedClip]:
+    """The table of the parts, which stay."""
     _tidy(table, about)
     parts, folder = _parts(table), _parts_folder(table)
     places: dict[int, tuple[_BatchInfo, pa.Table, int]] = {}  # a batch's rows: of which part, and from where on
@@ -337,8 +344,7 @@ def _join(table: Path, num_batches: int, about: dict[str, Any], contents: dict[s
         made = {
             "rows": len(rows), "skipped": [asdict(clip) for clip in skipped], "made_from": about, "contents": contents,
         }  # fmt: skip
-        (partial / "about.json").write_text(json.dumps(made, indent=1))
-        os.sync()  # all of it is on the disk before the parts go
+        (partial / "about.json").write_text(json.dumps(made, indent=1), encoding="utf-8")
+        write_through(partial)  # all of it is on the disk before the parts go
         partial.rename(table)
-    shutil.rmtree(folder)
     return skipped

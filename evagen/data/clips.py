@@ -184,7 +184,7 @@ def report_skipped(
         write(f"  and {len(skipped) - shown} more")
     if all_in is not None:
         with atomic_write(all_in) as unfinished:
-            unfinished.write_text("".join(json.dumps(asdict(skip)) + "\n" for skip in skipped))
+            unfinished.write_text("".join(json.dumps(asdict(skip)) + "\n" for skip in skipped), encoding="utf-8")
         write(f"all of them are in {all_in}")
     write("`evagen data scan FOLDER` finds damaged files beforehand and makes a list of them, which is then left out")
 

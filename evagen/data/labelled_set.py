@@ -44,7 +44,7 @@ def check_manifest(out: Path, kind: str, arguments: dict[str, Any]) -> None:
         if out.exists() and (not out.is_dir() or any(out.iterdir())):
             raise UserError(f"{out} is there already and was not made by `evagen data {kind}`: choose a new one")
         with atomic_write(manifest) as unfinished:
-            unfinished.write_text(json.dumps(arguments, indent=2) + "\n")
+            unfinished.write_text(json.dumps(arguments, indent=2) + "\n", encoding="utf-8")
         return
     try:
         before = dict(json.loads(manifest.read_bytes()))

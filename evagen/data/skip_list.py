@@ -39,7 +39,7 @@ class ScanRecord(Section):
 def write_scan_record(path: Path, record: ScanRecord) -> None:
     """The file appears under its name only when it is complete."""
     with atomic_write(path) as unfinished:
-        unfinished.write_text(json.dumps(record.model_dump(), indent=1) + "\n")
+        unfinished.write_text(json.dumps(record.model_dump(), indent=1) + "\n", encoding="utf-8")
 
 
 def read_scan_record(path: Path) -> ScanRecord:
@@ -55,9 +55,9 @@ def read_scan_record(path: Path) -> ScanRecord:
 
 
 def name_in(root: Path, video: VideoPath) -> str:
-    """What the list calls a video: its path from the folder of the data set, as text."""
+    """What the list calls a video: its path from the folder of the data set, as text, the same on all systems."""
     name = str(video)
-    return as_text(os.path.relpath(name, root) if name.startswith(f"{root}{os.sep}") else name)
+    return as_text(Path(os.path.relpath(name, root)).as_posix() if name.startswith(f"{root}{os.sep}") else name)
 
 
 def leave_out_bad(listing: Listing, root: Path, given: Path | None) -> Listing:

@@ -9,6 +9,8 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
+from evagen.kernels.files import atomic_write
+
 MARKS: list[dict[str, Any]] = [
     {"color": "#555555", "marker": "s", "linestyle": "--"},
     {"color": "#2f6fb0", "marker": "o", "linestyle": "-"},
@@ -51,5 +53,6 @@ def draw(scores: list, path: Path) -> None:
         axis.grid(alpha=0.25)
         axis.spines[["top", "right"]].set_visible(False)
     axes[0].legend(frameon=False)
-    figure.savefig(path, dpi=110)
+    with atomic_write(path) as unfinished:
+        figure.savefig(unfinished, dpi=110)
     plt.close(figure)

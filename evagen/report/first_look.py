@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from evagen import __version__
-from evagen.kernels.files import atomic_write
+from evagen.kernels.files import write_whole
 from evagen.report.page import GeneratedClip, by_class, templates
 
 FRAMES_PER_SECOND = 8.0
@@ -28,6 +28,5 @@ def write_first_look(path: Path, model: str, clips: Sequence[GeneratedClip], sec
             longest_block=max(max(clip.lengths) for clip in clips),
         )
     )
-    with atomic_write(path) as unfinished:
-        unfinished.write_text(html, encoding="utf-8", errors="xmlcharrefreplace")
+    write_whole(path, html, errors="xmlcharrefreplace")
     return path

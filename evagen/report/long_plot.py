@@ -8,6 +8,8 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
+from evagen.kernels.files import atomic_write
+
 MARKS: list[dict[str, Any]] = [
     {"color": "#b02f4f", "marker": "o", "linestyle": "-"},
     {"color": "#b02f4f", "marker": "s", "linestyle": ":", "alpha": 0.6},
@@ -32,5 +34,6 @@ def draw(ways: list[str], points: list, path: Path) -> None:
         axis.set(xlabel="tokens a minute", ylabel=label, xscale="log")
         axis.grid(alpha=0.25)
     axes[0].legend(fontsize=9)
-    figure.savefig(path, dpi=110)
+    with atomic_write(path) as unfinished:
+        figure.savefig(unfinished, dpi=110)
     plt.close(figure)

@@ -57,7 +57,7 @@ def stored_parts(folder: Path) -> dict[str, StoredPart]:
     folders = sorted(each.parent for each in folder.glob("*/config.json")) if (folder / INDEX).exists() else [folder]
     found = {}
     for each in folders:
-        config = json.loads((each / "config.json").read_text()) if (each / "config.json").exists() else {}
+        config = json.loads((each / "config.json").read_bytes()) if (each / "config.json").exists() else {}
         part = PARTS.get(config.get("_class_name", ""))
         files = sorted(each.glob("*.safetensors"))
         if part is None or not files:

@@ -16,6 +16,7 @@ import numpy as np
 from markupsafe import Markup
 
 from evagen import __version__
+from evagen.kernels.files import write_whole
 from evagen.report import figures, findings
 from evagen.report.clips import check_frames, sprite_strip
 from evagen.report.minute import Minute
@@ -225,8 +226,7 @@ def write_report(report: Report, path: Path) -> Path:
             **_figures(report),
         )
     )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(html, encoding="utf-8", errors="xmlcharrefreplace")
+    write_whole(path, html, errors="xmlcharrefreplace")
     return path
 
 

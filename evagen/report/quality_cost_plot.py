@@ -8,6 +8,8 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
+from evagen.kernels.files import atomic_write
+
 MARKS: dict[str, dict[str, Any]] = {
     "uniform": {"color": "#555555", "marker": "s", "linestyle": "--"},
     "threshold": {"color": "#c2781b", "linestyle": "-"},
@@ -49,5 +51,6 @@ def draw(points: list, path: Path) -> None:
             axis.grid(alpha=0.25)
             axis.spines[["top", "right"]].set_visible(False)
     axes[0][0].legend(frameon=False)
-    figure.savefig(path, dpi=130)
+    with atomic_write(path) as unfinished:
+        figure.savefig(unfinished, dpi=130)
     plt.close(figure)

@@ -9,7 +9,7 @@ from markupsafe import Markup
 from PIL import Image
 
 from evagen import __version__
-from evagen.kernels.files import atomic_write
+from evagen.kernels.files import write_whole
 from evagen.report import figures
 from evagen.report.clips import data_uri, picture_uri, sprite_strip
 from evagen.report.findings import format_duration
@@ -67,8 +67,7 @@ def write_runs_page(runs: Sequence[Run], path: Path) -> Path:
         num_blocks_shown=sorted({len(clip.lengths) for clip in clips}),
         longest_block=max((max(clip.lengths) for clip in clips), default=1),
     )
-    with atomic_write(path) as unfinished:
-        unfinished.write_text(html, encoding="utf-8", errors="xmlcharrefreplace")
+    write_whole(path, html, errors="xmlcharrefreplace")
     return path
 
 

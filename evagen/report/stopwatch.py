@@ -9,6 +9,11 @@ from typing import Any
 
 import psutil
 
+from evagen.kernels.files import read_json, write_whole
+
+FIGURES = ("seconds", "peak_rss_mb")
+"""That are kept of a stage."""
+
 
 class StageClock:
     """Times named stages and keeps the figures in `stages.json`, so that a stage that an earlier run
@@ -22,7 +27,7 @@ class StageClock:
     def __init__(self, out: Path, num_stages: int):
         self.num_stages, self._number = num_stages, 0
         self._path = out / "stages.json"
-        self.stages: dict[str, dict[str, float]] = json.loads(self._path.read_text()) if self._path.exists() else {}
+        self.stages = _read_stages(self._path)
         self.peak_rss_mb = max((stage["peak_rss_mb"] for stage in self.stages.values()), default=0.0)
         self._stage_peak = 0.0
         self._stopped = threading.Event()
@@ -50,13 +55,21 @@ class StageClock:
             seconds = time.monotonic() - started
             self.stages[name] = {"seconds": round(seconds, 2), "peak_rss_mb": round(self._stage_peak, 1)}
             self.peak_rss_mb = max(self.peak_rss_mb, self._stage_peak)
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            self._path.write_text(json.dumps(self.stages, indent=1))
+            write_whole(self._path, json.dumps(self.stages, indent=1))
         return result
 
     def _watch(self) -> None:
         while not self._stopped.wait(0.25):
             self._stage_peak = max(self._stage_peak, _tree_rss_mb())
+
+
+def _read_stages(path: Path) -> dict[str, dict[str, float]]:
+    """What earlier runs noted. A file that is damaged counts as none: figures are no reason to refuse a run."""
+    try:
+        stages = read_json(path)
+        return {stage: {name: float(of_one[name]) for name in FIGURES} for stage, of_one in stages.items()}
+    except (OSError, ValueError, TypeError, KeyError):
+        return {}
 
 
 def _tree_rss_mb() -> float:

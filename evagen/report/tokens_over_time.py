@@ -9,6 +9,8 @@ import numpy as np
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
+from evagen.kernels.files import atomic_write
+
 CUT = 0.2
 """Mean change from one frame to the next, in [0, 2], from which on it is drawn as a cut: far above motion's."""
 BARS = "▁▂▃▄▅▆▇█"
@@ -59,6 +61,6 @@ def draw(
         for axis in (above, below):
             axis.axvline(cut, color="#2a7a3f", linestyle="--", linewidth=0.8)
     below.set(ylabel="change of the picture", xlabel="seconds", ylim=(0, None))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=130)
+    with atomic_write(path) as unfinished:
+        figure.savefig(unfinished, dpi=130)
     plt.close(figure)

@@ -26,7 +26,7 @@ def training_facts(part: str, run: Path, step: int | None = None) -> Facts:
     run. step: of the snapshot in question, None for the end."""
     if not (run / "config.yaml").exists() or not (run / "metrics.jsonl").exists():
         return {}
-    config = yaml.safe_load((run / "config.yaml").read_text())
+    config = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))
     lines = [line for line in read_metrics(run) if step is None or line["step"] <= step]
     optimizer = config.get("optimizer")
     if not optimizer or not lines:
@@ -91,5 +91,5 @@ def _data_of(config: dict[str, Any], run: Path) -> dict[str, Any] | None:
     for source in [Path(config[key]) for key in MADE_FROM if config.get(key)]:
         for folder in (source, run.parent / source.name):  # where it was, or beside this run
             if (folder / "config.yaml").exists():
-                return yaml.safe_load((folder / "config.yaml").read_text()).get("data")
+                return yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8")).get("data")
     return None

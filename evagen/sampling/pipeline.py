@@ -136,7 +136,8 @@ class VideoPipeline(SavedWithoutSource, DiffusionPipeline):
         folder.mkdir(parents=True, exist_ok=True)
         (folder / CUSTOM_PIPELINE).write_text(
             "# What `DiffusionPipeline.from_pretrained(…, trust_remote_code=True)` loads.\n"
-            'from evagen import VideoPipeline\n\n__all__ = ["VideoPipeline"]\n'
+            'from evagen import VideoPipeline\n\n__all__ = ["VideoPipeline"]\n',
+            encoding="utf-8",
         )
         super().save_pretrained(str(folder), **options)
 

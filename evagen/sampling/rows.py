@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from evagen.errors import UserError
-from evagen.kernels.files import atomic_write, json_object
+from evagen.kernels.files import atomic_write, json_object, write_whole
 from evagen.kernels.names import path_inside
 
 
@@ -28,7 +28,7 @@ class SampleRows:
 
     def add(self, number: int, **values: Any) -> None:
         """A finished clip, whose files are written."""
-        with self.own.open("a") as file:
+        with self.own.open("a", encoding="utf-8") as file:
             file.write(json.dumps({"number": number, **values}) + "\n")
 
     def count_all(self) -> int:
@@ -38,13 +38,12 @@ class SampleRows:
     def join(self) -> None:
         """All rows into `tokens.jsonl`."""
         rows = finished_rows(self.folder)
-        with atomic_write(self.folder / "tokens.jsonl") as unfinished:
-            unfinished.write_text("".join(json.dumps(rows[number]) + "\n" for number in sorted(rows)))
+        write_whole(self.folder / "tokens.jsonl", "".join(json.dumps(rows[number]) + "\n" for number in sorted(rows)))
         for path in self.folder.glob("tokens.*.jsonl"):
             path.unlink()
 
     def write_manifest(self, values: dict[str, Any]) -> None:
-        (self.folder / "manifest.json").write_text(json.dumps(values, indent=1))
+        write_whole(self.folder / "manifest.json", json.dumps(values, indent=1))
 
 
 def finished_rows(folder: Path) -> dict[int, dict[str, Any]]:

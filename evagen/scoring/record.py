@@ -129,14 +129,16 @@ def movement_between(scored: Tensor, real: Tensor) -> Movement:
 def write_record(path: Path, record: Record) -> None:
     """The file appears under its name only when it is complete."""
     with atomic_write(path) as unfinished:
-        unfinished.write_text(json.dumps(record.model_dump(mode="json"), indent=1, ensure_ascii=False) + "\n")
+        unfinished.write_text(
+            json.dumps(record.model_dump(mode="json"), indent=1, ensure_ascii=False) + "\n", encoding="utf-8"
+        )
 
 
 def read_record(path: Path) -> Record:
     """A record by its file or the folder that it is in. Raises UserError for a file that is missing or no record."""
     file = path / "record.json" if path.is_dir() else path
     try:
-        return Record.model_validate_json(file.read_text())
+        return Record.model_validate_json(file.read_bytes())
     except OSError as error:
         hint = ": that run has not finished" if path.is_dir() else ""
         raise UserError(f"no record at {file}{hint} (`evagen benchmark` writes it)") from error

@@ -44,7 +44,7 @@ class BestWeights:
         unfinished = self.folder.with_name(f".{BEST}")
         shutil.rmtree(unfinished, ignore_errors=True)
         model.save_pretrained(unfinished)
-        (unfinished / SCORE_FILE).write_text(json.dumps(about) + "\n")
+        (unfinished / SCORE_FILE).write_text(json.dumps(about) + "\n", encoding="utf-8")
         if self.folder.exists():
             shutil.rmtree(self._earlier, ignore_errors=True)
             self.folder.rename(self._earlier)
@@ -61,4 +61,4 @@ class BestWeights:
 def read_best(run: Path) -> dict | None:
     """What a run folder says of its best weights; None where it keeps none."""
     path = run / BEST / SCORE_FILE
-    return json.loads(path.read_text()) if path.exists() else None
+    return json.loads(path.read_bytes()) if path.exists() else None

@@ -7,7 +7,6 @@
 
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -17,7 +16,7 @@ from pydantic import ValidationError
 
 from evagen.config import Section
 from evagen.errors import UserError
-from evagen.kernels.files import atomic_folder
+from evagen.kernels.files import atomic_folder, write_through
 from evagen.kernels.sources import CONFIG, FINISHED, SNAPSHOTS, STEP
 from evagen.training.optimizers import are_the_same_until, decay_begins
 from evagen.training.settings import OptimizerConfig
@@ -79,7 +78,7 @@ class Checkpoints:
             save(unfinished)
             files = {each.name: _measured(each) for each in sorted(unfinished.iterdir())}
             about = Manifest(planned_steps=self.optimizer.steps, processes=processes, batch=batch, files=files)
-            (unfinished / COMPLETE).write_text(about.model_dump_json(indent=1) + "\n")
+            (unfinished / COMPLETE).write_text(about.model_dump_json(indent=1) + "\n", encoding="utf-8")
             write_through(unfinished)
             shutil.rmtree(target, ignore_errors=True)  # a damaged one, or one of another plan
         write_through(target.parent)
@@ -176,16 +175,6 @@ def final_weights(out: Path, save: Callable[[Path], object]) -> None:
         shutil.rmtree(unfinished, ignore_errors=True)
 
 
-def write_through(folder: Path) -> None:
-    """Waits until a folder and its files are on the disk: a machine that loses its power then keeps them."""
-    for path in (*(each for each in folder.iterdir() if each.is_file()), folder):
-        opened = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(opened)
-        finally:
-            os.close(opened)
-
-
 def step_name(step: int) -> str:
     """The name of a step's folder."""
     return f"step_{step:08d}"
@@ -206,7 +195,7 @@ def read_manifest(state: Path) -> Manifest | None:
 
 def planned_steps(state: Path) -> int:
     """How long the training was to be when a loop state, which says that it is whole, was written."""
-    return json.loads((state / COMPLETE).read_text())["planned_steps"]
+    return json.loads((state / COMPLETE).read_bytes())["planned_steps"]
 
 
 def newest_state(out: Path) -> Path | None:

@@ -41,7 +41,9 @@ class LoopState:
         numbers = gather_object([_random_numbers(self.accelerator.device)])
 
         def write(folder: Path) -> None:
-            (folder / STATE).write_text(json.dumps({"parts": parts, "random_numbers": numbers}) + "\n")
+            (folder / STATE).write_text(
+                json.dumps({"parts": parts, "random_numbers": numbers}) + "\n", encoding="utf-8"
+            )
             for name, of_part in tensors.items():
                 if of_part:
                     save_file(_apart(of_part), folder / f"{name}.safetensors")
@@ -52,7 +54,7 @@ class LoopState:
         """For all processes. The random numbers of a process that was not there before stay as they are. Raises
         UserError for a state that is not of this training."""
         try:
-            state = json.loads((folder / STATE).read_text())
+            state = json.loads((folder / STATE).read_bytes())
             for name, part in self._parts():
                 file = folder / f"{name}.safetensors"
                 values = _decode(state["parts"][name], load_file(file) if file.exists() else {})

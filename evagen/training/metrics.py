@@ -78,9 +78,9 @@ class MetricsLog:
     def drop_after(self, step: int) -> None:
         """Removes lines beyond the step that a run resumes from: they will be written again."""
         if self.path.exists():
-            kept = [line for line in self.path.read_text().splitlines() if _step_of(line) <= step]
+            kept = [line for line in self.path.read_text(encoding="utf-8").splitlines() if _step_of(line) <= step]
             with atomic_write(self.path) as unfinished:
-                unfinished.write_text("".join(f"{line}\n" for line in kept))
+                unfinished.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
 
 
 def _step_of(line: str) -> float:
@@ -93,5 +93,5 @@ def _step_of(line: str) -> float:
 
 def read_metrics(folder: Path) -> list[dict[str, float]]:
     """The logged steps of a run folder, without a line that a killed process has not finished."""
-    lines = (folder / "metrics.jsonl").read_text().splitlines()
+    lines = (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     return [json.loads(line) for line in lines if _step_of(line) < math.inf]

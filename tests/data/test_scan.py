@@ -100,6 +100,15 @@ def test_a_file_that_takes_too_long_costs_its_time_and_no_more(tmp_path):
     assert reasons == dict.fromkeys(("a_long.avi", "b_long.avi"), "not decoded within 1 seconds")
 
 
+def test_where_no_server_forks_checkers_are_started_anew(monkeypatch, tmp_path):
+    """As on Windows."""
+    monkeypatch.setattr("multiprocessing.get_all_start_methods", lambda: ["spawn"])
+    write_video(tmp_path / "1.avi", moving_frames(5), 25)
+    ((video, facts),) = check_all([str(tmp_path / "1.avi")], workers=1, seconds_per_file=20)
+    assert video == str(tmp_path / "1.avi")
+    assert facts.frames == 5
+
+
 CRASHING = """
 import os, sys
 from evagen.data import check

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from tiny_models import tiny_router
 
-from evagen.kernels.files import atomic_folder, atomic_write, cache_folder, expand, num_cores
+from evagen.kernels.files import atomic_folder, atomic_write, cache_folder, expand, num_cores, write_through
 
 
 @pytest.fixture(params=[0o022, 0o027, 0o077], ids=oct)
@@ -143,6 +143,28 @@ def test_without_a_home_folder_files_are_kept_among_temporary_ones(monkeypatch, 
     monkeypatch.delenv("EVAGEN_CACHE")
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     assert cache_folder() == tmp_path / f"evagen-{os.getuid()}" / ".cache" / "evagen"
+
+
+def test_where_users_have_no_numbers_either(monkeypatch, tmp_path):
+    monkeypatch.setattr(os.path, "expanduser", lambda path: path)
+    monkeypatch.delenv("EVAGEN_CACHE")
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.delattr(os, "getuid", raising=False)
+    assert cache_folder() == tmp_path / "evagen-0" / ".cache" / "evagen"
+
+
+@pytest.mark.parametrize("opens_folders", [True, False])
+def test_files_and_folder_are_written_through(opens_folders, monkeypatch, tmp_path):
+    """Also where a folder cannot be opened, as on Windows."""
+    (tmp_path / "a").write_bytes(b"abc")
+    (tmp_path / "inner").mkdir()
+    synced: list[int] = []
+    monkeypatch.setattr(os, "fsync", lambda number: synced.append(os.fstat(number).st_ino))
+    if not opens_folders:
+        monkeypatch.delattr(os, "O_DIRECTORY", raising=False)
+    write_through(tmp_path)
+    assert synced == [each.stat().st_ino for each in [tmp_path / "a", *[tmp_path] * opens_folders]]
+    assert (tmp_path / "a").read_bytes() == b"abc"
 
 
 def test_paths_as_people_write_them(monkeypatch, tmp_path):

@@ -45,7 +45,7 @@ def run_jobs(jobs: list[list[str]]) -> dict[str, dict[str, Any]]:
 
 if __name__ == "__main__":
     jobs, to = (Path(argument) for argument in sys.argv[1:3])
-    to.write_text(json.dumps(run_jobs(json.loads(jobs.read_text())), indent=1))
+    to.write_text(json.dumps(run_jobs(json.loads(jobs.read_bytes())), indent=1), encoding="utf-8")
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(0)  # autograd's thread for the device that there is not would not end
