@@ -18,9 +18,9 @@ SIZES = {
     #                 D  layers  heads  millions
     "nano": Size(160, 5, 5, 4.4),  # the quickstart's
     "S": Size(384, 12, 6, 27.6),
-    "B": Size(768, 12, 12, 97.7),  # the paper's "GPT-B"
-    "L": Size(1024, 24, 16, 325.3),
-    "L-plus": Size(1280, 30, 20, 630.8),  # the paper's "GPT-L-plus", 633M: gFVD 48 on UCF-101
+    "B": Size(768, 12, 12, 97.7),  # LlamaGen's shape; 99M in the paper, "GPT-B"
+    "L": Size(1024, 24, 16, 325.3),  # LlamaGen's shape; 327M in the paper
+    "L-plus": Size(1280, 30, 20, 630.8),  # a shape of ours for the paper's 633M
     "XL": Size(1280, 36, 20, 752.7),
     "XXL": Size(1536, 48, 24, 1384.6),
 }

@@ -25,12 +25,12 @@ UCF101_RECON = replace(
         "at a random place, 9,537 in all. These are videos that the tokenizer was trained on."
     ),
     published=(
-        ("EVATok S-B, 774 tokens", 9.7),
-        ("EVATok S-B, 774 tokens, 400k steps", 13.0),
-        ("EVATok S-B, 1,024 tokens, 400k steps", 13.0),
-        ("EVATok S-B, 1,024 tokens, 400k steps, no V-JEPA 2", 18.0),
-        ("EVATok S-B, 1,024 tokens, 400k steps, no VideoMAE", 65.0),
-        ("EVATok S-B, 1,024 tokens, 400k steps, neither", 80.0),
+        ("EVATok, 774 tokens", 9.7),
+        ("EVATok, 774 tokens, 400k steps", 13.0),
+        ("EVATok, 1,024 tokens, 400k steps", 13.0),
+        ("EVATok, 1,024 tokens, 400k steps, no V-JEPA 2", 18.0),
+        ("EVATok, 1,024 tokens, 400k steps, no VideoMAE", 65.0),
+        ("EVATok, 1,024 tokens, 400k steps, neither", 80.0),
     ),
     differences=(
         _OPEN,
@@ -125,12 +125,12 @@ WEBVID_RECON = Protocol(
         "seconds after the first. `data.root` holds the folders `train`, which may be empty, and `val`."
     ),
     published=(
-        ("EVATok S-B, 721 tokens", 7.3),
-        ("EVATok S-B, 721 tokens, no VideoMAE", 32.0),
-        ("EVATok S-B, 721 tokens, 400k steps", 9.2),
-        ("EVATok S-B, 721 tokens, 400k steps, no VideoMAE", 33.0),
-        ("EVATok S-B, 1,024 tokens, 400k steps", 13.0),
-        ("EVATok S-B, 1,024 tokens, 400k steps, no VideoMAE", 63.0),
+        ("EVATok, 721 tokens", 7.3),
+        ("EVATok, 721 tokens, no VideoMAE", 32.0),
+        ("EVATok, 721 tokens, 400k steps", 9.2),
+        ("EVATok, 721 tokens, 400k steps, no VideoMAE", 33.0),
+        ("EVATok, 1,024 tokens, 400k steps", 13.0),
+        ("EVATok, 1,024 tokens, 400k steps, no VideoMAE", 63.0),
         ("EVATok proxy, 721 tokens, 400k steps", 50.0),
         ("EVATok proxy, 1,024 tokens, 400k steps", 73.0),
     ),

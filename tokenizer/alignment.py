@@ -22,7 +22,7 @@ from evagen.kernels.pretrained import as_network_input, height_width, load_pretr
 Grid = tuple[int, int, int]  # blocks or tubelets, rows, columns
 
 VJEPA2_L = "facebook/vjepa2-vitl-fpc64-256"
-"""Hub id of the network that the paper uses."""
+"""Hub id of V-JEPA 2-L, which is the paper's; with which clip length and size the paper does not say."""
 
 
 class VideoTeacher(nn.Module):

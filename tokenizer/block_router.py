@@ -2,7 +2,8 @@
 block in memory, and at the lengths that these were given, and says the block's length.
 
 The paper's router (EVATok §3.3) classifies a whole clip's assignments at once; lengths chosen block by block are its
-"autoregressive search" (supplement B). A length depends on the past only, so a video can be encoded while it is filmed.
+autoregressive search, future work there (supplement G). A length depends on the past only, so a video can be encoded
+while it is filmed.
 
 Legend: B videos, C = 3 channels, f frames of a block, H × W pixels, M blocks in memory, L levels, T blocks.
 """

@@ -22,7 +22,7 @@ from evagen.kernels.frozen import Frozen
 from evagen.kernels.pretrained import as_network_input, height_width, load_pretrained
 
 VIDEOMAE_B = "MCG-NJU/videomae-base"
-"""Hub id of the network that the paper uses."""
+"""Hub id of VideoMAE-B, which is the paper's; of which training the paper does not say, this one is ours."""
 
 SLOPE = 0.2
 """Of the leaky ReLUs below zero, as in pix2pix."""

@@ -3,7 +3,8 @@
     evagen study quality-cost arcade_nano/study
 
 Ways: *uniform*, the same length for every block; *threshold*, the heuristic of earlier work: the cheapest assignment
-whose distance stays below a bound; *max reward*, the assignment of highest proxy reward, found by search; *router*.
+whose distance stays below a bound, the longest where none does; *max reward*, the assignment of highest proxy reward,
+found by search; *router*.
 On the proxy tokenizer every candidate of every clip has been measured by `evagen curate`, so each way is a choice
 among recorded figures; the final tokenizer reconstructs the clips with the router's assignments.
 
@@ -27,10 +28,11 @@ from evagen.config import ONLY_HOW, Place, Section
 from evagen.data.curation_record import CurationRecord, read_record
 from evagen.data.loader import clip_loader
 from evagen.errors import UserError
-from evagen.eval import PerceptualDistance, motion_explained, psnr_of_mse
+from evagen.eval import FrameDistance, motion_explained, psnr_of_mse
 from evagen.kernels.files import atomic_write, write_whole
 from evagen.kernels.levels import floats_to_levels, levels_to_floats
 from evagen.models.inference import autocast, load_for
+from evagen.models.networks import PerceptualNetwork
 from evagen.report.quality_cost_plot import draw
 from evagen.run import Infers, RunFolder, claim_folder
 from evagen.scoring.reconstruction import ReconstructionScores, score_reconstruction
@@ -45,6 +47,9 @@ from evagen.tokenizer import (
     reward_percentile,
 )
 from evagen.tokenizer.reward import ScaleName
+
+SEARCHED_RANGE = (0.4, 2.0)
+"""Of w_q for lengths found by search (EVATok §4.2). Routers know `PREFERENCE_RANGE`."""
 
 
 class StudyRun(Infers, RunFolder):
@@ -73,8 +78,12 @@ class QualityCost(Section):
     """That of the routers if None, and no other one."""
     preference: float = Field(1.2, ge=PREFERENCE_RANGE[0], le=PREFERENCE_RANGE[1])
     """At which proxy and final tokenizer are compared."""
+    compare: PerceptualNetwork = PerceptualNetwork()
+    """What compares the frames of proxy and final tokenizer. The other ways have the distance of their record, so it
+    should be the one that the records were curated with."""
     num_preferences: int = Field(33, ge=2)
-    """Points of each way that has a dial, evenly over the dial's range."""
+    """Points of each way that has a dial, evenly over the dial's range: 0.8 to 1.6 for routers, 0.4 to 2 for what is
+    searched, which has the routers' points too."""
     batch_size: Annotated[int, ONLY_HOW] = Field(16, ge=1)
     """Clips in memory together."""
 
@@ -171,20 +180,20 @@ def _measure(
     config: QualityCost, clips: ClipSet, router: Router, singles: dict[float, Router]
 ) -> tuple[list[Point], dict]:
     """Every way on one set of clips: its points, and its summary."""
-    evenly = torch.linspace(*PREFERENCE_RANGE, config.num_preferences, dtype=torch.float64)
-    preferences = [round(preference, 6) for preference in evenly.tolist()]
+    preferences = _evenly(PREFERENCE_RANGE, config.num_preferences)
+    searched = sorted({*preferences, *_evenly(SEARCHED_RANGE, config.num_preferences)})
     chosen = {p: _route(router, clips, p, config.batch_size) for p in {*preferences, *singles, config.preference}}
     points = [
         *_uniform(clips),
         *_threshold(clips, config.num_preferences),
-        *(_max_reward(clips, p) for p in preferences),
-        *(_mirror_image(clips, p) for p in preferences if clips.mirrored),
-        *(_best_uniform(clips, p) for p in preferences),
+        *(_max_reward(clips, p) for p in searched),
+        *(_mirror_image(clips, p) for p in searched if clips.mirrored),
+        *(_best_uniform(clips, p) for p in searched),
         *(clips.point("router", p, chosen[p], p) for p in preferences),
         *(clips.point("single router", p, _route(r, clips, p, config.batch_size), p) for p, r in singles.items()),
     ]
     lengths = clips.space.lengths_of(chosen[config.preference])
-    tokenizers = _compare_tokenizers(config, clips, lengths, router.device)
+    tokenizers = _compare_tokenizers(config, clips, lengths, config.compare.load().to(router.device), router.device)
     points += [
         Point(clips.name, f"{name} tokenizer", config.preference, s.tokens_per_clip, s.psnr, s.perceptual, s.motion)
         for name, s in tokenizers.items()
@@ -193,6 +202,11 @@ def _measure(
     return points, _summarise(points, conditioned) | {
         "tokenizers": {name: scores.as_dict() for name, scores in tokenizers.items()}
     }
+
+
+def _evenly(span: tuple[float, float], count: int) -> list[float]:
+    """Preferences from one end to the other."""
+    return [round(preference, 6) for preference in torch.linspace(*span, count, dtype=torch.float64).tolist()]
 
 
 def _load(
@@ -229,14 +243,14 @@ def _uniform(clips: ClipSet) -> Iterator[Point]:
 
 def _threshold(clips: ClipSet, count: int) -> Iterator[Point]:
     """Bounds from the best to the worst uniform assignment's mean distance. Where no candidate stays below the bound,
-    the one of least distance is taken."""
+    the longest is taken (EVATok §4.5)."""
     distances, tokens = clips.record.perceptual, clips.space.table().sum(-1)  # (n, A), (A,)
     worst, best = distances.mean(0)[[0, -1]].tolist()
     for bound in torch.linspace(best, worst, count, dtype=torch.float64).tolist():
         # Of the cheapest candidates below the bound the one of least distance.
         cost = torch.where(distances <= bound, tokens, torch.inf) + distances / (2 * distances.max())  # (n, A)
         within = (distances <= bound).any(1)
-        chosen = torch.where(within, cost.argmin(1), distances.argmin(1))
+        chosen = torch.where(within, cost.argmin(1), tokens.argmax())
         yield clips.point("threshold", bound, chosen)
 
 
@@ -292,7 +306,7 @@ def _route(router: Router, clips: ClipSet, preference: float, batch_size: int) -
 
 
 def _compare_tokenizers(
-    config: QualityCost, clips: ClipSet, lengths: Tensor, device: torch.device
+    config: QualityCost, clips: ClipSet, lengths: Tensor, perceptual: FrameDistance, device: torch.device
 ) -> dict[str, ReconstructionScores]:
     """Both tokenizers at the same assignments, all frames compared: their scores by name."""
     found = {}
@@ -302,7 +316,7 @@ def _compare_tokenizers(
             tokenizer,
             clips.batches(config.batch_size, f"{name} on {clips.name}"),
             _in_turn(lengths),
-            PerceptualDistance().to(device),
+            perceptual,
         )
     return found
 
@@ -323,17 +337,22 @@ def _summarise(points: list[Point], conditioned: dict[float, Point]) -> dict:
             way: {f"{point.dial:.3g}": point.percentile for point in by_way[way]} for way in ("router", "best uniform")
         },
         "router_reward_over_max_reward": {
-            f"{routed.dial:.3g}": _reached(routed, best) for routed, best in zip(by_way["router"], by_way["max reward"])
+            f"{routed.dial:.3g}": _reached(routed, best) for routed, best in _at_one_dial(by_way, "max reward")
         },
         "router_reward_over_mirror_image": {
-            f"{routed.dial:.3g}": _reached(routed, mirror)
-            for routed, mirror in zip(by_way["router"], by_way.get("mirror image", []))
+            f"{routed.dial:.3g}": _reached(routed, mirror) for routed, mirror in _at_one_dial(by_way, "mirror image")
         },
         "conditioned_over_single_router_reward": {
             f"{single.dial:.3g}": _reached(conditioned[single.dial], single)
             for single in by_way.get("single router", [])
         },
     }
+
+
+def _at_one_dial(by_way: dict[str, list[Point]], way: str) -> list[tuple[Point, Point]]:
+    """The router's points, each beside another way's at the same preference."""
+    others = {point.dial: point for point in by_way.get(way, [])}
+    return [(routed, others[routed.dial]) for routed in by_way["router"] if routed.dial in others]
 
 
 def _reached(point: Point, other: Point) -> float:

@@ -58,9 +58,9 @@ class TokenizerTraining(LengthChoice):
     loss: ObjectiveConfig = ObjectiveConfig()
     held_out: HeldOutConfig = HeldOutConfig()
     optimizer: OptimizerConfig
-    restart_codes_after: int = Field(100, ge=1)
+    restart_codes_after: int | None = Field(100, ge=1)
     """Batches after which a code that was not chosen is dead: it restarts where one of the encoder's vectors is. For
-    quantisers with a learnt codebook."""
+    quantisers with a learnt codebook. Codes stay where they are if None."""
 
     @model_validator(mode="after")
     def _random_lengths_have_no_settings(self) -> "TokenizerTraining":
@@ -98,7 +98,8 @@ def main(config: TokenizerTraining) -> Path:
     if config.start_from:
         start_from(model, config.start_from)
     learnt = model.quantizer.codebook is not None  # fsq and bsq have codes that cannot die
-    dead_codes = DeadCodeRestart(model.quantizer, config.restart_codes_after) if learnt else None
+    patience = config.restart_codes_after if learnt else None
+    dead_codes = DeadCodeRestart(model.quantizer, patience) if patience else None
     run = TrainingRun(config, config.run, config.optimizer, model)
     check_not_sharded(config.model.quantizer, learnt, run.accelerator)
     objective = Objective(config.loss, model, config.optimizer, run.accelerator)

@@ -295,6 +295,8 @@ def test_the_quality_cost_study_on_real_files(road, tmp_path):
     }  # fmt: skip
     uniform = [float(row["tokens"]) for row in rows if row["way"] == "uniform"]
     assert uniform == [4.0, 16.0]
+    dials = {way: [float(row["dial"]) for row in rows if row["way"] == way] for way in ("router", "max reward")}
+    assert dials == {"router": [0.8, 1.2, 1.6], "max reward": [0.4, 0.8, 1.2, 1.6, 2.0]}
     summary = json.loads((out / "summary.json").read_text())["held out"]
     assert all(0 <= share <= 1 for way in summary["reward_percentile"].values() for share in way.values())
     assert summary["conditioned_over_single_router_reward"]["1"] == 1.0  # the same router
@@ -310,6 +312,9 @@ def test_the_quality_cost_study_on_real_files(road, tmp_path):
     unmirrored = config | {"run": {"out": str(tmp_path / "wrong")}, "mirrored": config["held_out"]}
     with pytest.raises(UserError, match=r"mirrored records of the same clips with mirrored=true; .* are not such"):
         quality_cost.main(check_config(quality_cost.QualityCost, unmirrored, "test"))
+    lost = config | {"run": {"out": str(tmp_path / "lost")}, "compare": {"network": "lpips", "vgg16": "/nowhere"}}
+    with pytest.raises(UserError, match="/nowhere"):
+        quality_cost.main(check_config(quality_cost.QualityCost, lost, "test"))
     other = config | {"run": {"out": str(tmp_path / "other")}, "reward_scale": "z-score"}
     with pytest.raises(UserError, match="trained on rewards of scale min-max, whose preferences mean something else"):
         quality_cost.main(check_config(quality_cost.QualityCost, other, "test"))

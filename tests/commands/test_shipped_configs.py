@@ -47,7 +47,8 @@ PAPER = ["ucf101_k600", "webvid"]
 @pytest.mark.parametrize("folder", PAPER)
 def test_sizes_are_the_published_ones(folder):
     millions = {name.rpartition("/")[2]: (describe(name).parameters or 0) / 1e6 for name in NAMES if folder in name}
-    assert millions["proxy"] == millions["final"] == pytest.approx(145, rel=0.0106)  # 143.48: docs/recipe.md
+    for stage in ("proxy", "final"):
+        assert millions[stage] == pytest.approx(145, rel=0.0106)  # 143.48: docs/recipe.md
     assert millions["router"] == pytest.approx(19.9, rel=0.01)
     assert millions.get("generator", 633) == pytest.approx(633, rel=0.01)
 
@@ -118,11 +119,13 @@ def test_the_papers_tokenizers(folder):
         optimizer = config.optimizer
         assert (optimizer.schedule, optimizer.learning_rate, optimizer.final_learning_rate) == ("cosine", 1e-4, 1e-6)
         assert config.model.levels == [32, 64, 128, 256, 512]
-        assert config.model.codebook_size == {"ucf101_k600": 8192, "webvid": 16384}[folder]
+        assert config.restart_codes_after is None
         assert config.model.encoder_self_attention == "causal"
         assert config.data.frames_per_second == {"ucf101_k600": None, "webvid": 3}[folder]
         assert (config.loss.alignment.weight, config.loss.alignment.projection) == (0.7, "teacher")
         assert (config.loss.entropy, config.loss.compare.network) == (0.02, "lpips")
+    assert proxy.model.codebook_size == 16384
+    assert final.model.codebook_size == {"ucf101_k600": 8192, "webvid": 16384}[folder]  # §4.1
     discriminators = [config.loss.adversarial.discriminator for config in (proxy, final)]
     assert discriminators == ["transformer", "videomae"]
 
@@ -135,6 +138,22 @@ def test_the_papers_router(folder):
     assert (router.optimizer.steps, router.optimizer.batch_size) == (50_000, 128)
     assert (router.reward_scale, router.preference_range) == ("z-score", (1.2, 1.2))
     assert final.preference == 1.2
+
+
+@pytest.mark.parametrize(
+    ("stage", "key"),
+    [("final", "router"), ("tokens", "router"), ("prediction_tokens", "router"), ("prediction_sample", "given.router")],
+)
+def test_webvids_router_serves_ucf101_as_in_the_paper(stage, key):
+    """arXiv 2603.12267, section 4.2 and table 7: one router, of WebVid."""
+    webvid, ours = (describe(f"{folder}/router") for folder in ("webvid", "ucf101_k600"))
+    assert webvid.clip == ours.clip
+    assert build_model("webvid/router").config == build_model("ucf101_k600/router").config
+    name = f"ucf101_k600/{stage}"
+    config = COMMANDS[describe(name).header.command].load(name, [f"{key}=runs/webvid/router"])
+    for part in key.split("."):
+        config = getattr(config, part)
+    assert str(config) == str(load("webvid/router").run.out)
 
 
 def test_the_papers_generators():
@@ -150,6 +169,8 @@ def test_the_papers_generators():
 @pytest.mark.parametrize("folder", sorted({name.rpartition("/")[0] for name in NAMES}))
 def test_proxy_and_final_tokenizer_are_the_same_model_on_the_same_clips(folder):
     proxy, final = load(f"{folder}/proxy"), load(f"{folder}/final")
+    if folder == "ucf101_k600":  # whose final codebook is as small as that of the tokenizers it is compared with
+        final = final.model_copy(update={"model": final.model.model_copy(update={"codebook_size": 16384})})
     assert proxy.model == final.model
     assert proxy.data == final.data
 
