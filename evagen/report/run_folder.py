@@ -199,7 +199,7 @@ def _lines(
     """The lines of one drawing, by what tells them apart."""
     series = {}
     for name in members:
-        label = name.replace("_", " ").removeprefix(title).strip() or title
+        label = name.replace("_", " ").removeprefix("held out ").removeprefix(title).strip() or title
         series[label if len(members) > 1 else ""] = _series(log, name, 100 if name == "codes_used" else 1)
     return series
 
