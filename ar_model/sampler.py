@@ -131,14 +131,14 @@ class ContinuousBatch:
         self.slots = Slots.empty(num_slots, len(self.decoder.positions), model.grammar, model.device)
         self.draw = Drawing(model.grammar, options, model.device)
         self.steps_between_looks = 1 if model.device.type == "cpu" else STEPS_BETWEEN_LOOKS
-        self.step = Replayed(self._step, model.device)
+        self.step = Replayed(model.device)
 
     @torch.no_grad()
     def run(self) -> Iterator[tuple[int, ClipTokens]]:
         self._occupy(list(range(len(self.occupants))))
         while any(self.occupants):
             for _ in range(self.steps_between_looks):
-                self.step(self.decoder.keys_read)
+                self.step(self._step, self.decoder.keys_read)
                 self.decoder.count()
             done = self.grammar.finished(self.slots.state).tolist()
             ready = {slot: work for slot, work in enumerate(self.occupants) if work and done[slot]}

@@ -36,7 +36,7 @@ def _products(
     INPUTS: tl.constexpr, OVERLAP: tl.constexpr,
 ):  # fmt: skip
     """These rows of x, normed where there is a norm, times these rows of the weights: (r, n) in fp32. One row is
-    multiplied and summed in one go. The weights are on their way before the kernel before this one has ended."""
+    multiplied and summed in one go, its weights on their way before the kernel before this one has ended."""
     if rows.shape[0] == 1:
         inputs = tl.arange(0, INPUTS)
         inside = exists[:, None] & (inputs < WIDTH)[None, :]
@@ -47,8 +47,6 @@ def _products(
         values = _normed(values, norm, factors, _scales(norm, squares, rows, num_rows, eps, WIDTH, SQUARES))
         total = tl.sum(weight.to(tl.float32) * values.to(weight.dtype).to(tl.float32), 1)[None, :]  # (1, n)
     else:
-        if OVERLAP:
-            _fetch(weights, outputs, exists, WIDTH)
         _wait(OVERLAP)
         scales = _scales(norm, squares, rows, num_rows, eps, WIDTH, SQUARES)  # (r,)
         total = tl.zeros((rows.shape[0], outputs.shape[0]), tl.float32)
@@ -94,16 +92,6 @@ def _normed(values, norm, factors, scales):
     if norm is not None:
         values = values.to(tl.float32) * scales[:, None] * factors[None, :]
     return values
-
-
-@triton.jit
-def _fetch(weights, outputs, exists, WIDTH: tl.constexpr):
-    """Has these rows of weights in half precision brought into the cache, lines of 128 bytes, without waiting."""
-    lines = 64 * tl.arange(0, triton.next_power_of_2(triton.cdiv(WIDTH, 64)))
-    places = tl.where(exists[:, None] & (lines < WIDTH)[None, :], outputs[:, None] * WIDTH + lines[None, :], 0)
-    tl.inline_asm_elementwise(
-        "prefetch.global.L2 [$1]; // $0", "=r,l", [(weights + places).to(tl.int64)], tl.int32, is_pure=False, pack=1
-    )
 
 
 @triton.jit

@@ -10,6 +10,7 @@ Legend: S slots, R rows of logits (S, or 2·S with guidance), V vocabulary, K co
 sequence; in a program v columns.
 """
 
+import torch
 import triton
 import triton.language as tl
 from torch import Tensor
@@ -121,10 +122,11 @@ def launch_draw(
     temperature, top_k, top_p, min_p = cuts
     scale, first, last, is_linear = guidance
     columns = triton.next_power_of_2(vocabulary)
-    draw_kernel[(num_slots,)](
-        logits, positions, tokens, *tables, levels, num_slots, longest, vocabulary, codebook_size, len(levels),
-        num_blocks, end, float(temperature), top_k, float(top_p), float(min_p), float(scale), float(first),
-        float(last), CUTS_TOP_K=0 < top_k < vocabulary, CUTS_TOP_P=top_p < 1, CUTS_MIN_P=min_p > 0,
-        GREEDY=temperature == 0, GUIDED=len(logits) > num_slots, LINEAR=is_linear, COLUMNS=columns,
-        num_warps=16 if columns > 8192 else 8,
-    )  # fmt: skip
+    with torch.cuda.device_of(logits):  # Triton starts kernels on the current device
+        draw_kernel[(num_slots,)](
+            logits, positions, tokens, *tables, levels, num_slots, longest, vocabulary, codebook_size, len(levels),
+            num_blocks, end, float(temperature), top_k, float(top_p), float(min_p), float(scale), float(first),
+            float(last), CUTS_TOP_K=0 < top_k < vocabulary, CUTS_TOP_P=top_p < 1, CUTS_MIN_P=min_p > 0,
+            GREEDY=temperature == 0, GUIDED=len(logits) > num_slots, LINEAR=is_linear, COLUMNS=columns,
+            num_warps=16 if columns > 8192 else 8,
+        )  # fmt: skip

@@ -298,9 +298,9 @@ def drawing(scale: Scale) -> list[dict]:
         row: dict[str, Any] = {"slots": count, "top_p": options.top_p, "triton": None}
         for name, draw_all in ways.items():
             if name == "torch" or triton_draws(device, grammar.vocabulary_size, options):
-                step = Replayed(partial(draw_all, logits, places, slots, grammar, options), device)
-                step()
-                took = seconds(lambda s=step: [s() for _ in range(scale.repeats)], scale.repeats)
+                draws = partial(Replayed(device), partial(draw_all, logits, places, slots, grammar, options))
+                draws()
+                took = seconds(lambda draws=draws: [draws() for _ in range(scale.repeats)], scale.repeats)
                 row[name] = 1e6 * took / scale.repeats
         rows.append(row)
     return rows

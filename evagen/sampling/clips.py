@@ -164,6 +164,7 @@ def slots_that_fit(generator: VideoGenerator, guided: bool, dtype: torch.dtype |
     itemsize = (dtype or generator.dtype).itemsize
     of_slot = rows * 2 * config.depth * generator.grammar.max_sequence_length * config.width * itemsize
     free, _ = torch.cuda.mem_get_info(generator.device)
+    free += torch.cuda.memory_reserved(generator.device) - torch.cuda.memory_allocated(generator.device)
     fitting = int(SHARE_FOR_SLOTS * free // of_slot)
     if fitting < 1:
         raise UserError(

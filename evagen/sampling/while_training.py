@@ -132,8 +132,9 @@ class TrainingSamples:
         return done % self._every == 0 or done == steps
 
     def look(self, generator: VideoGenerator, out: Path, step: int, accelerator: Accelerator) -> None:
-        """Writes the clips with the generator as it is. For the main process."""
+        """Writes the clips with the generator as it is, on the device of the training. For the main process."""
         device = accelerator.device
+        generator.to(device)  # what was gathered from several processes lies on the CPU
         was_training = generator.training
         generator.eval()
         with torch.no_grad(), torch.random.fork_rng([device] if device.type == "cuda" else []):

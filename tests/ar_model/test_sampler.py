@@ -1,6 +1,8 @@
 """The sampler: what it writes against a plain uncached loop, whatever is written beside it; filters, guidance, length
 constraints, given blocks."""
 
+import gc
+import weakref
 from dataclasses import replace
 
 import pytest
@@ -288,3 +290,21 @@ def test_what_the_model_cannot_follow_is_refused_before_anything_is_written(mode
     with pytest.raises(ValueError, match="trained with class_dropout 0: sample with guidance 1"):
         sample(always_conditional, [ClipRequest(0, 1)], SamplingOptions(guidance=1.5))
     assert list(sample(model, [])) == []
+
+
+def test_what_a_sampler_held_is_free_when_it_is_done(monkeypatch):
+    """At once, and not when Python next looks for circles: on a GPU it is caches of gigabytes."""
+    model, made = tiny_generator(), []
+    prepare = Decoder.__init__
+
+    def noted(self, *rest):
+        prepare(self, *rest)
+        made.append(weakref.ref(self))
+
+    monkeypatch.setattr(Decoder, "__init__", noted)
+    gc.disable()
+    try:
+        sample_in_order(model, [ClipRequest(seed) for seed in range(3)], None, 2)
+        assert [decoder() for decoder in made] == [None]
+    finally:
+        gc.enable()

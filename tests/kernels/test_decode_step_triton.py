@@ -155,10 +155,10 @@ def test_recorded_steps_on_a_gpu_equal_those_in_torch(num_rows, dtype):
         for decoder in (ours, plain):
             decoder.prefill(list(range(num_rows)), prompts)
         logits = torch.empty(num_rows, model.grammar.vocabulary_size, device="cuda")
-        step = Replayed(lambda: logits.copy_(ours.launch(tokens)), model.device)
+        step = Replayed(model.device)
         for _ in range(6):
             tokens.copy_(torch.randint(11, (num_rows,), generator=random))
-            step(ours.keys_read)
+            step(lambda: logits.copy_(ours.launch(tokens)), ours.keys_read)
             ours.count()
             assert relative_error(logits, plain.step(tokens)) < (2e-2 if dtype == torch.bfloat16 else 3e-3)
         assert step.records
@@ -212,6 +212,35 @@ def test_kernels_that_are_wrong_are_not_used(monkeypatch, caplog, share):
         monkeypatch.setitem(sys.modules, "evagen.kernels.decode_step_triton", module)
         assert (decoder._compiled_step() is not None) == is_used
     assert "their logits are wrong by" in caplog.text
+
+
+@pytest.mark.parametrize("num_rows", [1, 3])
+def test_a_step_that_turns_queries_wrongly_is_not_used(monkeypatch, caplog, num_rows):
+    """At a sequence's first place every rotation is right, since there is nothing to turn to. And what was tried is
+    forgotten: the first real step is that of a decoder that has tried nothing."""
+    model, random = tiny_generator(), torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn(parameter.shape, generator=random) * 0.1)
+    untried, decoder = (Decoder(model, num_rows, torch.bfloat16) for _ in range(2))
+
+    def turned(tokens, positions):
+        assert len(set(positions.tolist())) == num_rows
+        right, decoder.rotation = decoder.rotation, decoder.rotation.conj().resolve_conj()
+        try:
+            return decoder._step_in_torch(tokens)
+        finally:
+            decoder.rotation = right
+
+    for step, is_used in ((lambda tokens, _: decoder._step_in_torch(tokens), True), (turned, False)):
+        module = SimpleNamespace(has_kernels_for=lambda *_: True, TritonStep=lambda *_, step=step: step)
+        monkeypatch.setitem(sys.modules, "evagen.kernels.decode_step_triton", module)
+        assert (decoder._triton_step({}, []) is not None) == is_used
+    assert "their logits are wrong by" in caplog.text
+    tokens = torch.arange(num_rows)
+    with torch.no_grad():
+        for _ in range(3):
+            assert decoder.step(tokens).equal(untried.step(tokens))
 
 
 def _raises(*_):

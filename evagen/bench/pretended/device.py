@@ -12,7 +12,7 @@ needs (`item`, `nonzero`, …): on a real GPU each drains the queue of kernels o
 import sys
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -134,7 +134,8 @@ class PretendedGPU(TorchDispatchMode):
         for name, replacement in (
             ("synchronize", lambda *_: self._meet("synchronize", _place())),
             ("CUDAGraph", PretendedGraph),
-            ("graph", lambda graph: graph.recorded()),
+            ("graph", lambda graph, **_: graph.recorded()),
+            *((name, lambda *_: nullcontext()) for name in ("device", "stream", "Stream", "current_stream")),
         ):
             self._patches.enter_context(patch.object(torch.cuda, name, replacement))
         torch.__future__.set_swap_module_params_on_conversion(True)
