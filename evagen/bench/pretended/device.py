@@ -12,7 +12,7 @@ needs (`item`, `nonzero`, …): on a real GPU each drains the queue of kernels o
 import sys
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -135,7 +135,7 @@ class PretendedGPU(TorchDispatchMode):
             ("synchronize", lambda *_: self._meet("synchronize", _place())),
             ("CUDAGraph", PretendedGraph),
             ("graph", lambda graph, **_: graph.recorded()),
-            *((name, lambda *_: nullcontext()) for name in ("device", "stream", "Stream", "current_stream")),
+            *((name, Anywhere) for name in ("device", "stream", "Stream", "current_stream")),
         ):
             self._patches.enter_context(patch.object(torch.cuda, name, replacement))
         torch.__future__.set_swap_module_params_on_conversion(True)
@@ -231,6 +231,20 @@ class PretendedGPU(TorchDispatchMode):
                 "Expected all tensors to be on the same device, but found at least two devices, cuda:0 and cpu! "
                 f"({name} of {[(tuple(x.shape), x.dtype, x.device.type) for x in tensors]} at {place})"
             )
+
+
+class Anywhere:
+    """A stream or a device to be current: there is one of each, and a class in their place, since annotations name
+    them."""
+
+    def __init__(self, *_: Any):
+        pass
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, *_: Any) -> None:
+        pass
 
 
 class PretendedGraph:
