@@ -37,6 +37,7 @@ from evagen.eval import (
     ssim,
 )
 from evagen.eval.reconstruction import perceptual_distance
+from evagen.kernels.folder_lock import locks_end
 from evagen.models.loading import fingerprint, load_model
 from evagen.sampling.clips import clip_seed, decode_clips
 from evagen.scoring import subjects
@@ -162,7 +163,7 @@ def test_two_processes_fresh_or_going_on_equal_one(root, tmp_path, monkeypatch):
     """Real processes under `accelerate launch`; of the reconstructions one had made some before it was stopped."""
     one = score(recon(root, tmp_path / "one")), score(gen(root, tmp_path / "one-gen"))
     stop_after(monkeypatch, batches=2)
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(KeyboardInterrupt), locks_end():
         main(recon(root, tmp_path / "two"))
     monkeypatch.undo()
     assert not (tmp_path / "two" / "record.json").exists()
