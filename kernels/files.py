@@ -121,6 +121,12 @@ def write_through(folder: Path) -> None:
         if path.is_file():
             with path.open("r+b") as file:  # Windows wants to be able to write it
                 os.fsync(file.fileno())
+    write_names_through(folder)
+
+
+def write_names_through(folder: Path) -> None:
+    """Waits until the disk has which files a folder holds, and opens none of them: to close a file is to give up the
+    lock that this process has on it."""
     if hasattr(os, "O_DIRECTORY"):  # Windows opens no folders
         opened = os.open(folder, os.O_RDONLY)
         try:

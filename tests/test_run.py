@@ -1,5 +1,6 @@
 """What every run is refused, before it has begun."""
 
+import os
 import subprocess
 import sys
 
@@ -8,7 +9,9 @@ import pytest
 from evagen.commands.sample import Sampling
 from evagen.config import check_config
 from evagen.errors import UserError
+from evagen.kernels.folder_lock import lock_folder, locks_end
 from evagen.run import _compare_gpus, refuse_unheard, start_accelerator
+from evagen.training.checkpoints import final_weights
 
 
 def test_gpus_that_would_compute_in_different_precisions_are_refused(caplog):
@@ -78,3 +81,22 @@ def test_a_folder_in_which_another_process_is_at_work_is_refused(tmp_path, claim
         with pytest.raises(UserError, match=rf"is at work: process {other.pid} on .* has it; wait for its end"):
             start_accelerator(check_config(Sampling, SAMPLING, "test"), tmp_path, claim=claim)
         other.communicate()
+
+
+ASKS_FOR_A_FOLDER = """
+import sys
+from pathlib import Path
+from evagen.kernels.folder_lock import lock_folder
+
+print(lock_folder(Path(sys.argv[1])))
+"""
+
+
+def test_a_finished_run_still_has_its_folder_to_itself(tmp_path):
+    """A lock is gone as soon as its process closes the locked file, whatever it had opened it for."""
+    with locks_end():
+        assert lock_folder(tmp_path) is None
+        final_weights(tmp_path, lambda folder: (folder / "config.json").write_text("{}"))
+        command = [sys.executable, "-c", ASKS_FOR_A_FOLDER, str(tmp_path)]
+        other = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert other.stdout.startswith(f"process {os.getpid()} on ")

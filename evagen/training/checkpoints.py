@@ -16,7 +16,7 @@ from pydantic import ValidationError
 
 from evagen.config import Section
 from evagen.errors import UserError
-from evagen.kernels.files import atomic_folder, write_through
+from evagen.kernels.files import atomic_folder, write_names_through, write_through
 from evagen.kernels.sources import CONFIG, FINISHED, SNAPSHOTS, STEP
 from evagen.training.optimizers import are_the_same_until, decay_begins
 from evagen.training.settings import OptimizerConfig
@@ -81,7 +81,7 @@ class Checkpoints:
             (unfinished / COMPLETE).write_text(about.model_dump_json(indent=1) + "\n", encoding="utf-8")
             write_through(unfinished)
             shutil.rmtree(target, ignore_errors=True)  # a damaged one, or one of another plan
-        write_through(target.parent)
+        write_names_through(target.parent)
         older = [path for path in self._folders() if path < target]
         needed = {target, self.state(decay_begins(self.optimizer) or step)}
         needed.update(sorted(older)[len(older) - self.num_states + 1 :] if self.num_states > 1 else ())
@@ -170,7 +170,7 @@ def final_weights(out: Path, save: Callable[[Path], object]) -> None:
             write_through(folder)
         for path in sorted(unfinished.iterdir(), key=lambda path: path.name == WEIGHTS):
             path.replace(out / path.name)
-        write_through(out)
+        write_names_through(out)
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
 
