@@ -20,7 +20,7 @@ SIZES = {
     "S": Size(384, 12, 6, 27.6),
     "B": Size(768, 12, 12, 97.7),  # LlamaGen's shape; 99M in the paper, "GPT-B"
     "L": Size(1024, 24, 16, 325.3),  # LlamaGen's shape; 327M in the paper
-    "L-plus": Size(1280, 30, 20, 630.8),  # a shape of ours for the paper's 633M
+    "L-plus": Size(1280, 30, 20, 630.8),  # "GPT-L-plus" of EVATok, 633M; the shape is from public notes
     "XL": Size(1280, 36, 20, 752.7),
     "XXL": Size(1536, 48, 24, 1384.6),
 }

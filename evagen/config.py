@@ -27,8 +27,10 @@ PLACE = "place"
 Place = Annotated[str, PLACE]
 """A path, or the name of something that is elsewhere, as a hub id is. `expand` is done to it, as it is to a `Path`."""
 
-Seed = Annotated[int, pydantic.Field(ge=0, lt=2**32)]
-"""Of random numbers; numpy takes no larger one."""
+SEEDS = 2**32
+"""So many numpy takes, from 0 on."""
+Seed = Annotated[int, pydantic.Field(ge=0, lt=SEEDS)]
+"""Of random numbers."""
 
 
 class Section(pydantic.BaseModel):

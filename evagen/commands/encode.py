@@ -18,15 +18,12 @@ from evagen.models.loading import fingerprint, load_model, load_router, router_b
 from evagen.report.tokens_over_time import draw, graph
 from evagen.tokenizer import AdaptiveTokenizer, LiveTokenizer, Rate, TokenizedVideo, VideoTokenizer, num_tiles
 
-RATE_WINDOW = 4.0
-"""Seconds over which a rate is kept unless another window is given."""
-
 
 @dataclass(frozen=True)
 class Dials:
     """How many tokens a video is to have. Of all tokenizers: preference, max_tokens, as `AdaptiveTokenizer.encode` and
     `LiveTokenizer.encode` have them. Of those that see clips: mean_tokens, prefix. Of those with a memory:
-    tokens_per_second, over windows of rate_window seconds (4 if None), and lengths."""
+    tokens_per_second, over windows of rate_window seconds (as `Rate` has them if None), and lengths."""
 
     preference: float | None = None
     max_tokens: int | None = None
@@ -35,6 +32,10 @@ class Dials:
     tokens_per_second: float | None = None
     rate_window: float | None = None
     lengths: Sequence[int] = ()
+
+    @property
+    def window_seconds(self) -> float:
+        return Rate.window_seconds if self.rate_window is None else self.rate_window
 
     def check(self, remembers: bool) -> None:
         """Raises UserError for dials of another kind of tokenizer, and for a window of no rate."""
@@ -112,7 +113,7 @@ def _encode_live(
     assigner = load_router(encoder, router) if router else None
     rate = None
     if dials.tokens_per_second is not None:
-        rate = Rate(dials.tokens_per_second, fps, dials.rate_window or RATE_WINDOW)
+        rate = Rate(dials.tokens_per_second, fps, dials.window_seconds)
     model = LiveTokenizer(encoder, assigner, short_side)
     return model.encode(
         frames, preference=dials.preference, max_tokens=dials.max_tokens, rate=rate, lengths=dials.lengths
@@ -138,6 +139,6 @@ def _about(source: str, tokens: TokenizedVideo, rate: float, tokenizer: VideoTok
         preference=tokens.preference,
         max_tokens=tokens.max_tokens,
         asked_tokens_per_second=dials.tokens_per_second,
-        rate_window_seconds=(dials.rate_window or RATE_WINDOW) if dials.tokens_per_second is not None else None,
+        rate_window_seconds=dials.window_seconds if dials.tokens_per_second is not None else None,
         tokenizer_fingerprint=fingerprint(tokenizer),
     )

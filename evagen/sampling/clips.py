@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from evagen.ar_model import ClipRequest, ClipTokens, LengthConstraints, SamplingOptions, VideoGenerator, sample
+from evagen.config import SEEDS
 from evagen.errors import UserError
 from evagen.kernels.levels import video_to_frames
 from evagen.kernels.names import file_name_of
@@ -138,8 +139,8 @@ def size_of_videos(config: Sampling, tokenizer: VideoTokenizer) -> tuple[int | N
 
 def clip_seed(seed: int, number: int) -> int:
     """The seed of one clip of a sampling run. Raises UserError for a seed that no config may have either."""
-    if not 0 <= seed < 2**32:
-        raise UserError(f"seed={seed}: give a whole number from 0 to {2**32 - 1}")
+    if not 0 <= seed < SEEDS:
+        raise UserError(f"seed={seed}: give a whole number from 0 to {SEEDS - 1}")
     return seed * 1_000_003 + number
 
 
