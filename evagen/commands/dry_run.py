@@ -83,11 +83,21 @@ def main(command: Command, name: str, overrides: Sequence[str] = ()) -> DryRun:
     return DryRun(seconds, "step of one clip" if trains else "clip", peak, gpu, count)
 
 
+def _two_steps(learns_tokens: bool) -> list[str]:
+    """Of a training, with a batch of one clip."""
+    changes = ["run.tracker=none", "run.log_every=1", "optimizer.steps=2", "optimizer.batch_size=1"]
+    changes += ["optimizer.accumulation=1", "optimizer.warmup_steps=0"]
+    if learns_tokens:
+        changes += ["optimizer.tokens_per_batch=null", "samples.every=0", "held_out.corpus=null", "held_out.best=null"]
+    return changes + ([] if torch.cuda.is_available() else ["run.mixed_precision=no"])
+
+
 class _Inputs:
     """What a config reads, made up in a folder."""
 
     def __init__(self, name: str, folder: Path):
         self.folder, self.name = folder, name
+        self.predicts = name.rpartition("/")[2].startswith("prediction")
         self.shape = {key: value for key, value in tokenizer_of(name).config.items() if not key.startswith("_")}
         random = np.random.default_rng(0)
         self.remembers = self.shape["memory_blocks"] is not None
@@ -100,36 +110,36 @@ class _Inputs:
 
     def changes(self, command: Command) -> list[str]:
         """Overrides of the config."""
-        fields = command.schema_class().model_fields
-        found = [f"run.out={self.folder / 'run'}"]
-        if "num_workers" in (fields["run"].annotation or Section).model_fields:
-            found.append("run.num_workers=0")
-        if "data" in fields:
-            found += self._data("data", [] if "optimizer" in fields else ["data.limit=1"])
-        if "given" in fields and self.name.rpartition("/")[2].startswith("prediction"):
-            found += [*self._data("given.data", ["given.data.limit=1"]), f"given.router={self._router()}"]
-        if "optimizer" in fields:
-            found += ["run.tracker=none", "run.log_every=1", "optimizer.steps=2", "optimizer.batch_size=1"]
-            found += ["optimizer.accumulation=1", "optimizer.warmup_steps=0"]
-            found += ["optimizer.tokens_per_batch=null", "samples.every=0"] if "corpus" in fields else []
-            found += ["held_out.corpus=null", "held_out.best=null"] if "corpus" in fields else []
-            found += ["held_out.clips=0"] if "loss" in fields else []
-            found += [] if torch.cuda.is_available() else ["run.mixed_precision=no"]
-        values = read_shipped(self.name)
-        found += ["start_from=null"] if "start_from" in values else []  # there is nothing trained to go on from
-        for key, group in (("loss.compare", values.get("loss", {}).get("compare")), ("compare", values.get("compare"))):
-            found += [f"{key}.vgg16=untrained"] if (group or {}).get("network") == "lpips" else []
-        if "loss" in fields:
-            found += ["loss.alignment.teacher=untrained", "loss.adversarial.videomae=untrained"]
-            found += ["loss.adversarial.start_step=0"]
-        if "max_segments" in fields and not torch.cuda.is_available():  # fewer blocks at once, in less memory
-            found.append(f"max_segments={len(self.shape['levels'])}")
-        if "slots" in fields:
-            found += ["clips_per_class=1"] + ([] if "given" in " ".join(found) else [f"classes=[{CLASSES[0]}]"])
+        keys, shipped = command.schema_class().model_fields, read_shipped(self.name)
+        changes = [f"run.out={self.folder / 'run'}"]
+        if "num_workers" in (keys["run"].annotation or Section).model_fields:
+            changes.append("run.num_workers=0")
+        if "data" in keys:
+            changes += self._data("data", [] if "optimizer" in keys else ["data.limit=1"])
+        if "optimizer" in keys:
+            changes += _two_steps(learns_tokens="corpus" in keys)
+        if "start_from" in shipped:  # there is nothing trained to go on from
+            changes.append("start_from=null")
+        if "loss" in keys:
+            changes += ["held_out.clips=0", "loss.alignment.teacher=untrained", "loss.adversarial.videomae=untrained"]
+            changes += ["loss.adversarial.start_step=0"]
+        compared = {"compare": shipped.get("compare"), "loss.compare": shipped.get("loss", {}).get("compare")}
+        for key, settings in compared.items():
+            changes += [f"{key}.vgg16=untrained"] if (settings or {}).get("network") == "lpips" else []
+        if "max_segments" in keys and not torch.cuda.is_available():  # fewer blocks at once, in less memory
+            changes.append(f"max_segments={len(self.shape['levels'])}")
+        if "slots" in keys:
+            changes += self._one_clip()
         made = {"tokenizer": self._tokenizer, "router": self._router, "record": self._record, "corpus": self._corpus}
         made["generator"] = self._generator
-        reads = [key for key in made if key in fields and key in read_shipped(self.name)]
-        return found + [f"{key}={made[key]()}" for key in reads]
+        return changes + [f"{key}={make()}" for key, make in made.items() if key in keys and key in shipped]
+
+    def _one_clip(self) -> list[str]:
+        """Of sampling: a clip of a class, or one that goes on from given frames."""
+        if not self.predicts:
+            return ["clips_per_class=1", f"classes=[{CLASSES[0]}]"]
+        given = self._data("given.data", ["given.data.limit=1"])
+        return ["clips_per_class=1", *given, f"given.router={self._router()}"]
 
     def _data(self, key: str, more: list[str]) -> list[str]:
         settings = (f"root={self.folder / 'videos'}", "layout=folder", "split=all", "more=[]", "frames_per_second=null")
@@ -137,8 +147,7 @@ class _Inputs:
 
     def _tokens_config(self) -> str:
         """The config of the folder that makes the generator's corpus."""
-        folder, _, stage = self.name.rpartition("/")
-        name = f"{folder}/{'prediction_' if stage.startswith('prediction') else ''}tokens"
+        name = f"{self.name.rpartition('/')[0]}/{'prediction_' if self.predicts else ''}tokens"
         return name if name in shipped_configs() else self.name
 
     def _tokenizer(self) -> Path:
@@ -179,22 +188,20 @@ class _Inputs:
 
     def _corpus(self) -> Path:
         """Clips of a small tokenizer with the same vocabulary."""
-        small, predicts = self.folder / "small", self.name.rpartition("/")[2].startswith("prediction")
+        small = self.folder / "small"
         VideoTokenizer(**self.shape | SMALL).save_pretrained(small)
         overrides = [
             f"run.out={self.folder / 'tokens'}", "run.num_workers=0", f"tokenizer={small}", f"router={self._router()}",
-            *self._data("data", []), *(["given_frames=5"] if predicts else []),
+            *self._data("data", []), *(["given_frames=5"] if self.predicts else []),
         ]  # fmt: skip
         tokenize = COMMANDS["tokenize"]
         return tokenize.run(tokenize.load(self._tokens_config(), overrides))
 
     def _generator(self) -> Path:
-        folder, _, stage = self.name.rpartition("/")
-        predicts = stage.startswith("prediction")
-        like = build_model(f"{folder}/{'prediction_' if predicts else ''}generator")
+        like = build_model(f"{self.name.rpartition('/')[0]}/{'prediction_' if self.predicts else ''}generator")
         assert like is not None
         settings = {key: value for key, value in like.config.items() if not key.startswith("_")}
         settings["tokenizer_fingerprint"] = fingerprint(VideoTokenizer.from_pretrained(self._tokenizer()))
-        given = {"given_frames": 5, "num_given_blocks": -(-5 // self.shape["temporal_patch"])} if predicts else {}
-        settings |= {"class_names": [] if predicts else CLASSES, **given}
+        given = {"given_frames": 5, "num_given_blocks": -(-5 // self.shape["temporal_patch"])} if self.predicts else {}
+        settings |= {"class_names": [] if self.predicts else CLASSES, **given}
         return self._saved("generator", lambda: VideoGenerator(**settings))
