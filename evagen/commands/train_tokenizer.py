@@ -106,7 +106,7 @@ def main(config: TokenizerTraining) -> Path:
     lost, since = LostClips(dataset.skipped), SinceLastLine(config.model.codebook_size, run.accelerator)
     run.resume(keep=[*([dead_codes] if dead_codes else []), objective.lecam, *objective.schedulers, lost, since])
     assign = config.load(model) if config.is_made else None
-    held_out = open_held_out(config.held_out, config.data, run, objective.perceptual)
+    held_out = open_held_out(config.held_out, dataset, run, objective.perceptual)
     accelerator = run.accelerator
     loader = train_loader(
         dataset, config.optimizer.batch_size, config.run.seed, run.first_batch, config.run.num_workers,

@@ -31,7 +31,7 @@ def list_ucf101(root: Path, split: Split, split_index: int) -> Listing:
     `val`, which UCF-101 does not have, and where none of the videos is there."""
     check_folder(root)
     if split == "val":
-        raise UserError(f"{root}: UCF-101 has no validation split, only train and test lists; use split=test")
+        raise UserError(f"{root}: UCF-101 has no validation split, only train and test lists; use data.split=test")
     lists = lists_folder(root)
     remarks: list[str] = []
     class_names = _read_class_names(lists / "classInd.txt", remarks)

@@ -149,9 +149,21 @@ def test_without_held_out_clips_training_goes_on_and_says_so_unless_they_were_na
     data = {"root": str(tmp_path / "videos"), "layout": "folder", "size": 32}
     train_tokenizer.main(tokenizer_config(tmp_path, tmp_path / "out", data=data, held_out={"clips": 2}))
     assert "the log goes without held-out clips" in capfd.readouterr().out
-    named = tokenizer_config(tmp_path, tmp_path / "named", data=data, held_out={"clips": 2, "split": "test"})
-    with pytest.raises(UserError, match="has no test split"):
-        train_tokenizer.main(named)
+    for counted_on in ({"split": "test"}, {"best": "psnr"}):
+        named = tokenizer_config(tmp_path, tmp_path / "named", data=data, held_out={"clips": 2, **counted_on})
+        with pytest.raises(UserError, match="has no test split"):
+            train_tokenizer.main(named)
+
+
+def test_clips_that_are_learnt_are_not_called_held_out(road, tmp_path, capfd):
+    data = tokenizer_config(road, tmp_path).data.model_dump()
+    learnt = tokenizer_config(road, tmp_path / "same", held_out={"clips": 2, "split": "all"})
+    with pytest.raises(UserError, match=r"held_out\.split=all holds videos that are trained on, .*data\.split=train"):
+        train_tokenizer.main(learnt)
+    everything = data | {"split": "all"}
+    train_tokenizer.main(tokenizer_config(road, tmp_path / "all", data=everything, held_out={"clips": 2}))
+    assert "the log goes without held-out clips: held_out.split=test holds" in capfd.readouterr().out
+    assert not any("held_out_psnr" in line for line in read_metrics(tmp_path / "all"))
 
 
 def remembering(root: Path, out: Path, **changes) -> train_tokenizer.TokenizerTraining:
