@@ -21,7 +21,7 @@ import torch
 from evagen.config import load_config, with_overrides
 from evagen.data.clip_table import fill_table, open_table
 from evagen.errors import UserError
-from evagen.eval import motion_explained
+from evagen.eval import get_protocol, motion_explained
 from evagen.kernels.files import write_whole
 from evagen.run import PATIENCE, start_accelerator
 from evagen.scoring.clips import FileClips, list_fingerprint
@@ -165,4 +165,8 @@ def load_benchmark(protocol: str, overrides: Sequence[str]) -> Benchmark:
     """A config from a protocol's name, or from a YAML file, and overrides. Raises UserError as `load_config` does."""
     if protocol.endswith((".yaml", ".yml")):
         return load_config(Benchmark, protocol, overrides)
+    try:
+        get_protocol(protocol)  # before all else that is wrong
+    except ValueError as error:
+        raise UserError(str(error)) from error
     return with_overrides(Benchmark, {"protocol": protocol}, overrides, "evagen benchmark")

@@ -37,6 +37,11 @@ SCORED = (
     "models.generator.source", "data.root", "seconds",
 )  # fmt: skip
 """Of a record of scores."""
+SAMPLED = (
+    "clips", "config.generator", "config.tokenizer", "generator_fingerprint", "tokenizer_fingerprint",
+    "config.options.guidance", "config.options.top_p", "config.run.seed", "precision",
+)  # fmt: skip
+"""Of a manifest of sampled clips."""
 
 
 def main(path: Path) -> Facts:
@@ -53,14 +58,16 @@ def main(path: Path) -> Facts:
 def _of_folder(folder: Path) -> Facts:
     kinds: list[tuple[str, Callable[[Path], Facts]]] = [
         ("model_index.json", _pipeline), ("config.json", _model), ("table", _corpus), ("record", _curation),
-        ("record.json", _scores), ("config.yaml", _unfinished),
+        ("record.json", _scores), ("manifest.json", _samples), ("comparison.json", _study), ("summary.json", _study),
+        ("config.yaml", _unfinished),
     ]  # fmt: skip
     for name, tell in kinds:
         if (folder / name).exists():
             return tell(folder)
     raise UserError(
         f"{folder} holds nothing that evagen makes: no model (config.json), pipeline (model_index.json), token corpus "
-        "(table), curation (record), scores (record.json) or run (config.yaml)"
+        "(table), curation (record), scores (record.json), samples (manifest.json), study (summary.json) or run "
+        "(config.yaml)"
     )
 
 
@@ -94,7 +101,8 @@ def _model(folder: Path) -> Facts:
 
 def _pipeline(folder: Path) -> Facts:
     parts = sorted(each.parent for each in folder.glob("*/config.json"))
-    facts = [(f"{part.name} {name}", value) for part in parts for name, value in _model(part)[1:3]]
+    told = ("weights", "fingerprint", "classes")
+    facts = [(f"{part.name} {name}", value) for part in parts for name, value in _model(part) if name in told]
     command = f'VideoPipeline.from_pretrained("{folder}"), or --tokenizer {folder} --router {folder}'
     return [
         ("what", f"a pipeline: {', '.join(part.name for part in parts)}"), *facts, ("to use it", command),
@@ -144,6 +152,20 @@ def _scores(folder: Path) -> Facts:
         *((name, str(value)) for name, value in dotted(record).items() if value is not None and name in SCORED),
         ("to use it", f"evagen compare {folder}"),
     ]
+
+
+def _samples(folder: Path) -> Facts:
+    manifest = _json(folder / "manifest.json")
+    return [
+        ("what", "clips of `evagen sample`"),
+        *((name, str(value)) for name, value in dotted(manifest).items() if value is not None and name in SAMPLED),
+        ("to use it", f"evagen fvd REAL_VIDEOS {folder}, or evagen study lengths {folder} CORPUS"),
+    ]
+
+
+def _study(folder: Path) -> Facts:
+    left = sorted(each for each in folder.iterdir() if each.suffix in (".csv", ".html", ".md", ".png"))
+    return [("what", "what a study, or a quickstart, came to"), ("look at", ", ".join(map(str, left)))]
 
 
 def _unfinished(folder: Path) -> Facts:

@@ -74,8 +74,12 @@ def test_sample_shows_every_class_where_none_is_named():
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--class", "Boxin"], "knows no class 'Boxin'; the nearest are Boxing"),
+        (["--class", "Boxin"], "knows no class 'Boxin'; the nearest are Boxing, Skiing; there are Boxing, Skiing"),
         (["--out", "clips.txt"], "cannot write clips.txt"),
+        (
+            ["boxing.mp4"],
+            "boxing.mp4 is a video's name, and a config stands there; what is written is --out",
+        ),
         (["--model", "evagen/plain"], "evagen/plain has no generator; it has: router, tokenizer"),
         (["--model", "evagen/other"], "no model evagen/other in the box; there are: evagen/plain, evagen/tiny"),
         (["--seed", "99999999999999999999"], "seed=99999999999999999999: give a whole number from 0 to 4294967295"),
