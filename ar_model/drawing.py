@@ -11,6 +11,7 @@ import functools
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -211,6 +212,9 @@ def draw(probabilities: Tensor, uniform: Tensor) -> Tensor:
     return torch.searchsorted(cumulative, threshold, right=True)[:, 0].clamp_max(probabilities.shape[-1] - 1)
 
 
-def clip_noise(seed: int, length: int) -> Tensor:
-    """The uniform numbers of one clip, from its own seed: float64 (length,)."""
+def clip_noise(seed: int, length: int, window: int = 0) -> Tensor:
+    """The uniform numbers of one clip, from its own seed, or of a later window of a video without an end: float64
+    (length,). torch's generator knows the low 32 bits of a seed alone, so what sets windows apart is mixed into them."""
+    if window:
+        seed = int(np.random.SeedSequence([seed % 2**32, window]).generate_state(1)[0])
     return torch.rand(length, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)

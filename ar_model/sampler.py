@@ -25,17 +25,16 @@ from evagen.ar_model.transformer import VideoGenerator
 from evagen.kernels.replay import Replayed
 from evagen.kernels.transfer import send
 
-SEEDS_BETWEEN_WINDOWS = 2**40
-"""More than there are clips, so that no window repeats another clip's random numbers."""
 STEPS_BETWEEN_LOOKS = 16
 """On an accelerator, how often the host asks which clips are finished; it waits for the device only then."""
 
 
 @dataclass(frozen=True)
 class ClipRequest:
-    """One clip to be written. seed: a whole number; label: -1 for no class; given: for frame prediction the given
-    frames' blocks, for continuation the clip's own first blocks; constraints: on its lengths; num_blocks: of the clip,
-    those that are given included, the generator's own number if None, which only one without an end can exceed."""
+    """One clip to be written. seed: a whole number, of which the low 32 bits count; label: -1 for no class; given: for
+    frame prediction the given frames' blocks, for continuation the clip's own first blocks; constraints: on its
+    lengths; num_blocks: of the clip, those that are given included, the generator's own number if None, which only one
+    without an end can exceed."""
 
     seed: int
     label: int = -1
@@ -202,10 +201,9 @@ class ContinuousBatch:
         prompts = [self.grammar.prompt(r.label, known, late) for r, known, late in zip(requests, given, later)]
         longest = self.slots.written.shape[1]
         ended = [F.pad(prompt, (0, longest - len(prompt)), value=self.grammar.end) for prompt in prompts]
-        seeds = [r.seed + work.windows * SEEDS_BETWEEN_WINDOWS for r, work in zip(requests, works.values())]
         fresh = (
             torch.stack(ended),
-            torch.stack([clip_noise(seed, longest) for seed in seeds]),
+            torch.stack([clip_noise(r.seed, longest, w.windows) for r, w in zip(requests, works.values())]),
             *LengthScores.of([request.constraints for request in requests], self.grammar),
             *torch.tensor([self.grammar.state_after(blocks) for blocks in given]).T,
         )

@@ -8,11 +8,11 @@ from typing import Any
 import torch
 
 from evagen.ar_model import SamplingOptions
+from evagen.config import SEEDS
 from evagen.errors import UserError
 from evagen.sampling.clips import clip_seed
 
 Generators = torch.Generator | Sequence[torch.Generator]
-HIGHEST_DRAWN_SEED = 2**40
 NOT_HERE = {
     "prompt": "the generator knows classes, not text: give classes=, names of pipeline.generator.config.class_names",
     "negative_prompt": "the generator knows classes, not text; guidance_scale leads away from clips of no class",
@@ -59,7 +59,7 @@ def seeds_of(seed: int | None, generator: Generators | None, num_clips: int) -> 
 
 def _draw(generator: torch.Generator | None, count: int) -> list[int]:
     device = generator.device if generator is not None else "cpu"
-    return torch.randint(HIGHEST_DRAWN_SEED, (count,), generator=generator, device=device).tolist()
+    return torch.randint(SEEDS, (count,), generator=generator, device=device).tolist()
 
 
 def options_of(guidance_scale: float, options: Mapping[str, Any]) -> SamplingOptions:

@@ -14,6 +14,7 @@ from evagen.ar_model import (
     sample,
     sample_in_order,
 )
+from evagen.ar_model.drawing import clip_noise
 
 WINDOW = 3  # blocks of the tiny generator
 GREEDY = SamplingOptions(temperature=0)
@@ -97,10 +98,13 @@ def test_short_videos_leave_their_slots_to_others():
 
 
 def test_windows_of_a_video_differ():
-    """Each has random numbers of its own."""
-    (clip,) = sample_in_order(endless(), [ClipRequest(0, num_blocks=40)])
-    blocks = {tuple(codes.tolist()) for codes in clip.codes.split(clip.lengths.tolist())}
-    assert len(blocks) > 8
+    """Each has random numbers of its own, so that a long video never goes round in a circle."""
+    noise = torch.stack([clip_noise(seed, 40, window) for seed in (0, 5, 10**9) for window in range(4)])
+    assert len(noise.unique(dim=0)) == len(noise)
+    assert clip_noise(5, 40).equal(torch.rand(40, generator=torch.Generator().manual_seed(5), dtype=torch.float64))
+    (clip,) = sample_in_order(endless(), [ClipRequest(0, num_blocks=80)])
+    later = [tuple(codes.tolist()) for codes in clip.codes.split(clip.lengths.tolist())][20:]
+    assert not [period for period in range(1, 30) if later[period:] == later[:-period]]
 
 
 def test_bounds_on_lengths_hold_for_ever():
