@@ -81,6 +81,12 @@ class SampledClips:
     def source_of(self, number: int) -> dict:
         return {"given": self.given.source_of(number // self.config.clips_per_class)} if self.given else {}
 
+    def given_from(self) -> dict[str, str]:
+        """What given frames follow from, if there are some."""
+        if self.given is None:
+            return {}
+        return {"given_videos": self.given.dataset.fingerprint(), "given_lengths": str(self.given.assign)}
+
     def seed_of(self, number: int) -> int:
         return clip_seed(self.config.run.seed, number)
 

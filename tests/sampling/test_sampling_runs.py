@@ -122,6 +122,56 @@ def test_interrupted_sampling_goes_on_with_the_same_clips(models, samples, tmp_p
     assert sorted(path.name for path in out.glob("*/*.mkv")) == [f"{number:06d}.mkv" for number in (1, 2, 3)]
 
 
+def with_one_clip_lost(run: Path, out: Path) -> Path:
+    shutil.copytree(run, out)
+    lines = (out / "tokens.jsonl").read_text().splitlines(keepends=True)
+    (out / "tokens.jsonl").write_text("".join(lines[:-1]))
+    return out
+
+
+def make_another_generator(models: Path, folder: Path) -> None:
+    generator = load_model(VideoGenerator, models / "generator")
+    generator.norm.weight.data.mul_(2)
+    generator.save_pretrained(folder)
+
+
+@pytest.mark.parametrize("left", ["made_from.json", "manifest.json"])
+def test_clips_of_two_generators_are_not_mixed(models, samples, tmp_path, left):
+    """Neither in a run that goes on, nor, as runs of before left it, where only the manifest tells."""
+    out, place = with_one_clip_lost(samples, tmp_path / "out"), tmp_path / "generator"
+    for name in {"made_from.json", "manifest.json"} - {left}:
+        (out / name).unlink()
+    shutil.copytree(models / "generator", place)
+    config = config_of(models, out, generator=str(place))
+    save_config(config, out)
+    make_another_generator(models, place)
+    before = {path: path.read_bytes() for path in out.glob("*.json*")}
+    with pytest.raises(UserError, match="rows that were made from other generator_fingerprint than there are now; put"):
+        sample.main(config)
+    assert {path: path.read_bytes() for path in out.glob("*.json*")} == before
+    shutil.copytree(models / "generator", place, dirs_exist_ok=True)
+    assert read_rows(sample.main(config)) == read_rows(samples)
+
+
+def test_given_videos_may_not_change_between_the_clips_of_a_run(models, tmp_path):
+    shutil.copytree(models / "videos" / "bees", tmp_path / "videos")
+    data = {**given(models)["data"], "root": str(tmp_path / "videos")}
+    config = config_of(models, tmp_path / "out", given=given(models) | {"data": data}, clips_per_class=1)
+    sample.main(config)
+    write_video(tmp_path / "videos" / "a.mkv", moving_frames(8, 32, 32, seed=9), 15)
+    with pytest.raises(UserError, match="made from other given_videos than there are now"):
+        sample.main(config)
+
+
+def test_a_finished_run_is_left_as_it_is(models, samples):
+    """Its manifest says what it was made with, whatever there is by now."""
+    manifest = (samples / "manifest.json").read_text()
+    (samples / "manifest.json").write_text(manifest.replace('"torch": "', '"torch": "1.'))
+    before = (samples / "manifest.json").read_text()
+    sample.main(config_of(models, samples))
+    assert (samples / "manifest.json").read_text() == before != manifest
+
+
 def test_a_process_that_begins_again_never_hides_the_rows_of_its_file(samples, tmp_path, monkeypatch):
     """All processes read all files as they begin, at any moment of another's beginning."""
     line = json.dumps(read_rows(samples)[0]) + "\n"
