@@ -164,7 +164,7 @@ class ContinuousBatch:
             return _Work(number, beginning=given)
         count = len(given.lengths)
         later = count >= whole
-        return _Work(number, [given], count, _last(given, max(1, whole // 2)) if later else given, later)
+        return _Work(number, [given], count, _last(given, whole // 2) if later else given, later)
 
     def _add(self, work: _Work, window: ClipTokens) -> None:
         """What a window has written, behind what the clip had before; its last half begins the next one."""
@@ -174,7 +174,7 @@ class ContinuousBatch:
         work.blocks.append(new)
         work.count += len(new.lengths)
         work.windows += 1
-        work.beginning, work.begins_later = _last(window, max(1, whole // 2)), True
+        work.beginning, work.begins_later = _last(window, whole // 2), True
 
     def _step(self) -> None:
         """One token for every slot. Writes into the tensors that are there, so that it can be recorded."""

@@ -153,3 +153,5 @@ def test_generators_of_clips_have_an_end():
         tiny_generator().grammar.prompt(0, begins_later=True)
     with pytest.raises(ValueError, match="cannot be one for frame prediction"):
         SequenceGrammar(11, [1], 3, 0, num_given_blocks=1, endless=True)
+    with pytest.raises(ValueError, match="a window of 1 block has no half to go on from"):
+        SequenceGrammar(11, [1], 1, 0, endless=True)
