@@ -125,7 +125,7 @@ class SampledClips:
     def _together(self, clips: list[tuple[int, ClipTokens]]) -> Iterator[tuple[int, SampledClip]]:
         videos = decode_clips(self.tokenizer, [tokens for _, tokens in clips])
         for (number, tokens), video in zip(clips, videos):
-            yield number, SampledClip(tokens, partial(iter, [video]))
+            yield number, SampledClip(tokens, partial(iter, [video[:, : self.num_frames]]))
 
 
 def size_of_videos(config: Sampling, tokenizer: VideoTokenizer) -> tuple[int | None, int | None]:

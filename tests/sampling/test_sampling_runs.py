@@ -208,6 +208,11 @@ def test_every_format(models, tmp_path):
     assert np.array_equal(picture[-32:, :32], decoded(models, read_rows(out)[0])[4])
 
 
+def test_seconds_that_end_within_a_block(models, tmp_path):
+    out = sample.main(config_of(models, tmp_path / "out", seconds=0.4, clips_per_class=1))
+    assert [len(read_frames(out / row["path"])) for row in read_rows(out)] == [6, 6]
+
+
 def test_lengths_as_asked(models, tmp_path):
     out = sample.main(config_of(models, tmp_path / "forced", lengths="8,free"))
     assert {row["lengths"][0] for row in read_rows(out)} == {8}
@@ -326,6 +331,13 @@ def test_seconds_of_video_are_written_as_a_stream(long_models, tmp_path):
         assert (out / row["path"]).with_suffix(".png").exists()
     same = sample.main(config_of(long_models, tmp_path / "same", slots=3, **changes))
     assert read_rows(same) == read_rows(out)
+
+
+def test_more_given_frames_than_a_clip_has_are_refused(long_models, tmp_path):
+    data = {"root": str(long_models / "given"), "layout": "folder", "frames": 8, "size": 32, "clip": "first"}
+    beginnings = {"data": data, "router": str(long_models / "router"), "frames": 20}
+    with pytest.raises(UserError, match="20 frames are to be given, but the clips have 8: give given"):
+        sample.main(config_of(long_models, tmp_path, blocks=8, given=beginnings))
 
 
 def test_a_given_video_of_any_length_goes_on(long_models, tmp_path):
