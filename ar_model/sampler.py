@@ -70,6 +70,8 @@ def sample(
     Raises ValueError for requests or options that the model cannot follow, before anything is written.
     """
     options = options or SamplingOptions()
+    if num_slots < 1:
+        raise ValueError(f"num_slots={num_slots}: at least 1 clip is written at a time")
     _check(model, requests, options)
     if not requests:
         return iter(())
@@ -89,6 +91,8 @@ def _check(model: VideoGenerator, requests: Sequence[ClipRequest], options: Samp
         grammar.prompt(request.label, given)
         own = given.lengths.tolist() if given and not grammar.num_given_blocks else []
         request.constraints.check(grammar, own)
+        if request.num_blocks is not None and request.num_blocks < 1:
+            raise ValueError(f"num_blocks={request.num_blocks}: a clip has at least 1 block")
         num_given = len(request.given.lengths) if request.given and not grammar.num_given_blocks else 0
         if (wanted := request.num_blocks or grammar.num_blocks) <= num_given:
             raise ValueError(f"of a clip of {wanted} blocks {num_given} are given: ask for more blocks, or give fewer")
@@ -103,11 +107,21 @@ def _check(model: VideoGenerator, requests: Sequence[ClipRequest], options: Samp
                     f"forced lengths and max_tokens are for clips of {grammar.num_blocks} blocks, as this generator "
                     "was trained; bound a longer or shorter video by max_length or bias"
                 )
-    if options.guidance != 1 and model.config["class_dropout"] == 0:
+            if options.guidance_schedule != "constant":
+                raise ValueError(
+                    f"guidance_schedule={options.guidance_schedule} follows the time of clips of {grammar.num_blocks} "
+                    f"blocks, as this generator was trained, not of {wanted}: take constant"
+                )
+    if is_guided(model, options) and model.config["class_dropout"] == 0:
         raise ValueError(
             f"guidance {options.guidance} needs a model that also knows clips without a class; this one was trained "
             "with class_dropout 0: sample with guidance 1, or train it with class_dropout 0.1"
         )
+
+
+def is_guided(model: VideoGenerator, options: SamplingOptions) -> bool:
+    """Whether clips are written twice, with and without their class. Without classes there is no difference."""
+    return options.guidance != 1 and bool(model.config.class_names)
 
 
 class ContinuousBatch:
@@ -123,7 +137,7 @@ class ContinuousBatch:
         dtype: torch.dtype | None = None,
     ):
         self.grammar, self.device = model.grammar, model.device
-        self.guided = options.guidance != 1
+        self.guided = is_guided(model, options)
         self.decoder = Decoder(model, num_slots * (2 if self.guided else 1), dtype)
         self.requests, self.next_request = requests, 0
         self.occupants: list[_Work | None] = [None] * num_slots

@@ -12,7 +12,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from evagen.ar_model import ClipRequest, ClipTokens, LengthConstraints, SamplingOptions, VideoGenerator, sample
+from evagen.ar_model import (
+    ClipRequest,
+    ClipTokens,
+    LengthConstraints,
+    SamplingOptions,
+    VideoGenerator,
+    is_guided,
+    sample,
+)
 from evagen.config import SEEDS
 from evagen.errors import UserError
 from evagen.kernels.levels import video_to_frames
@@ -105,7 +113,7 @@ class SampledClips:
         remembers = self.tokenizer.config.memory_blocks is not None
         decoded = self._streamed if remembers else self._together
         try:
-            guided = self.options.guidance != 1
+            guided = is_guided(self.generator, self.options)
             slots = self.config.slots or slots_that_fit(self.generator, guided, dtype)
             clips = sample(self.generator, requests, self.options, slots, dtype)
             while some := list(itertools.islice(clips, 1 if remembers else DECODED_TOGETHER)):

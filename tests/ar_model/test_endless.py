@@ -146,6 +146,14 @@ def test_what_cannot_be_is_explained(request_, message):
         sample(endless(), [request_])
 
 
+@pytest.mark.parametrize("schedule", ["linear", "interval"])
+def test_guidance_that_follows_a_clips_time_is_for_clips_of_one_window(schedule):
+    options = SamplingOptions(guidance=3.0, guidance_schedule=schedule)
+    assert len(sample_in_order(endless(), [ClipRequest(0, 0)], options)[0].lengths) == WINDOW
+    with pytest.raises(ValueError, match=f"{schedule} follows the time of clips of 3 blocks, .* not of 7: take"):
+        sample(endless(), [ClipRequest(0, 0, num_blocks=7)], options)
+
+
 def test_generators_of_clips_have_an_end():
     with pytest.raises(ValueError, match="writes clips of 3 blocks, not 9; for videos of any length train one with"):
         sample(tiny_generator(), [ClipRequest(0, num_blocks=9)])
