@@ -6,8 +6,9 @@ For frame prediction the blocks of the given frames stand in front, closed by a 
 
     [class] [length] content … … [separator] [length of block 0] content … … [end]
 
-A generator without an end is trained on windows of long videos. One that does not begin where its video does is marked
-by a separator behind the class, so that nothing in the middle of a video is taken for a beginning:
+A generator without an end is trained on windows of long clips. One that does not begin where its clip does, and with it
+the tokenizer's memory, is marked by a separator behind the class, so that nothing in the middle is taken for a
+beginning:
 
     [class] [separator] [length] content … … [end]
 
@@ -124,8 +125,8 @@ class SequenceGrammar:
         """What is given of a clip: its class token, with its given blocks if any, int64 (n,).
 
         With `num_given_blocks` (frame prediction) the given blocks are just so many, and a separator closes them;
-        otherwise (continuation) they are the clip's own first blocks. begins_later: the clip is a window from the
-        middle of a video. Raises ValueError for another number, and for windows that this grammar has not."""
+        otherwise (continuation) they are the clip's own first blocks. begins_later: it is a later window
+        of one. Raises ValueError for another number, and for windows that this grammar has not."""
         device = given.codes.device if given is not None else None
         start = self.class_token(torch.tensor([label])).to(device)
         num_given = 0 if given is None else len(given.lengths)
@@ -151,7 +152,7 @@ class SequenceGrammar:
     ) -> tuple[Tensor, list[int]]:
         """Whole clips to token sequences, end to end, for training: tokens int64 (N + …,) and the length of each
         clip's sequence. labels: int64 (B,); given: each clip's given blocks, for frame prediction; begins_later: which
-        are windows from the middle of a video."""
+        are later windows of a clip."""
         parts, sequence_lengths = [], []
         for i, (clip, label) in enumerate(zip(clips, labels.tolist(), strict=True)):
             later = begins_later is not None and begins_later[i]

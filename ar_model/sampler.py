@@ -46,7 +46,7 @@ class ClipRequest:
 @dataclass
 class _Work:
     """A clip that is being written. number: its request's; blocks: so far, `count` of them; beginning: the first blocks
-    of its next window, which are there already; begins_later: whether that window is one from the middle of a video;
+    of its next window, which are there already; begins_later: whether that window is a later one;
     windows: how many are written."""
 
     number: int
@@ -121,7 +121,7 @@ def _check(model: VideoGenerator, requests: Sequence[ClipRequest], options: Samp
 
 def is_guided(model: VideoGenerator, options: SamplingOptions) -> bool:
     """Whether clips are written twice, with and without their class. Without classes there is no difference."""
-    return options.guidance != 1 and bool(model.config.class_names)
+    return options.guidance != 1 and bool(model.config["class_names"])
 
 
 class ContinuousBatch:

@@ -92,8 +92,8 @@ class Windows:
         return len(self.rows)
 
     def read(self, numbers: list[int]) -> tuple[list[ClipTokens], torch.Tensor, list[ClipTokens] | None, list[bool]]:
-        """Some of them: clips, labels int64 (B,), given blocks or None, and which do not begin where their video
-        does. Raises UserError for codes that the tokenizer does not have."""
+        """Some of them: clips, labels int64 (B,), given blocks or None, and which do not begin where their row,
+        and with it the tokenizer's memory, does. Raises UserError for codes that the tokenizer does not have."""
         found = self.corpus.table[self.rows[numbers].tolist()]
         for codes in (*found["codes"], *found.get("given_codes", ())):
             if len(codes) and not 0 <= int(codes.min()) <= int(codes.max()) < self.corpus.codebook_size:

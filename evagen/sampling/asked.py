@@ -79,7 +79,7 @@ def constraints_of(lengths: Sequence[int | None] | LengthConstraints | None) -> 
 
 def check_clips(clips: Sequence[ClipTokens]) -> None:
     """Raises ValueError for what is no list of clips' tokens, and for clips of several lengths."""
-    if isinstance(clips, ClipTokens) or not all(isinstance(clip, ClipTokens) for clip in clips):
+    if not isinstance(clips, list | tuple) or not all(isinstance(clip, ClipTokens) for clip in clips):
         raise ValueError("they should be a list of ClipTokens, [tokens] for a lone clip")
     if len(sizes := {len(clip.lengths) for clip in clips}) != 1:
         raise ValueError(f"they are clips of {sorted(sizes) or 'no'} blocks: give some of one length together")
