@@ -107,12 +107,8 @@ def test_a_call_that_cannot_be_followed_says_why(pipeline, arguments, message):
 
 def test_tokens_that_are_not_those_of_some_clips_are_explained(pipeline):
     one, longer = (ClipTokens(torch.tensor([1, 2] * n), torch.tensor([2] * n)) for n in (4, 5))
-    for tokens, message in (
-        (one, "list of ClipTokens"),
-        (None, "list of"),
-        ([one, longer], r"of \[4, 5\] blocks"),
-        ([], "of no blocks"),
-    ):
+    wrong = {"list of ClipTokens": one, "list of": None, r"of \[4, 5\] blocks": [one, longer], "of no blocks": []}
+    for message, tokens in wrong.items():
         with pytest.raises(UserError, match=f"these tokens cannot be decoded: .*{message}"):
             pipeline.decode(tokens)
 
