@@ -8,17 +8,23 @@ Legend: S slots, R rows of logits (S, or 2·S with guidance), V vocabulary, M lo
 """
 
 import functools
+import numbers
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from evagen.ar_model.grammar import GrammarState, SequenceGrammar
-from evagen.ar_model.lengths import LengthConstraints, LengthScores
+from evagen.ar_model.lengths import LARGEST, LengthConstraints, LengthScores
 from evagen.kernels.backends import works
 from evagen.kernels.transfer import send
+
+GuidanceSchedule = Literal["constant", "linear", "interval"]
+LEAST_TEMPERATURE = 1e-6
+"""But for 0. Logits that are divided by less may be infinite."""
 
 
 @dataclass(frozen=True)
@@ -30,10 +36,13 @@ class SamplingOptions:
         top_k: only that many likeliest tokens, 0 for all.
         top_p: only the likeliest tokens that together reach this probability, in (0, 1] (arXiv 1904.09751).
         min_p: only tokens at least this likely relative to the likeliest, in [0, 1] (arXiv 2407.01082).
-        guidance: classifier-free guidance scale g, 1 for none (arXiv 2207.12598): logits u + g·(c - u).
+        guidance: classifier-free guidance scale g, 1 for none (arXiv 2207.12598): logits u + g·(c - u). To a generator
+            without classes it makes no difference.
         guidance_schedule: `constant`; `linear`, from 1 at the clip's start to g at its end; or `interval`, g within
-            `guidance_interval` and 1 outside (arXiv 2404.07724).
-        guidance_interval: from and to which part of the clip's time, within [0, 1].
+            `guidance_interval` and 1 outside (arXiv 2404.07724). The last two are for clips of one window.
+        guidance_interval: from and to which part of the clip's time, within [0, 1]; for the schedule `interval`.
+
+    Raises ValueError for values out of range, and for an interval beside another schedule.
     """
 
     temperature: float = 1.0
@@ -41,18 +50,29 @@ class SamplingOptions:
     top_p: float = 1.0
     min_p: float = 0.0
     guidance: float = 1.0
-    guidance_schedule: Literal["constant", "linear", "interval"] = "constant"
+    guidance_schedule: GuidanceSchedule = "constant"
     guidance_interval: tuple[float, float] = (0.0, 1.0)
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "guidance_interval", tuple(self.guidance_interval))  # as a list it had no hash
         low, high = self.guidance_interval
+        schedule, schedules = self.guidance_schedule, get_args(GuidanceSchedule)
+        whole = isinstance(self.top_k, numbers.Integral)
         for holds, message in (
-            (self.temperature >= 0, f"temperature must be at least 0, got {self.temperature}"),
-            (self.top_k >= 0, f"top_k must be at least 0 (0 keeps all tokens), got {self.top_k}"),
+            (
+                self.temperature == 0 or LEAST_TEMPERATURE <= self.temperature <= LARGEST,
+                f"temperature must be 0 or lie in [{LEAST_TEMPERATURE:g}, {LARGEST:g}], got {self.temperature}",
+            ),
+            (whole and self.top_k >= 0, f"top_k must be a whole number, 0 (all tokens) or more, got {self.top_k}"),
             (0 < self.top_p <= 1, f"top_p must lie in (0, 1] (1 keeps all tokens), got {self.top_p}"),
             (0 <= self.min_p <= 1, f"min_p must lie in [0, 1] (0 keeps all tokens), got {self.min_p}"),
-            (self.guidance >= 0, f"guidance must be at least 0 (1 is none), got {self.guidance}"),
+            (0 <= self.guidance <= LARGEST, f"guidance must lie in [0, {LARGEST:g}] (1 is none), got {self.guidance}"),
+            (schedule in schedules, f"guidance_schedule must be one of {', '.join(schedules)}, got {schedule}"),
             (0 <= low < high <= 1, f"guidance_interval must rise within [0, 1], got {self.guidance_interval}"),
+            (
+                (low, high) == (0, 1) or schedule == "interval",
+                f"guidance_interval={self.guidance_interval} is for guidance_schedule=interval, got {schedule}",
+            ),
         ):
             if not holds:
                 raise ValueError(message)
@@ -211,6 +231,9 @@ def draw(probabilities: Tensor, uniform: Tensor) -> Tensor:
     return torch.searchsorted(cumulative, threshold, right=True)[:, 0].clamp_max(probabilities.shape[-1] - 1)
 
 
-def clip_noise(seed: int, length: int) -> Tensor:
-    """The uniform numbers of one clip, from its own seed: float64 (length,)."""
+def clip_noise(seed: int, length: int, window: int = 0) -> Tensor:
+    """The uniform numbers of one clip, from its own seed, or of a later window of a video without an end: float64
+    (length,). torch's generator knows the low 32 bits of a seed alone: what sets windows apart is mixed into these."""
+    if window:
+        seed = int(np.random.SeedSequence([seed % 2**32, window]).generate_state(1)[0])
     return torch.rand(length, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)

@@ -25,17 +25,16 @@ from evagen.ar_model.transformer import VideoGenerator
 from evagen.kernels.replay import Replayed
 from evagen.kernels.transfer import send
 
-SEEDS_BETWEEN_WINDOWS = 2**40
-"""More than there are clips, so that no window repeats another clip's random numbers."""
 STEPS_BETWEEN_LOOKS = 16
 """On an accelerator, how often the host asks which clips are finished; it waits for the device only then."""
 
 
 @dataclass(frozen=True)
 class ClipRequest:
-    """One clip to be written. seed: a whole number; label: -1 for no class; given: for frame prediction the given
-    frames' blocks, for continuation the clip's own first blocks; constraints: on its lengths; num_blocks: of the clip,
-    those that are given included, the generator's own number if None, which only one without an end can exceed."""
+    """One clip to be written. seed: a whole number, of which the low 32 bits count; label: -1 for no class; given: for
+    frame prediction the given frames' blocks, for continuation the clip's own first blocks; constraints: on its
+    lengths; num_blocks: of the clip, those that are given included, the generator's own number if None, which only one
+    without an end can exceed."""
 
     seed: int
     label: int = -1
@@ -47,7 +46,7 @@ class ClipRequest:
 @dataclass
 class _Work:
     """A clip that is being written. number: its request's; blocks: so far, `count` of them; beginning: the first blocks
-    of its next window, which are there already; begins_later: whether that window is one from the middle of a video;
+    of its next window, which are there already; begins_later: whether that window is a later one;
     windows: how many are written."""
 
     number: int
@@ -71,6 +70,8 @@ def sample(
     Raises ValueError for requests or options that the model cannot follow, before anything is written.
     """
     options = options or SamplingOptions()
+    if num_slots < 1:
+        raise ValueError(f"num_slots={num_slots}: at least 1 clip is written at a time")
     _check(model, requests, options)
     if not requests:
         return iter(())
@@ -90,6 +91,8 @@ def _check(model: VideoGenerator, requests: Sequence[ClipRequest], options: Samp
         grammar.prompt(request.label, given)
         own = given.lengths.tolist() if given and not grammar.num_given_blocks else []
         request.constraints.check(grammar, own)
+        if request.num_blocks is not None and request.num_blocks < 1:
+            raise ValueError(f"num_blocks={request.num_blocks}: a clip has at least 1 block")
         num_given = len(request.given.lengths) if request.given and not grammar.num_given_blocks else 0
         if (wanted := request.num_blocks or grammar.num_blocks) <= num_given:
             raise ValueError(f"of a clip of {wanted} blocks {num_given} are given: ask for more blocks, or give fewer")
@@ -104,11 +107,21 @@ def _check(model: VideoGenerator, requests: Sequence[ClipRequest], options: Samp
                     f"forced lengths and max_tokens are for clips of {grammar.num_blocks} blocks, as this generator "
                     "was trained; bound a longer or shorter video by max_length or bias"
                 )
-    if options.guidance != 1 and model.config["class_dropout"] == 0:
+            if options.guidance_schedule != "constant":
+                raise ValueError(
+                    f"guidance_schedule={options.guidance_schedule} follows the time of clips of {grammar.num_blocks} "
+                    f"blocks, as this generator was trained, not of {wanted}: take constant"
+                )
+    if is_guided(model, options) and model.config["class_dropout"] == 0:
         raise ValueError(
             f"guidance {options.guidance} needs a model that also knows clips without a class; this one was trained "
             "with class_dropout 0: sample with guidance 1, or train it with class_dropout 0.1"
         )
+
+
+def is_guided(model: VideoGenerator, options: SamplingOptions) -> bool:
+    """Whether clips are written twice, with and without their class. Without classes there is no difference."""
+    return options.guidance != 1 and bool(model.config["class_names"])
 
 
 class ContinuousBatch:
@@ -124,7 +137,7 @@ class ContinuousBatch:
         dtype: torch.dtype | None = None,
     ):
         self.grammar, self.device = model.grammar, model.device
-        self.guided = options.guidance != 1
+        self.guided = is_guided(model, options)
         self.decoder = Decoder(model, num_slots * (2 if self.guided else 1), dtype)
         self.requests, self.next_request = requests, 0
         self.occupants: list[_Work | None] = [None] * num_slots
@@ -165,7 +178,7 @@ class ContinuousBatch:
             return _Work(number, beginning=given)
         count = len(given.lengths)
         later = count >= whole
-        return _Work(number, [given], count, _last(given, max(1, whole // 2)) if later else given, later)
+        return _Work(number, [given], count, _last(given, whole // 2) if later else given, later)
 
     def _add(self, work: _Work, window: ClipTokens) -> None:
         """What a window has written, behind what the clip had before; its last half begins the next one."""
@@ -175,7 +188,7 @@ class ContinuousBatch:
         work.blocks.append(new)
         work.count += len(new.lengths)
         work.windows += 1
-        work.beginning, work.begins_later = _last(window, max(1, whole // 2)), True
+        work.beginning, work.begins_later = _last(window, whole // 2), True
 
     def _step(self) -> None:
         """One token for every slot. Writes into the tensors that are there, so that it can be recorded."""
@@ -202,10 +215,9 @@ class ContinuousBatch:
         prompts = [self.grammar.prompt(r.label, known, late) for r, known, late in zip(requests, given, later)]
         longest = self.slots.written.shape[1]
         ended = [F.pad(prompt, (0, longest - len(prompt)), value=self.grammar.end) for prompt in prompts]
-        seeds = [r.seed + work.windows * SEEDS_BETWEEN_WINDOWS for r, work in zip(requests, works.values())]
         fresh = (
             torch.stack(ended),
-            torch.stack([clip_noise(seed, longest) for seed in seeds]),
+            torch.stack([clip_noise(r.seed, longest, w.windows) for r, w in zip(requests, works.values())]),
             *LengthScores.of([request.constraints for request in requests], self.grammar),
             *torch.tensor([self.grammar.state_after(blocks) for blocks in given]).T,
         )

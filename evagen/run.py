@@ -37,6 +37,9 @@ from evagen.kernels.folder_lock import LOCK, lock_folder
 
 logger = logging.getLogger(__name__)
 
+MADE_FROM = "made_from.json"
+"""In a run folder of samples: what they are made from."""
+
 
 class RunFolder(Section):
     """Where a run leaves its results."""
@@ -247,7 +250,7 @@ def claim_folder(config: Section, out: Path, may_differ: Collection[str] = ()) -
 
 def _has_begun(out: Path) -> bool:
     """Whether a run folder holds more than what every run writes before its first step."""
-    return any(path.name not in ("config.yaml", "tracker", "wandb", LOCK) for path in out.iterdir())
+    return any(path.name not in ("config.yaml", MADE_FROM, "tracker", "wandb", LOCK) for path in out.iterdir())
 
 
 def device_name(device: torch.device) -> str:

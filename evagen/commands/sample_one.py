@@ -1,13 +1,14 @@
 """`evagen sample --class …`: clips of a trained model in one video file, without a config."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 from accelerate import PartialState
 from tqdm.auto import tqdm
 
-from evagen.ar_model import ClipRequest, ClipTokens, SamplingOptions, VideoGenerator, sample
+from evagen.ar_model import ClipRequest, ClipTokens, SamplingOptions, VideoGenerator, is_guided, sample
 from evagen.data.video_writer import check_name, write_video
 from evagen.errors import UserError
 from evagen.kernels.levels import video_to_frames
@@ -24,6 +25,7 @@ SHOWN_SIDE = 256
 GAP = 4
 """Pixels between clips."""
 OPTIONS = SamplingOptions(top_p=0.8, guidance=1.5)
+"""Without guidance where a generator always knew the class."""
 
 
 def main(
@@ -53,9 +55,11 @@ def clips_of(
     known = list(generator.config.class_names)
     asked = [name for name in classes or known or [None] for _ in range(clips_per_class)]
     requests = [ClipRequest(clip_seed(seed, i), label_of(name, known)) for i, name in enumerate(asked)]
+    options = replace(OPTIONS, guidance=1.0) if generator.config.class_dropout == 0 else OPTIONS
+    slots = slots_that_fit(generator, is_guided(generator, options), dtype=None)
     written: dict[int, ClipTokens] = {}
     try:
-        sampled = sample(generator, requests, OPTIONS, slots_that_fit(generator, guided=True, dtype=None))
+        sampled = sample(generator, requests, options, slots)
         for number, tokens in tqdm(sampled, "sampling", len(requests), unit="clip"):
             written[number] = tokens
     except ValueError as error:

@@ -88,7 +88,7 @@ def fill_table(
             made_from = _Finished.model_validate(read_json(table / "about.json", LARGEST_ABOUT)).made_from
         except (OSError, ValueError) as error:
             raise UserError(f"{table} is damaged: {error}. Delete it and give the same command again") from error
-        _check_same(table, made_from, about)
+        check_same(table, made_from, about)
         return
     if accelerator.is_main_process:
         _tidy(table, about)
@@ -298,11 +298,12 @@ def _tidy(table: Path, about: dict[str, Any]) -> None:
         if part is None:
             path.unlink()
         else:
-            _check_same(folder, part.info.about, about)
+            check_same(folder, part.info.about, about)
 
 
-def _check_same(folder: Path, made_from: dict[str, Any], about: dict[str, Any]) -> None:
-    changed = [name for name in about if made_from.get(name) != about[name]]
+def check_same(folder: Path, made_from: dict[str, Any], about: dict[str, Any]) -> None:
+    """Raises UserError for a folder of rows that were made from something else than `about` says."""
+    changed = [name for name in made_from | about if made_from.get(name) != about.get(name)]
     if changed:
         raise UserError(
             f"{folder} holds rows that were made from other {', '.join(changed)} than there are now; put the earlier "

@@ -52,6 +52,15 @@ def called(*words: str) -> Any:
     return done
 
 
+def test_a_generator_that_always_knew_the_class_is_sampled_without_guidance():
+    pipeline = VideoPipeline.from_pretrained("evagen/tiny")
+    pipeline.generator.register_to_config(class_dropout=0.0)
+    pipeline.save_pretrained("mine")
+    (clip,) = sample_one.clips_of("mine", ["Boxing"], 1, 5)[2]
+    (same,) = pipeline("Boxing", seed=5, top_p=0.8, output_type="latent").tokens
+    assert clip.codes.tolist() == same.codes.tolist()
+
+
 def test_sample_writes_one_video_and_says_where():
     said = call("sample", "--class", "Boxing", "--clips", "3", "--seed", "5")
     assert said.splitlines()[3:] == ["Boxing.mp4"]
