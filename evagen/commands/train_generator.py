@@ -139,9 +139,13 @@ def pack_clips(
 ) -> tuple[Tensor, list[int]]:
     """The clips of some keys as one run of tokens int64 (N,), and the length of each sequence."""
     clips, labels, given, begins_later = windows.read([key % len(windows) for key in keys])
-    uniform = torch.tensor(class_dropout_numbers(keys, config.run.seed))
-    dropped = config.class_dropout if config.use_classes else 1.0
-    return grammar.pack(clips, drop_classes(labels, dropped, uniform), given, begins_later)
+    if config.use_classes:
+        # fp64, in which they were drawn: some of them are 1 in fp32, and would keep a class that is always dropped
+        uniform = torch.tensor(class_dropout_numbers(keys, config.run.seed), dtype=torch.float64)
+        labels = drop_classes(labels, config.class_dropout, uniform)
+    else:
+        labels = torch.full_like(labels, -1)
+    return grammar.pack(clips, labels, given, begins_later)
 
 
 def metrics_of(
