@@ -125,7 +125,6 @@ def main(config: TokenizerTraining) -> Path:
         frames, drawn = send((frames, drawn), run.device)
         output = run.model(video, lengths)
         loss, terms = objective.for_tokenizer(output, video, frames, run.step, model.to_pixels.weight)
-        terms |= since.terms  # the discriminator's last, which are logged with this batch
         since.usage.update(output.tokens.codes)
         run.update(loss, terms, len(video))
         if run.log_is_due:
@@ -135,9 +134,11 @@ def main(config: TokenizerTraining) -> Path:
             if held_out and run.brings_look(held_out.every):
                 seen = held_out.look(model.assignments, assign, config.optimizer.batch_size, run.step + 1)
             tokens = lengths.sum(1).double().mean()
-            run.log({"loss": loss, **terms, **of_codes, "tokens_per_clip": tokens, **seen})
+            run.log({"loss": loss, **terms, **since.terms, **of_codes, "tokens_per_clip": tokens, **seen})
             since.usage.reset()
-        since.terms = objective.after_update(output, video, run.step, random) or since.terms
+        learnt = objective.after_update(output, video, run.step, random)
+        run.watch(learnt)  # in its own step, so that no checkpoint holds what is broken
+        since.terms |= learnt  # which the next line of the log tells
         if dead_codes and run.step < RESTART_UNTIL * config.optimizer.steps:
             restart_dead_codes(dead_codes, output.tokens.codes, output.encoded, drawn, accelerator)
     skipped = lost.of_all()
