@@ -204,6 +204,16 @@ def test_two_processes_with_half_the_batch_each_equal_one_with_the_whole(corpus,
     assert any((theirs[name] - tensor).abs().max() > 0.01 for name, tensor in untrained.items())
 
 
+def test_two_batches_of_half_the_size_make_the_step_of_the_whole_one(corpus, tmp_path):
+    """Whose sequences are not as long."""
+    whole, halves = (training(corpus, tmp_path / f"{a}", batch_size=6 // a, accumulation=a, steps=3) for a in (1, 2))
+    train_generator.main(whole)
+    train_generator.main(halves)
+    theirs = weights(halves.run.out)
+    for name, tensor in weights(whole.run.out).items():
+        torch.testing.assert_close(theirs[name], tensor, atol=1e-5, rtol=1e-4)
+
+
 @pytest.mark.skipif(not Path("/proc/self/smaps").exists(), reason="needs Linux")
 def test_the_corpus_stays_on_disk(tmp_path, monkeypatch):
     """Of the memory-mapped table, few pages are ever touched."""
