@@ -26,7 +26,7 @@ from evagen.training.failures import explained
 from evagen.training.held_out import HeldOutConfig, open_held_out
 from evagen.training.metrics import SinceLastLine
 from evagen.training.objective import Objective, ObjectiveConfig
-from evagen.training.run import TrainingRun, batch_generator, is_finished
+from evagen.training.run import TrainingRun, batch_generator, is_finished, seed_draws
 from evagen.training.settings import LayerSettings, OptimizerConfig, TrainingSettings
 
 ModelConfig = section_of(VideoTokenizer, leave_out=["num_frames", "resolution"])
@@ -104,6 +104,8 @@ def main(config: TokenizerTraining) -> Path:
     check_not_sharded(config.model.quantizer, learnt, run.accelerator)
     objective = Objective(config.loss, model, config.optimizer, run.accelerator)
     lost, since = LostClips(dataset.skipped), SinceLastLine(config.model.codebook_size, run.accelerator)
+    if run.accelerator.process_index:  # numbers that svq draws by, which would be those of the first process
+        seed_draws(config.run.seed, run.accelerator.process_index)
     run.resume(keep=[*([dead_codes] if dead_codes else []), objective.lecam, *objective.schedulers, lost, since])
     assign = config.load(model) if config.is_made else None
     held_out = open_held_out(config.held_out, config.data, run, objective.perceptual)

@@ -1,11 +1,13 @@
 """Training a tokenizer: which lengths its clips get, and the held-out clips that it looks at."""
 
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from accelerate import Accelerator
 from PIL import Image
 from tiny_models import tiny_block_router
 from tiny_road import tokenizer_config
@@ -99,6 +101,15 @@ def test_training_looks_at_held_out_clips_and_is_not_disturbed_by_it(road, tmp_p
             shown = picture[LINE + number * of_clip + LINE + 33 * row :][:32]
             for i, frame in enumerate(video_to_frames(version)):
                 assert np.abs(shown[:, i * 33 :][:, :32].astype(int) - frame).max() <= 1
+
+
+def test_another_process_draws_other_numbers_by_which_svq_chooses(road, tmp_path, monkeypatch):
+    config = tokenizer_config(road, tmp_path / "run")
+    monkeypatch.setattr(Accelerator, "process_index", 1)
+    monkeypatch.setattr(TrainingRun, "resume", lambda *args, **settings: sys.exit())
+    with pytest.raises(SystemExit):
+        train_tokenizer.main(config)
+    assert torch.initial_seed() != config.run.seed
 
 
 def test_no_checkpoint_holds_a_discriminator_that_broke_in_its_step(road, tmp_path, monkeypatch):
