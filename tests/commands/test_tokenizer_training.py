@@ -1,11 +1,13 @@
 """Training a tokenizer: which lengths its clips get, and the held-out clips that it looks at."""
 
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from accelerate import Accelerator
 from PIL import Image
 from tiny_models import tiny_block_router
 from tiny_road import tokenizer_config
@@ -22,6 +24,7 @@ from evagen.eval import PerceptualDistance, motion_explained, moving_errors, psn
 from evagen.kernels.levels import video_to_frames
 from evagen.models.loading import load_model
 from evagen.tokenizer import BlockRouter, Router, VideoTokenizer
+from evagen.training import objective
 from evagen.training.metrics import read_metrics
 from evagen.training.run import TrainingRun
 
@@ -98,6 +101,30 @@ def test_training_looks_at_held_out_clips_and_is_not_disturbed_by_it(road, tmp_p
             shown = picture[LINE + number * of_clip + LINE + 33 * row :][:32]
             for i, frame in enumerate(video_to_frames(version)):
                 assert np.abs(shown[:, i * 33 :][:, :32].astype(int) - frame).max() <= 1
+
+
+def test_another_process_draws_other_numbers_by_which_svq_chooses(road, tmp_path, monkeypatch):
+    config = tokenizer_config(road, tmp_path / "run")
+    monkeypatch.setattr(Accelerator, "process_index", 1)
+    monkeypatch.setattr(TrainingRun, "resume", lambda *args, **settings: sys.exit())
+    with pytest.raises(SystemExit):
+        train_tokenizer.main(config)
+    assert torch.initial_seed() != config.run.seed
+
+
+def test_no_checkpoint_holds_a_discriminator_that_broke_in_its_step(road, tmp_path, monkeypatch):
+    make = objective.make_discriminator
+
+    def breaking(*settings) -> torch.nn.Module:
+        discriminator = make(*settings)
+        next(discriminator.parameters()).register_hook(lambda gradient: gradient * float("nan"))
+        return discriminator
+
+    monkeypatch.setattr(objective, "make_discriminator", breaking)
+    run = {"out": str(tmp_path / "run"), "save_every": 1, "log_every": 1, "tracker": "none"}
+    config = tokenizer_config(road, tmp_path / "run", run=run, loss={"adversarial": {"discriminator": "patch"}})
+    with pytest.raises(UserError, match=r"step 1: discriminator_gradient_norm became NaN .*No checkpoint had been"):
+        train_tokenizer.main(config)
 
 
 @pytest.mark.parametrize(("score", "best"), [("psnr", max), ("perceptual", min)])
