@@ -77,7 +77,7 @@ def test_class2video_draws_ten_thousand_as_larp_does():
         index += [(path, 16 * number, 16) for number in range(count // 16)]
     order = random.Random(42).sample(range(len(index)), 10_000)
     assert places(clips) == [index[number] for number in order]
-    assert protocol.labels_to_generate(clips) == [int(path[1:3]) for path, _, _ in places(clips)]
+    assert protocol.labels_to_generate(clips, listed) == [int(path[1:3]) for path, _, _ in places(clips)]
     assert places(protocol.real_clips(listed[::-1])) == places(clips)
 
 
@@ -387,9 +387,31 @@ def test_what_was_changed_stands_in_the_name():
 
 
 def test_sets_of_any_size_get_labels_of_real_clips():
-    protocol = get_protocol("cdfvd").changed(num_generated=50, num_real=None)
-    clips = protocol.real_clips(videos(a=20, b=30, c=3))
-    labels = protocol.labels_to_generate(clips)
+    protocol, listed = get_protocol("cdfvd").changed(num_generated=50, num_real=None), videos(a=20, b=30, c=3)
+    clips = protocol.real_clips(listed)
+    labels = protocol.labels_to_generate(clips, listed)
     assert len(labels) == 50
     assert set(labels) == {0, 1}
-    assert labels == protocol.labels_to_generate(clips)
+    assert labels == random.Random(0).choices([clip.label for clip in clips], k=50)
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if get_protocol(name).task == "generation"])
+def test_generation_is_asked_for_all_classes_whatever_is_cut_on_the_real_side(name):
+    listed = [SourceVideo(f"c{n // 40:03}/v{n % 40:02}", 30, n // 40) for n in range(101 * 40)]
+    protocol = get_protocol(name).changed(num_real=None)
+    labels = protocol.labels_to_generate(protocol.real_clips(listed), listed)
+    assert len(labels) == 2048
+    assert len(set(labels)) == 101
+    fewer = protocol.changed(first_videos=40)
+    assert fewer.labels_to_generate(fewer.real_clips(listed), listed) == labels
+
+
+def test_fewer_videos_are_as_many_clips_only_where_each_gives_one():
+    listed = videos(a=40, b=40, c=40)  # two clips each where all are taken
+    for name, first, drawn in (("cdfvd", 2, None), ("larp-ucf101-class2video", 2, 3)):
+        protocol = get_protocol(name).changed(first_videos=first, drawn=drawn)
+        assert protocol.num_real == len(protocol.real_clips(listed)) == (drawn or first)
+    everything = get_protocol("larp-ucf101-class2video").changed(first_videos=2, drawn=None)
+    assert (everything.num_real, len(everything.real_clips(listed))) == (None, 4)
+    with pytest.raises(ValueError, match=r"10,000 clips of 16 frames are needed, and there are 4"):
+        get_protocol("larp-ucf101-class2video").changed(first_videos=2).real_clips(listed)
