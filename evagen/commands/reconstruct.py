@@ -35,7 +35,8 @@ def main(
     """Encodes a video file, decodes the tokens, and writes both side by side, reduced to about `SHOWN_SIDE`, with the
     tokens of each block beneath. Returns what was encoded, and how well it came back at its own size.
 
-    Raises UserError as `evagen encode` does, and where `out` has a name that no video is written by or is the video itself."""
+    Raises UserError as `evagen encode` does, and where no video is written by the name of
+    `out`, or it is the video itself."""
     check_name(out)
     if out.exists() and video.exists() and out.samefile(video):
         raise UserError(f"{out} is the video itself: give another name for what is written")
