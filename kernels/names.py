@@ -4,6 +4,7 @@ a line of text."""
 import hashlib
 import os
 import re
+import shlex
 from pathlib import Path
 
 LONGEST_FILE_NAME, LONGEST_LINE = 100, 200
@@ -52,6 +53,13 @@ def path_inside(folder: str | Path, name: str) -> Path:
     if not name or "\0" in name or Path(name).anchor or ".." in re.split(r"[/\\]", name):
         raise ValueError(f"{as_line(name)!r} leads out of {folder}")
     return Path(folder, name)
+
+
+def as_argument(path: str | os.PathLike[str]) -> str:
+    """A path or name as one word of a command that can be copied into a shell: quoted where that is needed, and never
+    an option, as one with a dash in front would be."""
+    path = os.fspath(path)
+    return shlex.quote(f"./{path}" if path.startswith("-") else path)
 
 
 def as_text(name: str | os.PathLike[str]) -> str:

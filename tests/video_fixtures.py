@@ -40,6 +40,24 @@ def write_uneven_h264(path: Path, frames: np.ndarray, index_in_front: bool = Fal
         container.mux(stream.encode(None))
 
 
+def write_begun_early(path: Path, frames: np.ndarray, codec: str = "libx264") -> None:
+    """A recording that was cut, without encoding anew, at frame 20: frames that are shown before it and need what came
+    before the cut are in the file, and no decoder gives them. The times begin with theirs."""
+    whole, kind = path.with_suffix(".whole.mkv"), codec.removeprefix("lib")
+    options = "keyint=20:min-keyint=20:open-gop=1:bframes=3:b-adapt=0:scenecut=0"
+    write_frames(whole, frames, codec, options={f"{kind}-params": f"{options}:log-level=none"})
+    with av.open(str(whole)) as source, av.open(str(path), "w") as container:
+        stream = container.add_stream_from_template(source.streams.video[0])
+        packets = [packet for packet in source.demux(video=0) if packet.size]
+        keys = [number for number, packet in enumerate(packets) if packet.is_keyframe]
+        kept = packets[keys[1] :]
+        first = min(packet.pts for packet in kept)
+        for packet in kept:
+            packet.pts, packet.dts, packet.stream = packet.pts - first, packet.dts - first, stream
+            container.mux(packet)
+    whole.unlink()
+
+
 def write_h264(path: Path, frames: np.ndarray, pixel_format: str = "yuv420p", rotation: int = 0) -> None:
     """H.264 at 25 frames a second; odd sizes are possible with `yuv444p`. `rotation` in degrees is left to players."""
     with av.open(str(path), "w") as container:

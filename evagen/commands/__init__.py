@@ -12,6 +12,7 @@ from typing import Any
 from evagen.config import Section, find_config, load_config, read_header, shipped_configs, unknown_key
 from evagen.errors import UserError
 from evagen.kernels.folder_lock import locks_end
+from evagen.kernels.names import as_argument
 
 KEYS = Path(__file__).parent / "keys.json"
 """The keys of each command's config; `make docs` writes it."""
@@ -68,7 +69,7 @@ class Command:
         out = self.run(self.load(config, overrides))
         print(out)
         if self.then:
-            print(f"next: {self.then.format(out=out)}", file=sys.stderr)
+            print(f"next: {self.then.format(out=as_argument(out))}", file=sys.stderr)
 
     def _imported(self) -> Any:
         return importlib.import_module(f"evagen.commands.{self.module}")

@@ -10,6 +10,7 @@ import typer
 from evagen.commands import COMMANDS
 from evagen.data.found_files import VIDEO_SUFFIXES
 from evagen.errors import UserError
+from evagen.kernels.names import as_argument
 from evagen.kernels.sources import FOR_CLASSES, FOR_VIDEOS
 
 ComputedIn = Annotated[
@@ -28,7 +29,7 @@ def then(command: str) -> None:
 
 def told(tokenizer: str) -> str:
     """What has to be typed so that a command takes this tokenizer."""
-    return "" if tokenizer.startswith("evagen/") else f" --tokenizer {tokenizer}"
+    return "" if tokenizer.startswith("evagen/") else f" --tokenizer {as_argument(tokenizer)}"
 
 
 def whole_numbers(option: str, text: str) -> list[int]:
@@ -59,6 +60,7 @@ def encode(
 ) -> None:
     """Turn one video file into tokens, as good as asked for or within a budget."""
     from evagen.commands.encode import Dials, main
+    from evagen.commands.info import to_decode
     from evagen.commands.reconstruct import compare
 
     first, given = whole_numbers("--prefix", prefix), whole_numbers("--lengths", lengths)
@@ -71,7 +73,7 @@ def encode(
     print(out)
     if plot:
         print(plot)
-    then(f"evagen decode {out} {out.with_suffix('.mp4')}" + told(tokenizer))
+    then(to_decode(out) + told(tokenizer))
 
 
 def decode(
@@ -145,7 +147,8 @@ def sample(
         path, lines = main(model, classes, out, clips or (4 if classes else 1), seed or 0)
         print(*lines, sep="\n")
         print(path)
-        then(f"evagen demo, to play with it; evagen sample quickstart/sample generator={model} tokenizer={model}")
+        name = as_argument(model)
+        then(f"evagen demo, to play with it; evagen sample quickstart/sample generator={name} tokenizer={name}")
         return
     given = {
         "classes": json.dumps(classes, ensure_ascii=False) if classes else None, "generator": model,

@@ -14,8 +14,9 @@ from evagen.config import dotted
 from evagen.data.video_reader import VideoError, count_frames, frame_rate, iterate_frames
 from evagen.errors import UserError
 from evagen.kernels.files import read_json
-from evagen.kernels.names import as_line
+from evagen.kernels.names import as_argument, as_line
 from evagen.kernels.sources import SNAPSHOTS, STEP, box
+from evagen.sampling.classes import MOST_NAMED
 
 Facts = list[tuple[str, str]]
 MODELS = {
@@ -95,15 +96,16 @@ def _model(folder: Path) -> Facts:
         facts.append(("fingerprint", weights_fingerprint(loaded)))  # in fp32, as others compare it
     facts += [(name, str(config[name])) for name in SHAPES if config.get(name) is not None]
     if classes := list(map(str, config.get("class_names") or ())):
-        facts.append(("classes", f"{len(classes)}: {_some(classes)}"))
-    return [*facts, ("to use it", command.format(folder=folder))]
+        facts.append(("classes", f"{len(classes)}: {_some(classes, MOST_NAMED)}"))
+    return [*facts, ("to use it", command.format(folder=as_argument(folder)))]
 
 
 def _pipeline(folder: Path) -> Facts:
     parts = sorted(each.parent for each in folder.glob("*/config.json"))
     told = ("weights", "fingerprint", "classes")
     facts = [(f"{part.name} {name}", value) for part in parts for name, value in _model(part) if name in told]
-    command = f'VideoPipeline.from_pretrained("{folder}"), or --tokenizer {folder} --router {folder}'
+    name = as_argument(folder)
+    command = f'VideoPipeline.from_pretrained("{folder}"), or --tokenizer {name} --router {name}'
     return [
         ("what", f"a pipeline: {', '.join(part.name for part in parts)}"), *facts, ("to use it", command),
     ]  # fmt: skip
@@ -124,7 +126,7 @@ def _corpus(folder: Path) -> Facts:
         ("blocks a clip", str(corpus.num_blocks)),
         ("classes", f"{len(corpus.class_names)}: {_some(corpus.class_names)}"),
         ("tokenizer", f"{corpus.tokenizer_fingerprint}, from {corpus.tokenizer_source}"),
-        ("to use it", f"evagen train-generator CONFIG corpus={folder}"),
+        ("to use it", f"evagen train-generator CONFIG corpus={as_argument(folder)}"),
     ]
 
 
@@ -141,7 +143,7 @@ def _curation(folder: Path) -> Facts:
         ("assignments", f"{len(record.space)} of {searched} blocks, levels {list(levels)}"),
         ("data", str(record.clips.root)),
         ("tokenizer", f"{tokenizer.fingerprint}, from {tokenizer.source}"),
-        ("to use it", f"evagen train-router CONFIG record={folder}"),
+        ("to use it", f"evagen train-router CONFIG record={as_argument(folder)}"),
     ]
 
 
@@ -150,7 +152,7 @@ def _scores(folder: Path) -> Facts:
     return [
         ("what", "scores of `evagen benchmark`"),
         *((name, str(value)) for name, value in dotted(record).items() if value is not None and name in SCORED),
-        ("to use it", f"evagen compare {folder}"),
+        ("to use it", f"evagen compare {as_argument(folder)}"),
     ]
 
 
@@ -159,7 +161,10 @@ def _samples(folder: Path) -> Facts:
     return [
         ("what", "clips of `evagen sample`"),
         *((name, str(value)) for name, value in dotted(manifest).items() if value is not None and name in SAMPLED),
-        ("to use it", f"evagen fvd REAL_VIDEOS {folder}, or evagen study lengths {folder} CORPUS"),
+        (
+            "to use it",
+            f"evagen fvd REAL_VIDEOS {as_argument(folder)}, or evagen study lengths {as_argument(folder)} CORPUS",
+        ),
     ]
 
 
@@ -198,10 +203,11 @@ def _of_file(path: Path) -> Facts:
         raise UserError(
             f"{path} is no video that can be read, and no .safetensors file of tokens or weights: {error}"
         ) from error
+    video, tokens = as_argument(path), as_argument(path.with_suffix(".safetensors"))
     return [
         ("what", "a video"),
         ("frames", f"{frames} of {width}x{height}, {rate:g} a second, {frames / rate:.1f} seconds"),
-        ("to use it", f"evagen encode {path} {path.with_suffix('.safetensors')} --tokenizer … --router …"),
+        ("to use it", f"evagen encode {video} {tokens} --tokenizer … --router …"),
     ]
 
 
@@ -214,8 +220,17 @@ def _tokens(path: Path) -> Facts:
         ("what", "a video as tokens"),
         *zip(("video", "tokens", "dials"), summary),
         ("tokenizer", about.tokenizer_fingerprint or "not said"),
-        ("to use it", f"evagen decode {path} {path.with_suffix('.mp4')} --tokenizer …"),
+        ("to use it", f"{to_decode(path)} --tokenizer …"),
     ]
+
+
+def to_decode(tokens: Path) -> str:
+    """A command that decodes a token file into a video that is not there yet: the one that was encoded often lies
+    beside the tokens, under their name."""
+    video = tokens.with_name(f"{tokens.stem}_decoded.mp4")
+    while video.exists():
+        video = video.with_stem(f"{video.stem}_decoded")
+    return f"evagen decode {as_argument(tokens)} {as_argument(video)}"
 
 
 def _json(path: Path) -> dict[str, Any]:

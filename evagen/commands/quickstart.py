@@ -9,7 +9,6 @@ stopped.
 import json
 import platform
 import re
-import shlex
 import time
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ from evagen.commands.sample_one import clips_of
 from evagen.config import find_config
 from evagen.data.corpus import read_corpus
 from evagen.kernels.files import num_cores, write_whole
+from evagen.kernels.names import as_argument
 from evagen.kernels.sources import FOR_CLASSES, box
 from evagen.report.first_look import write_first_look
 from evagen.report.measure import measure_quickstart
@@ -112,7 +112,5 @@ def _environment(seed: int) -> dict[str, str]:
 def _commands(road: Road, out: Path) -> dict[str, str]:
     commands = {"data": road.typed(out / road.data)}
     for stage, config in STAGES.items():
-        commands[stage] = (
-            f"evagen {command_of(road.configs, config).name} {shlex.quote(str(out))}/configs/{config}.yaml"
-        )
+        commands[stage] = f"evagen {command_of(road.configs, config).name} {as_argument(out)}/configs/{config}.yaml"
     return commands

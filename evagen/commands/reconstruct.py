@@ -14,6 +14,7 @@ from evagen.data.token_bars import side_by_side
 from evagen.data.token_file import TokenFile
 from evagen.data.video_reader import iterate_frames
 from evagen.data.video_writer import check_name, write_video
+from evagen.errors import UserError
 from evagen.models.inference import RunPrecision
 from evagen.scoring.pairs import Pair, Scores, scored
 
@@ -34,8 +35,11 @@ def main(
     """Encodes a video file, decodes the tokens, and writes both side by side, reduced to about `SHOWN_SIDE`, with the
     tokens of each block beneath. Returns what was encoded, and how well it came back at its own size.
 
-    Raises UserError as `evagen encode` does, and for a name of `out` that no video is written by."""
+    Raises UserError as `evagen encode` does, and where no video is written by the name of
+    `out`, or it is the video itself."""
     check_name(out)
+    if out.exists() and video.exists() and out.samefile(video):
+        raise UserError(f"{out} is the video itself: give another name for what is written")
     scores = Scores()
     with tempfile.TemporaryDirectory() as folder:
         tokens = Path(folder) / "tokens.safetensors"

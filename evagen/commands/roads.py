@@ -1,6 +1,5 @@
 """What a quickstart goes along: games that are recorded for it, or a folder of one's own videos."""
 
-import shlex
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from evagen.data.clips import ClipDataset
 from evagen.data.cut import HELD_OUT, cut_videos, plan_cuttings
 from evagen.data.sources import DataConfig
 from evagen.data.video_reader import frame_rate
+from evagen.kernels.names import as_argument
 from evagen.models.loading import load_model
 from evagen.report.findings import format_duration
 from evagen.tokenizer import VideoTokenizer
@@ -63,7 +63,7 @@ def arcade_road() -> Road:
     def typed(data: Path) -> str:
         values = {key: ",".join(value) if isinstance(value, list) else value for key, value in ARCADE.items()}
         options = " ".join(f"--{key.replace('_', '-')} {value}" for key, value in values.items())
-        return f"evagen data arcade --out {shlex.quote(str(data))} {options}"
+        return f"evagen data arcade --out {as_argument(data)} {options}"
 
     def minute(out: Path, data: DataConfig) -> DataConfig:
         frames = SECONDS_OF_EACH * FRAMES_PER_SECOND
@@ -128,7 +128,7 @@ def road_of(videos: Path) -> Road:
     return Road(
         f"evagen quickstart: {videos.resolve().name}", "quickstart_videos", "videos",
         lambda out: print(cut_videos(videos, out, data.frames, data.size).describe()),
-        lambda out: f"evagen data cut {shlex.quote(str(videos))} --out {shlex.quote(str(out))} "
+        lambda out: f"evagen data cut {as_argument(videos)} --out {as_argument(out)} "
         f"--frames {data.frames} --size {data.size}",
         minute,
     )  # fmt: skip

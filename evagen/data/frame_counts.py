@@ -14,7 +14,7 @@ from evagen.kernels.names import as_text
 
 def count_all_frames(videos: Sequence[VideoPath]) -> list[int | VideoError]:
     """The number of frames of each video, or why it cannot be opened. Errors are not remembered."""
-    return _of_all("decodable_frames", videos, count_frames)
+    return _of_all("decoded_frames", videos, count_frames)
 
 
 def all_frame_rates(videos: Sequence[VideoPath]) -> list[Fraction | VideoError]:

@@ -20,6 +20,9 @@ from evagen.data.video_file import MAX_FRAMES, VideoError, VideoPath, holding_fi
 _LOOKED_AT = 4
 """Frames at the beginning that are decoded to see which packets give frames."""
 
+_LEADING_PACKETS = 24
+"""Packets at the beginning among which frames stand that are shown before the first one: more than are reordered."""
+
 _EMPTY_BYTES = 8
 """MPEG-4 has packets of up to so many bytes that give no frame: dropped ones, and those that an earlier packet held."""
 
@@ -41,9 +44,12 @@ def count_frames(path: VideoPath) -> int:
     or has more than `MAX_FRAMES`."""
     with opened(path) as (container, stream):
         count = indexed_frames(container, stream)
-        if count is None:
+        if count is not None and _begins_early(container, stream):
+            count = None
+    if count is None:
+        with opened(path) as (container, stream):
             times = frame_times(path, container, stream)
-            count = len(times.stamps) if times else None
+        count = len(times.stamps) if times else None
     if count is None:
         with opened(path) as (container, stream):
             count = sum(1 for _ in _up_to_limit(path, shown_frames(path, container, stream)))
@@ -84,6 +90,16 @@ def indexed_frames(container: av.container.InputContainer, stream: VideoStream) 
             return None
         end = max(end, entry.pos + entry.size)
     return stream.frames if end <= container.size else None
+
+
+def _begins_early(container: av.container.InputContainer, stream: VideoStream) -> bool:
+    """Whether frames are shown before that of the first packet. Where a recording was cut they need ones from before
+    the cut, and no decoder gives them. Reads some packets."""
+    if not stream.codec_context.has_b_frames:
+        return False
+    packets = islice(container.demux(stream), _LEADING_PACKETS)
+    stamps = [packet.pts for packet in packets if packet.pts is not None]
+    return bool(stamps) and min(stamps) < stamps[0]
 
 
 def _no_frame_bytes(stream: VideoStream) -> int:
@@ -130,7 +146,13 @@ def _packet_times(path: VideoPath, container: av.container.InputContainer, strea
         if packet.pts is not None and packet.duration:
             end = max(end, packet.pts + packet.duration)
     times = _times(stamps, end)
-    if times is None or indexed_frames(container, stream) is not None:
+    if times is None:
+        return None
+    # AVI holds no times of showing: FFmpeg works them out for some codecs, for others it gives the order of decoding.
+    in_order = tuple(stamps) == times.stamps
+    if in_order and container.format.name == "avi" and stream.codec_context.has_b_frames:
+        return None
+    if stamps[0] == times.stamps[0] and indexed_frames(container, stream) is not None:
         return times
     return _from_first_shown(path, times)
 

@@ -55,9 +55,11 @@ def read_scan_record(path: Path) -> ScanRecord:
 
 
 def name_in(root: Path, video: VideoPath) -> str:
-    """What the list calls a video: its path from the folder of the data set, as text, the same on all systems."""
-    name = str(video)
-    return as_text(Path(os.path.relpath(name, root)).as_posix() if name.startswith(f"{root}{os.sep}") else name)
+    """What the list calls a video: its path from the folder of the data set where it lies inside, as text, the same on
+    all systems and however the folder is written (a table names its files in a way of its own)."""
+    name, folder = os.path.abspath(str(video)), os.path.abspath(root)
+    inside = name.startswith(os.path.join(folder, ""))
+    return as_text(Path(os.path.relpath(name, folder)).as_posix() if inside else str(video))
 
 
 def leave_out_bad(listing: Listing, root: Path, given: Path | None) -> Listing:

@@ -8,6 +8,7 @@ from evagen.kernels.files import read_json
 from evagen.kernels.sources import CONFIG, locate
 
 MOST_NAMED = 32
+"""Classes that are named all."""
 
 
 def label_of(name: str | None, known: Sequence[str]) -> int:

@@ -66,6 +66,7 @@ def test_files_and_folders_of_the_road(road):
     assert tokens["what"] == "a video as tokens"
     assert f"{about.tokens} tokens" in tokens["tokens"]
     assert tokens["tokenizer"] == about.tokenizer_fingerprint
+    assert f"{road / 'a.safetensors'} {road / 'a_decoded.mp4'} " in tokens["to use it"]
     assert dict(main(road / "a.mp4"))["frames"] == "20 of 56x40, 25 a second, 0.8 seconds"
     corpus = dict(main(road / "corpus"))
     assert corpus["clips"] == "7, 0 skipped"

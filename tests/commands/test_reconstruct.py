@@ -86,10 +86,15 @@ def test_large_pictures_are_scored_at_fewer_places(monkeypatch):
 
 @pytest.mark.parametrize(
     ("video", "out", "reason"),
-    [("a.mkv", "both.txt", "should end in one of .avi"), ("missing.mp4", "both.mp4", "missing.mp4")],
+    [
+        ("a.mkv", "both.txt", "should end in one of .avi"),
+        ("missing.mp4", "both.mp4", "missing.mp4"),
+        ("a.mkv", "a.mkv", "is the video itself"),
+    ],
 )
 def test_nothing_is_left_of_what_cannot_be_done(models, tmp_path, video, out, reason):
     write_video(tmp_path / "a.mkv", moving_frames(3, 40, 56), 25)
     with pytest.raises(UserError, match=reason):
         reconstruct.main(tmp_path / video, tmp_path / out, models["tokenizer"], models["router"])
     assert {path.name for path in Path(tmp_path).iterdir()} == {"a.mkv"}
+    assert len(read_frames(tmp_path / "a.mkv")) == 3

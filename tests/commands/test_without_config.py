@@ -1,5 +1,6 @@
 """What a newcomer types first: no config, no path of a model, only the name of one in the box, or not even that."""
 
+import shlex
 import shutil
 from pathlib import Path
 from typing import Any
@@ -111,12 +112,20 @@ def test_sample_by_a_config_takes_the_same_options(tmp_path):
 
 
 def test_a_video_goes_into_tokens_and_back_without_naming_a_file_of_a_model():
-    write_video(Path("my.mp4"), moving_frames(20, 40, 56), 25)
-    done = called("encode", "my.mp4", "my.safetensors", "--tokenizer", "evagen/plain")
+    write_video(Path("-my own.mp4"), moving_frames(20, 40, 56), 25)
+    video = Path("-my own.mp4").read_bytes()
+    done = called("encode", "./-my own.mp4", "./-my own.safetensors", "--tokenizer", "evagen/plain")
     assert "PSNR" in done.stdout
-    assert done.stderr.splitlines()[-1] == "next: evagen decode my.safetensors my.mp4"
-    assert "PSNR" not in call("encode", "my.mp4", "b.safetensors", "--tokenizer", "evagen/plain", "--no-score")
-    assert call("decode", "my.safetensors", "back.mkv").splitlines()[-1] == "back.mkv"
+    first, program, *words = shlex.split(done.stderr.splitlines()[-1])
+    assert (first, program) == ("next:", "evagen")
+    assert call(*words).splitlines()[-1] == "-my own_decoded.mp4"
+    assert read_frames(Path("-my own_decoded.mp4")).shape == (20, 40, 56, 3)
+    assert Path("-my own.mp4").read_bytes() == video
+    again = ["encode", "./-my own_decoded.mp4", "./-my own.safetensors", "--tokenizer", "evagen/plain", "--no-score"]
+    done = called(*again)
+    assert "PSNR" not in done.stdout
+    assert shlex.split(done.stderr)[-1] == "./-my own_decoded_decoded.mp4"  # the other would be overwritten
+    assert call("decode", "./-my own.safetensors", "back.mkv").splitlines()[-1] == "back.mkv"
     assert read_frames(Path("back.mkv")).shape == (20, 40, 56, 3)
 
 

@@ -48,7 +48,7 @@ def test_a_useless_memory_changes_nothing(tmp_path, opened, state):
     cache = tmp_path / "cache"
     if state == "damaged":
         cache.mkdir()
-        (cache / "decodable_frames.sqlite").write_bytes(b"not a database" * 100)
+        (cache / "decoded_frames.sqlite").write_bytes(b"not a database" * 100)
     else:
         cache.write_text("")
     path = str(tmp_path / "a.avi")

@@ -6,7 +6,7 @@ import av
 import numpy as np
 import pytest
 from PIL import Image
-from video_fixtures import decode_all, moving_frames, write_frames
+from video_fixtures import decode_all, moving_frames, write_begun_early, write_frames
 
 from evagen.data.frame_times import count_frames, exact_frame_rate, frame_rate
 from evagen.data.video_file import VideoError
@@ -95,6 +95,20 @@ def test_frames_before_the_first_key_frame_do_not_count(tmp_path, suffix, codec,
         assert np.array_equal(read_frames(path, start, 4), everything[start : start + 4])
     with pytest.raises(VideoError, match=f"it has {len(everything)} frames"):
         read_frames(path, len(everything) - 3, 4)
+
+
+@pytest.mark.parametrize(
+    ("suffix", "codec"), [("mp4", "libx264"), ("mov", "libx265"), ("mp4", "libx265"), ("mkv", "libx264")]
+)
+def test_frames_shown_before_the_first_key_frame_do_not_count(tmp_path, suffix, codec):
+    path = tmp_path / f"a.{suffix}"
+    write_begun_early(path, moving_frames(60), codec)
+    everything = decode_all(path)
+    assert len(everything) == 40
+    assert count_frames(path) == 40
+    assert frame_rate(path) == pytest.approx(25)
+    for start in (0, 9, 25, 36):
+        assert np.array_equal(read_frames(path, start, 4), everything[start : start + 4])
 
 
 def test_a_recording_that_begins_late_is_found_by_seeking_too(tmp_path, monkeypatch):

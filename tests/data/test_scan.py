@@ -10,7 +10,7 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
-from datasets import Dataset, Features, Video
+from datasets import Dataset, Features, Value, Video
 from video_fixtures import moving_frames, write_class_folders, write_h264, write_ucf101, write_uneven_h264
 
 from evagen import cli
@@ -237,6 +237,23 @@ def test_every_layout_and_its_guess(tmp_path):
     assert guess_layout(tmp_path) == "folder"
 
 
+@pytest.mark.parametrize("kind", [Video(), Value("string")])  # the bytes are in the table, or only the files' names
+def test_a_scan_holds_however_the_folder_is_written(tmp_path, monkeypatch, kind):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("evagen.data.scan.check_all", lambda videos, *_: ((video, "bad") for video in videos[1:]))
+    root = tmp_path / "table"
+    root.mkdir()
+    write_video(root / "good.avi", moving_frames(20), fps=25)
+    (root / "bad.avi").write_text("not a video")
+    videos = {"video": [str(root / "good.avi"), str(root / "bad.avi")]}
+    Dataset.from_dict(videos, features=Features({"video": kind})).save_to_disk(root)
+    table = {"layout": "huggingface", "video_column": "video"}
+    for scanned, read in ((Path("table"), root), (root, Path("table")), (Path("..", tmp_path.name, "table"), root)):
+        scan(VideoSource(root=scanned, **table), workers=1)
+        (skipped,) = ClipDataset(config(read, **table)).skipped
+        assert skipped.reason.startswith("on the list of bad files: ")
+
+
 def test_a_scan_that_is_stopped_goes_on_where_it_was(tree, capsys):
     write_endless(tree / "ants" / "long.avi")
     command = [sys.executable, "-c", "from evagen.cli import main; main()", "data", "scan", str(tree), "--workers", "2"]
@@ -263,7 +280,7 @@ def test_a_scan_that_is_stopped_goes_on_where_it_was(tree, capsys):
 
 
 def test_a_folder_that_is_not_there_is_what_is_told(tmp_path):
-    with pytest.raises(UserError, match="no folder at .*nowhere: give"):
+    with pytest.raises(UserError, match=r"no folder at .*nowhere: give"):
         scan(VideoSource(root=tmp_path / "nowhere", layout="folder"))
 
 

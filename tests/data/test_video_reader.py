@@ -8,7 +8,15 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from video_fixtures import decode_all, moving_frames, write_h264, write_sound, write_uneven_h264
+from video_fixtures import (
+    decode_all,
+    moving_frames,
+    write_begun_early,
+    write_frames,
+    write_h264,
+    write_sound,
+    write_uneven_h264,
+)
 
 from evagen.data.video_reader import VideoError, count_frames, read_frames, read_header, read_numbered
 from evagen.data.video_writer import write_video
@@ -18,12 +26,15 @@ NUM_FRAMES = 130
 
 @pytest.fixture(scope="module")
 def long_videos(tmp_path_factory):
-    """Long enough that reading seeks: XviD, H.264 even and uneven in time, FFV1, GIF, XviD with B-frames."""
+    """Long enough that reading seeks: XviD, H.264 even and uneven in time, FFV1, GIF, XviD and H.264 with B-frames,
+    H.264 that begins with frames that cannot be decoded."""
     folder = tmp_path_factory.mktemp("videos")
     frames = moving_frames(NUM_FRAMES)
     for suffix in (".avi", ".mp4", ".mkv", ".gif"):
         write_video(folder / f"even{suffix}", frames, fps=25)
     write_uneven_h264(folder / "uneven.mp4", frames)
+    write_begun_early(folder / "begun_early.mp4", moving_frames(20 + NUM_FRAMES))
+    write_frames(folder / "h264.avi", frames, options={"x264-params": "keyint=30"})
     with av.open(str(folder / "b_frames.avi"), "w") as container:
         stream = container.add_stream("mpeg4", rate=25, options={"bf": "2", "g": "12"})
         stream.height, stream.width, stream.pix_fmt = *frames.shape[1:3], "yuv420p"
@@ -33,7 +44,12 @@ def long_videos(tmp_path_factory):
     return {path.name: (path, decode_all(path)) for path in sorted(folder.iterdir())}
 
 
-@pytest.mark.parametrize("name", ["even.avi", "even.mp4", "even.mkv", "even.gif", "uneven.mp4", "b_frames.avi"])
+LONG_VIDEOS = (
+    "even.avi", "even.mp4", "even.mkv", "even.gif", "uneven.mp4", "b_frames.avi", "h264.avi", "begun_early.mp4",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("name", LONG_VIDEOS)
 @settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_random_access_equals_decoding_everything(name, data, long_videos):
@@ -44,6 +60,13 @@ def test_random_access_equals_decoding_everything(name, data, long_videos):
     numbers = [start + math.ceil(number * stride - Fraction(1, 2)) for number in range(count)]
     expected = everything[numbers]
     assert np.array_equal(read_frames(path, start, count, stride), expected)
+
+
+@pytest.mark.parametrize("name", ["h264.avi", "begun_early.mp4"])
+def test_every_frame_by_itself(name, long_videos):
+    path, everything = long_videos[name]
+    for start in range(30, 70):
+        assert np.array_equal(read_frames(path, start, 1), everything[start : start + 1]), start
 
 
 def test_all_frames_from_a_start(long_videos):

@@ -2,13 +2,22 @@
 
 import contextlib
 import os
+import shlex
 from pathlib import Path
 
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from evagen.kernels.names import LONGEST_FILE_NAME, LONGEST_LINE, as_line, as_text, file_name_of, path_inside
+from evagen.kernels.names import (
+    LONGEST_FILE_NAME,
+    LONGEST_LINE,
+    as_argument,
+    as_line,
+    as_text,
+    file_name_of,
+    path_inside,
+)
 
 HOSTILE = (
     "../../evil", "/etc/passwd", "a/b", "a\\b", "..", ".", "", " ", "CON", "nul.txt", "COM1", "x" * 300, "é" * 200,
@@ -28,6 +37,13 @@ ORDINARY = (
 def test_an_ordinary_name_is_its_file_name(name):
     assert file_name_of(name) == name
     assert as_text(name) == as_line(name) == name
+
+
+@pytest.mark.parametrize("name", [*ORDINARY, *HOSTILE])
+def test_a_name_is_one_word_of_a_command_and_no_option(name):
+    (word,) = shlex.split(as_argument(name))
+    assert word in (name, f"./{name}")
+    assert not word.startswith("-")
 
 
 @pytest.mark.parametrize("name", HOSTILE)
