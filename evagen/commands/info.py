@@ -157,13 +157,13 @@ def _scores(folder: Path) -> Facts:
 
 
 def _samples(folder: Path) -> Facts:
-    manifest = _json(folder / "manifest.json")
+    manifest, name = _json(folder / "manifest.json"), as_argument(folder)
     return [
         ("what", "clips of `evagen sample`"),
-        *((name, str(value)) for name, value in dotted(manifest).items() if value is not None and name in SAMPLED),
+        *((key, str(value)) for key, value in dotted(manifest).items() if value is not None and key in SAMPLED),
         (
             "to use it",
-            f"evagen fvd REAL_VIDEOS {as_argument(folder)}, or evagen study lengths {as_argument(folder)} CORPUS",
+            f"evagen fvd REAL_VIDEOS {name}, or evagen study lengths {name} CORPUS",
         ),
     ]
 

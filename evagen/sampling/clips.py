@@ -33,6 +33,13 @@ from evagen.tokenizer import TokenizedClips, TokenizedVideo, VideoTokenizer, dec
 
 DECODED_TOGETHER = 8
 """Clips."""
+FRAMES_PER_SECOND = 15
+"""Of what is written without a config, as of Arcade's videos."""
+
+
+def usual_options(generator: VideoGenerator) -> SamplingOptions:
+    """Where nobody chooses: without guidance where a generator always knew the class."""
+    return SamplingOptions(top_p=0.8, guidance=1.5 if generator.config.class_dropout else 1.0)
 
 
 @dataclass(frozen=True)
