@@ -18,8 +18,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from evagen.ar_model.decoding import Decoder
-from evagen.ar_model.drawing import Drawing, SamplingOptions, Slots, clip_noise
-from evagen.ar_model.grammar import ClipTokens, SequenceGrammar
+from evagen.ar_model.drawing import Drawing, SamplingOptions, Slots, SlotTables, clip_noise
+from evagen.ar_model.grammar import ClipTokens, GrammarState, SequenceGrammar
 from evagen.ar_model.lengths import LengthConstraints, LengthScores
 from evagen.ar_model.transformer import VideoGenerator
 from evagen.kernels.replay import Replayed
@@ -187,7 +187,7 @@ class ContinuousBatch:
             ready = {slot: clip for slot, clip in enumerate(self.occupants) if clip and done[slot]}
             if not ready:
                 continue
-            sequences = self.slots.written.cpu()[list(ready)]  # (ready, M)
+            sequences = self.slots.tables.written.cpu()[list(ready)]  # (ready, M)
             for clip, sequence in zip(ready.values(), sequences):
                 clip.add(self._unpacked(sequence))
             self._start({slot: clip for slot, clip in ready.items() if not clip.is_finished})
@@ -216,14 +216,15 @@ class ContinuousBatch:
         """Begins the next window of these clips, by slot."""
         if not clips:
             return
-        slots, longest = list(clips), self.slots.written.shape[1]
+        slots, longest = list(clips), self.slots.tables.written.shape[1]
         prompts = [clip.prompt(clip.request.label) for clip in clips.values()]
         ended = [F.pad(prompt, (0, longest - len(prompt)), value=self.grammar.end) for prompt in prompts]
-        fresh = (
-            torch.stack(ended),
-            torch.stack([clip_noise(clip.request.seed, longest, clip.windows) for clip in clips.values()]),
-            *LengthScores.of([clip.request.constraints for clip in clips.values()], self.grammar),
-            *torch.tensor([self.grammar.state_after(clip.beginning) for clip in clips.values()]).T,
+        states = [self.grammar.state_after(clip.beginning) for clip in clips.values()]
+        fresh = SlotTables(
+            written=torch.stack(ended),
+            noise=torch.stack([clip_noise(clip.request.seed, longest, clip.windows) for clip in clips.values()]),
+            **LengthScores.of([clip.request.constraints for clip in clips.values()], self.grammar)._asdict(),
+            **vars(GrammarState(*torch.tensor(states).T)),
         )
         rows = slots
         if self.guided:  # the unconditional half has the null class in its cache, and the same tokens behind it
@@ -231,9 +232,9 @@ class ContinuousBatch:
             prompts += [clip.prompt(-1) for clip in clips.values()]
         self.decoder.prefill(rows, prompts)
         due = torch.stack([prompt[-1] for prompt in prompts])
-        where, of_due, due, fresh = send((torch.tensor(slots), torch.tensor(rows), due, fresh), self.device)
+        where, of_due, due, sent = send((torch.tensor(slots), torch.tensor(rows), due, tuple(fresh)), self.device)
         self.slots.tokens[of_due] = due
-        for table, values in zip(self.slots.tables(), fresh, strict=True):
+        for table, values in zip(self.slots.tables, sent, strict=True):
             table[where] = values
 
     def _keep(self, slots: list[int]) -> None:
