@@ -9,8 +9,8 @@ Legend: S slots, R rows of logits (S, or 2·S with guidance), V vocabulary, M lo
 
 import functools
 import numbers
-from dataclasses import dataclass
-from typing import Literal, get_args
+from dataclasses import dataclass, fields
+from typing import Literal, NamedTuple, get_args
 
 import numpy as np
 import torch
@@ -89,42 +89,49 @@ class SamplingOptions:
         return scale[:, None]
 
 
-@dataclass
-class Slots:
-    """What is known of S slots, on the device.
+class SlotTables(NamedTuple):
+    """What has a row for each of S slots. written: int64 (S, M); noise: a uniform number for each place, float64
+    (S, M); by_block, most: what requests say of lengths, as in `LengthScores`; begun, remaining, length, total: where a
+    slot stands, as in `GrammarState`."""
 
-    tokens: due next, int64 (R,), with guidance those of both halves; written: int64 (S, M); noise: a uniform number for
-    each place, float64 (S, M); state: in the grammar; scores: what requests say of lengths.
-    """
-
-    tokens: Tensor
     written: Tensor
     noise: Tensor
-    state: GrammarState
-    scores: LengthScores
+    by_block: Tensor
+    most: Tensor
+    begun: Tensor
+    remaining: Tensor
+    length: Tensor
+    total: Tensor
+
+
+@dataclass
+class Slots:
+    """What is known of S slots, on the device. tokens: due next, int64 (R,), with guidance those of both halves."""
+
+    tokens: Tensor
+    tables: SlotTables
 
     @staticmethod
     def empty(num_slots: int, num_rows: int, grammar: SequenceGrammar, device: torch.device) -> "Slots":
         longest = grammar.max_sequence_length
         free = LengthScores.of([LengthConstraints()] * num_slots, grammar)
-        return Slots(
-            torch.zeros(num_rows, dtype=torch.int64, device=device),
-            torch.zeros(num_slots, longest, dtype=torch.int64, device=device),
-            torch.zeros(num_slots, longest, dtype=torch.float64, device=device),
-            grammar.start(num_slots, device),
-            LengthScores(*send(tuple(free), device)),
+        tables = SlotTables(
+            written=torch.zeros(num_slots, longest, dtype=torch.int64, device=device),
+            noise=torch.zeros(num_slots, longest, dtype=torch.float64, device=device),
+            **LengthScores(*send(tuple(free), device))._asdict(),
+            **vars(grammar.start(num_slots, device)),
         )
+        return Slots(torch.zeros(num_rows, dtype=torch.int64, device=device), tables)
 
-    def tables(self) -> tuple[Tensor, ...]:
-        """All but `tokens`, each with a row for every slot."""
-        state = self.state
-        return self.written, self.noise, *self.scores, state.begun, state.remaining, state.length, state.total
+    @property
+    def state(self) -> GrammarState:
+        """In the grammar, in the tables' own memory."""
+        return GrammarState(*(getattr(self.tables, each.name) for each in fields(GrammarState)))
 
     def keep(self, slots: Tensor) -> "Slots":
         """Of these slots alone, int64 (s,) on the device."""
-        written, noise, by_block, most, *state = (table[slots] for table in self.tables())
-        tokens = self.tokens.view(-1, len(self.noise))[:, slots].flatten()
-        return Slots(tokens, written, noise, GrammarState(*state), LengthScores(by_block, most))
+        tokens = self.tokens.view(-1, len(self.tables.noise))[:, slots].flatten()
+        return Slots(tokens, SlotTables(*(table[slots] for table in self.tables)))
 
 
 class Drawing:
@@ -154,10 +161,10 @@ def triton_draws(device: torch.device, vocabulary_size: int, options: SamplingOp
         for draw_all in (draw_in_torch, draw_in_triton):
             num_slots = 4 if options.guidance == 1 else 2
             slots = Slots.empty(num_slots, 4, grammar, device)
-            slots.noise.copy_(noise[:num_slots])
+            slots.tables.noise.copy_(noise[:num_slots])
             for place in range(1, 4):
                 draw_all(logits.clone(), torch.full((4,), place, device=device), slots, grammar, options)
-            drawn.append(torch.cat([table.double().flatten() for table in slots.tables()]))
+            drawn.append(torch.cat([table.double().flatten() for table in slots.tables]))
         if not drawn[0].equal(drawn[1]):
             raise RuntimeError("it draws other tokens than torch")
 
@@ -173,7 +180,7 @@ def draw_in_triton(
 
     low, high = options.guidance_interval if options.guidance_schedule == "interval" else (0.0, 2.0)
     launch_draw(
-        logits, positions, slots.tokens, slots.tables(), grammar.levels_on(logits.device), grammar.end,
+        logits, positions, slots.tokens, slots.tables._asdict(), grammar.levels_on(logits.device), grammar.end,
         grammar.codebook_size, (options.temperature, options.top_k, options.top_p, options.min_p),
         (options.guidance, low, high, options.guidance_schedule == "linear"),
     )  # fmt: skip
@@ -183,21 +190,22 @@ def draw_in_torch(
     logits: Tensor, positions: Tensor, slots: Slots, grammar: SequenceGrammar, options: SamplingOptions
 ) -> None:
     """`Drawing` as torch's operations."""
-    state, places = slots.state, positions[: len(slots.noise), None]  # (S, 1)
+    tables, state = slots.tables, slots.state
+    places = positions[: len(tables.noise), None]  # (S, 1)
     if len(logits) > len(places):
         conditional, unconditional = logits.chunk(2)  # (S, V) each
         scale = options.guidance_at(grammar.progress(state))  # (S, 1)
         logits = unconditional + scale * (conditional - unconditional)  # (S, V)
-    scores = slots.scores(state, grammar.levels_on(logits.device))  # (S, L)
+    scores = LengthScores(tables.by_block, tables.most)(state, grammar.levels_on(logits.device))  # (S, L)
     logits[:, grammar.first_length : grammar.first_class] += scores
     logits = logits.masked_fill(~grammar.allowed(state), -torch.inf)
-    uniform = slots.noise.gather(1, places - 1)[:, 0]  # (S,): of the place before, where the token was that is read
+    uniform = tables.noise.gather(1, places - 1)[:, 0]  # (S,): of the place before, where the token was that is read
     tokens = draw(token_probabilities(logits, options), uniform)  # (S,)
     after = grammar.advance(state, tokens)
     slots.tokens.view(-1, len(tokens)).copy_(tokens)
-    slots.written.scatter_(1, places, tokens[:, None])
-    for name in ("begun", "remaining", "length", "total"):
-        getattr(state, name).copy_(getattr(after, name))
+    tables.written.scatter_(1, places, tokens[:, None])
+    for each in fields(GrammarState):
+        getattr(state, each.name).copy_(getattr(after, each.name))
 
 
 def token_probabilities(logits: Tensor, options: SamplingOptions) -> Tensor:

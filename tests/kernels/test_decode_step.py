@@ -24,7 +24,7 @@ def test_compiled_steps_equal_those_in_torch(num_rows):
     prompts = [model.grammar.prompt(0, clip) for clip in given]
     with torch.no_grad():
         ours, plain = Decoder(model, num_rows), Decoder(model, num_rows)
-        plain._compiled = None
+        plain._fused_step = None
         for decoder in (ours, plain):
             decoder.prefill(list(range(num_rows)), prompts)
         for _ in range(5):
