@@ -108,9 +108,7 @@ def main(config: GeneratorTraining) -> Path:
     samples = open_samples(config.samples, windows, model, config.run.seed, run.accelerator.print)
     seed_draws(config.run.seed, run.accelerator.process_index)
     run.resume(keep=[batches])
-    weighted = weighted_batches(
-        batches, windows.targets, config.optimizer.accumulation, run.accelerator.process_index
-    )
+    weighted = weighted_batches(batches, windows.targets, config.optimizer.accumulation, run.accelerator.process_index)
     for _, batch in zip(run.batches(), weighted):
         keys = sorted(batch.keys, key=batches.tokens_of)
         tokens, sequence_lengths = pack_clips(windows, keys, model.grammar, config)
@@ -123,7 +121,9 @@ def main(config: GeneratorTraining) -> Path:
             seen = {}
             if held_out and run.brings_look(held_out.every):
                 seen = held_out.look(model.grammar, run.step + 1)
-            run.log(metrics_of(losses, length_logits, tokens, sequence_lengths, batch.num_targets, model.grammar) | seen)
+            run.log(
+                metrics_of(losses, length_logits, tokens, sequence_lengths, batch.num_targets, model.grammar) | seen
+            )
         if samples and run.ends_step and samples.is_due(done := run.step + 1, config.optimizer.steps):
             with run.model_so_far() as so_far:
                 if run.accelerator.is_main_process:

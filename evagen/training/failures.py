@@ -46,7 +46,9 @@ def where_room(what: str, write: Callable[[], object], then: str = NEXT_ONE) -> 
     except Exception as error:
         if not no_room(error):
             raise
-        print(f"no room for {what} ({error}). Nothing half-written stays; the training goes on, {then}", file=sys.stderr)
+        print(
+            f"no room for {what} ({error}). Nothing half-written stays; the training goes on, {then}", file=sys.stderr
+        )
         return False
     return True
 
