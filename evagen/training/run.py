@@ -75,7 +75,7 @@ class TrainingRun:
         self.accelerator = start_accelerator(
             config, run.out, mixed_precision=run.mixed_precision, tracker=run.tracker, project=run.project,
             accumulation=optimizer.accumulation,
-            may_differ=(*_shared_differently(run.out, optimizer), *_planned_otherwise(config, run.out, optimizer)),
+            may_differ=_may_differ(config, run.out, optimizer),
         )  # fmt: skip
         self._checkpoints = Checkpoints(run.out, optimizer, run.snapshots, run.checkpoints)
         self.first_step = self.step = self._num_updates = 0
@@ -333,6 +333,11 @@ class TrainingRun:
             )
 
 
+def _may_differ(config: Section, out: Path, optimizer: OptimizerConfig) -> tuple[str, ...]:
+    """The keys that may have other values than those that a run folder's training began with."""
+    return (*_shared_differently(out, optimizer), *_planned_otherwise(config, out, optimizer))
+
+
 def _shared_differently(out: Path, optimizer: OptimizerConfig) -> tuple[str, ...]:
     """The keys that say how a step is shared out, where there are other processes now than when the run's newest
     checkpoint was written and the step is as large."""
@@ -388,5 +393,5 @@ def is_finished(config: Section, out: Path) -> bool:
             f"{out} is a training of {before} steps, whose loop state is not there to go on to "
             f"{config.optimizer.steps}: train further with start_from={out} and another run.out"
         )
-    claim_folder(config, out)
+    claim_folder(config, out, _may_differ(config, out, config.optimizer))
     return state is None or step_of(state) == config.optimizer.steps

@@ -92,7 +92,8 @@ class OptimizerConfig(Section):
     decay_share: float = Field(0.2, gt=0, le=1)
     """With `wsd`: the last part of all steps, in which the rate falls. It begins after the warm-up at the earliest."""
     weight_decay: float = Field(0.01, ge=0)
-    """On matrices only, not on norms, biases and embeddings."""
+    """Not on norms, biases and embedding tables; on all else, so on the codebook and a router's position embedding
+    too."""
     betas: tuple[Decay, Decay] = (0.9, 0.95)
     """AdamW's decay of the means of gradients and of their squares."""
     gradient_clip: float = Field(1.0, gt=0)
