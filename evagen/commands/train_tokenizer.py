@@ -131,12 +131,11 @@ def main(config: TokenizerTraining) -> Path:
         run.update(loss, terms, len(video))
         if run.log_is_due:
             of_all = CodebookUsage.of(accelerator.reduce(since.usage.counts.to(run.device), "sum"))
-            of_codes = {"codes_used": of_all.used_fraction(), "perplexity": of_all.perplexity()}
-            seen = {}
+            seen = {"codes_used": of_all.used_fraction(), "perplexity": of_all.perplexity()}
             if held_out and run.brings_look(held_out.every):
-                seen = held_out.look(model.assignments, assign, config.optimizer.batch_size, run.step + 1)
-            tokens = lengths.sum(1).double().mean()
-            run.log({"loss": loss, **terms, **since.terms, **of_codes, "tokens_per_clip": tokens, **seen})
+                seen |= held_out.look(model.assignments, assign, config.optimizer.batch_size, run.step + 1)
+            seen["tokens_per_clip"] = lengths.sum(1).double().mean()
+            run.log({"loss": loss, **terms, **since.terms, **seen})
             since.usage.reset()
         learnt = objective.after_update(output, video, run.step, random)
         run.watch(learnt)  # in its own step, so that no checkpoint holds what is broken
