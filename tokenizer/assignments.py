@@ -33,17 +33,19 @@ class AssignmentSpace:
         self.min_tokens = levels[0] * num_blocks
         self.max_tokens = levels[-1] * num_blocks
 
-    def __len__(self) -> int:
+    @property
+    def count(self) -> int:
+        """A, which may be more than `len` could say."""
         return len(self.levels) ** self.num_blocks
 
     def table(self) -> Tensor:
         """Every assignment in index order: int64 (A, T), in tokens."""
-        return self.lengths_of(torch.arange(len(self)))
+        return self.lengths_of(torch.arange(self.count))
 
     def lengths_of(self, index: Tensor) -> Tensor:
         """Assignment numbers (…) to lengths in tokens (…, T)."""
-        if index.numel() and not (int(index.min()) >= 0 and int(index.max()) < len(self)):
-            raise ValueError(f"assignment numbers run from 0 to {len(self) - 1}, got {index.tolist()}")
+        if index.numel() and not (int(index.min()) >= 0 and int(index.max()) < self.count):
+            raise ValueError(f"assignment numbers run from 0 to {self.count - 1}, got {index.tolist()}")
         base = len(self.levels)
         powers = base ** torch.arange(self.num_blocks - 1, -1, -1, device=index.device)  # (T,)
         digits = index[..., None] // powers % base  # (…, T)
@@ -94,10 +96,10 @@ class AssignmentSpace:
 
     def random(self, batch_size: int, generator: torch.Generator | None = None) -> Tensor:
         """Assignments drawn evenly from all candidates, as stage 1 trains on: int64 (B, T)."""
-        if len(self) > 2**62:  # more than an index can number
+        if self.count > 2**62:  # more than an index can number
             digits = torch.randint(len(self.levels), (batch_size, self.num_blocks), generator=generator)
             return torch.tensor(self.levels)[digits]
-        return self.lengths_of(torch.randint(len(self), (batch_size,), generator=generator))
+        return self.lengths_of(torch.randint(self.count, (batch_size,), generator=generator))
 
     def random_runs(self, batch_size: int, generator: torch.Generator | None = None) -> Tensor:
         """Lengths for videos that a tokenizer with a memory is to learn, int64 (B, T): each video has a taste of its

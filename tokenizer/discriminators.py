@@ -52,11 +52,19 @@ class PatchDiscriminator3D(nn.Module):
         )
         self.to_logits = nn.Conv3d(fourth, 1, 3, padding=1)
 
+    def check_size(self, frames: int, height: int, width: int) -> None:
+        """Raises ValueError for clips of less than 4 frames or 8 pixels."""
+        if frames < 4 or min(height, width) < 8:
+            raise ValueError(
+                f"the patch discriminator needs at least 4 frames of 8 × 8 pixels, not {frames} × {height} × {width}"
+            )
+
     def forward(self, video: Tensor) -> Tensor:
         """video (B, C, F, H, W) in [-1, 1] → logits (B, F // 4, H // 8, W // 8), high where it looks real.
         Raises ValueError for clips of less than 4 frames or 8 pixels and for another layout."""
-        if video.ndim != 5 or video.shape[1] != 3 or video.shape[2] < 4 or min(video.shape[3:]) < 8:
-            raise ValueError(f"videos should be B 3 F H W with F ≥ 4, H and W ≥ 8, not {tuple(video.shape)}")
+        if video.ndim != 5 or video.shape[1] != 3:
+            raise ValueError(f"videos should be B 3 F H W, not {tuple(video.shape)}")
+        self.check_size(*video.shape[2:])
         x = video
         for layer in self.layers:
             x = F.leaky_relu(layer(x), SLOPE)  # (B, widths[i], F / 1 2 4 4, H / 2 4 8 8, W / 2 4 8 8)

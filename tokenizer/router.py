@@ -169,7 +169,7 @@ class Router(FromAnywhere, ModelMixin, ConfigMixin):
         super().__init__()
         self.assignments = AssignmentSpace(levels, num_frames // temporal_patch)
         num_blocks = self.assignments.num_blocks
-        channels, classes = 4 * temporal_patch + num_blocks - 1, len(self.assignments)
+        channels, classes = 4 * temporal_patch + num_blocks - 1, self.assignments.count
         self.vit = make_vit(
             resolution, num_blocks, downscale, patch, channels, classes, width, depth, num_heads, drop_rate
         )

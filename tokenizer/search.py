@@ -296,7 +296,7 @@ class CandidateSearch:
                 continue
             index = space.index_of(levels[children.levels[:, nodes.first : end]])
             for name, sums in zip(children.sums, torch.stack(list(children.sums.values())).cpu()):
-                nothing = torch.full((len(batch.numbers), len(space)), torch.nan, dtype=torch.float64)
+                nothing = torch.full((len(batch.numbers), space.count), torch.nan, dtype=torch.float64)
                 results.setdefault(name, nothing)[children.clips, index] = sums / space.num_blocks
 
     def _evaluate(self, parents: _Nodes, batch: _Batch) -> _Nodes:

@@ -106,7 +106,7 @@ def _search(tokenizer: VideoTokenizer, perceptual: PerceptualDistance) -> dict[s
         seconds[blocks] = time.perf_counter() - started
     return {
         "beam": BEAM,
-        "block_evaluation_ratio": evaluations / (len(space) * space.num_blocks),
+        "block_evaluation_ratio": evaluations / (space.count * space.num_blocks),
         "reward_ratio": torch.stack(ratios).mean().item(),
         "seconds_by_blocks": seconds,
     }

@@ -97,7 +97,7 @@ def _brute_force_by_batch(model: VideoTokenizer, video: Tensor, distance: BlockD
     for _ in range(2):  # the first round warms up
         for at_once in CANDIDATES_AT_ONCE:
             seconds, _ = _timed(lambda n=at_once: brute_force_distances(model, video, distance, candidates, n))
-            found[at_once * len(video)] = seconds / len(video) / len(candidates) * len(model.assignments)
+            found[at_once * len(video)] = seconds / len(video) / len(candidates) * model.assignments.count
     return found
 
 
@@ -116,7 +116,7 @@ def _autoregressive(
         seconds += spent / len(PREFERENCES)
     evaluations = search.block_evaluations / len(PREFERENCES)
     return {
-        "block_evaluation_ratio": evaluations / (len(space) * space.num_blocks * len(video)),
+        "block_evaluation_ratio": evaluations / (space.count * space.num_blocks * len(video)),
         "reward_ratio": torch.stack(ratios).mean().item(),
         "reward_ratio_lowest": torch.stack(ratios).min().item(),
         "seconds": seconds,

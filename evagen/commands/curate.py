@@ -133,9 +133,9 @@ def _candidates(tokenizer: VideoTokenizer, config: Curation) -> AssignmentSpace:
             f"{(given + 3) * step} to search three"
         )
     space = AssignmentSpace(tokenizer.config.levels, searched)
-    if len(space) > MOST_CANDIDATES:
+    if space.count > MOST_CANDIDATES:
         raise UserError(
-            f"{searched} blocks have {len(space):,} candidate assignments, more than the {MOST_CANDIDATES:,} that can "
+            f"{searched} blocks have {space.count:,} candidate assignments, more than the {MOST_CANDIDATES:,} that can "
             "all be measured: curate with fewer levels, or "
             + ("shorter clips" if tokenizer.config.memory_blocks is None else "a longer past and less behind it")
         )

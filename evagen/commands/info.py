@@ -140,7 +140,7 @@ def _curation(folder: Path) -> Facts:
     return [
         ("what", "a curation record: distances of every assignment"),
         ("clips", f"{len(record.table)}, {len(about.skipped)} skipped"),
-        ("assignments", f"{len(record.space)} of {searched} blocks, levels {list(levels)}"),
+        ("assignments", f"{record.space.count} of {searched} blocks, levels {list(levels)}"),
         ("data", str(record.clips.root)),
         ("tokenizer", f"{tokenizer.fingerprint}, from {tokenizer.source}"),
         ("to use it", f"evagen train-router CONFIG record={as_argument(folder)}"),

@@ -328,7 +328,7 @@ def _search(config: LongVideos, videos: _Videos, device: torch.device) -> dict[s
         "clips": len(video),
         "share_of_reward_range": float(((reached - worst) / (best - worst)).mean()),
         "block_evaluations_a_clip": search.block_evaluations / len(video),
-        "block_evaluations_of_brute_force": len(space) * 4,
+        "block_evaluations_of_brute_force": space.count * 4,
     }
 
 

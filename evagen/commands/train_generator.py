@@ -6,6 +6,7 @@ The corpus stays on disk: of its columns only the lengths are read as a whole.
 """
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -27,7 +28,7 @@ from evagen.ar_model import (
 from evagen.config import ONLY_HOW, Place, Section, section_of
 from evagen.data.corpus import Windows, read_corpus
 from evagen.sampling.while_training import SamplesConfig, open_samples
-from evagen.training.failures import explained
+from evagen.training.failures import explained, where_room
 from evagen.training.generator import FROM_CORPUS, new_generator
 from evagen.training.held_out_tokens import HeldOutTokensConfig, open_held_out_tokens
 from evagen.training.metrics import Mean
@@ -123,10 +124,11 @@ def main(config: GeneratorTraining) -> Path:
             run.log(
                 metrics_of(losses, length_logits, tokens, sequence_lengths, batch.num_targets, model.grammar) | seen
             )
-        if samples and run.ends_step and samples.is_due(run.step + 1, config.optimizer.steps):
+        if samples and run.ends_step and samples.is_due(done := run.step + 1, config.optimizer.steps):
             with run.model_so_far() as so_far:
                 if run.accelerator.is_main_process:
-                    samples.look(so_far, config.run.out, run.step + 1, run.accelerator)
+                    look = partial(samples.look, so_far, config.run.out, done, run.accelerator)
+                    where_room(f"the samples of step {done}", look)
             run.accelerator.wait_for_everyone()
     run.finish()
     return config.run.out

@@ -102,7 +102,7 @@ def main(config: TokenizerTraining) -> Path:
     dead_codes = DeadCodeRestart(model.quantizer, patience) if patience else None
     run = TrainingRun(config, config.run, config.optimizer, model)
     check_not_sharded(config.model.quantizer, learnt, run.accelerator)
-    objective = Objective(config.loss, model, config.optimizer, run.accelerator)
+    objective = Objective(config.loss, model, config.optimizer, run.accelerator, config.pieces)
     lost, since = LostClips(dataset.skipped), SinceLastLine(config.model.codebook_size, run.accelerator)
     if run.accelerator.process_index:  # numbers that svq draws by, which would be those of the first process
         seed_draws(config.run.seed, run.accelerator.process_index)
@@ -131,12 +131,11 @@ def main(config: TokenizerTraining) -> Path:
         run.update(loss, terms, len(video))
         if run.log_is_due:
             of_all = CodebookUsage.of(accelerator.reduce(since.usage.counts.to(run.device), "sum"))
-            of_codes = {"codes_used": of_all.used_fraction(), "perplexity": of_all.perplexity()}
-            seen = {}
+            seen = {"codes_used": of_all.used_fraction(), "perplexity": of_all.perplexity()}
             if held_out and run.brings_look(held_out.every):
-                seen = held_out.look(model.assignments, assign, config.optimizer.batch_size, run.step + 1)
-            tokens = lengths.sum(1).double().mean()
-            run.log({"loss": loss, **terms, **since.terms, **of_codes, "tokens_per_clip": tokens, **seen})
+                seen |= held_out.look(model.assignments, assign, config.optimizer.batch_size, run.step + 1)
+            seen["tokens_per_clip"] = lengths.sum(1).double().mean()
+            run.log({"loss": loss, **terms, **since.terms, **seen})
             since.usage.reset()
         learnt = objective.after_update(output, video, run.step, random)
         run.watch(learnt)  # in its own step, so that no checkpoint holds what is broken

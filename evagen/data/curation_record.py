@@ -187,7 +187,7 @@ def open_record(folder: str | Path) -> tuple[CurationRecord, MeasuredWith]:
         made_from = {name: str(about.made_from[name]) for name in ("tokenizer", "videos")}
         space = AssignmentSpace(contents.levels, contents.num_blocks)
         for rows in table.with_format("arrow").iter(batch_size=1000):
-            _check_rows(rows, len(space), contents.past, contents.future)
+            _check_rows(rows, space.count, contents.past, contents.future)
     except (KeyError, ValueError, OverflowError) as error:
         raise damaged(path, "curation record", "curate", error) from error
     weights = {name: getattr(contents, name) for name in WEIGHTED}

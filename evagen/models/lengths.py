@@ -12,6 +12,7 @@ from evagen.errors import UserError
 from evagen.models.larp import LarpTokenizer
 from evagen.models.loading import fingerprint, load_router
 from evagen.tokenizer import BlockRouter, Router, VideoTokenizer
+from evagen.tokenizer.adaptive import resize
 
 Assign = Callable[[Tensor], Tensor]
 """Video B C F H W in [-1, 1] → lengths int64 B T."""
@@ -19,14 +20,17 @@ Assign = Callable[[Tensor], Tensor]
 
 @dataclass(frozen=True)
 class RoutedLengths:
-    """What a router says at a preference w_q."""
+    """What a router says at a preference w_q, of clips in the size that it looks at."""
 
     router: Router | BlockRouter
     preference: float
     prefix: tuple[int, ...] = ()
 
     def __call__(self, video: Tensor) -> Tensor:
-        return self.router.assign(video, self.preference, prefix=self.prefix)
+        side = self.router.config.resolution
+        frames = resize(video.transpose(1, 2).flatten(0, 1), (side, side))  # B·F C side side
+        seen = frames.unflatten(0, (len(video), -1)).transpose(1, 2)  # B C F side side
+        return self.router.assign(seen, self.preference, prefix=self.prefix)
 
     def __str__(self) -> str:
         scale, begun = self.router.config.reward_scale, _begun(self.prefix)

@@ -7,7 +7,9 @@ from pathlib import Path
 from accelerate.utils import broadcast_object_list
 from diffusers.models.modeling_utils import ModelMixin
 
+from evagen.kernels.files import atomic_folder
 from evagen.kernels.sources import BEST
+from evagen.training.failures import where_room
 from evagen.training.run import TrainingRun
 
 SCORE_FILE = "score.json"
@@ -23,8 +25,11 @@ class BestWeights:
         self.run, self.score = run, score
         self.folder = run.run.out / BEST
         self._earlier = self.folder.with_name(f".{BEST}.earlier")
-        if run.accelerator.is_main_process and self._earlier.exists() and not self.folder.exists():
-            self._earlier.rename(self.folder)  # a process was killed before the better ones stood in their place
+        if run.accelerator.is_main_process:  # a process may have been killed while it wrote better ones, …
+            for unfinished in run.run.out.glob(f".{BEST}.*-*"):
+                shutil.rmtree(unfinished, ignore_errors=True)
+            if self._earlier.exists() and not self.folder.exists():  # … or before these stood in their place
+                self._earlier.rename(self.folder)
 
     def look(self, scores: dict[str, float], step: int) -> None:
         """scores: by name, as a look gives them. For all processes."""
@@ -37,18 +42,17 @@ class BestWeights:
             return
         with self.run.model_so_far() as model:
             if accelerator.is_main_process:
-                self._write(model, {"step": step, "score": self.score, "value": value})
+                about = {"step": step, "score": self.score, "value": value}
+                where_room(f"the best weights, of step {step}", lambda: self._write(model, about))
         accelerator.wait_for_everyone()
 
     def _write(self, model: ModelMixin, about: dict) -> None:
-        unfinished = self.folder.with_name(f".{BEST}")
-        shutil.rmtree(unfinished, ignore_errors=True)
-        model.save_pretrained(unfinished)
-        (unfinished / SCORE_FILE).write_text(json.dumps(about) + "\n", encoding="utf-8")
-        if self.folder.exists():
-            shutil.rmtree(self._earlier, ignore_errors=True)
-            self.folder.rename(self._earlier)
-        unfinished.rename(self.folder)
+        with atomic_folder(self.folder) as unfinished:
+            model.save_pretrained(unfinished)
+            (unfinished / SCORE_FILE).write_text(json.dumps(about) + "\n", encoding="utf-8")
+            if self.folder.exists():
+                shutil.rmtree(self._earlier, ignore_errors=True)
+                self.folder.rename(self._earlier)
         shutil.rmtree(self._earlier, ignore_errors=True)
 
     def _is_better(self, value: float) -> bool:

@@ -38,10 +38,12 @@ class StoredFile(Section):
 
 
 class Manifest(Section):
-    """What `complete` says. planned_steps: how long the training was to be; processes: how many wrote the state;
-    batch: clips, or tokens, of a step in all of them; files: all others of the folder, by name."""
+    """What `complete` says. planned_steps: how long the training was to be; decay_share: its optimiser's, which earlier
+    states do not tell; processes: how many wrote the state; batch: clips, or tokens, of a step in all of them; files:
+    all others of the folder, by name."""
 
     planned_steps: int
+    decay_share: float | None = None
     processes: int
     batch: int
     files: dict[str, StoredFile]
@@ -77,7 +79,10 @@ class Checkpoints:
         with atomic_folder(target) as unfinished:
             save(unfinished)
             files = {each.name: _measured(each) for each in sorted(unfinished.iterdir())}
-            about = Manifest(planned_steps=self.optimizer.steps, processes=processes, batch=batch, files=files)
+            about = Manifest(
+                planned_steps=self.optimizer.steps, decay_share=self.optimizer.decay_share,
+                processes=processes, batch=batch, files=files,
+            )  # fmt: skip
             (unfinished / COMPLETE).write_text(about.model_dump_json(indent=1) + "\n", encoding="utf-8")
             write_through(unfinished)
             shutil.rmtree(target, ignore_errors=True)  # a damaged one, or one of another plan
@@ -142,7 +147,10 @@ class Checkpoints:
 
     def agrees(self, state: Path) -> bool:
         """Whether the run would stand where this state does if it had been planned as it is now."""
-        earlier = self.optimizer.model_copy(update={"steps": planned_steps(state)})
+        manifest = read_manifest(state)
+        assert manifest is not None
+        plan = {"steps": manifest.planned_steps, "decay_share": manifest.decay_share or self.optimizer.decay_share}
+        earlier = self.optimizer.model_copy(update=plan)
         # The rate of the step after it is in the state already, so that one counts.
         return are_the_same_until(step_of(state), earlier, self.optimizer)
 

@@ -2,6 +2,7 @@
 
 import errno
 import functools
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -13,6 +14,7 @@ from evagen.errors import UserError
 from evagen.kernels.files import no_room
 
 GO_ON = "then give the same command again: it goes on from the last checkpoint"
+NEXT_ONE = "and writes the next one if there is room by then"
 OUT_OF_MEMORY = ("can't allocate memory", "out of memory", "not enough memory")
 """In the messages of torch's RuntimeErrors."""
 PEER_DIED = ("gloo", "closed by peer", "Connection reset", "Broken pipe", "NCCL", "Timed out", "timed out", "TCPStore")
@@ -34,6 +36,21 @@ def explained(main: Callable[[ConfigType], Path]) -> Callable[[ConfigType], Path
             raise UserError(words) from error
 
     return explaining
+
+
+def where_room(what: str, write: Callable[[], object], then: str = NEXT_ONE) -> bool:
+    """Whether something could be written that a training can go without. Where the disk is full, it says so, and what
+    happens `then`."""
+    try:
+        write()
+    except Exception as error:
+        if not no_room(error):
+            raise
+        print(
+            f"no room for {what} ({error}). Nothing half-written stays; the training goes on, {then}", file=sys.stderr
+        )
+        return False
+    return True
 
 
 def in_words(error: BaseException, out: Path) -> str | None:

@@ -24,6 +24,7 @@ from evagen.kernels.levels import video_to_frames
 from evagen.models.lengths import Assign
 from evagen.tokenizer import AssignmentSpace
 from evagen.training.best import BestWeights
+from evagen.training.failures import where_room
 from evagen.training.run import TrainingRun
 
 FRAMES_COMPARED = 4
@@ -130,7 +131,8 @@ class HeldOutClips:
         values = {name: value for name, value in values.items() if not math.isnan(value)}
         self.best.look(values, step)
         if self.shown and run.accelerator.is_main_process:
-            self._draw(torch.cat(reconstructions), torch.cat(lengths).cpu(), max(space.levels), step)
+            seen = torch.cat(reconstructions), torch.cat(lengths).cpu()
+            where_room(f"the picture of step {step}", lambda: self._draw(*seen, max(space.levels), step))
         return values
 
     def _metrics(self) -> MetricCollection:

@@ -52,7 +52,7 @@ def orthogonalised(matrices: Tensor, coefficients: tuple[float, float, float], s
     CPU that has no fast products in bf16, where they take most of a training step."""
     a, b, c = coefficients
     is_tall = matrices.shape[1] > matrices.shape[2]
-    is_slow = matrices.device.type == "cpu" and not torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    is_slow = matrices.device.type == "cpu" and not _has_fast_bf16()
     x = matrices.float() if is_slow else matrices.bfloat16()
     x = x.mT if is_tall else x
     x = x / x.norm(dim=(1, 2), keepdim=True).clamp(min=epsilon)
@@ -60,3 +60,7 @@ def orthogonalised(matrices: Tensor, coefficients: tuple[float, float, float], s
         gram = x @ x.mT
         x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
     return x.mT if is_tall else x
+
+
+def _has_fast_bf16() -> bool:
+    return torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()

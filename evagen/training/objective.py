@@ -7,6 +7,7 @@ term, with the networks they need, from configs.
     terms = objective.after_update(output, video, step, random)                      # the discriminator's turn
 """
 
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -120,12 +121,17 @@ FORMS = {
 class Objective:
     """Holds the networks of the objective on the accelerator's device, and trains those that learn: the projection of
     the alignment term, and the discriminator on its own loss. Their learning rates go as the tokenizer's does;
-    `schedulers` belongs to the loop's state, as `lecam` does.
+    `schedulers` belongs to the loop's state, as `lecam` does. pieces: further numbers of frames that clips have.
 
     Raises UserError where a network is not within reach, a layer does not exist, or settings do not go together."""
 
     def __init__(
-        self, config: ObjectiveConfig, model: VideoTokenizer, optimizer: OptimizerConfig, accelerator: Accelerator
+        self,
+        config: ObjectiveConfig,
+        model: VideoTokenizer,
+        optimizer: OptimizerConfig,
+        accelerator: Accelerator,
+        pieces: Sequence[int] = (),
     ):
         self.config, self.accelerator, self.optimizer_config = config, accelerator, optimizer
         check_settings(config, model, accelerator.mixed_precision)
@@ -142,12 +148,12 @@ class Objective:
             self.perceptual.is_exact = False
             if alignment.weight:
                 self.teacher = VideoTeacher(load_vjepa2(alignment.teacher)).to(device)
-                projection = make_projection(alignment, model, self.teacher)
+                projection = make_projection(alignment, model, self.teacher, pieces)
                 self.alignment = self._train("alignment", projection, alignment.learning_rate, (0.9, 0.95))
             if adversarial.discriminator != "none":
                 self.discriminator = self._train(
-                    "discriminator", make_discriminator(adversarial, model), adversarial.learning_rate, (0.5, 0.9),
-                    adversarial.weight_decay,
+                    "discriminator", make_discriminator(adversarial, model, pieces), adversarial.learning_rate,
+                    (0.5, 0.9), adversarial.weight_decay,
                 )  # fmt: skip
         except (FileNotFoundError, ImportError, ValueError) as error:
             raise UserError(str(error)) from error
@@ -257,23 +263,32 @@ def check_settings(config: ObjectiveConfig, model: VideoTokenizer, precision: st
         )
 
 
-def make_projection(config: AlignmentConfig, model: VideoTokenizer, teacher: VideoTeacher) -> nn.Module:
-    """The alignment term, with the map that is trained with it. Raises ValueError where the grids do not fit."""
+def make_projection(
+    config: AlignmentConfig, model: VideoTokenizer, teacher: VideoTeacher, pieces: Sequence[int] = ()
+) -> nn.Module:
+    """The alignment term, with the map that is trained with it. Raises ValueError where the grids do not fit, those
+    of clips of so many frames as `pieces` has among them."""
     sizes = model.config
-    teacher_grid = teacher.grid(sizes.num_frames)
+    teacher_grid, *_ = [teacher.grid(frames) for frames in (sizes.num_frames, *pieces)]
     if config.projection == "decoder":
         return AlignmentLoss(sizes.decoder_width, teacher.width)
+    if set(pieces) - {sizes.num_frames}:
+        raise ValueError(
+            f"loss.alignment.projection=teacher is made for clips of {sizes.num_frames} frames, and pieces="
+            f"{list(pieces)} are others: take projection=decoder"
+        )
     rows, columns = model.patch_grid((sizes.resolution, sizes.resolution))
     grid = (sizes.num_frames // sizes.temporal_patch, rows, columns)
     return TeacherAlignmentLoss(sizes.decoder_width, teacher.width, grid, teacher_grid)
 
 
-def make_discriminator(config: AdversarialConfig, model: VideoTokenizer) -> nn.Module:
-    """An untrained discriminator. Raises FileNotFoundError and ValueError as what it is made of does."""
-    if config.discriminator == "patch":
-        return PatchDiscriminator3D()
+def make_discriminator(config: AdversarialConfig, model: VideoTokenizer, pieces: Sequence[int] = ()) -> nn.Module:
+    """An untrained discriminator. Raises FileNotFoundError and ValueError as what it is made of does, and ValueError
+    for clips that it cannot judge, those of so many frames as `pieces` has among them."""
     if config.discriminator == "videomae":
         return VideoMAEDiscriminator(load_videomae(config.videomae))
-    transformer = TransformerDiscriminator(**config.transformer.model_dump())
-    transformer.check_size(model.config.num_frames, model.config.resolution, model.config.resolution)
-    return transformer
+    is_patch = config.discriminator == "patch"
+    made = PatchDiscriminator3D() if is_patch else TransformerDiscriminator(**config.transformer.model_dump())
+    for frames in (model.config.num_frames, *pieces):
+        made.check_size(frames, model.config.resolution, model.config.resolution)
+    return made

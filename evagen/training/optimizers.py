@@ -19,7 +19,8 @@ queries and to pixels, which by AdamW learn more slowly (docs/log.md)."""
 
 
 def make_optimizers(model: nn.Module, config: OptimizerConfig) -> list[torch.optim.Optimizer]:
-    """Muon for the matrices if asked for, AdamW for the rest, without decay on norms, biases, embeddings."""
+    """Muon for the matrices if asked for, AdamW for the rest, without decay on norms, biases and embedding
+    tables. The codebook and timm's embedding of positions are no tables, and decay."""
     embeddings = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
     muon, decayed, others = [], [], []
     for name, parameter in model.named_parameters():

@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,6 @@ from tqdm.auto import tqdm
 from evagen.config import Section, load_config
 from evagen.errors import UserError
 from evagen.kernels.attention import choose_attention
-from evagen.kernels.files import no_room
 from evagen.run import claim_folder, start_accelerator
 from evagen.training.checkpoints import (
     WEIGHTS,
@@ -37,6 +37,7 @@ from evagen.training.checkpoints import (
     read_manifest,
     step_of,
 )
+from evagen.training.failures import where_room
 from evagen.training.loop_state import LoopState
 from evagen.training.metrics import Mean, MetricsLog, over_processes
 from evagen.training.not_finite import NotFinite
@@ -74,7 +75,7 @@ class TrainingRun:
         self.accelerator = start_accelerator(
             config, run.out, mixed_precision=run.mixed_precision, tracker=run.tracker, project=run.project,
             accumulation=optimizer.accumulation,
-            may_differ=(*_shared_differently(run.out, optimizer), *_planned_otherwise(config, run.out, optimizer)),
+            may_differ=_may_differ(config, run.out, optimizer),
         )  # fmt: skip
         self._checkpoints = Checkpoints(run.out, optimizer, run.snapshots, run.checkpoints)
         self.first_step = self.step = self._num_updates = 0
@@ -195,10 +196,16 @@ class TrainingRun:
         values["learning_rate"] = self.schedulers[-1].get_last_lr()[0]
         values["clips_per_second"] = self._clips / (time.monotonic() - self._started)
         self._clips, self._started = 0, time.monotonic()
-        self.accelerator.log(values, step=self.step + 1)
+        self._track(values)
         if self._log:
             self._log.write(self.step + 1, values)
         self._bar.set_postfix({name: f"{value:.3g}" for name, value in values.items() if name in SHOWN})
+
+    def _track(self, values: dict[str, float]) -> None:
+        for tracker in list(self.accelerator.trackers):  # one that failed once may fail for ever
+            write = partial(tracker.log, values, step=self.step + 1)
+            if not where_room(f"step {self.step + 1} in {tracker.name}", write, "and tells it no more"):
+                self.accelerator.trackers.remove(tracker)
 
     def finish(self) -> None:
         """Writes the loop's last state, from which the run could go on to more steps, and the trained weights, averaged
@@ -221,7 +228,7 @@ class TrainingRun:
         """As Accelerate's `end_training`, which also gives up the group of processes: DDP's reducer, freed later, would
         then be the last to have it, and wait, with the interpreter's lock, for a thread that wants the lock."""
         for tracker in self.accelerator.trackers:
-            tracker.finish()
+            where_room(f"what {tracker.name} has not written yet", tracker.finish, "and ends")
 
     @contextmanager
     def averaged_weights(self) -> Iterator[None]:
@@ -284,17 +291,10 @@ class TrainingRun:
         if self.accelerator.is_main_process:
             if not (self.run.out / "config.yaml").exists():
                 raise FileNotFoundError(f"{self.run.out} was to take the {what} of step {step}")
-            try:
+            if must:
                 write()
-            except Exception as error:
-                if must or not no_room(error):
-                    raise
-                written = [False]
-                print(
-                    f"step {step}: no room for its {what} ({error}). Nothing half-written stays; the training goes on, "
-                    "and writes the next one if there is room by then",
-                    file=sys.stderr,
-                )
+            else:
+                written = [where_room(f"the {what} of step {step}", write)]
         return broadcast_object_list(written)[0]
 
     def _resume(self) -> int:
@@ -331,6 +331,11 @@ class TrainingRun:
                 f"tokens) in a step, and {processes} would have {now}: go on with {manifest.processes}, or change "
                 "optimizer.batch_size (or tokens_per_batch) or accumulation so that the product is the same"
             )
+
+
+def _may_differ(config: Section, out: Path, optimizer: OptimizerConfig) -> tuple[str, ...]:
+    """The keys that may have other values than those that a run folder's training began with."""
+    return (*_shared_differently(out, optimizer), *_planned_otherwise(config, out, optimizer))
 
 
 def _shared_differently(out: Path, optimizer: OptimizerConfig) -> tuple[str, ...]:
@@ -388,5 +393,5 @@ def is_finished(config: Section, out: Path) -> bool:
             f"{out} is a training of {before} steps, whose loop state is not there to go on to "
             f"{config.optimizer.steps}: train further with start_from={out} and another run.out"
         )
-    claim_folder(config, out)
+    claim_folder(config, out, _may_differ(config, out, config.optimizer))
     return state is None or step_of(state) == config.optimizer.steps

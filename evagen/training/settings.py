@@ -49,6 +49,13 @@ class LayerSettings(Attends):
     """Compile the model's layers with torch.compile, for any number of tokens at once."""
 
 
+Decay = Annotated[float, Field(ge=0, lt=1)]
+FACTOR = r"(\d+\.?\d*|\.\d+)"
+LOWEST_OF_POLYNOMIAL = 1e-7
+"""Where diffusers' `polynomial` ends."""
+OF_ONE_SCHEDULE = {"cycles": "cosine_with_restarts", "power": "polynomial", "decay_share": "wsd"}
+
+
 class OptimizerConfig(Section):
     """AdamW, or Muon for the matrices and AdamW for the rest; linear warm-up, and then a schedule of the learning
     rate."""
@@ -85,8 +92,9 @@ class OptimizerConfig(Section):
     decay_share: float = Field(0.2, gt=0, le=1)
     """With `wsd`: the last part of all steps, in which the rate falls. It begins after the warm-up at the earliest."""
     weight_decay: float = Field(0.01, ge=0)
-    """On matrices only, not on norms, biases and embeddings."""
-    betas: tuple[float, float] = (0.9, 0.95)
+    """Not on norms, biases and embedding tables; on all else, so on the codebook and a router's position embedding
+    too."""
+    betas: tuple[Decay, Decay] = (0.9, 0.95)
     """AdamW's decay of the means of gradients and of their squares."""
     gradient_clip: float = Field(1.0, gt=0)
     """Largest norm of the gradient."""
@@ -114,11 +122,27 @@ class OptimizerConfig(Section):
         return self
 
     @model_validator(mode="after")
+    def _the_schedule_knows_its_settings(self) -> "OptimizerConfig":
+        for name, schedule in OF_ONE_SCHEDULE.items():
+            given, usual = getattr(self, name), type(self).model_fields[name].default
+            if given != usual and self.schedule != schedule:
+                raise ValueError(
+                    f"{name}={given:g} does nothing with schedule={self.schedule}: give schedule={schedule}, or "
+                    f"{usual:g}, as without it"
+                )
+        if self.schedule == "polynomial" and self.learning_rate <= LOWEST_OF_POLYNOMIAL:
+            raise ValueError(
+                f"learning_rate={self.learning_rate:g} must lie above {LOWEST_OF_POLYNOMIAL:g}, to which "
+                "schedule=polynomial falls"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _pieces_are_those_of_a_schedule(self) -> "OptimizerConfig":
         if (self.schedule == "piecewise_constant") != bool(self.pieces):
             raise ValueError("schedule=piecewise_constant and pieces=1:10000,0.1 (factor:last step, …) go together")
         if self.pieces and self.warmup_steps:
             raise ValueError(f"warmup_steps={self.warmup_steps} does nothing with schedule=piecewise_constant: give 0")
-        if self.pieces and not re.fullmatch(r"([\d.]+:\d+,)+[\d.]+", self.pieces):
+        if self.pieces and not re.fullmatch(rf"({FACTOR}:\d+,)+{FACTOR}", self.pieces):
             raise ValueError(f"pieces={self.pieces} should read factor:last step, …, factor, as 1:10000,0.1:20000,0.01")
         return self

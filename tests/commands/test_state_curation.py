@@ -34,7 +34,7 @@ def state_curation(root: Path, out: Path, **changes) -> curate.Curation:
 def test_states_are_searched_after_their_past(root, tmp_path):
     curate.main(state_curation(root, tmp_path / "out"))
     record, tokenizer = read_record(tmp_path / "out"), VideoTokenizer.from_pretrained(tmp_path / "remembers").eval()
-    assert (len(record.space), record.num_past, record.memory_blocks) == (3, 1, 2)
+    assert (record.space.count, record.num_past, record.memory_blocks) == (3, 1, 2)
     assert len(set(record.past[:, 0].tolist())) > 2  # none, and different lengths
     for row, key in enumerate(record.keys.tolist()):
         video = record.open_clips()[key].video[None]
@@ -65,7 +65,7 @@ def test_what_a_length_leaves_to_later_blocks_counts(root, tmp_path):
     data = {"root": str(root / "videos"), "layout": "folder", "frames": 8, "size": 32}
     curate.main(state_curation(root, tmp_path / "out", past=0, future=1, data=data))
     record, tokenizer = read_record(tmp_path / "out"), VideoTokenizer.from_pretrained(tmp_path / "remembers").eval()
-    assert (len(record.space), record.num_past, record.num_future) == (3, 0, 1)
+    assert (record.space.count, record.num_past, record.num_future) == (3, 0, 1)
     key = int(record.keys[0])
     video = record.open_clips()[key].video[None]
     seen = {}

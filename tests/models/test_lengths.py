@@ -1,7 +1,8 @@
 """Who says the lengths: a prefix that no assignment has, or that nobody continues, is explained."""
 
 import pytest
-from tiny_models import tiny_router, tiny_tokenizer
+import torch
+from tiny_models import random_clips, tiny_router, tiny_tokenizer
 
 from evagen.commands import COMMANDS
 from evagen.config import check_config
@@ -17,6 +18,16 @@ def test_a_prefix_that_no_assignment_has(tmp_path, others, prefix):
     choice = check_config(LengthChoice, {**values, "prefix": prefix}, "test")
     with pytest.raises(UserError, match=r"prefix=\[.*\]: no assignment begins with .* each one of \[2, 4, 8\]"):
         choice.load(tiny_tokenizer())
+
+
+def test_a_router_sees_clips_of_any_size_in_its_own(tmp_path):
+    router = tiny_router()
+    router.save_pretrained(tmp_path)
+    assign = check_config(LengthChoice, {"router": str(tmp_path)}, "test").load(tiny_tokenizer())
+    own = random_clips(6)
+    larger = own.repeat_interleave(2, -1).repeat_interleave(2, -2)
+    assert torch.equal(assign(own), router.assign(own, 1.2))
+    assert assign(larger).shape == assign(own).shape
 
 
 def test_a_prefix_beside_random_lengths():

@@ -15,7 +15,7 @@ spaces = st.builds(AssignmentSpace, st.sets(st.integers(1, 600), min_size=1, max
 
 @given(spaces, st.data())
 def test_index_and_lengths_are_inverse(space, data):
-    index = torch.tensor(data.draw(st.lists(st.integers(0, len(space) - 1), min_size=1, max_size=20)))
+    index = torch.tensor(data.draw(st.lists(st.integers(0, space.count - 1), min_size=1, max_size=20)))
     assert torch.equal(space.index_of(space.lengths_of(index)), index)
 
 
@@ -30,14 +30,14 @@ def test_lengths_that_are_no_assignment_are_refused(space, data):
     if wrong not in space.levels:
         with pytest.raises(ValueError, match="are no levels"):
             space.index_of(lengths)
-    for number in (-1, len(space)):
+    for number in (-1, space.count):
         with pytest.raises(ValueError, match="assignment numbers run from 0"):
             space.lengths_of(torch.tensor([number]))
 
 
 def test_paper_sizes():
     space = AssignmentSpace([32, 64, 128, 256, 512], 4)
-    assert (len(space), space.min_tokens, space.max_tokens) == (625, 128, 2048)
+    assert (space.count, space.min_tokens, space.max_tokens) == (625, 128, 2048)
     assert space.lengths_of(torch.tensor([0, 1, 5, 624])).tolist() == [
         [32, 32, 32, 32], [32, 32, 32, 64], [32, 32, 64, 32], [512, 512, 512, 512],
     ]  # fmt: skip
@@ -89,7 +89,7 @@ def test_the_cheapest_of_equals_is_best():
 @given(st.floats(0.8, 1.59), st.floats(0.001, 0.4), st.integers(0, 1000))
 def test_a_higher_preference_never_spends_less(low, more, seed):
     space = AssignmentSpace([1, 2, 4], 3)
-    distances = torch.rand(4, len(space), generator=torch.Generator().manual_seed(seed)).sort(-1, descending=True)[0]
+    distances = torch.rand(4, space.count, generator=torch.Generator().manual_seed(seed)).sort(-1, descending=True)[0]
     scale = RewardScale.of(distances, space)
     spent = [space.lengths_of(best_assignment(distances, w, space, scale)).sum(-1) for w in (low, low + more)]
     assert bool((spent[1] >= spent[0]).all())
@@ -113,7 +113,7 @@ def test_reward_by_z_scores_by_hand():
 @given(st.floats(0.1, 1.9), st.integers(0, 1000))
 def test_the_same_preference_of_the_other_scale_ranks_alike(preference, seed):
     space = AssignmentSpace([1, 2, 4], 3)
-    distances = torch.rand(6, len(space), generator=torch.Generator().manual_seed(seed)).sort(-1, descending=True)[0]
+    distances = torch.rand(6, space.count, generator=torch.Generator().manual_seed(seed)).sort(-1, descending=True)[0]
     one, other = (RewardScale.of(distances, space, name) for name in ("min-max", "z-score"))
     there = same_preference(preference, one, other)
     assert same_preference(there, other, one) == pytest.approx(preference)
@@ -128,3 +128,10 @@ def test_reward_percentile_by_hand():
     assert reward_percentile(reward, torch.tensor([1, 2])) == pytest.approx((2 - -0.5) / (3.5 - -0.5))
     assert reward_percentile(reward, reward.argmax(1)) == 1
     assert reward_percentile(reward, reward.argmin(1)) == 0
+
+
+@pytest.mark.parametrize(("num_levels", "num_blocks"), [(5, 26), (5, 27), (5, 28), (2, 64), (3, 128)])
+def test_more_assignments_than_can_be_numbered_are_drawn_too(num_levels, num_blocks):
+    space = AssignmentSpace(range(1, num_levels + 1), num_blocks)
+    assert space.count == num_levels**num_blocks
+    assert set(space.random(60).unique().tolist()) == set(space.levels)

@@ -1,6 +1,7 @@
 """What a training keeps of itself: snapshots that load, and loop states from which a finished run goes on."""
 
 import json
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -97,6 +98,34 @@ def test_a_plateau_may_end_sooner_than_planned_and_a_rate_that_has_begun_to_fall
     else:
         with pytest.raises(UserError, match=r"optimizer.steps is 8 there and 6 here"):
             start(tmp_path / "run", linear(), **{**sooner, "steps": 6})
+
+
+def test_the_plan_that_a_state_was_written_under_is_its_own(tmp_path):
+    """Under that of now the rate of a training of 8 steps would fall behind step 3."""
+    with pytest.raises(KeyboardInterrupt):
+        train(start(tmp_path, linear(), {"save_every": 1}, steps=8, schedule="wsd", decay_share=0.25), batches(), 4)
+    longer = {"steps": 12, "schedule": "wsd", "decay_share": 0.6}
+    assert start(tmp_path, linear(), **longer).first_step == 4
+    (manifest,) = (tmp_path / "checkpoints" / "step_00000004").glob("complete")
+    told = json.loads(manifest.read_text())
+    assert told.pop("decay_share") == 0.25
+    manifest.write_text(json.dumps(told))  # as an earlier version wrote it
+    assert start(tmp_path, linear(), **longer).first_step == 3
+
+
+@pytest.mark.parametrize(("stop_at", "goes_on_at"), [(5, 4), (None, 6)])
+def test_a_finished_run_too_goes_on_with_other_processes(tmp_path, stop_at, goes_on_at):
+    """As two processes with a batch of 1 would have left it."""
+    with suppress(KeyboardInterrupt):
+        run = start(tmp_path, linear(), {"save_every": 2}, schedule="constant")
+        train(run, batches(), stop_at)
+        run.finish()
+    for manifest in (tmp_path / "checkpoints").rglob("complete"):
+        manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"processes": 2, "batch": 2}))
+    changes = {"steps": 12, "batch_size": 2}
+    config = run.config.model_copy(update={"optimizer": run.optimizer_config.model_copy(update=changes)})
+    assert not is_finished(config, tmp_path)
+    assert start(tmp_path, linear(), {"save_every": 2}, schedule="constant", **changes).first_step == goes_on_at
 
 
 def test_a_finished_run_without_its_loop_state_says_how_to_train_it_further(tmp_path):

@@ -6,6 +6,7 @@ import os
 import pickle
 import random
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from torch import nn
 
 from evagen.errors import UserError
 from evagen.training import checkpoints
+from evagen.training.best import BestWeights, read_best
 from evagen.training.metrics import MetricsLog, read_metrics
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
@@ -194,7 +196,7 @@ def test_on_a_full_disk_training_goes_on_and_nothing_half_written_stays(tmp_path
     monkeypatch.setattr(checkpoints, "write_through", full_at_four)
     train(run, batches())
     assert names_in(tmp_path) == ["step_00000002"]
-    assert "step 4: no room for its checkpoint" in capsys.readouterr().err
+    assert "no room for the checkpoint of step 4 " in capsys.readouterr().err
     straight = linear()
     train(start(tmp_path / "straight", straight), batches())
     assert torch.equal(model.weight, straight.weight)
@@ -203,6 +205,47 @@ def test_on_a_full_disk_training_goes_on_and_nothing_half_written_stays(tmp_path
         run.finish()
     assert names_in(tmp_path) == ["step_00000002"]
     assert not (tmp_path / checkpoints.WEIGHTS).exists()
+
+
+def test_on_a_full_disk_a_tracker_is_told_no_more(tmp_path, capsys):
+    def full(*values, **settings):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    run = start(tmp_path, linear())
+    failing, told = SimpleNamespace(name="failing", log=full, finish=full), []
+    ending = SimpleNamespace(name="ending", log=lambda values, step: told.append(step), finish=full)
+    run.accelerator.trackers += [failing, ending]
+    train(run, batches())
+    run.finish()
+    assert run.accelerator.trackers == [ending]
+    assert told == [1, 2, 3, 4, 5, 6]
+    said = capsys.readouterr().err
+    assert said.count("no room for step 1 in failing ") == said.count("no room for ") - 1 == 1
+    assert "no room for what ending has not written yet " in said
+
+
+def test_on_a_full_disk_the_best_weights_so_far_stay(tmp_path, monkeypatch, capsys):
+    run, model = start(tmp_path, linear()), Linear.save_pretrained
+    best = BestWeights(run, "psnr")
+    best.look({"held_out_psnr": 20.0}, 1)
+
+    def full(self, folder, **settings):
+        (folder / "diffusion_pytorch_model.safetensors").write_bytes(b"half")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Linear, "save_pretrained", full)
+    best.look({"held_out_psnr": 21.0}, 2)
+    assert "no room for the best weights, of step 2 " in capsys.readouterr().err
+    assert (read_best(tmp_path), names_beginning(tmp_path, ".best")) == ({"step": 1, "score": "psnr", "value": 20}, [])
+    monkeypatch.setattr(Linear, "save_pretrained", model)
+    (tmp_path / ".best.123-abcd").mkdir()  # of a process that was killed
+    best = BestWeights(run, "psnr")
+    best.look({"held_out_psnr": 21.0}, 3)
+    assert (read_best(tmp_path)["step"], names_beginning(tmp_path, ".best")) == (3, [])
+
+
+def names_beginning(folder: Path, start: str) -> list[str]:
+    return [path.name for path in folder.iterdir() if path.name.startswith(start)]
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs Linux")

@@ -40,3 +40,10 @@ def test_singular_values_become_about_one():
     assert values.min() > 0.5
     assert values.max() < 1.4
     assert torch.linalg.svdvals(matrices).max() > 5
+
+
+def test_a_torch_without_onednn_takes_fp32(monkeypatch):
+    """As on a Mac: its operations are not even there to be asked."""
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
+    monkeypatch.setattr(torch.ops, "mkldnn", None)
+    assert orthogonalised(torch.randn(1, 4, 4), COEFFICIENTS, 5, 1e-7).dtype == torch.float32

@@ -33,9 +33,11 @@ def tokenizer(**changes) -> VideoTokenizer:
     return VideoTokenizer(**(sizes | changes))
 
 
-def objective(model: VideoTokenizer, accelerator: Accelerator | None = None, **loss) -> Objective:
+def objective(
+    model: VideoTokenizer, accelerator: Accelerator | None = None, pieces: tuple[int, ...] = (), **loss
+) -> Objective:
     config = check_config(ObjectiveConfig, loss, "test")
-    return Objective(config, model, OPTIMIZER, accelerator or Accelerator(cpu=True))
+    return Objective(config, model, OPTIMIZER, accelerator or Accelerator(cpu=True), pieces)
 
 
 def adversarial(**changes) -> dict:
@@ -204,11 +206,21 @@ def test_noisy_labels_come_from_the_batchs_random_numbers():
         ({"adversarial": adversarial()}, {"num_frames": 6, "temporal_patch": 2}, "needs frames in fours .* not 6 × 16"),
         ({"adversarial": adversarial(transformer={"width": 30})}, {}, "multiple of 4 and of the 8 heads, not 30"),
         ({"alignment": {"projection": "teacher"}}, {"num_frames": 6, "temporal_patch": 3}, "3 tubelets .* 2 temporal"),
+        (
+            {"adversarial": {"discriminator": "patch"}},
+            {"num_frames": 2, "temporal_patch": 2},
+            "at least 4 .* not 2 × 16",
+        ),
+        ({"adversarial": {"discriminator": "patch"}, "pieces": (2,)}, {}, "at least 4 frames .* not 2 × 16"),
+        ({"adversarial": adversarial(), "pieces": (4, 2)}, {}, "needs frames in fours .* not 2 × 16"),
+        ({"alignment": {"projection": "teacher"}, "pieces": (8, 4)}, {}, r"for clips of 8 frames, and pieces=\[8, 4\]"),
+        ({"alignment": {}, "pieces": (1,)}, {"temporal_patch": 1}, "number of frames must be a multiple of 2, got 1"),
         ({"alignment": {}}, {"num_frames": 9, "temporal_patch": 3}, "number of frames must be a multiple of 2, got 9"),
     ],
 )
 def test_settings_that_do_not_go_together_are_explained(teacher, loss, sizes, message):
     if "alignment" in loss:
-        loss = {"alignment": loss["alignment"] | {"weight": 0.7, "layer": 1, "teacher": str(teacher)}}
+        alignment = {"weight": 0.7, "layer": 1, "teacher": str(teacher)}
+        loss = {**loss, "alignment": loss["alignment"] | alignment}
     with pytest.raises(UserError, match=message):
         objective(tokenizer(**sizes), **loss)
