@@ -15,6 +15,7 @@ import numpy as np
 from av.filter import Graph
 from av.video.stream import VideoStream
 
+from evagen.data.frame_times import SLOWEST
 from evagen.errors import UserError
 from evagen.kernels.files import atomic_write
 
@@ -63,7 +64,8 @@ def check_name(path: Path) -> None:
         raise UserError(f"cannot write {path}: the name should end in one of {', '.join(_WRITERS)}")
 
 
-RATES = {".avi": (1e-3, 65_535), ".mp4": (1e-3, 100_000), ".mkv": (1e-3, 1000), ".gif": (2e-3, 50)}
+_LEAST = float(SLOWEST)
+RATES = {".avi": (_LEAST, 65_535), ".mp4": (_LEAST, 100_000), ".mkv": (_LEAST, 1000), ".gif": (2e-3, 50)}
 """The lowest and the highest frame rate that each can hold: an .mkv counts milliseconds, a .gif hundredths of a second
 in 16 bits, of which players take one for ten."""
 
