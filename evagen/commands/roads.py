@@ -123,7 +123,7 @@ def road_of(videos: Path) -> Road:
 
     def minute(out: Path, data: DataConfig) -> DataConfig:
         first = ClipDataset(data.model_copy(update={"split": "test", "clip": "first"}))
-        clips = round(MINUTE * frame_rate(first.paths[0]) / data.frames)
+        clips = max(1, round(MINUTE * frame_rate(first.paths[0]) / data.frames))  # a frame may take minutes
         return data.model_copy(update={"split": "test", "clip": "first", "limit": clips})
 
     return Road(
