@@ -37,7 +37,7 @@ def write_video(path: str | Path, frames: np.ndarray | Iterable[np.ndarray], fps
         frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[-1] != 3 or not frames.size
     ):
         raise ValueError(f"frames should be uint8 F H W 3, not {frames.dtype} {tuple(frames.shape)}")
-    _check_rate(path, fps)
+    check_rate(path, fps)
     with atomic_write(path) as unfinished:
         _WRITERS[path.suffix.lower()](unfinished, _alike(frames), Fraction(fps).limit_denominator(65535))
 
@@ -70,7 +70,7 @@ RATES = {".avi": (_LEAST, 65_535), ".mp4": (_LEAST, 100_000), ".mkv": (_LEAST, 1
 in 16 bits, of which players take one for ten."""
 
 
-def _check_rate(path: Path, fps: float) -> None:
+def check_rate(path: Path, fps: float) -> None:
     """Raises UserError for a rate that the format cannot hold."""
     slowest, fastest = RATES[path.suffix.lower()]
     if not slowest <= fps <= fastest:  # false for NaN too
