@@ -103,7 +103,8 @@ def main(config: TokenizerTraining) -> Path:
     run = TrainingRun(config, config.run, config.optimizer, model)
     check_not_sharded(config.model.quantizer, learnt, run.accelerator)
     objective = Objective(config.loss, model, config.optimizer, run.accelerator)
-    lost, since = LostClips(dataset.skipped), SinceLastLine(config.model.codebook_size, run.accelerator)
+    lost = LostClips(dataset.skipped, dataset.fingerprint())
+    since = SinceLastLine(config.model.codebook_size, run.accelerator)
     run.resume(keep=[*([dead_codes] if dead_codes else []), objective.lecam, *objective.schedulers, lost, since])
     assign = config.load(model) if config.is_made else None
     held_out = open_held_out(config.held_out, config.data, run, objective.perceptual)

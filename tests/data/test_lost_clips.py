@@ -73,3 +73,18 @@ def test_lost_clips_are_counted_once_and_belong_to_the_state():
     assert {clip.path: clip.reason for clip in again.of_all()} == {
         "short": "too short", "a": "first", "b": "why", "c": "later"
     }  # fmt: skip
+
+
+def test_that_the_videos_are_others_than_at_the_beginning_is_told(caplog):
+    state = LostClips(videos="one").state_dict()
+    LostClips(videos="one").load_state_dict(state)
+    LostClips(videos="one").load_state_dict({"reasons": {}})  # as before they were told
+    assert caplog.text == ""
+    LostClips(videos="another").load_state_dict(state)
+    assert "the videos are not those that this training began with" in caplog.text
+
+
+def test_processes_that_find_other_videos_are_refused(monkeypatch):
+    monkeypatch.setattr("evagen.data.lost_clips.gather_object", lambda own: [*own, "another"])
+    with pytest.raises(UserError, match="the processes do not find the same videos"):
+        LostClips(videos="one")
