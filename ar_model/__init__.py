@@ -4,7 +4,7 @@ from evagen.ar_model.drawing import SamplingOptions
 from evagen.ar_model.grammar import ClipTokens, GrammarState, SequenceGrammar
 from evagen.ar_model.lengths import LengthConstraints
 from evagen.ar_model.loss import GeneratorLoss, LengthShares, drop_classes, length_shares, next_token_loss
-from evagen.ar_model.sampler import ClipRequest, sample, sample_in_order
+from evagen.ar_model.sampler import ClipRequest, is_guided, sample, sample_in_order
 from evagen.ar_model.sizes import SIZES, Size, shape_of, with_shape
 from evagen.ar_model.transformer import VideoGenerator
 
@@ -21,6 +21,7 @@ __all__ = [
     "Size",
     "VideoGenerator",
     "drop_classes",
+    "is_guided",
     "length_shares",
     "next_token_loss",
     "sample",

@@ -79,8 +79,8 @@ class Decoder:
         self.all_rows = torch.arange(num_rows, device=self.device)
         self._seen = [0] * num_rows  # the positions, known to the host without asking the device
         self._triton_failed = False
-        self._compiled: Step | None = None
-        self._compiled = self._compiled_step()
+        self._fused_step: Step | None = None
+        self._fused_step = self._make_fused_step()
 
     def _empty_cache(self, num_rows: int, head_width: int) -> Tensor:
         """(2, R, h, M, d), in memory as the kernels read it: on a CPU each head's keys beside each other, elsewhere
@@ -119,7 +119,7 @@ class Decoder:
 
     def launch(self, tokens: Tensor) -> Tensor:
         """The device's part of a step, which depends on `keys_read` alone, so that it can be recorded."""
-        logits = self._step_in_torch(tokens) if self._compiled is None else self._compiled(tokens, self.positions)
+        logits = self._step_in_torch(tokens) if self._fused_step is None else self._fused_step(tokens, self.positions)
         self.positions.add_(1).clamp_max_(self.length - 1)  # rows that have ended write over their end
         return logits
 
@@ -130,7 +130,7 @@ class Decoder:
     @property
     def keys_read(self) -> int:
         """How far into the cache the next step reads; 0 where a kernel reads each row as far as it is written."""
-        if self.by_length or (self._compiled is not None and self.device.type != "cpu"):
+        if self.by_length or (self._fused_step is not None and self.device.type != "cpu"):
             return 0
         seen = max(self._seen) + 1
         return seen if self.device.type == "cpu" else min(-(-seen // KEYS_AT_ONCE) * KEYS_AT_ONCE, self.length)
@@ -164,10 +164,10 @@ class Decoder:
             self.cache = [layer.contiguous() for layer in self.cache]
         self.positions, self.all_rows = self.positions[chosen], self.all_rows[: len(rows)]
         self._seen = [self._seen[row] for row in rows]
-        self._compiled = None  # of another cache
-        self._compiled = self._compiled_step()
+        self._fused_step = None  # of another cache
+        self._fused_step = self._make_fused_step()
 
-    def _compiled_step(self) -> Step | None:
+    def _make_fused_step(self) -> Step | None:
         """The step as compiled code, over these weights and this cache; None where there is none."""
         on_cpu, in_fp32 = self.device.type == "cpu", {self.dtype, self.embed_tokens.weight.dtype} == {torch.float32}
         if not (on_cpu and in_fp32) and not (self.device.type == "cuda" and self.dtype in HALF):

@@ -6,8 +6,9 @@ For frame prediction the blocks of the given frames stand in front, closed by a 
 
     [class] [length] content … … [separator] [length of block 0] content … … [end]
 
-A generator without an end is trained on windows of long videos. One that does not begin where its video does is marked
-by a separator behind the class, so that nothing in the middle of a video is taken for a beginning:
+A generator without an end is trained on windows of long clips. One that does not begin where its clip does, and with it
+the tokenizer's memory, is marked by a separator behind the class, so that nothing in the middle is taken for a
+beginning:
 
     [class] [separator] [length] content … … [end]
 
@@ -58,7 +59,8 @@ class SequenceGrammar:
         num_given_blocks: G for frame prediction; 0 for none.
         endless: whether clips are windows of longer videos, of T blocks.
 
-    Raises ValueError for windows with given blocks of frame prediction, and for sizes of which there is no clip.
+    Raises ValueError for windows with given blocks of frame prediction or of one block, and for sizes of which there
+    is no clip.
     """
 
     def __init__(
@@ -68,6 +70,10 @@ class SequenceGrammar:
         if endless and num_given_blocks:
             raise ValueError(
                 "a generator without an end continues videos anyway and cannot be one for frame prediction"
+            )
+        if endless and num_blocks == 1:
+            raise ValueError(
+                "a window of 1 block has no half to go on from: a generator without an end needs 2 or more"
             )
         levels = tuple(levels)
         if not levels or levels[0] < 1 or any(a >= b for a, b in itertools.pairwise(levels)):
@@ -119,8 +125,8 @@ class SequenceGrammar:
         """What is given of a clip: its class token, with its given blocks if any, int64 (n,).
 
         With `num_given_blocks` (frame prediction) the given blocks are just so many, and a separator closes them;
-        otherwise (continuation) they are the clip's own first blocks. begins_later: the clip is a window from the
-        middle of a video. Raises ValueError for another number, and for windows that this grammar has not."""
+        otherwise (continuation) they are the clip's own first blocks. begins_later: it is a later window
+        of one. Raises ValueError for another number, and for windows that this grammar has not."""
         device = given.codes.device if given is not None else None
         start = self.class_token(torch.tensor([label])).to(device)
         num_given = 0 if given is None else len(given.lengths)
@@ -146,7 +152,7 @@ class SequenceGrammar:
     ) -> tuple[Tensor, list[int]]:
         """Whole clips to token sequences, end to end, for training: tokens int64 (N + …,) and the length of each
         clip's sequence. labels: int64 (B,); given: each clip's given blocks, for frame prediction; begins_later: which
-        are windows from the middle of a video."""
+        are later windows of a clip."""
         parts, sequence_lengths = [], []
         for i, (clip, label) in enumerate(zip(clips, labels.tolist(), strict=True)):
             later = begins_later is not None and begins_later[i]
@@ -162,12 +168,9 @@ class SequenceGrammar:
         tokens = sequence.tolist()
         if not tokens or not self.first_class <= tokens[0] <= self.null_class:
             raise ValueError(f"a sequence begins with a class token, got {tokens[:1]}")
-        start = 2 if self.endless and tokens[1:2] == [self.separator] else 1
-        if self.num_given_blocks:
-            if self.separator not in tokens:
-                raise ValueError("the separator behind the given blocks is missing")
-            start = tokens.index(self.separator) + 1
-        at, codes, lengths = start, [], []
+        if self.num_given_blocks and self.separator not in tokens:
+            raise ValueError("the separator behind the given blocks is missing")
+        at, codes, lengths = int(self.first_length_at(sequence[None])), [], []
         for block in range(self.num_blocks):
             if at >= len(tokens) or not self.first_length <= tokens[at] < self.first_class:
                 raise ValueError(f"position {at} should hold the length token of block {block}: {tokens[at : at + 1]}")
@@ -181,6 +184,13 @@ class SequenceGrammar:
         if tokens[at:] not in ([], [self.end]):
             raise ValueError(f"after the last block only the end token may follow, got {tokens[at:]}")
         return ClipTokens(torch.tensor(codes), torch.tensor(lengths))
+
+    def first_length_at(self, sequences: Tensor) -> Tensor:
+        """Where sequences (S, n), from their class tokens on, have or will have the length token of their own first
+        block, int64 (S,): behind the given blocks of frame prediction, and behind the mark of a later window."""
+        if self.num_given_blocks:
+            return (sequences == self.separator).int().argmax(1) + 1
+        return 1 + (sequences[:, 1:2] == self.separator).any(1)
 
     def levels_on(self, device: torch.device) -> Tensor:
         """The levels as int64 (L,) on a device."""

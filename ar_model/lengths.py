@@ -3,7 +3,7 @@
 Legend: S sampling slots, T blocks, L levels.
 """
 
-import math
+import numbers
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -12,6 +12,9 @@ import torch
 from torch import Tensor
 
 from evagen.ar_model.grammar import GrammarState, SequenceGrammar
+
+LARGEST = 1e6
+"""Of numbers that a user may give for logits to be changed by: they stay finite in single precision."""
 
 
 @dataclass(frozen=True)
@@ -28,8 +31,11 @@ class LengthConstraints:
     """Added to the log-odds of a level for each doubling of its length, so positive for more tokens."""
 
     def __post_init__(self) -> None:
-        if not math.isfinite(self.bias):
-            raise ValueError(f"a bias on lengths is a finite number, got {self.bias}")
+        if not -LARGEST <= self.bias <= LARGEST:
+            raise ValueError(f"a bias on lengths lies in [-{LARGEST:g}, {LARGEST:g}], got {self.bias}")
+        for name in ("max_length", "max_tokens"):
+            if not isinstance(value := getattr(self, name), numbers.Integral | None):
+                raise ValueError(f"{name} is a whole number, got {value!r}")
 
     def least(self, grammar: SequenceGrammar) -> list[int]:
         """The fewest tokens that each block can have, (T,)."""

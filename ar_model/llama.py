@@ -136,9 +136,7 @@ class GrammarLogits(LogitsProcessor):
         """Where sequences (S, n) stand, from one length token to the next."""
         levels = torch.tensor(self.grammar.levels, device=tokens.device)
         begun, remaining, length, total = torch.zeros(4, len(tokens), dtype=torch.int64, device=tokens.device)
-        due, num_tokens = torch.ones_like(begun), tokens.shape[1]  # where the next length token has its place
-        if self.grammar.num_given_blocks:
-            due = (tokens == self.grammar.separator).int().argmax(1) + 1  # behind the given blocks
+        due, num_tokens = self.grammar.first_length_at(tokens), tokens.shape[1]  # where the next length token belongs
         for _ in range(self.grammar.num_blocks):
             there = due < num_tokens  # (S,)
             token = tokens.gather(1, due.clamp_max(num_tokens - 1)[:, None])[:, 0]

@@ -18,24 +18,23 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from evagen.ar_model.decoding import Decoder
-from evagen.ar_model.drawing import Drawing, SamplingOptions, Slots, clip_noise
-from evagen.ar_model.grammar import ClipTokens
+from evagen.ar_model.drawing import Drawing, SamplingOptions, Slots, SlotTables, clip_noise
+from evagen.ar_model.grammar import ClipTokens, GrammarState, SequenceGrammar
 from evagen.ar_model.lengths import LengthConstraints, LengthScores
 from evagen.ar_model.transformer import VideoGenerator
 from evagen.kernels.replay import Replayed
 from evagen.kernels.transfer import send
 
-SEEDS_BETWEEN_WINDOWS = 2**40
-"""More than there are clips, so that no window repeats another clip's random numbers."""
 STEPS_BETWEEN_LOOKS = 16
 """On an accelerator, how often the host asks which clips are finished; it waits for the device only then."""
 
 
 @dataclass(frozen=True)
 class ClipRequest:
-    """One clip to be written. seed: a whole number; label: -1 for no class; given: for frame prediction the given
-    frames' blocks, for continuation the clip's own first blocks; constraints: on its lengths; num_blocks: of the clip,
-    those that are given included, the generator's own number if None, which only one without an end can exceed."""
+    """One clip to be written. seed: a whole number, of which the low 32 bits count; label: -1 for no class; given: for
+    frame prediction the given frames' blocks, for continuation the clip's own first blocks; constraints: on its
+    lengths; num_blocks: of the clip, those that are given included, the generator's own number if None, which only one
+    without an end can exceed."""
 
     seed: int
     label: int = -1
@@ -44,18 +43,48 @@ class ClipRequest:
     num_blocks: int | None = None
 
 
-@dataclass
-class _Work:
-    """A clip that is being written. number: its request's; blocks: so far, `count` of them; beginning: the first blocks
-    of its next window, which are there already; begins_later: whether that window is one from the middle of a video;
-    windows: how many are written."""
+class _Clip:
+    """A clip that is being written, window by window: each but the first begins with the last half of the one before,
+    and a clip with an end is a single window.
 
-    number: int
-    blocks: list[ClipTokens] = field(default_factory=list)
-    count: int = 0
-    beginning: ClipTokens | None = None
-    begins_later: bool = False
-    windows: int = 0
+    Attributes: number, request: which clip; beginning, begins_later: of its next window the blocks that are there
+    already, and whether it is a later one; windows: how many are written."""
+
+    def __init__(self, number: int, request: ClipRequest, grammar: SequenceGrammar):
+        self.number, self.request, self.windows = number, request, 0
+        self.beginning, self.begins_later = request.given, False
+        self._grammar = grammar
+        self._parts: list[ClipTokens] = []
+        if grammar.endless and request.given is not None:
+            self._parts.append(request.given)
+            if len(request.given.lengths) >= grammar.num_blocks:
+                self._begin_after(request.given)
+
+    def prompt(self, label: int) -> Tensor:
+        """Of the next window."""
+        return self._grammar.prompt(label, self.beginning, self.begins_later)
+
+    def add(self, window: ClipTokens) -> None:
+        """The next window, which is written: what of it was not there already."""
+        known = len(self.beginning.lengths) if self._parts and self.beginning else 0
+        self._parts.append(_last(window, self._grammar.num_blocks - known))
+        self.windows += 1
+        self._begin_after(window)
+
+    def _begin_after(self, blocks: ClipTokens) -> None:
+        self.beginning, self.begins_later = _last(blocks, self._grammar.num_blocks // 2), True
+
+    @property
+    def _wanted(self) -> int:
+        return self.request.num_blocks or self._grammar.num_blocks
+
+    @property
+    def is_finished(self) -> bool:
+        return sum(len(part.lengths) for part in self._parts) >= self._wanted
+
+    def tokens(self) -> ClipTokens:
+        """All that is written, up to the blocks that were asked for."""
+        return _joined(self._parts, self._wanted)
 
 
 def sample(
@@ -71,6 +100,8 @@ def sample(
     Raises ValueError for requests or options that the model cannot follow, before anything is written.
     """
     options = options or SamplingOptions()
+    if num_slots < 1:
+        raise ValueError(f"num_slots={num_slots}: at least 1 clip is written at a time")
     _check(model, requests, options)
     if not requests:
         return iter(())
@@ -90,6 +121,8 @@ def _check(model: VideoGenerator, requests: Sequence[ClipRequest], options: Samp
         grammar.prompt(request.label, given)
         own = given.lengths.tolist() if given and not grammar.num_given_blocks else []
         request.constraints.check(grammar, own)
+        if request.num_blocks is not None and request.num_blocks < 1:
+            raise ValueError(f"num_blocks={request.num_blocks}: a clip has at least 1 block")
         num_given = len(request.given.lengths) if request.given and not grammar.num_given_blocks else 0
         if (wanted := request.num_blocks or grammar.num_blocks) <= num_given:
             raise ValueError(f"of a clip of {wanted} blocks {num_given} are given: ask for more blocks, or give fewer")
@@ -104,11 +137,21 @@ def _check(model: VideoGenerator, requests: Sequence[ClipRequest], options: Samp
                     f"forced lengths and max_tokens are for clips of {grammar.num_blocks} blocks, as this generator "
                     "was trained; bound a longer or shorter video by max_length or bias"
                 )
-    if options.guidance != 1 and model.config["class_dropout"] == 0:
+            if options.guidance_schedule != "constant":
+                raise ValueError(
+                    f"guidance_schedule={options.guidance_schedule} follows the time of clips of {grammar.num_blocks} "
+                    f"blocks, as this generator was trained, not of {wanted}: take constant"
+                )
+    if is_guided(model, options) and model.config["class_dropout"] == 0:
         raise ValueError(
             f"guidance {options.guidance} needs a model that also knows clips without a class; this one was trained "
             "with class_dropout 0: sample with guidance 1, or train it with class_dropout 0.1"
         )
+
+
+def is_guided(model: VideoGenerator, options: SamplingOptions) -> bool:
+    """Whether clips are written twice, with and without their class. Without classes there is no difference."""
+    return options.guidance != 1 and bool(model.config["class_names"])
 
 
 class ContinuousBatch:
@@ -124,10 +167,10 @@ class ContinuousBatch:
         dtype: torch.dtype | None = None,
     ):
         self.grammar, self.device = model.grammar, model.device
-        self.guided = options.guidance != 1
+        self.guided = is_guided(model, options)
         self.decoder = Decoder(model, num_slots * (2 if self.guided else 1), dtype)
-        self.requests, self.next_request = requests, 0
-        self.occupants: list[_Work | None] = [None] * num_slots
+        self.waiting = (_Clip(number, request, model.grammar) for number, request in enumerate(requests))
+        self.occupants: list[_Clip | None] = [None] * num_slots
         self.slots = Slots.empty(num_slots, len(self.decoder.positions), model.grammar, model.device)
         self.draw = Drawing(model.grammar, options, model.device)
         self.steps_between_looks = 1 if model.device.type == "cpu" else STEPS_BETWEEN_LOOKS
@@ -141,41 +184,18 @@ class ContinuousBatch:
                 self.step(self._step, self.decoder.keys_read)
                 self.decoder.count()
             done = self.grammar.finished(self.slots.state).tolist()
-            ready = {slot: work for slot, work in enumerate(self.occupants) if work and done[slot]}
+            ready = {slot: clip for slot, clip in enumerate(self.occupants) if clip and done[slot]}
             if not ready:
                 continue
-            sequences = self.slots.written.cpu()[list(ready)]  # (ready, M)
-            for work, sequence in zip(ready.values(), sequences):
-                self._add(work, self._unpacked(sequence))
-            unfinished = {slot: work for slot, work in ready.items() if work.count < self._wanted(work)}
-            self._start(unfinished)
-            finished = {slot: work for slot, work in ready.items() if slot not in unfinished}
+            sequences = self.slots.tables.written.cpu()[list(ready)]  # (ready, M)
+            for clip, sequence in zip(ready.values(), sequences):
+                clip.add(self._unpacked(sequence))
+            self._start({slot: clip for slot, clip in ready.items() if not clip.is_finished})
+            finished = {slot: clip for slot, clip in ready.items() if clip.is_finished}
             if finished:
                 self._occupy(list(finished))
-            for work in finished.values():
-                yield work.number, _joined(work.blocks, self._wanted(work))
-
-    def _wanted(self, work: _Work) -> int:
-        return self.requests[work.number].num_blocks or self.grammar.num_blocks
-
-    def _begin(self, number: int) -> _Work:
-        """The clip of a request, of which there is what is given; of too much for a window the last half of one."""
-        given, whole = self.requests[number].given, self.grammar.num_blocks
-        if given is None or not self.grammar.endless:
-            return _Work(number, beginning=given)
-        count = len(given.lengths)
-        later = count >= whole
-        return _Work(number, [given], count, _last(given, max(1, whole // 2)) if later else given, later)
-
-    def _add(self, work: _Work, window: ClipTokens) -> None:
-        """What a window has written, behind what the clip had before; its last half begins the next one."""
-        whole, new = self.grammar.num_blocks, window
-        if self.grammar.endless and work.beginning is not None:
-            new = _last(window, whole - len(work.beginning.lengths))
-        work.blocks.append(new)
-        work.count += len(new.lengths)
-        work.windows += 1
-        work.beginning, work.begins_later = _last(window, max(1, whole // 2)), True
+            for clip in finished.values():
+                yield clip.number, clip.tokens()
 
     def _step(self) -> None:
         """One token for every slot. Writes into the tensors that are there, so that it can be recorded."""
@@ -186,38 +206,35 @@ class ContinuousBatch:
         """Gives these slots to the next requests; where there are none, slots stay empty, or are dropped once half of
         all are."""
         for slot in slots:
-            self.occupants[slot] = self._begin(self.next_request) if self.next_request < len(self.requests) else None
-            self.next_request += self.occupants[slot] is not None
-        self._start({slot: work for slot in slots if (work := self.occupants[slot])})
-        busy = [slot for slot, work in enumerate(self.occupants) if work]
+            self.occupants[slot] = next(self.waiting, None)
+        self._start({slot: clip for slot in slots if (clip := self.occupants[slot])})
+        busy = [slot for slot, clip in enumerate(self.occupants) if clip]
         if busy and 2 * len(busy) <= len(self.occupants):
             self._keep(busy)
 
-    def _start(self, works: dict[int, _Work]) -> None:
+    def _start(self, clips: dict[int, _Clip]) -> None:
         """Begins the next window of these clips, by slot."""
-        if not works:
+        if not clips:
             return
-        slots, requests = list(works), [self.requests[work.number] for work in works.values()]
-        given, later = ([getattr(w, name) for w in works.values()] for name in ("beginning", "begins_later"))
-        prompts = [self.grammar.prompt(r.label, known, late) for r, known, late in zip(requests, given, later)]
-        longest = self.slots.written.shape[1]
+        slots, longest = list(clips), self.slots.tables.written.shape[1]
+        prompts = [clip.prompt(clip.request.label) for clip in clips.values()]
         ended = [F.pad(prompt, (0, longest - len(prompt)), value=self.grammar.end) for prompt in prompts]
-        seeds = [r.seed + work.windows * SEEDS_BETWEEN_WINDOWS for r, work in zip(requests, works.values())]
-        fresh = (
-            torch.stack(ended),
-            torch.stack([clip_noise(seed, longest) for seed in seeds]),
-            *LengthScores.of([request.constraints for request in requests], self.grammar),
-            *torch.tensor([self.grammar.state_after(blocks) for blocks in given]).T,
+        states = [self.grammar.state_after(clip.beginning) for clip in clips.values()]
+        fresh = SlotTables(
+            written=torch.stack(ended),
+            noise=torch.stack([clip_noise(clip.request.seed, longest, clip.windows) for clip in clips.values()]),
+            **LengthScores.of([clip.request.constraints for clip in clips.values()], self.grammar)._asdict(),
+            **vars(GrammarState(*torch.tensor(states).T)),
         )
         rows = slots
         if self.guided:  # the unconditional half has the null class in its cache, and the same tokens behind it
             rows = slots + [slot + len(self.occupants) for slot in slots]
-            prompts += [self.grammar.prompt(-1, known, late) for known, late in zip(given, later)]
+            prompts += [clip.prompt(-1) for clip in clips.values()]
         self.decoder.prefill(rows, prompts)
         due = torch.stack([prompt[-1] for prompt in prompts])
-        where, of_due, due, fresh = send((torch.tensor(slots), torch.tensor(rows), due, fresh), self.device)
+        where, of_due, due, sent = send((torch.tensor(slots), torch.tensor(rows), due, tuple(fresh)), self.device)
         self.slots.tokens[of_due] = due
-        for table, values in zip(self.slots.tables(), fresh, strict=True):
+        for table, values in zip(self.slots.tables, sent, strict=True):
             table[where] = values
 
     def _keep(self, slots: list[int]) -> None:

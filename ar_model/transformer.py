@@ -4,7 +4,7 @@ Legend: N packed tokens, D width, h heads, d = D / h, E hidden width of the MLP,
 """
 
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -156,6 +156,12 @@ class VideoGenerator(FromAnywhere, ModelMixin, ConfigMixin):
         self.lm_head = nn.Linear(width, self.grammar.vocabulary_size, bias=False)
         self.gradient_checkpointing = False  # diffusers switches it on by this name
         initialise(self)
+
+    def meaning_of_weights(self) -> dict[str, Any]:
+        """What the weights were trained for and their shapes do not show: heads, positions and the grammar. Classes
+        may be others, as many."""
+        names = ("num_heads", "rope_theta", "norm_eps", "num_given_blocks", "endless")
+        return {"levels": list(self.grammar.levels), **{name: self.config[name] for name in names}}
 
     def rotary(self, positions: Tensor) -> tuple[Tensor, Tensor]:
         """Positions (N,) → cos and sin of the rotary embedding, float32 (N, 1, d / 2)."""

@@ -62,7 +62,11 @@ def _add(command: Command) -> None:
     def run(config: ConfigPath, overrides: Overrides = None, dry_run: DryRun = False) -> None:
         command.from_command_line(config, overrides or [], dry_run)
 
-    {"": app, "study": study_app}[group].command(name, help=command.help)(run)
+    def study(config: ConfigPath, overrides: Overrides = None) -> None:
+        command.from_command_line(config, overrides or [])
+
+    parent, function = (study_app, study) if group == "study" else (app, run)
+    parent.command(name, help=command.help)(function)
 
 
 for _command in COMMANDS.values():

@@ -332,7 +332,9 @@ def _explain(schema: type[Section], problem: Any) -> str:
     if problem["type"] == "extra_forbidden":
         return unknown_key(location, known_keys(schema))
     if problem["type"] == "missing":
-        return f"{location!r} is missing: {_type_name(schema, problem['loc'])} is needed"
+        inner = section_in(_annotation_at(schema, problem["loc"]))
+        needed = _required(inner, f"{location}.") if inner else []
+        return "; ".join(f"{key!r} is missing" for key in needed or [location])
     message, value = problem["msg"], problem["input"]
     if problem["type"] in ("string_type", "path_type") and isinstance(value, (bool, int, float)):
         message += "; in a file a word that looks like something else stands in quotes"
@@ -360,14 +362,19 @@ def known_keys(schema: type[Section], prefix: str = "") -> list[str]:
     return keys
 
 
+def _required(schema: type[Section], prefix: str) -> list[str]:
+    """Dotted keys of a section, and of those in it, that have no default."""
+    keys = []
+    for name, field in schema.model_fields.items():
+        if field.is_required():
+            inner = section_in(field.annotation)
+            keys += _required(inner, f"{prefix}{name}.") if inner else [prefix + name]
+    return keys
+
+
 def section_in(annotation: Any) -> type[Section] | None:
     """The section that a field is, or may be; None for a plain value."""
     for candidate in (annotation, *getattr(annotation, "__args__", ())):
         if inspect.isclass(candidate) and issubclass(candidate, Section):
             return candidate
     return None
-
-
-def _type_name(schema: type[Section], location: tuple) -> str:
-    annotation = _annotation_at(schema, location)
-    return getattr(annotation, "__name__", str(annotation))

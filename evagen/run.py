@@ -37,6 +37,9 @@ from evagen.kernels.folder_lock import LOCK, lock_folder
 
 logger = logging.getLogger(__name__)
 
+MADE_FROM = "made_from.json"
+"""In a run folder of samples: what they are made from."""
+
 
 class RunFolder(Section):
     """Where a run leaves its results."""
@@ -93,7 +96,8 @@ def start_accelerator(
     """Makes the run folder, writes the resolved config, starts the tracker, where `project` is the run's project.
     `mixed_precision`: of what Accelerate prepares, its own setting if None. `patience`: how long processes wait for
     each other before they take the others for dead, torch's 10 to 30 minutes if None. `claim`: raise UserError when
-    the folder holds a run with another config, which may differ in the keys `may_differ`. Raises UserError too where
+    the folder holds a run with another config, which may differ in the keys `may_differ`; if not, one that has begun
+    keeps its config until the caller has checked what is there. Raises UserError too where
     another process is at work in the folder, for a tracker that is not installed, and for what `accelerate launch` or
     the environment asks for and this run would not do."""
     refuse_unheard(accumulation)
@@ -128,7 +132,7 @@ def start_accelerator(
         _lock(out)
         if claim:
             claim_folder(config, out, may_differ)
-        else:
+        elif not _has_begun(out):
             save_config(config, out)
     accelerator.wait_for_everyone()
     if tracker != "none":
@@ -247,7 +251,7 @@ def claim_folder(config: Section, out: Path, may_differ: Collection[str] = ()) -
 
 def _has_begun(out: Path) -> bool:
     """Whether a run folder holds more than what every run writes before its first step."""
-    return any(path.name not in ("config.yaml", "tracker", "wandb", LOCK) for path in out.iterdir())
+    return any(path.name not in ("config.yaml", MADE_FROM, "tracker", "wandb", LOCK) for path in out.iterdir())
 
 
 def device_name(device: torch.device) -> str:

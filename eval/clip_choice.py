@@ -95,6 +95,11 @@ class ClipChoice:
         _first(clips, self.drawn, f"clips of {num_frames} frames")
         return [clips[number] for number in random.Random(self.seed).sample(range(len(clips)), self.drawn)]
 
+    @property
+    def fixed_count(self) -> int | None:
+        """How many clips any set of videos gives that is large enough; None where that depends on the videos."""
+        return self.drawn or (None if self.place == "all" else self.first_videos)
+
     def _starts(self, video: SourceVideo, span: int) -> list[int]:
         """The first frames of a video's clips, each of which reaches over `span` frames of the file."""
         last = max(0, video.num_frames - span)

@@ -1,9 +1,10 @@
 """A protocol: everything that a published score depends on besides the model, as data. `protocols.py` has the table.
 
     protocol = get_protocol("larp-ucf101-class2video")
-    clips = protocol.real_clips([SourceVideo("Archery/v_Archery_g01_c01.avi", num_frames=200, label=2), ...])
+    videos = [SourceVideo("Archery/v_Archery_g01_c01.avi", num_frames=200, label=2), ...]
+    clips = protocol.real_clips(videos)
     video = protocol.prepare(frames_of(clips[0]))               # uint8 F H W C → float32 C F S S in [-1, 1]
-    labels = protocol.labels_to_generate(clips)
+    labels = protocol.labels_to_generate(clips, videos)
     detector = load_detector(protocol)
     metric = FrechetVideoDistance(detector, ddof=protocol.ddof)
 
@@ -105,13 +106,15 @@ class Protocol:
         """The frames that a `SourceClip` names, uint8 `F H W C` → float32 `C num_frames S S` in [-1, 1]."""
         return self.frames(frames, self.num_frames)
 
-    def labels_to_generate(self, clips: Sequence[SourceClip]) -> list[int]:
-        """The label of every clip to generate: for `generation`, of `num_generated` real clips that are drawn with the
-        choice's seed, with replacement; otherwise of each real clip in turn."""
-        labels = [clip.label for clip in clips]
+    def labels_to_generate(self, clips: Sequence[SourceClip], videos: Sequence[SourceVideo]) -> list[int]:
+        """The label of every clip to generate, from the real clips and all videos of the split: for `generation`, of
+        `num_generated` clips that are drawn with the choice's seed, with replacement, from those of all videos, however
+        few of them are scored; otherwise of each real clip in turn."""
         if self.task == "generation" and self.num_generated is not None:
-            return random.Random(self.clips.seed).choices(labels, k=self.num_generated)
-        return labels
+            every = replace(self.clips, first_videos=None, drawn=None)
+            of_all = every(videos, self.num_frames, self.stride, self.frames_per_second)
+            return random.Random(self.clips.seed).choices([clip.label for clip in of_all], k=self.num_generated)
+        return [clip.label for clip in clips]
 
     def scored(self, generated: Tensor, real: Tensor) -> tuple[Tensor, Tensor]:
         """Generated and real clips `B C F S S` of a frame prediction → both as they go to the detector."""
@@ -125,7 +128,8 @@ class Protocol:
     def changed(self, **changes: Any) -> "Protocol":
         """A protocol that differs in the named fields and says so in its name, so that its scores stay apart:
         `changed(num_generated=256)`. `size`, `drawn`, `first_videos` and `seed` reach into frames and clip choice;
-        a new `drawn` or `first_videos` is also the new `num_real`. Raises ValueError for other names."""
+        with a new `drawn` or `first_videos`, `num_real` is what the choice then gives. Raises ValueError for other
+        names."""
         inner = {"size": "frames", "drawn": "clips", "first_videos": "clips", "seed": "clips"}
         known = {each.name for each in fields(self)} - {"name"} | set(inner)
         unknown = sorted(set(changes) - known)
@@ -133,12 +137,11 @@ class Protocol:
             raise ValueError(f"a protocol has no {', '.join(unknown)}; there are {', '.join(sorted(known))}")
         label = ", ".join(f"{key}={value}" for key, value in sorted(changes.items()))
         outer: dict[str, Any] = {key: value for key, value in changes.items() if key not in inner}
-        for key in ("drawn", "first_videos"):
-            if key in changes:
-                outer.setdefault("num_real", changes[key])
         for key, part in inner.items():
             if key in changes:
                 outer[part] = replace(outer.get(part, getattr(self, part)), **{key: changes[key]})
+        if {"drawn", "first_videos"} & set(changes):
+            outer.setdefault("num_real", outer["clips"].fixed_count)
         return replace(self, name=f"{self.name} [{label}]", published=(), **outer)
 
     def as_dict(self) -> dict[str, Any]:

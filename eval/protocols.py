@@ -30,7 +30,8 @@ STYLEGANV = Protocol(
         "the first 2,048 videos of at least 16 frames in the order of their names; of UCF-101 this takes training and "
         "test list together, and the first 2,048 videos are those of the first sixteen classes or so. Frames are "
         "resized by Pillow's Lanczos filter to the model's resolution (256 unless changed) and cropped. 2,048 "
-        "generated clips are rounded to 8 bits, and I3D takes the bytes and scales them itself."
+        "clips are generated, for labels that are drawn from all videos, and so of all classes. They are rounded to 8 "
+        "bits, and I3D takes the bytes and scales them itself."
     ),
     differences=(
         "the original draws the places unseeded, here they follow from a seed and the path",

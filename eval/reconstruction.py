@@ -50,7 +50,8 @@ def ssim(reconstruction: Tensor, original: Tensor) -> Tensor:
     for videos in zip(reconstruction, original):  # one at a time: the filtered images take 5 times its memory
         # SSIM compares means as ratios, so black has to be 0: [-1, 1] → [0, 1].
         given, wanted = (rearrange(video, "c f h w -> f c h w") / 2 + 0.5 for video in videos)  # (F, 3, H, W)
-        score = structural_similarity_index_measure(given, wanted, data_range=1.0)  # (), mean over frames
+        with torch.autocast(original.device.type, enabled=False):  # its differences of large means need all digits
+            score = structural_similarity_index_measure(given, wanted, data_range=1.0)  # (), mean over frames
         assert isinstance(score, Tensor)  # a tuple only where the full similarity images are asked for
         scores.append(score)
     return torch.stack(scores)  # (B,)

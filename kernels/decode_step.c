@@ -8,6 +8,7 @@
    D and E are multiples of 64, d of 16. */
 
 #include <math.h>
+#include <stdint.h>
 #include <string.h>
 
 #define LANES 16
@@ -52,7 +53,7 @@ static inline float sum(Lanes v) {
             UNROLL for (int k = 0; k < SPLIT; k++) {                                                       \
                 Lanes weight = load(w + i + k * LANES);                                                    \
                 UNROLL for (int r = 0; r < ROWS; r++)                                                      \
-                    total[r][k] += weight * load(x + (long)r * in + i + k * LANES);                        \
+                    total[r][k] += weight * load(x + (int64_t)r * in + i + k * LANES);                        \
             }                                                                                              \
         UNROLL for (int r = 0; r < ROWS; r++) {                                                            \
             UNROLL for (int k = 1; k < SPLIT; k++) total[r][0] += total[r][k];                             \
@@ -90,14 +91,14 @@ static void rotate(float *x, const float *rotation, int d) {
 /* One head of one row: its new key and value into the cache, and what its query gathers from all so far. */
 static void attend(float *query, float *key, const float *value, float *keys, float *values, const float *rotation,
                    int position, int d, float *scores, float *result) {
-    rotate(query, rotation + (long)position * d, d);
-    rotate(key, rotation + (long)position * d, d);
-    memcpy(keys + (long)position * d, key, d * sizeof(float));
-    memcpy(values + (long)position * d, value, d * sizeof(float));
+    rotate(query, rotation + (int64_t)position * d, d);
+    rotate(key, rotation + (int64_t)position * d, d);
+    memcpy(keys + (int64_t)position * d, key, d * sizeof(float));
+    memcpy(values + (int64_t)position * d, value, d * sizeof(float));
     float highest = -INFINITY, total = 0, scale = 1.0f / sqrtf(d);
     for (int j = 0; j <= position; j++) {
         Lanes product = {0};
-        for (int i = 0; i < d; i += LANES) product += load(query + i) * load(keys + (long)j * d + i);
+        for (int i = 0; i < d; i += LANES) product += load(query + i) * load(keys + (int64_t)j * d + i);
         scores[j] = sum(product) * scale;
         highest = fmaxf(highest, scores[j]);
     }
@@ -105,13 +106,13 @@ static void attend(float *query, float *key, const float *value, float *keys, fl
     for (int j = 0; j <= position; j++) {
         float weight = expf(scores[j] - highest);
         total += weight;
-        for (int i = 0; i < d; i++) result[i] += weight * values[(long)j * d + i];
+        for (int i = 0; i < d; i++) result[i] += weight * values[(int64_t)j * d + i];
     }
     for (int i = 0; i < d; i++) result[i] /= total;
 }
 
 /* tokens and positions (R), logits (R, V). */
-void decode_step(const Model *m, int rows, const long *tokens, const long *positions, Workspace *s, float *logits,
+void decode_step(const Model *m, int rows, const int64_t *tokens, const int64_t *positions, Workspace *s, float *logits,
                  int threads) {
     Dots *const dots = dots_of[rows];
     const int D = m->width, d = D / m->heads, E = m->hidden;
@@ -124,39 +125,39 @@ void decode_step(const Model *m, int rows, const long *tokens, const long *posit
             rms_norm(s->x, layer->norm1, D, rows, m->eps, normed);
 #pragma omp for schedule(static)
             for (int o = 0; o < 3 * D; o++) {
-                dots(layer->qkv + (long)o * D, normed, D, y);
-                for (int r = 0; r < rows; r++) s->qkv[(long)r * 3 * D + o] = y[r];
+                dots(layer->qkv + (int64_t)o * D, normed, D, y);
+                for (int r = 0; r < rows; r++) s->qkv[(int64_t)r * 3 * D + o] = y[r];
             }
 #pragma omp for schedule(static)
             for (int i = 0; i < rows * m->heads; i++) {
-                float *query = s->qkv + (long)(i / m->heads) * 3 * D + (i % m->heads) * d;
-                long offset = (long)i * m->length * d;
+                float *query = s->qkv + (int64_t)(i / m->heads) * 3 * D + (i % m->heads) * d;
+                int64_t offset = (int64_t)i * m->length * d;
                 attend(query, query + D, query + 2 * D, layer->keys + offset, layer->values + offset, m->rotation,
-                       positions[i / m->heads], d, s->scores + (long)i * m->length, s->attended + (long)i * d);
+                       positions[i / m->heads], d, s->scores + (int64_t)i * m->length, s->attended + (int64_t)i * d);
             }
 #pragma omp for schedule(static)
             for (int o = 0; o < D; o++) {
-                dots(layer->out + (long)o * D, s->attended, D, y);
+                dots(layer->out + (int64_t)o * D, s->attended, D, y);
                 for (int r = 0; r < rows; r++) s->x[r * D + o] += y[r];
             }
             rms_norm(s->x, layer->norm2, D, rows, m->eps, normed);
 #pragma omp for schedule(static)
             for (int o = 0; o < E; o++) {
-                dots(layer->gate_up + (long)o * D, normed, D, gate);
-                dots(layer->gate_up + (long)(E + o) * D, normed, D, y);
-                for (int r = 0; r < rows; r++) s->hidden[(long)r * E + o] = gate[r] / (1.0f + expf(-gate[r])) * y[r];
+                dots(layer->gate_up + (int64_t)o * D, normed, D, gate);
+                dots(layer->gate_up + (int64_t)(E + o) * D, normed, D, y);
+                for (int r = 0; r < rows; r++) s->hidden[(int64_t)r * E + o] = gate[r] / (1.0f + expf(-gate[r])) * y[r];
             }
 #pragma omp for schedule(static)
             for (int o = 0; o < D; o++) {
-                dots(layer->down + (long)o * E, s->hidden, E, y);
+                dots(layer->down + (int64_t)o * E, s->hidden, E, y);
                 for (int r = 0; r < rows; r++) s->x[r * D + o] += y[r];
             }
         }
         rms_norm(s->x, m->norm, D, rows, m->eps, normed);
 #pragma omp for schedule(static)
         for (int o = 0; o < m->vocabulary; o++) {
-            dots(m->head + (long)o * D, normed, D, y);
-            for (int r = 0; r < rows; r++) logits[(long)r * m->vocabulary + o] = y[r];
+            dots(m->head + (int64_t)o * D, normed, D, y);
+            for (int r = 0; r < rows; r++) logits[(int64_t)r * m->vocabulary + o] = y[r];
         }
     }
 }

@@ -10,6 +10,8 @@ Legend: S slots, R rows of logits (S, or 2·S with guidance), V vocabulary, K co
 sequence; in a program v columns.
 """
 
+from collections.abc import Mapping
+
 import torch
 import triton
 import triton.language as tl
@@ -109,24 +111,26 @@ def draw_kernel(
 
 
 def launch_draw(
-    logits: Tensor, positions: Tensor, tokens: Tensor, tables: tuple[Tensor, ...], levels: Tensor, end: int,
+    logits: Tensor, positions: Tensor, tokens: Tensor, tables: Mapping[str, Tensor], levels: Tensor, end: int,
     codebook_size: int, cuts: tuple[float, int, float, float], guidance: tuple[float, float, float, bool],
 ) -> None:  # fmt: skip
-    """Draws for every slot. logits: contiguous float32 (R, V); tables: those of `Slots.tables`; levels: int64 (L,);
-    cuts: temperature, top-k, top-p, min-p; guidance: its scale, from and to which progress, and whether it rises
-    linearly instead. Raises ValueError for a vocabulary that no program can hold."""
+    """Draws for every slot. logits: contiguous float32 (R, V); tables: what is known of the slots, by the names
+    of the kernel's arguments; levels: int64 (L,); cuts: temperature, top-k, top-p, min-p; guidance: its scale, from and
+    to which progress, and whether it rises linearly instead. Raises ValueError for a vocabulary that no program can
+    hold."""
     if logits.shape[1] > MOST_TOKENS:
         raise ValueError(f"a vocabulary of {logits.shape[1]} is more than {MOST_TOKENS}")
-    num_slots, longest = tables[0].shape
-    num_blocks, vocabulary = tables[3].shape[1], logits.shape[1]
+    num_slots, longest = tables["written"].shape
+    num_blocks, vocabulary = tables["most"].shape[1], logits.shape[1]
     temperature, top_k, top_p, min_p = cuts
     scale, first, last, is_linear = guidance
     columns = triton.next_power_of_2(vocabulary)
     with torch.cuda.device_of(logits):  # Triton starts kernels on the current device
         draw_kernel[(num_slots,)](
-            logits, positions, tokens, *tables, levels, num_slots, longest, vocabulary, codebook_size, len(levels),
-            num_blocks, end, float(temperature), top_k, float(top_p), float(min_p), float(scale), float(first),
-            float(last), CUTS_TOP_K=0 < top_k < vocabulary, CUTS_TOP_P=top_p < 1, CUTS_MIN_P=min_p > 0,
-            GREEDY=temperature == 0, GUIDED=len(logits) > num_slots, LINEAR=is_linear, COLUMNS=columns,
+            logits, positions, tokens, **tables, levels=levels, num_slots=num_slots, M=longest, V=vocabulary,
+            K=codebook_size, L=len(levels), T=num_blocks, end=end, temperature=float(temperature), top_k=top_k,
+            top_p=float(top_p), min_p=float(min_p), guidance=float(scale), first=float(first), last=float(last),
+            CUTS_TOP_K=0 < top_k < vocabulary, CUTS_TOP_P=top_p < 1, CUTS_MIN_P=min_p > 0, GREEDY=temperature == 0,
+            GUIDED=len(logits) > num_slots, LINEAR=is_linear, COLUMNS=columns,
             num_warps=16 if columns > 8192 else 8,
         )  # fmt: skip

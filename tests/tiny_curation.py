@@ -45,8 +45,7 @@ def curated_with(gain: Callable[[torch.Tensor], torch.Tensor], root: Path, out: 
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(curate.CandidateSearch, "all_distances", distances)
-        curate.main(curation(root, out))
-    return out
+        return curate.main(curation(root, out))
 
 
 def routing(record: Path, out: Path, **changes) -> train_router.RouterTraining:

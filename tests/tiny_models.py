@@ -51,8 +51,10 @@ def tiny_block_router(seed: int = 0, **changes) -> BlockRouter:
 def tiny_generator(**changes) -> VideoGenerator:
     """Sequences of three blocks of 1, 3 or 5 tokens, 11 codes, two classes."""
     torch.manual_seed(0)
-    sizes = {"width": 64, "depth": 2, "num_heads": 2, "hidden_width": 64, "class_names": ["a", "b"]}
-    model = VideoGenerator(11, [1, 3, 5], 3, **(sizes | changes))
+    sizes = {
+        "levels": [1, 3, 5], "width": 64, "depth": 2, "num_heads": 2, "hidden_width": 64, "class_names": ["a", "b"],
+    }  # fmt: skip
+    model = VideoGenerator(11, num_blocks=3, **(sizes | changes))
     with torch.no_grad():
         for parameter in model.parameters():  # so that what was written before matters, as to a trained model
             parameter.add_(torch.randn_like(parameter) * 0.15)

@@ -153,8 +153,11 @@ class VideoTokenizer(FromAnywhere, ModelMixin, ConfigMixin):
     def meaning_of_weights(self) -> dict[str, Any]:
         """What the weights were trained for and their shapes do not show: with other values they would be useless.
         `vq` and `svq` differ in training only."""
-        names = ("codebook_size", "finest_blocks", "encoder_heads", "decoder_heads", "encoder_self_attention")
-        settings = {name: self.config[name] for name in (*names, "decoder_start", "memory_blocks")}
+        names = (
+            "temporal_patch", "spatial_patch", "codebook_size", "finest_blocks", "encoder_heads", "decoder_heads",
+            "encoder_self_attention", "decoder_start", "memory_blocks",
+        )  # fmt: skip
+        settings = {name: self.config[name] for name in names}
         return {"quantizer": type(self.quantizer).__name__, **settings}
 
     @classmethod

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from evagen.config import Section, find_config, load_config, unknown_key
+from evagen.config import Section, find_config, load_config, read_header, shipped_configs, unknown_key
 from evagen.errors import UserError
 from evagen.kernels.folder_lock import locks_end
 from evagen.kernels.names import as_argument
@@ -39,9 +39,11 @@ class Command:
         return load_config(self.schema_class(), config, overrides)
 
     def check_names(self, config: str | Path, overrides: Sequence[str]) -> None:
-        """Tells a wrong name of a config or of an overridden key at once, before imports that take seconds. Raises
-        UserError."""
-        find_config(config)
+        """Tells a wrong name of a config or of an overridden key at once, before imports that take seconds, and a
+        shipped config of another command. Raises UserError."""
+        path = find_config(config)
+        if path in shipped_configs().values() and (its := read_header(path).command) != self.name:
+            raise UserError(f"{config} is for `evagen {its}`; {self._shipped()}")
         known = json.loads(KEYS.read_bytes())[self.name]
         for override in overrides:
             key = override.partition("=")[0]
@@ -49,12 +51,16 @@ class Command:
             if key not in known and not any(each in known and f"{each}." not in " ".join(known) for each in above):
                 raise UserError(f"override {override!r}: {unknown_key(key, known)}")
 
+    def _shipped(self) -> str:
+        names = [name for name, path in shipped_configs().items() if read_header(path).command == self.name]
+        return f"for `evagen {self.name}` there are {', '.join(names)}"
+
     def run(self, config: Section) -> Any:
         """Does the work; returns where the results are."""
         with locks_end():
             return self._imported().main(config)
 
-    def from_command_line(self, config: str, overrides: Sequence[str], dry_run: bool) -> None:
+    def from_command_line(self, config: str, overrides: Sequence[str], dry_run: bool = False) -> None:
         """Runs it, or what `--dry-run` makes of it. The last line that it prints is where the results are; what can be
         done with them goes to standard error."""
         if dry_run:

@@ -18,10 +18,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from evagen.config import load_config, with_overrides
-from evagen.data.clip_table import fill_table, open_table
+from evagen.config import load_config, save_config, with_overrides
+from evagen.data.clip_table import check_rows, fill_table, open_table
 from evagen.errors import UserError
-from evagen.eval import motion_explained
+from evagen.eval import get_protocol, motion_explained
 from evagen.kernels.files import write_whole
 from evagen.run import PATIENCE, start_accelerator
 from evagen.scoring.clips import FileClips, list_fingerprint
@@ -54,8 +54,7 @@ def main(config: Benchmark) -> Path:
     started, out = time.monotonic(), config.run.out
     protocol, options = protocol_of(config)
     check_inputs(config, protocol)
-    # Without a claim: rows are checked against what they are made from, and how certain or complete a score has to be
-    # may be asked differently when they are there.
+    # Without a claim: `check_rows` is one, and how certain or complete a score of these rows has to be may change.
     accelerator = start_accelerator(config, out, patience=PATIENCE, claim=False)
     models = Models.load(config, protocol, accelerator.device)
     videos = list_videos(protocol, config.data)
@@ -69,10 +68,12 @@ def main(config: Benchmark) -> Path:
     protocol = without_unreadable(protocol, real.unreadable, len(clips), config.accept_incomplete)
     clips = FileClips(protocol, [clips.clips[number] for number in real.numbers], videos.files)
     subject = subject_of(config, models, clips, videos, options, detector, accelerator.device)
-    earlier = seconds_before(out)
     about = {"protocol": protocol.name, "real": real.key, "detector": f"{detector.name} {detector.fingerprint}"}
+    about |= subject.about
+    check_rows(out / "scored", subject.clips, about, accelerator, config.batch_size)
+    earlier = _start_anew(out, config) if accelerator.is_main_process else None
     fill_table(
-        out / "scored", subject.clips, subject.rows, about | subject.about, accelerator, config.batch_size,
+        out / "scored", subject.clips, subject.rows, about, accelerator, config.batch_size,
         config.run.num_workers, config.save_seconds,
     )  # fmt: skip
     if accelerator.is_main_process:
@@ -107,6 +108,16 @@ def main(config: Benchmark) -> Path:
         _publish(out, record, [*videos.remarks, *remarks])
     accelerator.wait_for_everyone()
     return out
+
+
+def _start_anew(out: Path, config: Benchmark) -> float | None:
+    """The folder's config is this one, and a score of before goes: one that is stopped from here on leaves none.
+    Returns `seconds_before`."""
+    earlier = seconds_before(out)
+    for name in ("record.json", "table.md"):
+        (out / name).unlink(missing_ok=True)
+    save_config(config, out)
+    return earlier
 
 
 def _publish(out: Path, record: Record, remarks: Sequence[str]) -> None:
@@ -165,4 +176,8 @@ def load_benchmark(protocol: str, overrides: Sequence[str]) -> Benchmark:
     """A config from a protocol's name, or from a YAML file, and overrides. Raises UserError as `load_config` does."""
     if protocol.endswith((".yaml", ".yml")):
         return load_config(Benchmark, protocol, overrides)
+    try:
+        get_protocol(protocol)  # before all else that is wrong
+    except ValueError as error:
+        raise UserError(str(error)) from error
     return with_overrides(Benchmark, {"protocol": protocol}, overrides, "evagen benchmark")

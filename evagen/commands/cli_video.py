@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 import typer
 
 from evagen.commands import COMMANDS
+from evagen.data.found_files import VIDEO_SUFFIXES
 from evagen.errors import UserError
 from evagen.kernels.names import as_argument
 from evagen.kernels.sources import FOR_CLASSES, FOR_VIDEOS
@@ -130,6 +131,8 @@ def sample(
     """Write new clips with a trained generator: of the model in the box, or by a config."""
     if config and "=" in config:
         raise UserError(f"{config} changes a config, and none is named: evagen sample quickstart/sample {config}")
+    if config and Path(config).suffix in VIDEO_SUFFIXES:
+        raise UserError(f"{config} is a video's name, and a config stands there; what is written is --out {config}")
     if config is None:
         if dry_run:
             raise UserError(

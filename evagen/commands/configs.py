@@ -79,7 +79,7 @@ def list_configs() -> list[ShippedConfig]:
     largest: dict[str, int] = defaultdict(int)
     for config in configs:
         largest[folder_of(config.name)] = max(largest[folder_of(config.name)], config.parameters or 0)
-    return sorted(configs, key=lambda config: largest[folder_of(config.name)])
+    return sorted(configs, key=lambda config: (largest[folder_of(config.name)], folder_of(config.name)))
 
 
 def describe(name: str) -> ShippedConfig:

@@ -81,11 +81,12 @@ class Curation(Section):
 
 
 def main(config: Curation) -> Path:
-    """Writes the record into `<run.out>/record`; does nothing if it is there already."""
+    """Writes the record into `<run.out>/record`; does nothing if it is there already. Returns `run.out`, which is what
+    `record` of the next commands takes."""
     accelerator = start_accelerator(config, config.run.out, patience=PATIENCE)
     record = config.run.out / "record"
     if record.exists():
-        return record
+        return config.run.out
     tokenizer = load_for(config.run, VideoTokenizer, config.tokenizer, accelerator.device)
     check_clips(tokenizer, config.data.frames, config.data.size, "the clips", "change data.frames and data.size")
     space = _candidates(tokenizer, config)
@@ -112,7 +113,7 @@ def main(config: Curation) -> Path:
             record, ClipDataset(config.data), lambda batch: _measure(batch, tokenizer, perceptual, config), about,
             accelerator, config.batch_size, config.run.num_workers, config.save_seconds, contents,
         )  # fmt: skip
-    return record
+    return config.run.out
 
 
 def _candidates(tokenizer: VideoTokenizer, config: Curation) -> AssignmentSpace:

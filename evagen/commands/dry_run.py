@@ -1,12 +1,13 @@
 """`evagen COMMAND CONFIG --dry-run`: whether a shipped config can be carried out here, and what a step takes.
 
-The command runs for real, at full size, on two random videos: two steps of a training with a batch of one clip, or one
-clip of everything else. What the config reads of earlier stages is made up: a tokenizer and a generator of the right
-shape with random weights, a record of random distances, a corpus of random clips. Networks that losses look through
-have their published shapes and random weights, so nothing is downloaded.
+The command runs for real, at full size, on two random videos: two steps of a training, with a batch of one clip unless
+`optimizer.batch_size` is overridden, or one clip of everything else. What the config reads of earlier stages is made
+up: a tokenizer and a generator of the right shape with random weights, a record of random distances, a corpus of random
+clips. Networks that losses look through have their published shapes and random weights, so nothing is downloaded.
 """
 
 import json
+import sys
 import tempfile
 import time
 from collections.abc import Sequence
@@ -32,6 +33,7 @@ from evagen.training.metrics import read_metrics
 from evagen.training.shipped_models import build_model, read_shipped, tokenizer_of
 
 NUM_VIDEOS = 2
+BATCH = "optimizer.batch_size="
 CLASSES = ["first", "second"]
 SMALL = {
     "encoder_width": 32, "encoder_depth": 1, "encoder_heads": 2, "decoder_width": 32, "decoder_depth": 1,
@@ -66,26 +68,38 @@ def main(command: Command, name: str, overrides: Sequence[str] = ()) -> DryRun:
         raise UserError(
             f"--dry-run takes the name of a shipped config, such as ucf101_k600/final; got {name}"
         ) from error
-    if command.name.startswith("study "):
-        raise UserError(f"a study has no dry run; {name} is made of stages that have")
     with tempfile.TemporaryDirectory() as folder:
         changes = _Inputs(name, Path(folder)).changes(command)
-        config = command.load(name, [*overrides, *changes])
+        changes = [each for each in changes if not (each.startswith(BATCH) and _key(BATCH) in map(_key, overrides))]
+        if unused := [each for each in overrides if any(_overlap(_key(each), _key(change)) for change in changes)]:
+            print(f"a dry run sets these itself, so they change nothing: {', '.join(unused)}", file=sys.stderr)
+        config: Any = command.load(name, [*overrides, *changes])
         started = time.monotonic()
         command.run(config)
         seconds, out = time.monotonic() - started, config.run.out
         trains = (out / "metrics.jsonl").exists()
+        batch = config.optimizer.batch_size if trains else 1
         if trains:  # the first step warms up
-            seconds = 1 / read_metrics(out)[-1]["clips_per_second"]
+            seconds = batch / read_metrics(out)[-1]["clips_per_second"]
     gpu = torch.cuda.max_memory_allocated() / 1e9 if torch.cuda.is_available() else None
     peak = peak_memory() / 1e9
     count = sum(parameter.numel() for parameter in model.parameters()) if model is not None else None
-    return DryRun(seconds, "step of one clip" if trains else "clip", peak, gpu, count)
+    of_what = f"step of {'one clip' if batch == 1 else f'{batch} clips'}" if trains else "clip"
+    return DryRun(seconds, of_what, peak, gpu, count)
+
+
+def _key(override: str) -> str:
+    return override.partition("=")[0]
+
+
+def _overlap(key: str, other: str) -> bool:
+    """Whether one is the other, or lies in it."""
+    return f"{key}.".startswith(f"{other}.") or f"{other}.".startswith(f"{key}.")
 
 
 def _two_steps(learns_tokens: bool) -> list[str]:
     """Of a training, with a batch of one clip."""
-    changes = ["run.tracker=none", "run.log_every=1", "optimizer.steps=2", "optimizer.batch_size=1"]
+    changes = ["run.tracker=none", "run.log_every=1", "optimizer.steps=2", f"{BATCH}1"]
     changes += ["optimizer.accumulation=1", "optimizer.warmup_steps=0"]
     if learns_tokens:
         changes += ["optimizer.tokens_per_batch=null", "samples.every=0", "held_out.corpus=null", "held_out.best=null"]

@@ -17,6 +17,7 @@ from evagen.report.training_facts import Facts, training_facts
 from evagen.sampling.pipeline import VideoPipeline
 from evagen.scoring.record import read_record
 from evagen.tokenizer import VideoTokenizer
+from evagen.training.best import read_best
 from evagen.training.checkpoints import step_of
 
 
@@ -54,7 +55,7 @@ def main(
         if source is not None
     }
     options = CardOptions(
-        about.name or str(out), about.licence, _notes(about.notes), about.records, _trainings(sources)
+        about.name or str(out), about.licence, _notes(about.notes), about.records, trainings(sources)
     )  # fmt: skip
     pipeline = VideoPipeline.of(generator, tokenizer, router)
     with atomic_folder(out) as folder:
@@ -71,7 +72,7 @@ def _notes(path: Path | None) -> str:
         raise UserError(f"the notes at {path} cannot be read as text: {error}") from error
 
 
-def _trainings(sources: Mapping[str, str]) -> dict[str, Facts]:
+def trainings(sources: Mapping[str, str]) -> dict[str, Facts]:
     """What the run folders of these models tell."""
     facts = {}
     for part, source in sources.items():
@@ -84,7 +85,9 @@ def _trainings(sources: Mapping[str, str]) -> dict[str, Facts]:
         if folder.parent.name == SNAPSHOTS:
             facts[part] = training_facts(part, folder.parents[1], step_of(folder))
         elif folder.name == BEST:
-            facts[part] = training_facts(part, folder.parent) | {"weights": "those of the best held-out score"}
+            best = read_best(folder.parent)
+            facts[part] = training_facts(part, folder.parent, best and best["step"])
+            facts[part]["weights"] = "those of the best held-out score"
         else:
             facts[part] = training_facts(part, folder)
     return facts

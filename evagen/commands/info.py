@@ -16,6 +16,7 @@ from evagen.errors import UserError
 from evagen.kernels.files import read_json
 from evagen.kernels.names import as_argument, as_line
 from evagen.kernels.sources import SNAPSHOTS, STEP, box
+from evagen.sampling.classes import MOST_NAMED
 
 Facts = list[tuple[str, str]]
 MODELS = {
@@ -37,6 +38,11 @@ SCORED = (
     "models.generator.source", "data.root", "seconds",
 )  # fmt: skip
 """Of a record of scores."""
+SAMPLED = (
+    "clips", "config.generator", "config.tokenizer", "generator_fingerprint", "tokenizer_fingerprint",
+    "config.options.guidance", "config.options.top_p", "config.run.seed", "precision",
+)  # fmt: skip
+"""Of a manifest of sampled clips."""
 
 
 def main(path: Path) -> Facts:
@@ -53,14 +59,16 @@ def main(path: Path) -> Facts:
 def _of_folder(folder: Path) -> Facts:
     kinds: list[tuple[str, Callable[[Path], Facts]]] = [
         ("model_index.json", _pipeline), ("config.json", _model), ("table", _corpus), ("record", _curation),
-        ("record.json", _scores), ("config.yaml", _unfinished),
+        ("record.json", _scores), ("manifest.json", _samples), ("comparison.json", _study), ("summary.json", _study),
+        ("config.yaml", _unfinished),
     ]  # fmt: skip
     for name, tell in kinds:
         if (folder / name).exists():
             return tell(folder)
     raise UserError(
         f"{folder} holds nothing that evagen makes: no model (config.json), pipeline (model_index.json), token corpus "
-        "(table), curation (record), scores (record.json) or run (config.yaml)"
+        "(table), curation (record), scores (record.json), samples (manifest.json), study (summary.json) or run "
+        "(config.yaml)"
     )
 
 
@@ -88,13 +96,14 @@ def _model(folder: Path) -> Facts:
         facts.append(("fingerprint", weights_fingerprint(loaded)))  # in fp32, as others compare it
     facts += [(name, str(config[name])) for name in SHAPES if config.get(name) is not None]
     if classes := list(map(str, config.get("class_names") or ())):
-        facts.append(("classes", f"{len(classes)}: {_some(classes)}"))
+        facts.append(("classes", f"{len(classes)}: {_some(classes, MOST_NAMED)}"))
     return [*facts, ("to use it", command.format(folder=as_argument(folder)))]
 
 
 def _pipeline(folder: Path) -> Facts:
     parts = sorted(each.parent for each in folder.glob("*/config.json"))
-    facts = [(f"{part.name} {name}", value) for part in parts for name, value in _model(part)[1:3]]
+    told = ("weights", "fingerprint", "classes")
+    facts = [(f"{part.name} {name}", value) for part in parts for name, value in _model(part) if name in told]
     name = as_argument(folder)
     command = f'VideoPipeline.from_pretrained("{folder}"), or --tokenizer {name} --router {name}'
     return [
@@ -145,6 +154,23 @@ def _scores(folder: Path) -> Facts:
         *((name, str(value)) for name, value in dotted(record).items() if value is not None and name in SCORED),
         ("to use it", f"evagen compare {as_argument(folder)}"),
     ]
+
+
+def _samples(folder: Path) -> Facts:
+    manifest, name = _json(folder / "manifest.json"), as_argument(folder)
+    return [
+        ("what", "clips of `evagen sample`"),
+        *((key, str(value)) for key, value in dotted(manifest).items() if value is not None and key in SAMPLED),
+        (
+            "to use it",
+            f"evagen fvd REAL_VIDEOS {name}, or evagen study lengths {name} CORPUS",
+        ),
+    ]
+
+
+def _study(folder: Path) -> Facts:
+    left = sorted(each for each in folder.iterdir() if each.suffix in (".csv", ".html", ".md", ".png"))
+    return [("what", "what a study, or a quickstart, came to"), ("look at", ", ".join(map(str, left)))]
 
 
 def _unfinished(folder: Path) -> Facts:

@@ -6,7 +6,7 @@ Leaves `<run.out>/<class>/<number>.<format>` (a class whose name cannot be that 
 `tokens.jsonl` with every clip's lengths and codes, and
 `manifest.json` with all that is needed to write them again. A clip depends on the seed and its own number
 alone, so the same clips come out with any number of slots and processes. Running again goes on where an earlier run
-stopped.
+stopped, with the models, precision and given videos that `made_from.json` says; others are refused.
 """
 
 from collections.abc import Iterator
@@ -39,8 +39,15 @@ def main(config: Sampling) -> Path:
     check_generator(generator, tokenizer, config.tokenizer)
     clips = SampledClips(config, generator, tokenizer)
     rows = SampleRows(config.run.out, accelerator.process_index)
+    made_from = {
+        "generator_fingerprint": fingerprint(generator), "tokenizer_fingerprint": fingerprint(tokenizer),
+        "precision": precision_on(config.run.precision, accelerator.device), **clips.given_from(),
+    }  # fmt: skip
+    rows.begin(made_from)
     accelerator.wait_for_everyone()  # all have read what is there before one writes
     todo = [number for number in range(len(clips)) if number not in rows.done]
+    if not todo and rows.are_finished:
+        return config.run.out
     mine = todo[accelerator.process_index :: accelerator.num_processes]
     with (
         autocast(config.run, accelerator.device),
@@ -62,11 +69,9 @@ def main(config: Sampling) -> Path:
         manifest = {
             "config": config.model_dump(mode="json"),
             "clips": len(clips),
-            "generator_fingerprint": fingerprint(generator),
-            "tokenizer_fingerprint": fingerprint(tokenizer),
             "versions": versions(),
             "device": str(accelerator.device),
-            "precision": precision_on(config.run.precision, accelerator.device),
+            **made_from,
         }
         rows.write_manifest(manifest)
     accelerator.wait_for_everyone()

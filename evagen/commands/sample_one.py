@@ -7,7 +7,7 @@ import numpy as np
 from accelerate import PartialState
 from tqdm.auto import tqdm
 
-from evagen.ar_model import ClipRequest, ClipTokens, SamplingOptions, VideoGenerator, sample
+from evagen.ar_model import ClipRequest, ClipTokens, VideoGenerator, is_guided, sample
 from evagen.data.video_writer import check_name, write_video
 from evagen.errors import UserError
 from evagen.kernels.levels import video_to_frames
@@ -15,15 +15,13 @@ from evagen.kernels.names import as_line, file_name_of
 from evagen.models.fit import check_generator
 from evagen.models.loading import load_model
 from evagen.sampling.classes import label_of
-from evagen.sampling.clips import clip_seed, decode_clips, slots_that_fit
+from evagen.sampling.clips import FRAMES_PER_SECOND, clip_seed, decode_clips, slots_that_fit, usual_options
 from evagen.tokenizer import VideoTokenizer
 
-FRAMES_PER_SECOND = 15
 SHOWN_SIDE = 256
 """Small clips are enlarged by a whole factor, up to this height, since players show them as small as they are."""
 GAP = 4
 """Pixels between clips."""
-OPTIONS = SamplingOptions(top_p=0.8, guidance=1.5)
 
 
 def main(
@@ -53,9 +51,11 @@ def clips_of(
     known = list(generator.config.class_names)
     asked = [name for name in classes or known or [None] for _ in range(clips_per_class)]
     requests = [ClipRequest(clip_seed(seed, i), label_of(name, known)) for i, name in enumerate(asked)]
+    options = usual_options(generator)
+    slots = slots_that_fit(generator, is_guided(generator, options), dtype=None)
     written: dict[int, ClipTokens] = {}
     try:
-        sampled = sample(generator, requests, OPTIONS, slots_that_fit(generator, guided=True, dtype=None))
+        sampled = sample(generator, requests, options, slots)
         for number, tokens in tqdm(sampled, "sampling", len(requests), unit="clip"):
             written[number] = tokens
     except ValueError as error:

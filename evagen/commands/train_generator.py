@@ -33,7 +33,7 @@ from evagen.training.held_out_tokens import HeldOutTokensConfig, open_held_out_t
 from evagen.training.metrics import Mean
 from evagen.training.run import TrainingRun, is_finished, seed_draws
 from evagen.training.settings import LayerSettings, OptimizerConfig, TrainingSettings
-from evagen.training.token_batches import ClipBatches, class_dropout_numbers
+from evagen.training.token_batches import ClipBatches, class_dropout_numbers, weighted_batches
 
 
 class ModelConfig(section_of(VideoGenerator, leave_out=FROM_CORPUS)):  # type: ignore[misc]
@@ -107,24 +107,22 @@ def main(config: GeneratorTraining) -> Path:
     samples = open_samples(config.samples, windows, model, config.run.seed, run.accelerator.print)
     seed_draws(config.run.seed, run.accelerator.process_index)
     run.resume(keep=[batches])
-    for _ in run.batches():
-        shares = next(batches)
-        mine = shares[run.accelerator.process_index]
-        tokens, sequence_lengths = pack_clips(windows, sorted(mine, key=batches.tokens_of), model.grammar, config)
+    weighted = weighted_batches(batches, windows.targets, config.optimizer.accumulation, run.accelerator.process_index)
+    for _, batch in zip(run.batches(), weighted):
+        keys = sorted(batch.keys, key=batches.tokens_of)
+        tokens, sequence_lengths = pack_clips(windows, keys, model.grammar, config)
         tokens = tokens.to(run.device)  # N
         logits = run.model(tokens, sequence_lengths)  # N V
         losses = next_token_loss(logits, tokens, sequence_lengths, model.grammar)
-        # Processes' gradients are averaged; weighted by what each predicts, they are those of one large batch.
-        targets = [sum(int(windows.targets[key % len(windows)]) for key in share) for share in shares]
-        weight = targets[run.accelerator.process_index] * len(targets) / sum(targets)
         length_logits = logits[:, model.grammar.first_length : model.grammar.first_class].detach().clone()  # N L
-        run.update(losses.loss * weight, {}, sum(map(len, shares)) / len(shares))
+        run.update(losses.loss * batch.weight, {}, batch.clips_each)
         if run.log_is_due:
-            num_targets = targets[run.accelerator.process_index]
             seen = {}
             if held_out and run.brings_look(held_out.every):
                 seen = held_out.look(model.grammar, run.step + 1)
-            run.log(metrics_of(losses, length_logits, tokens, sequence_lengths, num_targets, model.grammar) | seen)
+            run.log(
+                metrics_of(losses, length_logits, tokens, sequence_lengths, batch.num_targets, model.grammar) | seen
+            )
         if samples and run.ends_step and samples.is_due(run.step + 1, config.optimizer.steps):
             with run.model_so_far() as so_far:
                 if run.accelerator.is_main_process:
@@ -139,9 +137,13 @@ def pack_clips(
 ) -> tuple[Tensor, list[int]]:
     """The clips of some keys as one run of tokens int64 (N,), and the length of each sequence."""
     clips, labels, given, begins_later = windows.read([key % len(windows) for key in keys])
-    uniform = torch.tensor(class_dropout_numbers(keys, config.run.seed))
-    dropped = config.class_dropout if config.use_classes else 1.0
-    return grammar.pack(clips, drop_classes(labels, dropped, uniform), given, begins_later)
+    if config.use_classes:
+        # fp64, in which they were drawn: some of them are 1 in fp32, and would keep a class that is always dropped
+        uniform = torch.tensor(class_dropout_numbers(keys, config.run.seed), dtype=torch.float64)
+        labels = drop_classes(labels, config.class_dropout, uniform)
+    else:
+        labels = torch.full_like(labels, -1)
+    return grammar.pack(clips, labels, given, begins_later)
 
 
 def metrics_of(

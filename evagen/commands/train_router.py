@@ -29,7 +29,7 @@ from evagen.tokenizer.block_router import block_features
 from evagen.tokenizer.reward import ScaleName
 from evagen.tokenizer.router import mirrored, router_features
 from evagen.training.failures import explained
-from evagen.training.run import TrainingRun, batch_generator, is_finished
+from evagen.training.run import TrainingRun, batch_generator, is_finished, seed_draws
 from evagen.training.settings import OptimizerConfig, TrainingSettings
 
 ModelConfig = section_of(Router, leave_out=["levels", "num_frames", "resolution", "temporal_patch", "reward_scale"])
@@ -87,7 +87,9 @@ def main(config: RouterTraining) -> Path:
     set_seed(config.run.seed)
     model = _new_router(config, record)
     run = TrainingRun(config, config.run, config.optimizer, model)
-    lost = LostClips(dataset.skipped)
+    lost = LostClips(dataset)
+    if run.accelerator.process_index:  # dropout's numbers, which would be those of the first process
+        seed_draws(config.run.seed, run.accelerator.process_index)
     run.resume(keep=[lost])
     train, held_out = _split(record, config.held_out)
     num_workers = config.run.num_workers
@@ -113,7 +115,8 @@ def main(config: RouterTraining) -> Path:
         if run.log_is_due:
             metrics = {"loss": loss, "accuracy": accuracy}
             if len(held_out):
-                metrics |= _reached(run.model, shown, held_out, record, scale, config)
+                with run.averaged_weights():
+                    metrics |= _reached(run.model, shown, held_out, record, scale, config)
             run.log(metrics)
     skipped = lost.of_all()
     run.finish()

@@ -26,7 +26,7 @@ from evagen.training.failures import explained
 from evagen.training.held_out import HeldOutConfig, open_held_out
 from evagen.training.metrics import SinceLastLine
 from evagen.training.objective import Objective, ObjectiveConfig
-from evagen.training.run import TrainingRun, batch_generator, is_finished
+from evagen.training.run import TrainingRun, batch_generator, is_finished, seed_draws
 from evagen.training.settings import LayerSettings, OptimizerConfig, TrainingSettings
 
 ModelConfig = section_of(VideoTokenizer, leave_out=["num_frames", "resolution"])
@@ -103,11 +103,12 @@ def main(config: TokenizerTraining) -> Path:
     run = TrainingRun(config, config.run, config.optimizer, model)
     check_not_sharded(config.model.quantizer, learnt, run.accelerator)
     objective = Objective(config.loss, model, config.optimizer, run.accelerator)
-    lost = LostClips(dataset.skipped, dataset.fingerprint())
-    since = SinceLastLine(config.model.codebook_size, run.accelerator)
+    lost, since = LostClips(dataset), SinceLastLine(config.model.codebook_size, run.accelerator)
+    if run.accelerator.process_index:  # numbers that svq draws by, which would be those of the first process
+        seed_draws(config.run.seed, run.accelerator.process_index)
     run.resume(keep=[*([dead_codes] if dead_codes else []), objective.lecam, *objective.schedulers, lost, since])
     assign = config.load(model) if config.is_made else None
-    held_out = open_held_out(config.held_out, config.data, run, objective.perceptual)
+    held_out = open_held_out(config.held_out, dataset, run, objective.perceptual)
     accelerator = run.accelerator
     loader = train_loader(
         dataset, config.optimizer.batch_size, config.run.seed, run.first_batch, config.run.num_workers,
@@ -126,7 +127,6 @@ def main(config: TokenizerTraining) -> Path:
         frames, drawn = send((frames, drawn), run.device)
         output = run.model(video, lengths)
         loss, terms = objective.for_tokenizer(output, video, frames, run.step, model.to_pixels.weight)
-        terms |= since.terms  # the discriminator's last, which are logged with this batch
         since.usage.update(output.tokens.codes)
         run.update(loss, terms, len(video))
         if run.log_is_due:
@@ -136,9 +136,11 @@ def main(config: TokenizerTraining) -> Path:
             if held_out and run.brings_look(held_out.every):
                 seen = held_out.look(model.assignments, assign, config.optimizer.batch_size, run.step + 1)
             tokens = lengths.sum(1).double().mean()
-            run.log({"loss": loss, **terms, **of_codes, "tokens_per_clip": tokens, **seen})
+            run.log({"loss": loss, **terms, **since.terms, **of_codes, "tokens_per_clip": tokens, **seen})
             since.usage.reset()
-        since.terms = objective.after_update(output, video, run.step, random) or since.terms
+        learnt = objective.after_update(output, video, run.step, random)
+        run.watch(learnt)  # in its own step, so that no checkpoint holds what is broken
+        since.terms |= learnt  # which the next line of the log tells
         if dead_codes and run.step < RESTART_UNTIL * config.optimizer.steps:
             restart_dead_codes(dead_codes, output.tokens.codes, output.encoded, drawn, accelerator)
     skipped = lost.of_all()

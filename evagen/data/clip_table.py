@@ -82,16 +82,9 @@ def fill_table(
         interrupted (Ctrl-C) loses nothing.
 
     Raises UserError where an earlier run made rows from something else, or no clip could be decoded."""
-    about = {"videos": dataset.fingerprint(), "batch_size": batch_size, **about}
+    about = check_rows(table, dataset, about, accelerator, batch_size)
     if table.exists():
-        try:
-            made_from = _Finished.model_validate(read_json(table / "about.json", LARGEST_ABOUT)).made_from
-        except (OSError, ValueError) as error:
-            raise UserError(f"{table} is damaged: {error}. Delete it and give the same command again") from error
-        _check_same(table, made_from, about)
         return
-    if accelerator.is_main_process:
-        _tidy(table, about)
     accelerator.wait_for_everyone()
     done = {batch.number for part in _parts(table) for batch in part.info.batches}
     accelerator.wait_for_everyone()  # nobody adds parts while another still looks which there are
@@ -113,6 +106,23 @@ def fill_table(
         skipped = _join(table, len(keys), about, contents or {})
         report_skipped(dataset.skipped + skipped, dataset.num_files)
     accelerator.wait_for_everyone()
+
+
+def check_rows(
+    table: Path, dataset: NumberedClips, about: dict[str, Any], accelerator: Accelerator, batch_size: int
+) -> dict[str, Any]:
+    """All that the rows follow from. Raises UserError where an earlier run made rows, all or some, from something else;
+    to be called by all processes alike, before anything is computed."""
+    about = {"videos": dataset.fingerprint(), "batch_size": batch_size, **about}
+    if table.exists():
+        try:
+            made_from = _Finished.model_validate(read_json(table / "about.json", LARGEST_ABOUT)).made_from
+        except (OSError, ValueError) as error:
+            raise UserError(f"{table} is damaged: {error}. Delete it and give the same command again") from error
+        check_same(table, made_from, about)
+    elif accelerator.is_main_process:
+        _tidy(table, about)
+    return about
 
 
 @dataclass(frozen=True)
@@ -298,11 +308,12 @@ def _tidy(table: Path, about: dict[str, Any]) -> None:
         if part is None:
             path.unlink()
         else:
-            _check_same(folder, part.info.about, about)
+            check_same(folder, part.info.about, about)
 
 
-def _check_same(folder: Path, made_from: dict[str, Any], about: dict[str, Any]) -> None:
-    changed = [name for name in about if made_from.get(name) != about[name]]
+def check_same(folder: Path, made_from: dict[str, Any], about: dict[str, Any]) -> None:
+    """Raises UserError for a folder of rows that were made from something else than `about` says."""
+    changed = [name for name in made_from | about if made_from.get(name) != about.get(name)]
     if changed:
         raise UserError(
             f"{folder} holds rows that were made from other {', '.join(changed)} than there are now; put the earlier "

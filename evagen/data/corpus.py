@@ -49,6 +49,11 @@ class Corpus:
         return np.concatenate(parts).reshape(len(self.table), -1)
 
 
+def _step(blocks: int) -> int:
+    """From a window of so many blocks to the next in its row."""
+    return max(1, blocks // WINDOWS_OVERLAP)
+
+
 class Windows:
     """What a generator learns from: whole rows of a corpus, or windows of so many blocks of them.
 
@@ -56,7 +61,7 @@ class Windows:
     are learnt, and tokens: how long it is, int64 (n,) each.
 
     Raises UserError for windows of a tokenizer without a memory, whose blocks say nothing without the whole clip, and
-    for windows longer than a row."""
+    for windows of which a row has no later one."""
 
     def __init__(self, corpus: Corpus, blocks: int | None = None):
         if blocks is not None and corpus.memory_blocks is None:
@@ -64,14 +69,16 @@ class Windows:
                 f"blocks={blocks}: the corpus is of a tokenizer without a memory, of whose clips no windows can be "
                 "learnt; leave it out"
             )
-        if blocks is not None and blocks > corpus.num_blocks:
+        possible = [n for n in range(2, corpus.num_blocks) if n + _step(n) <= corpus.num_blocks]
+        if blocks is not None and blocks not in possible:
+            advice = f"give at most {possible[-1]}" if possible else "leave it out"
             raise UserError(
-                f"blocks={blocks}: the rows of the corpus have {corpus.num_blocks} blocks; give at most as many, or "
-                "tokenize longer clips (data.frames)"
+                f"blocks={blocks}: the rows of the corpus have {corpus.num_blocks} blocks, and going on is learnt from "
+                f"windows of at least 2 that begin later in a row; {advice}, or tokenize longer clips (data.frames)"
             )
         self.corpus, self.blocks = corpus, blocks or corpus.num_blocks
         lengths = corpus.lengths()  # (rows, T)
-        firsts = np.arange(0, corpus.num_blocks - self.blocks + 1, max(1, self.blocks // WINDOWS_OVERLAP))
+        firsts = np.arange(0, corpus.num_blocks - self.blocks + 1, _step(self.blocks))
         self.rows, self.starts = np.repeat(np.arange(len(lengths)), len(firsts)), np.tile(firsts, len(lengths))
         ends = np.pad(lengths.cumsum(1, dtype=np.int64), ((0, 0), (1, 0)))  # (rows, T + 1): tokens before each block
         contents = (ends[:, firsts + self.blocks] - ends[:, firsts]).flatten()
@@ -85,8 +92,8 @@ class Windows:
         return len(self.rows)
 
     def read(self, numbers: list[int]) -> tuple[list[ClipTokens], torch.Tensor, list[ClipTokens] | None, list[bool]]:
-        """Some of them: clips, labels int64 (B,), given blocks or None, and which do not begin where their video
-        does. Raises UserError for codes that the tokenizer does not have."""
+        """Some of them: clips, labels int64 (B,), given blocks or None, and which do not begin where their row,
+        and with it the tokenizer's memory, does. Raises UserError for codes that the tokenizer does not have."""
         found = self.corpus.table[self.rows[numbers].tolist()]
         for codes in (*found["codes"], *found.get("given_codes", ())):
             if len(codes) and not 0 <= int(codes.min()) <= int(codes.max()) < self.corpus.codebook_size:

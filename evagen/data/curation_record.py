@@ -77,10 +77,10 @@ class CurationRecord:
         return self._weighted("")
 
     @cached_property
-    def later_distance(self) -> Tensor | float:
-        """The same of the blocks behind, which counts in rewards and not in their scale: float64 (n, A), or 0 where
-        there are none."""
-        return self._weighted(LATER) if self.num_future else 0.0
+    def later_distance(self) -> Tensor:
+        """The same of the blocks behind, where the record has `num_future` of them; it counts in rewards and not in
+        their scale: float64 (n, A)."""
+        return self._weighted(LATER)
 
     def _weighted(self, prefix: str) -> Tensor:
         return self._column(prefix + "perceptual") + sum(
@@ -125,7 +125,9 @@ class CurationRecord:
         """The reward of what a router can choose, at some rows (B,) and a preference w_q, a number or (B,): float64
         (B, A), of each candidate. Of states (B, L), of each length of their first block, followed by the best that can
         follow it."""
-        distance = (self.distance + self.later_distance)[rows]  # (B, A)
+        distance = self.distance[rows]  # (B, A)
+        if self.num_future:
+            distance = distance + self.later_distance[rows]
         reward = proxy_reward(distance, preference, self.space, scale)  # (B, A)
         return reward.unflatten(1, (len(self.space.levels), -1)).amax(-1) if self.is_of_states else reward
 

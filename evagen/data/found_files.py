@@ -55,10 +55,11 @@ def check_folder(root: Path) -> None:
     """Raises UserError where there is no folder, or none that may be read."""
     if os.path.isfile(root):
         raise UserError(
-            f"{root} is a file: set `root` to the folder that holds the videos, for a single one to a folder of its own"
+            f"{root} is a file: give (in a config: data.root) the folder that holds the videos, for a single one a "
+            "folder of its own"
         )
     if not os.path.isdir(root):
-        raise UserError(f"no folder at {root}: set `root` to the folder that holds the videos")
+        raise UserError(f"no folder at {root}: give (in a config: data.root) the folder that holds the videos")
     try:
         os.scandir(root).close()
     except OSError as error:

@@ -50,7 +50,10 @@ def list_huggingface(root: Path, split: Split, video_column: str | None, label_c
     tables = _load(root)
     chosen = splits_for(split, tables)
     if not chosen:
-        raise UserError(f"{root} has no {split} split, it has {', '.join(tables)}; use split=all to take every video")
+        raise UserError(
+            f"{root} has no {split} split, it has {', '.join(tables)}; data.split=all takes every row, and holds none "
+            "out"
+        )
     some = tables[chosen[0]]
     videos = video_column or _only_video_column(root, some)
     labels = label_column or ("label" if "label" in some.column_names else None)

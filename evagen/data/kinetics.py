@@ -86,7 +86,7 @@ def list_kinetics(root: Path, split: Split, lists: Path | None = None) -> Listin
     present: set[str | None] = set(folders) or {row.split or default for row in rows} or {default}
     chosen = splits_for(split, present)
     if not chosen:
-        raise UserError(f"{root} has no {split} split; use split=all to take every video. {LAYOUT}")
+        raise UserError(f"{root} has no {split} split; data.split=all takes every video, and holds none out. {LAYOUT}")
     remarks += remarks_on_split(root, split, chosen)
     wanted = {*chosen, None} if split == "all" else set(chosen)
     found = _find_files(root, folders)

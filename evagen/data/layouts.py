@@ -73,8 +73,8 @@ def list_folder(root: Path, split: Split, without: Collection[Path] = ()) -> Lis
     chosen = splits_for(split, folders)
     if not chosen:
         raise UserError(
-            f"{root} has no {split} split: make folders {root / 'train'} and {root / split}, "
-            "or use split=all to take every video"
+            f"{root} has no {split} split: make folders {root / 'train'} and {root / split}; "
+            "data.split=all takes every video, and holds none out"
         )
     found = {part: [find_videos(folder, without) for folder in of_part] for part, of_part in folders.items()}
     taken = [each for part in chosen for each in found[part]]

@@ -50,18 +50,13 @@ def check_not_all_lost(skipped: Sequence[SkippedClip], is_full: bool) -> None:
 class LostClips:
     """What could not be read in a training, by file, since its beginning and in all processes; the first reason of each
     counts. Belongs to the loop's state, and so tells whether a training goes on with the videos that it began with.
-
-    Args:
-        known: what is known to be unreadable.
-        videos: the data set's fingerprint.
-
     Raises UserError where processes have different ones: their batches would be of other clips than they should be."""
 
-    def __init__(self, known: Iterable[SkippedClip] = (), videos: str | None = None):
+    def __init__(self, dataset: ClipDataset):
         self.reasons: dict[str, str] = {}
-        self.note(known)
-        self.videos = videos
-        if len(set(gather_object([videos]))) > 1:
+        self.note(dataset.skipped)
+        self.videos = dataset.fingerprint()
+        if len(set(gather_object([self.videos]))) > 1:
             raise UserError(
                 "the processes do not find the same videos: give all of them the same files, under the same names"
             )

@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from evagen.data.check import VideoFacts, check_all
 from evagen.data.file_memory import FileMemory, State, file_state
-from evagen.data.found_files import LIST_NAME
+from evagen.data.found_files import LIST_NAME, check_folder
 from evagen.data.huggingface import is_saved
 from evagen.data.kinetics import is_list, lists_in
 from evagen.data.layouts import Listing, VideoFile
@@ -45,6 +45,7 @@ def scan(
     and fewer_frames_than_said (numbers of files), remarks, and how many files there are of each of sizes
     (`320x240`), frames_per_second, codecs and classes.
     Raises UserError for a data set that cannot be listed, or a place that cannot be written to."""
+    check_folder(source.root)
     out = out or source.root / LIST_NAME
     if not out.parent.is_dir() or not os.access(out.parent, os.W_OK):
         raise UserError(

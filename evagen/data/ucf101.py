@@ -31,7 +31,7 @@ def list_ucf101(root: Path, split: Split, split_index: int) -> Listing:
     `val`, which UCF-101 does not have, and where none of the videos is there."""
     check_folder(root)
     if split == "val":
-        raise UserError(f"{root}: UCF-101 has no validation split, only train and test lists; use split=test")
+        raise UserError(f"{root}: UCF-101 has no validation split, only train and test lists; use data.split=test")
     lists = lists_folder(root)
     remarks: list[str] = []
     class_names = _read_class_names(lists / "classInd.txt", remarks)
@@ -138,7 +138,7 @@ def _lines(path: Path, remarks: list[str]) -> list[str]:
         raise UserError(
             f"no list at {path} (that folder holds {present}); UCF-101's layout needs class folders and "
             "ucfTrainTestlist/ with classInd.txt, trainlist01.txt and testlist01.txt. "
-            "For a folder without lists use layout=folder"
+            "For a folder without lists use data.layout=folder"
         )
     lines = read_lines(path, remarks)
     if not lines:

@@ -22,7 +22,9 @@ def demo(
 
     Example: evagen demo --model evagen/arcade --port 7861"""
     if importlib.util.find_spec("gradio") is None:
-        raise UserError("the page needs gradio, which is not installed; type: pip install 'evagen[page]'")
+        raise UserError(
+            "the page needs gradio, which is not installed; type: pip install -c constraints.txt -e '.[page]'"
+        )
 
     from evagen.demo.models import load_demo_models
     from evagen.demo.page import build_page, check_free, kept_files, launch

@@ -12,6 +12,7 @@ from evagen.demo.generate import MOST_CLIPS, generate
 from evagen.demo.models import DemoModels
 from evagen.demo.rebuild_tab import Shown
 from evagen.errors import UserError
+from evagen.sampling.clips import usual_options
 
 FREE, FORCED, CAPPED = "as the model chooses", "set for each block", "bounded for a clip"
 
@@ -32,8 +33,8 @@ class GenerateTab:
                 count = gr.Slider(1, MOST_CLIPS, value=2, step=1, label="Clips", elem_id="count")
                 seed = gr.Number(0, precision=0, minimum=0, maximum=2**31, label="Seed", elem_id="seed")
                 guidance = gr.Slider(
-                    1, 4, value=1, step=0.25, label="Guidance", info="1: none; more: closer to the class",
-                    elem_id="guidance",
+                    1, 4, value=self._guidance(first), step=0.25, label="Guidance",
+                    info="1: none; more: closer to the class", elem_id="guidance",
                 )  # fmt: skip
                 mode = gr.Radio([FREE, FORCED, CAPPED], value=FREE, label="Tokens of the blocks", elem_id="mode")
                 with gr.Row(visible=False, elem_id="forced") as row:
@@ -61,7 +62,7 @@ class GenerateTab:
             self.show, [name, kind, count, seed, guidance, mode, cap, *forced], [film, numbers, bars],
             api_name="generate", show_progress="minimal", show_progress_on=film,
         )  # fmt: skip
-        name.change(self._dials, name, [kind, cap, *forced], **private)
+        name.change(self._dials, name, [kind, guidance, cap, *forced], **private)
 
     def show(
         self,
@@ -91,7 +92,12 @@ class GenerateTab:
     def _dials(self, name: str) -> list[Any]:
         """Of other models."""
         blocks = [gr.Dropdown(**self._block(name, number)) for number in range(self.most_blocks)]
-        return [gr.Dropdown(**self._classes(name)), gr.Slider(**self._cap(name)), *blocks]
+        dials = [gr.Slider(value=self._guidance(name)), gr.Slider(**self._cap(name))]
+        return [gr.Dropdown(**self._classes(name)), *dials, *blocks]
+
+    def _guidance(self, name: str) -> float:
+        generator = self.models[name].generator
+        return usual_options(generator).guidance if generator else 1
 
     def _classes(self, name: str) -> dict[str, Any]:
         known = self.models[name].class_names

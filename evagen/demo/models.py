@@ -9,7 +9,7 @@ from accelerate import PartialState
 
 from evagen.ar_model import VideoGenerator
 from evagen.errors import UserError
-from evagen.kernels.sources import box
+from evagen.kernels.sources import box, is_out_of_reach, locate_pipeline
 from evagen.models.fit import check_generator
 from evagen.models.loading import load_model, load_router
 from evagen.sampling.pipeline import VideoPipeline
@@ -73,14 +73,14 @@ class DemoModels:
 def load_demo_models(name: str, device: torch.device | str | None = None) -> DemoModels:
     """The models of a pipeline: the name of one in the box, a folder, or a hub id. Raises UserError where there is no
     such pipeline, where it has no router, and where its parts do not fit each other."""
-    source = str(box().get(name, name))
     try:
-        index = VideoPipeline.load_config(source)
+        source = locate_pipeline(name)
+        index = VideoPipeline.load_config(source, local_files_only=is_out_of_reach(source))
     except (OSError, ValueError) as error:
         raise UserError(
             f"{name} is no pipeline of evagen: neither a folder with model_index.json, nor a hub id within reach, nor "
-            f"one of the models in the box ({', '.join(box()) or 'none'}). Save one with "
-            "VideoPipeline.of(generator, tokenizer, router).save_pretrained(folder)"
+            f"one of the models in the box ({', '.join(box()) or 'none'}). Make one "
+            "of runs with `evagen export pipeline FOLDER --tokenizer … --router … --generator …`"
         ) from error
     device = device or PartialState().device
     tokenizer = load_model(VideoTokenizer, name, device)

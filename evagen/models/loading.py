@@ -110,13 +110,13 @@ def new_model(kind: type[Model], **arguments: Any) -> Model:
         raise UserError(f"no {kind.__name__} can be made with these settings: {error}") from error
 
 
-def start_from(model: ModelMixin, source: str | Path) -> ModelMixin:
+def start_from(model: Model, source: str | Path) -> Model:
     """Gives a new model the weights of a trained one, to train it further; returns the trained one. Raises UserError
-    unless both have weights of the same names and shapes, with the same meaning."""
+    unless both have weights of the same names and shapes, with the same meaning. model: a tokenizer or a generator."""
     trained = load_model(type(model), source)
     theirs, ours = trained.state_dict(), model.state_dict()
     shapes = [{name: tensor.shape for name, tensor in weights.items()} for weights in (theirs, ours)]
-    if shapes[0] != shapes[1] or _meaning(trained) != _meaning(model):
+    if shapes[0] != shapes[1] or trained.meaning_of_weights() != model.meaning_of_weights():
         settings = {name: value for name, value in model.config.items() if not name.startswith("_")}
         differing = [
             f"{name} is {trained.config.get(name)} there and {value} here"
@@ -126,11 +126,6 @@ def start_from(model: ModelMixin, source: str | Path) -> ModelMixin:
         raise UserError(f"the weights at {source} do not fit this model: {', '.join(differing)}; use its settings")
     model.load_state_dict(theirs)
     return trained
-
-
-def _meaning(model: ModelMixin) -> Any:
-    """What else the weights follow from than from their shapes, where a model says so."""
-    return model.meaning_of_weights() if hasattr(model, "meaning_of_weights") else None
 
 
 def fingerprint(model: torch.nn.Module) -> str:

@@ -180,14 +180,16 @@ def _usage(parts: Mapping[str, StoredPart], name: str) -> str:
     shell, python = [f"{naming[0]}  # a folder, or an id on the hub"], [naming[1]]
     writes = parts["generator"].config if "generator" in parts else None
     given = bool(writes and writes.get("given_frames"))
+    own_router = "" if "router" in parts else "  # a router of your own"
     if "tokenizer" in parts:
-        router = "--router $MODEL" if "router" in parts else "--router …  # of your own"
-        shell.append(f"evagen encode holiday.mp4 holiday.safetensors --tokenizer $MODEL {router}")
+        router = "$MODEL" if "router" in parts else "…"
+        shell.append(f"evagen encode holiday.mp4 holiday.safetensors --tokenizer $MODEL --router {router}{own_router}")
         shell.append("evagen decode holiday.safetensors decoded.mp4 --tokenizer $MODEL")
     if writes:
-        videos = " given.data.root=videos given.data.layout=folder given.router=$MODEL" if given else ""
         models = f"generator=$MODEL tokenizer={'$MODEL' if 'tokenizer' in parts else '…'}"
-        shell.append(f"evagen sample quickstart/sample {models}{videos} run.out=runs/clips")
+        shell.append(f"evagen sample quickstart/sample {models} run.out=runs/clips{_unguided(writes)}")
+        if given:
+            shell[-1] += _given_videos(parts) + own_router
     if "tokenizer" not in parts or len(parts) == 1:
         python = _of_one(next(iter(parts.values())), python)
     else:
@@ -199,6 +201,21 @@ def _usage(parts: Mapping[str, StoredPart], name: str) -> str:
             python.append('tokens = pipeline.encode("holiday.mp4", preference=1.2)')
             python.append("frames = pipeline.decode(tokens)")
     return "\n".join(["```bash", *shell, "```", "", "```python", *python, "```"])
+
+
+def _unguided(generator: Mapping[str, Any]) -> str:
+    """Where guidance, which the config asks for, is not to be had."""
+    return " options.guidance=1" if generator.get("class_dropout") == 0 else ""
+
+
+def _given_videos(parts: Mapping[str, StoredPart]) -> str:
+    """Videos for frame prediction, as the tokenizer takes them."""
+    tokenizer = parts["tokenizer"].config if "tokenizer" in parts else {}
+    frames, size = (tokenizer.get(name, "…") for name in ("num_frames", "resolution"))
+    return (
+        f" given.data.root=videos given.data.layout=folder given.data.split=all given.data.frames={frames} "
+        f"given.data.size={size} given.router={'$MODEL' if 'router' in parts else '…'}"
+    )
 
 
 def _naming(name: str) -> tuple[str, str]:

@@ -2,17 +2,18 @@
 
 import dataclasses
 import difflib
+import numbers
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 
-from evagen.ar_model import SamplingOptions
+from evagen.ar_model import ClipTokens, LengthConstraints, SamplingOptions
+from evagen.config import SEEDS
 from evagen.errors import UserError
 from evagen.sampling.clips import clip_seed
 
 Generators = torch.Generator | Sequence[torch.Generator]
-HIGHEST_DRAWN_SEED = 2**40
 NOT_HERE = {
     "prompt": "the generator knows classes, not text: give classes=, names of pipeline.generator.config.class_names",
     "negative_prompt": "the generator knows classes, not text; guidance_scale leads away from clips of no class",
@@ -49,6 +50,8 @@ def seeds_of(seed: int | None, generator: Generators | None, num_clips: int) -> 
     if seed is not None and generator is not None:
         raise UserError(f"seed={seed} and generator=… both say which random numbers to use: give one of them")
     if seed is not None:
+        if not isinstance(seed, numbers.Integral):
+            raise UserError(f"seed={seed!r}: give a whole number")
         return [clip_seed(seed, number) for number in range(num_clips)]
     if generator is None or isinstance(generator, torch.Generator):
         return _draw(generator, num_clips)
@@ -59,7 +62,27 @@ def seeds_of(seed: int | None, generator: Generators | None, num_clips: int) -> 
 
 def _draw(generator: torch.Generator | None, count: int) -> list[int]:
     device = generator.device if generator is not None else "cpu"
-    return torch.randint(HIGHEST_DRAWN_SEED, (count,), generator=generator, device=device).tolist()
+    return torch.randint(SEEDS, (count,), generator=generator, device=device).tolist()
+
+
+def constraints_of(lengths: Sequence[int | None] | LengthConstraints | None) -> LengthConstraints:
+    """What is asked of the lengths. Raises UserError for what is no list of whole numbers."""
+    if lengths is None or isinstance(lengths, LengthConstraints):
+        return lengths or LengthConstraints()
+    if not isinstance(lengths, Sequence) or not all(n is None or isinstance(n, numbers.Integral) for n in lengths):
+        raise UserError(
+            f"lengths={lengths!r}: give a list of whole numbers, the tokens of each block, None where the generator "
+            "chooses; or LengthConstraints"
+        )
+    return LengthConstraints(lengths)
+
+
+def check_clips(clips: Sequence[ClipTokens]) -> None:
+    """Raises ValueError for what is no list of clips' tokens, and for clips of several lengths."""
+    if not isinstance(clips, list | tuple) or not all(isinstance(clip, ClipTokens) for clip in clips):
+        raise ValueError("they should be a list of ClipTokens, [tokens] for a lone clip")
+    if len(sizes := {len(clip.lengths) for clip in clips}) != 1:
+        raise ValueError(f"they are clips of {sorted(sizes) or 'no'} blocks: give some of one length together")
 
 
 def options_of(guidance_scale: float, options: Mapping[str, Any]) -> SamplingOptions:

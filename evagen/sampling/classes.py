@@ -7,14 +7,21 @@ from evagen.errors import UserError
 from evagen.kernels.files import read_json
 from evagen.kernels.sources import CONFIG, locate
 
+MOST_NAMED = 32
+"""Classes that are named all."""
+
 
 def label_of(name: str | None, known: Sequence[str]) -> int:
-    """A class's label, -1 for None. Raises UserError with the nearest name for an unknown class."""
+    """A class's label, -1 for None. Raises UserError with the nearest names, or if they are few with all, for an
+    unknown class."""
     if name is None:
         return -1
     if name not in known:
+        if not known:
+            raise UserError(f"the generator knows no class {name!r}: it learnt none")
         near = difflib.get_close_matches(name, known, n=3, cutoff=0.0)
-        raise UserError(f"the generator knows no class {name!r}; the nearest are {', '.join(near) or 'none at all'}")
+        others = f"; there are {', '.join(known)}" if len(known) <= MOST_NAMED else f", of {len(known)}"
+        raise UserError(f"the generator knows no class {name!r}; the nearest are {', '.join(near)}{others}")
     return list(known).index(name)
 
 
@@ -27,7 +34,10 @@ def check_classes(model: str, names: Sequence[str]) -> None:
         raise UserError(str(error)) from error
     if folder and (folder / CONFIG).exists():
         try:
-            known = read_json(folder / CONFIG).get("class_names", [])
+            config = read_json(folder / CONFIG)
+            known = config.get("class_names", [])
+            if (kind := config.get("_class_name")) != "VideoGenerator":
+                raise ValueError(f"a {kind}, where a generator is needed")
             if not isinstance(known, list) or not all(isinstance(each, str) for each in known):
                 raise ValueError("class_names should be a list of names")
         except ValueError as error:

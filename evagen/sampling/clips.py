@@ -12,7 +12,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from evagen.ar_model import ClipRequest, ClipTokens, LengthConstraints, SamplingOptions, VideoGenerator, sample
+from evagen.ar_model import (
+    ClipRequest,
+    ClipTokens,
+    LengthConstraints,
+    SamplingOptions,
+    VideoGenerator,
+    is_guided,
+    sample,
+)
 from evagen.config import SEEDS
 from evagen.errors import UserError
 from evagen.kernels.levels import video_to_frames
@@ -25,6 +33,13 @@ from evagen.tokenizer import TokenizedClips, TokenizedVideo, VideoTokenizer, dec
 
 DECODED_TOGETHER = 8
 """Clips."""
+FRAMES_PER_SECOND = 15
+"""Of what is written without a config, as of Arcade's videos."""
+
+
+def usual_options(generator: VideoGenerator) -> SamplingOptions:
+    """Where nobody chooses: without guidance where a generator always knew the class."""
+    return SamplingOptions(top_p=0.8, guidance=1.5 if generator.config.class_dropout else 1.0)
 
 
 @dataclass(frozen=True)
@@ -81,6 +96,12 @@ class SampledClips:
     def source_of(self, number: int) -> dict:
         return {"given": self.given.source_of(number // self.config.clips_per_class)} if self.given else {}
 
+    def given_from(self) -> dict[str, str]:
+        """What given frames follow from, if there are some."""
+        if self.given is None:
+            return {}
+        return {"given_videos": self.given.dataset.fingerprint(), "given_lengths": str(self.given.assign)}
+
     def seed_of(self, number: int) -> int:
         return clip_seed(self.config.run.seed, number)
 
@@ -99,7 +120,7 @@ class SampledClips:
         remembers = self.tokenizer.config.memory_blocks is not None
         decoded = self._streamed if remembers else self._together
         try:
-            guided = self.options.guidance != 1
+            guided = is_guided(self.generator, self.options)
             slots = self.config.slots or slots_that_fit(self.generator, guided, dtype)
             clips = sample(self.generator, requests, self.options, slots, dtype)
             while some := list(itertools.islice(clips, 1 if remembers else DECODED_TOGETHER)):
@@ -119,7 +140,7 @@ class SampledClips:
     def _together(self, clips: list[tuple[int, ClipTokens]]) -> Iterator[tuple[int, SampledClip]]:
         videos = decode_clips(self.tokenizer, [tokens for _, tokens in clips])
         for (number, tokens), video in zip(clips, videos):
-            yield number, SampledClip(tokens, partial(iter, [video]))
+            yield number, SampledClip(tokens, partial(iter, [video[:, : self.num_frames]]))
 
 
 def size_of_videos(config: Sampling, tokenizer: VideoTokenizer) -> tuple[int | None, int | None]:

@@ -54,6 +54,11 @@ class GivenClips:
         check_clips(tokenizer, frames, size, "given clips", "change given.data.frames and given.data.size")
         self.assign = config.load(tokenizer)
         self.num_frames = given_frames(config.frames, generator, tokenizer)
+        if self.num_frames > frames:
+            raise UserError(
+                f"{self.num_frames} frames are to be given, but the clips have {frames}: give "
+                f"given.data.frames={self.num_frames}, or fewer given.frames"
+            )
         self.dataset = ClipDataset(config.data)
         self.known = list(generator.config.class_names)
         self._check_classes()

@@ -18,7 +18,7 @@ from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import HfHubHTTPError
 from torch import Tensor
 
-from evagen.ar_model import ClipRequest, ClipTokens, LengthConstraints, VideoGenerator, sample
+from evagen.ar_model import ClipRequest, ClipTokens, LengthConstraints, VideoGenerator, is_guided, sample
 from evagen.data.video_reader import VideoError
 from evagen.errors import UserError
 from evagen.kernels.files import read_json
@@ -27,7 +27,7 @@ from evagen.kernels.sources import ASKED_OF_HUB, INDEX, SavedWithoutSource, box,
 from evagen.models.fit import check_generator
 from evagen.models.inference import HALF, autocast_to, precision_on
 from evagen.models.loading import check_router, load_model, load_router
-from evagen.sampling.asked import Generators, names_of, options_of, seeds_of
+from evagen.sampling.asked import Generators, check_clips, constraints_of, names_of, options_of, seeds_of
 from evagen.sampling.classes import label_of
 from evagen.sampling.clips import decode_clips, slots_that_fit
 from evagen.sampling.frames import DecodedType, Frames, GivenVideo, OutputType, as_output, as_video, check_output_type
@@ -211,7 +211,7 @@ class VideoPipeline(SavedWithoutSource, DiffusionPipeline):
         check_output_type(output_type)
         known = list(self.generator.config.class_names)
         names = names_of(classes, num_videos_per_class)
-        constraints = lengths if isinstance(lengths, LengthConstraints) else LengthConstraints(lengths or None)
+        constraints = constraints_of(lengths)
         requests = [
             ClipRequest(seed_of_clip, label_of(name, known), None, constraints, num_blocks)
             for seed_of_clip, name in zip(seeds_of(seed, generator, len(names)), names)
@@ -223,7 +223,8 @@ class VideoPipeline(SavedWithoutSource, DiffusionPipeline):
     def _write(self, requests, options, num_slots: int | None, on_clip: OnClip | None) -> list[ClipTokens]:
         """The clips of some requests, in their order."""
         dtype = None if self.dtype == torch.float32 else self.dtype
-        num_slots = num_slots or slots_that_fit(self.generator, options.guidance != 1, dtype)
+        if num_slots is None:
+            num_slots = slots_that_fit(self.generator, is_guided(self.generator, options), dtype)
         written: dict[int, ClipTokens] = {}
         try:
             with self.progress_bar(total=len(requests)) as bar:
@@ -285,6 +286,7 @@ class VideoPipeline(SavedWithoutSource, DiffusionPipeline):
         """(B, C, F, H, W) in [-1, 1]."""
         if isinstance(tokens, TokenizedVideo):
             return torch.cat(list(decode_in_chunks(self.tokenizer, tokens)), dim=1)[None]
+        check_clips(tokens)
         return torch.cat([decode_clips(self.tokenizer, [clip]) for clip in tokens])
 
     def _check_has(self, part: str, advice: str) -> None:

@@ -9,22 +9,40 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from evagen.data.clip_table import check_same
 from evagen.errors import UserError
-from evagen.kernels.files import atomic_write, json_object, write_whole
+from evagen.kernels.files import atomic_write, json_object, read_json, write_whole
 from evagen.kernels.names import path_inside
+from evagen.run import MADE_FROM
+
+MANIFEST = "manifest.json"
 
 
 class SampleRows:
     """folder: the run's; process: this one's number. done: the clips that were finished when this was made."""
 
     def __init__(self, folder: Path, process: int):
-        self.folder = folder
+        self.folder, self.process = folder, process
         self.own = folder / f"tokens.{process}.jsonl"
         lines = self.own.read_bytes().splitlines(keepends=True) if self.own.exists() else []
         if lines and not lines[-1].endswith(b"\n"):  # a process was killed in it; the next line begins on its own
             with atomic_write(self.own) as unfinished:  # other processes are reading the file at the same time
                 unfinished.write_bytes(b"".join(lines[:-1]))
         self.done = set(finished_rows(folder))
+
+    def begin(self, made_from: dict[str, str]) -> None:
+        """For each process, before its first clip: what all clips are made from, which is kept beside them. Raises
+        UserError where there are clips that were made from something else, as far as that is known: runs of before
+        have it in the manifest alone, and not all of it."""
+        paths = [path for path in (self.folder / MADE_FROM, self.folder / MANIFEST) if path.exists()]
+        if self.done and paths:
+            try:
+                before = read_json(paths[0])
+            except ValueError as error:
+                raise UserError(f"{paths[0]} is damaged ({error}): delete {self.folder} to start afresh") from error
+            check_same(self.folder, {name: before.get(name, made_from[name]) for name in made_from}, made_from)
+        if self.process == 0:
+            write_whole(self.folder / MADE_FROM, json.dumps(made_from, indent=1))
 
     def add(self, number: int, **values: Any) -> None:
         """A finished clip, whose files are written."""
@@ -42,8 +60,13 @@ class SampleRows:
         for path in self.folder.glob("tokens.*.jsonl"):
             path.unlink()
 
+    @property
+    def are_finished(self) -> bool:
+        """Whether the manifest is there, which is written last."""
+        return (self.folder / MANIFEST).exists()
+
     def write_manifest(self, values: dict[str, Any]) -> None:
-        write_whole(self.folder / "manifest.json", json.dumps(values, indent=1))
+        write_whole(self.folder / MANIFEST, json.dumps(values, indent=1))
 
 
 def finished_rows(folder: Path) -> dict[int, dict[str, Any]]:

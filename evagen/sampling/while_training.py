@@ -12,7 +12,7 @@ import torch
 from accelerate import Accelerator
 from pydantic import Field
 
-from evagen.ar_model import ClipRequest, ClipTokens, SamplingOptions, VideoGenerator, sample_in_order
+from evagen.ar_model import ClipRequest, ClipTokens, SamplingOptions, VideoGenerator, is_guided, sample_in_order
 from evagen.config import ONLY_HOW, Place, Section
 from evagen.data.corpus import Windows
 from evagen.data.layouts import class_of
@@ -73,7 +73,7 @@ def open_samples(
     )  # fmt: skip
     try:
         options = SamplingOptions(**config.options.model_dump())
-        if options.guidance != 1 and generator.config["class_dropout"] == 0:
+        if is_guided(generator, options) and generator.config["class_dropout"] == 0:
             raise ValueError("guidance needs class_dropout above 0: leave samples.options.guidance out")
     except ValueError as error:
         raise UserError(f"samples.options: {error}") from error

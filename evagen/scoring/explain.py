@@ -76,7 +76,8 @@ def _other_side(protocol: Protocol) -> str:
         lengths = " + ".join(map(str, protocol.given_lengths))
         tokens = f", encoded with {lengths} tokens" if lengths else ""
         return f"{count}, continuing its first {protocol.given_frames} frames{tokens}; {protocol.scored_frames}"
-    return f"{count}, generated for the real clips' labels"
+    labels = "drawn from those of all videos" if protocol.task == "generation" else "those of the real clips"
+    return f"{count}; labels are {labels}"
 
 
 def _sampling(protocol: Protocol) -> str:

@@ -20,7 +20,7 @@ from evagen.scoring.clips import FileClips, LabelClips
 from evagen.scoring.config import Benchmark
 from evagen.scoring.record import Model
 from evagen.scoring.subjects import FolderOfClips, Generation, Reconstruction, Subject, first_clips
-from evagen.scoring.videos import RealVideos, chosen_count, relabelled
+from evagen.scoring.videos import RealVideos, relabelled
 from evagen.tokenizer import VideoTokenizer
 
 
@@ -96,7 +96,7 @@ def protocol_of(config: Benchmark) -> tuple[Protocol, SamplingOptions]:
         protocol = get_protocol(config.protocol)
         protocol = protocol.changed(**changes) if changes else protocol
         if {"dataset", "split", "split_index"} & set(changes):  # another number of videos
-            protocol = replace(protocol, num_real=chosen_count(protocol))
+            protocol = replace(protocol, num_real=protocol.clips.fixed_count)
         prescribed = {
             name: value
             for name in ("guidance", "temperature", "top_k", "top_p")
@@ -162,7 +162,9 @@ def real_clips(protocol: Protocol, videos: RealVideos) -> list[SourceClip]:
     try:
         return protocol.real_clips(videos.videos)
     except ValueError as error:
-        hint = "" if chosen_count(protocol) is None else " changes.drawn or changes.first_videos take fewer"
+        choice = protocol.clips
+        key = "drawn" if choice.drawn else "first_videos"
+        hint = "" if choice.fixed_count is None else f" changes.{key} takes fewer"
         raise UserError(f"{error}{hint}") from error
 
 
@@ -201,7 +203,7 @@ def subject_of(
     shared = (generator, tokenizer, options, config.run.seed, protocol, detector)
     if protocol.task == "frame-prediction":
         return Generation(clips, *shared, models.assign)
-    labels = protocol.labels_to_generate(clips.clips)[:count]
+    labels = protocol.labels_to_generate(clips.clips, videos.videos)[:count]
     if len(labels) < count:
         raise UserError(f"{protocol.name}: {count:,} clips for {len(labels):,} labels; the real clips are too few")
     known = list(generator.config.class_names)

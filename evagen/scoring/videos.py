@@ -95,7 +95,7 @@ def without_missing(protocol: Protocol, videos: RealVideos, accept: bool) -> Pro
     total = len(videos.videos) + len(missing)
     if not accept:
         raise incomplete(protocol, missing, total, "videos")
-    return relabelled(protocol, f"videos={len(videos.videos)}/{total}", num_real=chosen_count(protocol))
+    return relabelled(protocol, f"videos={len(videos.videos)}/{total}", num_real=protocol.clips.fixed_count)
 
 
 def without_unreadable(protocol: Protocol, unreadable: Sequence[SkippedClip], total: int, accept: bool) -> Protocol:
@@ -123,11 +123,6 @@ def incomplete(
         f"{protocol.name} is not scored: {len(missing)} of {total} {what} cannot be used.\n"
         + "\n".join([*lines, remedy])
     )
-
-
-def chosen_count(protocol: Protocol) -> int | None:
-    """How many clips the protocol takes of any set of videos that is large enough; None for as many as it gives."""
-    return protocol.clips.drawn or protocol.clips.first_videos
 
 
 def relabelled(protocol: Protocol, label: str, **changes: Any) -> Protocol:

@@ -84,7 +84,7 @@ class Checkpoints:
         write_names_through(target.parent)
         older = [path for path in self._folders() if path < target]
         needed = {target, self.state(decay_begins(self.optimizer) or step)}
-        needed.update(sorted(older)[len(older) - self.num_states + 1 :] if self.num_states > 1 else ())
+        needed.update(sorted(older)[max(0, len(older) - self.num_states + 1) :])
         for each in self._folders():
             if each not in needed:
                 shutil.rmtree(each)

@@ -38,8 +38,8 @@ class HeldOutConfig(Section):
     clips: int = Field(0, ge=0)
     """How many, taken in turn from every class; 0 leaves it out."""
     split: Split | None = None
-    """Where in the data set they are. If None: `test`, and where the data set has no such split there is no look, which
-    is said."""
+    """Where in the data set they are; videos that are trained on are refused. If None: `test`, and where the data set
+    has no such split, or it is trained on, there is no look, which is said, unless `best` counts on it."""
     every: Annotated[int, ONLY_HOW] = Field(100, ge=1)
     """Steps between looks; a look is logged with the next line of the log."""
     shown: Annotated[int, ONLY_HOW] = Field(4, ge=0)
@@ -57,24 +57,37 @@ class HeldOutConfig(Section):
 
 
 def open_held_out(
-    config: HeldOutConfig, data: DataConfig, run: TrainingRun, perceptual: FrameDistance
+    config: HeldOutConfig, learnt: ClipDataset, run: TrainingRun, perceptual: FrameDistance
 ) -> "HeldOutClips | None":
-    """The clips; None where none are asked for, or, which the run's main process says, the data set keeps none. Raises
-    UserError for a split that is named and not there, and for clips of which none can be decoded."""
+    """The clips; None where none are asked for, or, which the run's main process says, there are none that are not
+    learnt. Where they were counted on, by a named split or by `best`, this raises UserError, and so do clips of which
+    none can be decoded."""
     if not config.clips:
         return None
-    changes = {"split": config.split or "test", "clip": "first", "crop": "centre", "flip": False, "limit": config.clips}
     try:
-        dataset = ClipDataset(DataConfig.model_validate(data.model_dump() | changes))
+        dataset = _unseen(config, learnt)
     except UserError as error:
-        if config.split:
+        if config.split or config.best:
             raise
         run.accelerator.print(f"the log goes without held-out clips: {error}")
         return None
     batch = collate_clips(list(dataset))
     if not batch:
-        raise UserError(f"held_out: none of the {len(dataset)} clips in {data.root} can be decoded")
+        raise UserError(f"held_out: none of the {len(dataset)} clips in {learnt.config.root} can be decoded")
     return HeldOutClips(batch, dataset.class_names, config, run, perceptual)
+
+
+def _unseen(config: HeldOutConfig, learnt: ClipDataset) -> ClipDataset:
+    """Raises UserError where there is no such split, or where it holds videos that are trained on."""
+    split = config.split or "test"
+    changes = {"split": split, "clip": "first", "crop": "centre", "flip": False, "limit": config.clips}
+    dataset = ClipDataset(DataConfig.model_validate(learnt.config.model_dump() | changes))
+    if seen := set(dataset.paths) & set(learnt.paths):
+        raise UserError(
+            f"held_out.split={split} holds videos that are trained on, {min(seen)} for one: clips that are learnt tell "
+            f"nothing of others; train on another split than data.split={learnt.config.split}"
+        )
+    return dataset
 
 
 class HeldOutClips:

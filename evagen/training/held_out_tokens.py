@@ -52,7 +52,7 @@ def open_held_out_tokens(
         return None
     corpus = read_corpus(config.corpus)
     _check_fits(corpus, learnt.corpus, config.corpus, use_classes)
-    windows = Windows(corpus, learnt.blocks if learnt.corpus.memory_blocks is not None else None)
+    windows = Windows(corpus, learnt.blocks if learnt.blocks < corpus.num_blocks else None)
     numbers = np.linspace(0, len(windows) - 1, min(config.clips, len(windows))).round().astype(int)
     _check_unseen(corpus, windows.rows[numbers], learnt.corpus, config.corpus)
     clips_at_once = max(1, tokens_at_once // int(windows.tokens.max()))

@@ -32,8 +32,8 @@ def over_processes(metrics: Mapping[str, Mean | Tensor | float], accelerator: Ac
 
 
 class SinceLastLine:
-    """What the next line of a tokenizer's log tells of earlier batches: which codes they took, and the last terms that
-    a discriminator had. Belongs to the loop's state, so that a resumed run logs what an uninterrupted one does."""
+    """What the next line of a tokenizer's log tells of earlier batches: which codes they took, and what was last
+    told by networks that learn after the tokenizer. Belongs to the loop's state, so that a resumed run logs what an uninterrupted one does."""
 
     def __init__(self, codebook_size: int, accelerator: Accelerator):
         self.accelerator = accelerator

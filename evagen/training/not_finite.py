@@ -1,5 +1,7 @@
 """Watches a training for numbers that are NaN or infinite."""
 
+from collections.abc import Mapping
+
 import torch
 from accelerate import Accelerator
 from torch import Tensor
@@ -17,8 +19,10 @@ class NotFinite:
         self.broken = torch.zeros(0, dtype=torch.bool, device=accelerator.device)
 
     @torch.no_grad()
-    def look(self, step: int, terms: dict[str, Tensor]) -> None:
-        """terms: scalars by name; `step` counts from 1."""
+    def look(self, step: int, terms: Mapping[str, Tensor]) -> None:
+        """terms: scalars by name, or none; `step` counts from 1."""
+        if not terms:
+            return
         for name in terms:
             if name not in self.names:
                 self.names.append(name)

@@ -40,7 +40,7 @@ from evagen.tokenizer.discriminators import (
 )
 from evagen.training.optimizers import adamw, make_scheduler
 from evagen.training.settings import OptimizerConfig
-from evagen.training.sharding import prepare
+from evagen.training.sharding import prepare, whole
 
 TransformerConfig = section_of(TransformerDiscriminator)
 
@@ -194,13 +194,13 @@ class Objective:
     ) -> dict[str, Tensor]:
         """To be called after each batch of the tokenizer, of which `random` are the random numbers: moves the
         projection, and, where it is the discriminator's turn, trains it on the same clips; returns the discriminator's
-        terms. It learns from the first step on, so that the adversarial term starts with one that knows something."""
-        if self.alignment is not None:
-            self.optimizers["alignment"].step()
-            self.optimizers["alignment"].zero_grad()
+        terms, and the norm of the gradient of what was moved. The discriminator learns from the first step on, so that
+        the adversarial term starts with one that knows something."""
         terms: dict[str, Tensor] = {}
+        if self.alignment is not None:
+            terms |= self._move("alignment", self.alignment)
         if self.discriminator is not None and step % self.config.adversarial.every == 0:
-            terms = self._train_discriminator(self.discriminator, output, video, random)
+            terms |= self._train_discriminator(self.discriminator, output, video, random)
         if self.accelerator.sync_gradients:  # the batch was the last of its step
             for scheduler in self.schedulers:
                 scheduler.step()
@@ -227,9 +227,15 @@ class Objective:
             terms["lecam"] = self.lecam(real, fake)
             loss = loss + adversarial.lecam * terms["lecam"]
         self.accelerator.backward(loss)
-        self.optimizers["discriminator"].step()
-        self.optimizers["discriminator"].zero_grad()
-        return terms
+        return terms | self._move("discriminator", discriminator)
+
+    def _move(self, name: str, module: nn.Module) -> dict[str, Tensor]:
+        """Changes weights by their gradients; returns the norm of these, by its name in the log."""
+        gradients = [parameter.grad for parameter in module.parameters() if parameter.grad is not None]
+        norm = whole(nn.utils.get_total_norm(gradients))
+        self.optimizers[name].step()
+        self.optimizers[name].zero_grad()
+        return {f"{name}_gradient_norm": norm}
 
 
 def check_settings(config: ObjectiveConfig, model: VideoTokenizer, precision: str) -> None:

@@ -148,19 +148,19 @@ class TrainingRun:
             raise SystemExit(128 + number)
 
     def update(self, loss: Tensor, terms: Mapping[str, Tensor], num_clips: float) -> None:
-        """Adds the gradient of `loss`; where the batch ends a step, changes the weights. `terms` are scalars to watch.
-        Raises UserError at the next log line or checkpoint after a loss, a term or a gradient that is not finite."""
+        """Adds the gradient of `loss`; where the batch ends a step, changes the weights. Loss, gradient and `terms`,
+        scalars, are watched."""
         self.accelerator.backward(loss)
         self._clips += num_clips * self.accelerator.num_processes
         watched = {"loss": loss, **terms}
         if not self.ends_step:
-            self._not_finite.look(self.step + 1, watched)
+            self.watch(watched)
             return
         norm = self.accelerator.clip_grad_norm_(self.model.parameters(), self.optimizer_config.gradient_clip)
         self._gradient_norm = whole(torch.as_tensor(norm))
         if self.accelerator.mixed_precision != "fp16":  # where the scaler skips steps with infinite gradients
             watched["gradient_norm"] = self._gradient_norm
-        self._not_finite.look(self.step + 1, watched)
+        self.watch(watched)
         for each in (*self.optimizers, *self.schedulers):
             each.step()
         for optimizer in self.optimizers:
@@ -169,6 +169,11 @@ class TrainingRun:
             self.average.step(self.model.parameters())
         self._num_updates += 1
         self._bar.update()
+
+    def watch(self, terms: Mapping[str, Tensor]) -> None:
+        """Scalars of the step at hand: where one is not finite, the next log line or checkpoint, of this step too, is a
+        UserError in its place."""
+        self._not_finite.look(self.step + 1, terms)
 
     @property
     def log_is_due(self) -> bool:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from itertools import islice
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -75,6 +75,31 @@ class ClipBatches:
         while True:
             key, self._next_key = self._next_key, next(self._keys)
             yield key
+
+
+class WeightedBatch(NamedTuple):
+    """What one process has of a batch. keys: of its clips; num_targets: tokens that are predicted in them; weight: of
+    its loss, a mean over these tokens; clips_each: how many clips a process has, on average."""
+
+    keys: list[int]
+    num_targets: int
+    weight: float
+    clips_each: float
+
+
+def weighted_batches(
+    batches: ClipBatches, targets: np.ndarray, accumulation: int, process: int
+) -> Iterator[WeightedBatch]:
+    """The batches of a process, without an end. The gradients of processes and of the `accumulation` batches of a step
+    are averaged; weighted by what each predicts, they are those of one large batch. So the batches of a step are drawn
+    together, where it begins. targets: tokens that are predicted in each clip, in the order of the corpus."""
+    while True:
+        step = [next(batches) for _ in range(accumulation)]
+        numbers = [[sum(int(targets[key % len(targets)]) for key in share) for share in shares] for shares in step]
+        total = sum(map(sum, numbers))
+        for shares, of_each in zip(step, numbers):
+            weight = of_each[process] * len(shares) * accumulation / total
+            yield WeightedBatch(shares[process], of_each[process], weight, sum(map(len, shares)) / len(shares))
 
 
 def class_dropout_numbers(keys: Sequence[int], seed: int) -> list[float]:

@@ -14,6 +14,7 @@ from evagen.ar_model import (
     sample,
     sample_in_order,
 )
+from evagen.ar_model.drawing import clip_noise
 
 WINDOW = 3  # blocks of the tiny generator
 GREEDY = SamplingOptions(temperature=0)
@@ -97,10 +98,13 @@ def test_short_videos_leave_their_slots_to_others():
 
 
 def test_windows_of_a_video_differ():
-    """Each has random numbers of its own."""
-    (clip,) = sample_in_order(endless(), [ClipRequest(0, num_blocks=40)])
-    blocks = {tuple(codes.tolist()) for codes in clip.codes.split(clip.lengths.tolist())}
-    assert len(blocks) > 8
+    """Each has random numbers of its own, so that a long video never goes round in a circle."""
+    noise = torch.stack([clip_noise(seed, 40, window) for seed in (0, 5, 10**9) for window in range(4)])
+    assert len(noise.unique(dim=0)) == len(noise)
+    assert clip_noise(5, 40).equal(torch.rand(40, generator=torch.Generator().manual_seed(5), dtype=torch.float64))
+    (clip,) = sample_in_order(endless(), [ClipRequest(0, num_blocks=80)])
+    later = [tuple(codes.tolist()) for codes in clip.codes.split(clip.lengths.tolist())][20:]
+    assert not [period for period in range(1, 30) if later[period:] == later[:-period]]
 
 
 def test_bounds_on_lengths_hold_for_ever():
@@ -142,6 +146,14 @@ def test_what_cannot_be_is_explained(request_, message):
         sample(endless(), [request_])
 
 
+@pytest.mark.parametrize("schedule", ["linear", "interval"])
+def test_guidance_that_follows_a_clips_time_is_for_clips_of_one_window(schedule):
+    options = SamplingOptions(guidance=3.0, guidance_schedule=schedule)
+    assert len(sample_in_order(endless(), [ClipRequest(0, 0)], options)[0].lengths) == WINDOW
+    with pytest.raises(ValueError, match=f"{schedule} follows the time of clips of 3 blocks, .* not of 7: take"):
+        sample(endless(), [ClipRequest(0, 0, num_blocks=7)], options)
+
+
 def test_generators_of_clips_have_an_end():
     with pytest.raises(ValueError, match="writes clips of 3 blocks, not 9; for videos of any length train one with"):
         sample(tiny_generator(), [ClipRequest(0, num_blocks=9)])
@@ -149,3 +161,5 @@ def test_generators_of_clips_have_an_end():
         tiny_generator().grammar.prompt(0, begins_later=True)
     with pytest.raises(ValueError, match="cannot be one for frame prediction"):
         SequenceGrammar(11, [1], 3, 0, num_given_blocks=1, endless=True)
+    with pytest.raises(ValueError, match="a window of 1 block has no half to go on from"):
+        SequenceGrammar(11, [1], 1, 0, endless=True)

@@ -145,18 +145,29 @@ def test_transformers_under_the_grammar_writes_the_same_clips_and_they_decode():
 
 
 @pytest.mark.filterwarnings("ignore:.*do_sample.*")
-@pytest.mark.parametrize("known", [{"given_frames": 5, "num_given_blocks": 2}, {}], ids=["prediction", "continuation"])
+@pytest.mark.parametrize(
+    "known", [{"given_frames": 5, "num_given_blocks": 2}, {}, {"endless": True}],
+    ids=["prediction", "continuation", "later window"],
+)  # fmt: skip
 def test_transformers_goes_on_from_given_blocks_as_we_do(known):
     generator = new_generator(**known)
     llama = to_llama(generator)
     grammar = grammar_of(llama)
     given = ClipTokens(torch.tensor([3, 1, 4, 1, 5, 9]), torch.tensor([5, 1]))
-    (ours,) = sample_in_order(generator, [ClipRequest(0, 1, given)], SamplingOptions(temperature=0))
     prompt = grammar.prompt(1, given)[None]
+    request, written = ClipRequest(0, 1, given), slice(None)
+    if grammar.endless:  # the last of two windows, each of which begins with the last half of the one before
+        window = ClipTokens(torch.tensor([3, 1, 4, 1, 5, 9, 2]), torch.tensor([5, 1, 1]))
+        last = ClipTokens(torch.tensor([2]), torch.tensor([1]))
+        prompt, request = grammar.prompt(1, last, begins_later=True)[None], ClipRequest(0, 1, window, num_blocks=5)
+        written = slice(2, None)
+    (ours,) = sample_in_order(generator, [request], SamplingOptions(temperature=0))
     (theirs,) = llama.generate(
         prompt, attention_mask=torch.ones_like(prompt), do_sample=False, logits_processor=[GrammarLogits(grammar)]
     )
-    assert all(map(torch.equal, grammar.unpack(theirs[: int((theirs == grammar.end).nonzero()[0])]), ours))
+    found = grammar.unpack(theirs[: int((theirs == grammar.end).nonzero()[0])])
+    assert torch.equal(found.lengths, ours.lengths[written])
+    assert torch.equal(found.codes, ours.codes[len(ours.codes) - len(found.codes) :])
 
 
 def llama_config(**changes) -> LlamaConfig:

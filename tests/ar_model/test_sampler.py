@@ -24,6 +24,7 @@ from evagen.ar_model import (
 )
 from evagen.ar_model.decoding import Decoder
 from evagen.ar_model.drawing import clip_noise, draw, token_probabilities
+from evagen.ar_model.sampler import ContinuousBatch
 from evagen.kernels.decode_step import can_compile
 
 LEVELS = [1, 3, 5]
@@ -178,6 +179,25 @@ def test_guidance_one_equals_no_guidance_and_three_differs(model):
     assert not all(map(same, clips[1.0], clips[3.0]))
 
 
+def test_guidance_costs_a_generator_without_classes_nothing():
+    model, options = tiny_generator(class_names=[]), SamplingOptions(guidance=3.0)
+    assert len(ContinuousBatch(model, [ClipRequest(0)], options, 1).decoder.positions) == 1
+    assert same(*(sample_in_order(model, [ClipRequest(0)], each)[0] for each in (options, SamplingOptions())))
+
+
+def test_the_largest_numbers_draw_tokens_still(model):
+    for options in ({"temperature": 1e-6}, {"temperature": 1e6}, {"guidance": 1e6}):
+        for bias in (1e6, -1e6):
+            request = ClipRequest(0, 0, constraints=LengthConstraints(bias=bias))
+            (clip,) = sample_in_order(model, [request], SamplingOptions(**options))
+            assert len(clip.lengths) == 3
+
+
+def test_an_interval_may_be_a_list():
+    options = SamplingOptions(guidance_schedule="interval", guidance_interval=[0, 0.5])
+    assert hash(options) == hash(SamplingOptions(guidance_schedule="interval", guidance_interval=(0, 0.5)))
+
+
 def test_guidance_schedules_by_hand():
     progress = torch.tensor([0.0, 0.25, 0.5, 1.0])
     scale = lambda **options: SamplingOptions(guidance=3.0, **options).guidance_at(progress)[:, 0].tolist()  # noqa: E731
@@ -268,8 +288,13 @@ def test_filters_by_hand():
 
 @pytest.mark.parametrize(
     "options",
-    [{"top_p": 0}, {"temperature": -1}, {"top_k": -1}, {"guidance": -1}, {"min_p": 2}, {"guidance_interval": (1, 0)}],
-)
+    [
+        {"top_p": 0}, {"temperature": -1}, {"temperature": 1e-40}, {"temperature": float("inf")}, {"top_k": -1},
+        {"top_k": 2.5}, {"guidance": -1}, {"guidance": 1e39}, {"min_p": 2}, {"guidance_interval": (1, 0)},
+        {"guidance_interval": (0, 0.5)}, {"guidance_schedule": "linaer"},
+    ],
+    ids=str,
+)  # fmt: skip
 def test_options_out_of_range_are_refused(options):
     with pytest.raises(ValueError, match=next(iter(options))):
         SamplingOptions(**options)
@@ -284,8 +309,16 @@ def test_what_the_model_cannot_follow_is_refused_before_anything_is_written(mode
         sample(model, [ClipRequest(0, constraints=LengthConstraints([1, 2, 1]))])
     with pytest.raises(ValueError, match="one needs 5: the levels are"):
         sample(model, [ClipRequest(0, constraints=LengthConstraints([5, 1, 1], max_length=3))])
-    with pytest.raises(ValueError, match="bias on lengths is a finite number"):
-        LengthConstraints(bias=float("nan"))
+    for bias in (float("nan"), 1e39, -1e39):
+        with pytest.raises(ValueError, match=r"bias on lengths lies in \[-1e\+06, 1e\+06\]"):
+            LengthConstraints(bias=bias)
+    with pytest.raises(ValueError, match=r"max_tokens is a whole number, got 5\.5"):
+        LengthConstraints(max_tokens=5.5)
+    for slots in (0, -1):
+        with pytest.raises(ValueError, match=f"num_slots={slots}: at least 1 clip"):
+            sample(model, [ClipRequest(0)], num_slots=slots)
+    with pytest.raises(ValueError, match="num_blocks=0: a clip has at least 1 block"):
+        sample(model, [ClipRequest(0, num_blocks=0)])
     always_conditional = tiny_generator(class_dropout=0.0)
     with pytest.raises(ValueError, match="trained with class_dropout 0: sample with guidance 1"):
         sample(always_conditional, [ClipRequest(0, 1)], SamplingOptions(guidance=1.5))

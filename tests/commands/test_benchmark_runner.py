@@ -281,10 +281,22 @@ def damage(video: Path) -> None:
     video.write_bytes(bytes(content))
 
 
-def test_rows_of_another_model_are_not_taken_for_this_ones(root, tmp_path):
-    main(recon(root, tmp_path / "run", uniform_length=2, router=None))
+def test_rows_of_another_model_are_not_taken_for_this_ones(root, tmp_path, monkeypatch):
+    run = tmp_path / "run"
+    first = score(recon(root, run, uniform_length=2, router=None))
     with pytest.raises(UserError, match="made from other lengths"):
-        main(recon(root, tmp_path / "run", uniform_length=4, router=None))
+        main(recon(root, run, uniform_length=4, router=None))
+    assert read_record(run) == first
+    assert load_benchmark(str(run / "config.yaml"), []).uniform_length == 2  # still that of the score beside it
+    shutil.rmtree(run / "scored")
+    stop_after(monkeypatch, batches=1)
+    with pytest.raises(KeyboardInterrupt), locks_end():
+        main(recon(root, run, uniform_length=4, router=None))
+    assert load_benchmark(str(run / "config.yaml"), []).uniform_length == 4
+    assert not {"record.json", "table.md"} & {path.name for path in run.iterdir()}
+    with pytest.raises(UserError, match="made from other lengths"):
+        main(recon(root, run, uniform_length=2, router=None))
+    assert load_benchmark(str(run / "config.yaml"), []).uniform_length == 4
 
 
 @pytest.mark.parametrize(

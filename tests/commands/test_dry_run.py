@@ -38,9 +38,12 @@ def test_a_search_on_a_cpu_takes_few_blocks_at_once(monkeypatch):
     assert seen == [len(tokenizer_of("quickstart/curation").config.levels)]
 
 
-def test_a_study_has_none():
-    with pytest.raises(UserError, match="a study has no dry run; arcade_nano/study is made of stages that have"):
-        main(COMMANDS["study quality-cost"], "arcade_nano/study")
+def test_the_batch_is_honoured_and_what_is_made_up_is_said(capsys):
+    found = main(
+        COMMANDS["train-router"], "quickstart/router", ["optimizer.batch_size=3", "record=mine", "run.out=elsewhere"]
+    )
+    assert found.of_what == "step of 3 clips"
+    assert "so they change nothing: record=mine, run.out=elsewhere\n" in capsys.readouterr().err
 
 
 def test_from_the_command_line(tmp_path):

@@ -1,6 +1,7 @@
 """`evagen export pipeline`: the folder, half the size, and what its card says."""
 
 import json
+import shlex
 import shutil
 from pathlib import Path
 
@@ -11,15 +12,19 @@ from scored_models import make_models
 from tiny_models import random_clips, tiny_router, tiny_tokenizer
 from tiny_record import record
 from typer.testing import CliRunner
+from video_fixtures import moving_frames
 
 from evagen import VideoPipeline, cli
-from evagen.commands.export_pipeline import About, main
+from evagen.ar_model import VideoGenerator
+from evagen.commands.export_pipeline import About, main, trainings
 from evagen.commands.info import main as info
+from evagen.data.video_writer import write_video
 from evagen.errors import UserError
 from evagen.eval import psnr
 from evagen.models.loading import fingerprint, load_model
-from evagen.report.model_card import renamed
+from evagen.report.model_card import CardOptions, renamed, write_card
 from evagen.report.training_facts import seconds_of, training_facts
+from evagen.sampling.rows import read_rows
 from evagen.tokenizer import VideoTokenizer
 
 
@@ -131,6 +136,44 @@ def test_the_card_of_a_tokenizer_alone_offers_what_it_can_do(root, tmp_path):
     assert "# out\n\nA video tokenizer, for evagen" in text
     assert "evagen sample" not in text
     assert "How it was trained" not in text
+
+
+@pytest.mark.parametrize("router", [True, False])
+def test_what_the_card_of_frame_prediction_types_works(router, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    tokenizer, own = tiny_tokenizer(), tiny_router()
+    generator = VideoGenerator(
+        64, [2, 4, 8], 2, ["a", "b"], width=32, depth=1, num_heads=2, class_dropout=0.0, given_frames=3,
+        num_given_blocks=1, tokenizer_fingerprint=fingerprint(tokenizer),
+    )  # fmt: skip
+    VideoPipeline(tokenizer, generator, own if router else None).save_pretrained("out")
+    own.save_pretrained("router")
+    write_card(tmp_path / "out", CardOptions("out"))
+    (line,) = [
+        line for line in Path("out/README.md").read_text("utf-8").splitlines() if line.startswith("evagen sample")
+    ]
+    for i in range(2):
+        write_video(tmp_path / "videos" / f"{i}.mkv", moving_frames(8, 32, 32, seed=i), 15)
+    words = shlex.split(line.replace("$MODEL", "out").replace("…", "router"), comments=True)
+    done = CliRunner().invoke(cli.app, [*words[1:], "clips_per_class=1"])
+    assert done.exit_code == 0, done.output
+    assert len(read_rows(Path("runs/clips"))) == 2
+    assert router or line.endswith(" given.router=…  # a router of your own")
+
+
+def test_of_the_best_weights_the_log_is_told_up_to_their_step(tmp_path):
+    (tmp_path / "best").mkdir()
+    config = {"run": {"seed": 3}, "optimizer": {
+        "steps": 40, "batch_size": 5, "matrices": "muon", "learning_rate": 0.01,
+    }}  # fmt: skip
+    (tmp_path / "config.yaml").write_text(json.dumps(config))
+    lines = [{"step": step, "held_out_loss": loss, "clips_per_second": 8} for step, loss in ((20, 1.5), (40, 3.3))]
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    for name in ("config.json", "best/config.json"):
+        (tmp_path / name).write_text("{}")
+    (tmp_path / "best" / "score.json").write_text(json.dumps({"step": 20, "score": "loss", "value": 1.5}))
+    facts = trainings({"generator": f"{tmp_path}@best"})["generator"]
+    assert (facts["steps"], next(facts[name] for name in facts if "held-out" in name)) == ("20 of 40", "1.5")
 
 
 def test_of_a_snapshot_the_log_is_told_up_to_its_step(root, tmp_path):

@@ -21,6 +21,7 @@ from evagen.data.token_file import read_token_file
 from evagen.data.video_writer import write_video
 from evagen.errors import UserError
 from evagen.kernels.weights import weights_fingerprint
+from evagen.report.run_folder import LEFT_BY
 
 
 @pytest.fixture(scope="module")
@@ -74,6 +75,19 @@ def test_files_and_folders_of_the_road(road):
     assert record["clips"] == "13, 0 skipped"
     assert record["assignments"] == "9 of 2 blocks, levels [2, 4, 8]"
     assert str(road / "tokenizer") in record["tokenizer"]
+
+
+@pytest.mark.parametrize("left", {name for name in LEFT_BY.values() if name.endswith(".json")})
+def test_a_run_that_the_report_calls_finished_is_not_called_unfinished(tmp_path, left):
+    (tmp_path / "config.yaml").write_text("{}")
+    (tmp_path / left).write_text('{"clips": 3}')
+    facts = dict(main(tmp_path))
+    assert "not finished" not in facts["what"]
+    assert facts.get("clips") == ("3" if left == "manifest.json" else None)
+
+
+def test_a_pipeline_names_its_classes():
+    assert "Asteroids" in dict(main(Path("evagen/arcade")))["generator classes"]
 
 
 def test_what_has_not_finished_and_what_says_little(tmp_path):

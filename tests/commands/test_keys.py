@@ -80,11 +80,21 @@ def test_the_command(tmp_path):
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_names_of_keys_are_checked_before_anything_is_imported(name):
-    command, config = COMMANDS[name], next(iter(shipped_configs()))
+    command = COMMANDS[name]
+    config = next(each for each, path in shipped_configs().items() if read_header(path).command == name)
     for key in known_keys(command.schema_class()):
         command.check_names(config, [f"{key}=1"])
         with pytest.raises(UserError, match=re.escape(f"unknown key '{key}z'")):
             command.check_names(config, [f"{key}z=1"])
+
+
+@pytest.mark.parametrize("name", shipped_configs())
+def test_a_config_of_another_command_is_told(name):
+    its = read_header(shipped_configs()[name]).command
+    COMMANDS[its].check_names(name, [])
+    other = next(each for each in COMMANDS if each != its)
+    with pytest.raises(UserError, match=f"{name} is for `evagen {its}`; for `evagen {other}` there are "):
+        COMMANDS[other].check_names(name, [])
 
 
 def test_a_wrong_key_costs_no_import_of_torch():

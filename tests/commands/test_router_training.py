@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from accelerate import Accelerator
 from tiny_curation import curated_with, made_up_record, routing, same, weights, write_inputs
 
 from evagen.commands import train_router
@@ -95,6 +96,32 @@ def test_a_router_for_one_preference_is_trained_on_that_alone(record, tmp_path, 
     monkeypatch.setattr(Router, "forward", watched)
     train_router.main(routing(record, tmp_path, preference_range=[1.2, 1.2]))
     assert torch.equal(torch.cat(seen), torch.full((5 * (4 + 3),), 1.2))  # 4 trained on and 3 held out in each step
+
+
+def test_what_is_logged_of_held_out_clips_is_what_the_averaged_weights_reach(record, tmp_path, monkeypatch):
+    """Which the run leaves; they are far behind those trained."""
+    reached, asked = train_router._reached, []
+
+    def watched(model, *settings):
+        asked.append(settings)
+        return reached(model, *settings)
+
+    monkeypatch.setattr(train_router, "_reached", watched)
+    optimizer = {"steps": 15, "batch_size": 4, "learning_rate": 0.05, "schedule": "constant", "ema_decay": 0.999}
+    model = {"patch": 8, "width": 32, "depth": 1, "num_heads": 2, "drop_rate": 0.0}
+    train_router.main(routing(record, tmp_path, optimizer=optimizer, model=model))
+    logged = read_metrics(tmp_path)[-1]
+    for name, value in reached(Router.from_pretrained(tmp_path), *asked[-1]).items():
+        assert logged[name] == pytest.approx(value, abs=1e-6)
+
+
+def test_processes_draw_other_numbers_for_dropout(record, tmp_path, monkeypatch):
+    """The first one goes on with those that the weights were made of."""
+    for process in range(2):
+        monkeypatch.setattr(Accelerator, "process_index", process)
+        config = routing(record, tmp_path / f"{process}", optimizer={"steps": 1, "batch_size": 4, "learning_rate": 0.1})
+        train_router.main(config)
+        assert (torch.initial_seed() == config.run.seed) == (process == 0)
 
 
 @pytest.mark.parametrize("bounds", [[1.6, 0.8], [-0.1, 1], [1, 2.1]])

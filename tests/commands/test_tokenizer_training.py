@@ -1,11 +1,13 @@
 """Training a tokenizer: which lengths its clips get, and the held-out clips that it looks at."""
 
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from accelerate import Accelerator
 from PIL import Image
 from tiny_models import tiny_block_router
 from tiny_road import tokenizer_config
@@ -22,6 +24,7 @@ from evagen.eval import PerceptualDistance, motion_explained, moving_errors, psn
 from evagen.kernels.levels import video_to_frames
 from evagen.models.loading import load_model
 from evagen.tokenizer import BlockRouter, Router, VideoTokenizer
+from evagen.training import objective
 from evagen.training.metrics import read_metrics
 from evagen.training.run import TrainingRun
 
@@ -100,6 +103,30 @@ def test_training_looks_at_held_out_clips_and_is_not_disturbed_by_it(road, tmp_p
                 assert np.abs(shown[:, i * 33 :][:, :32].astype(int) - frame).max() <= 1
 
 
+def test_another_process_draws_other_numbers_by_which_svq_chooses(road, tmp_path, monkeypatch):
+    config = tokenizer_config(road, tmp_path / "run")
+    monkeypatch.setattr(Accelerator, "process_index", 1)
+    monkeypatch.setattr(TrainingRun, "resume", lambda *args, **settings: sys.exit())
+    with pytest.raises(SystemExit):
+        train_tokenizer.main(config)
+    assert torch.initial_seed() != config.run.seed
+
+
+def test_no_checkpoint_holds_a_discriminator_that_broke_in_its_step(road, tmp_path, monkeypatch):
+    make = objective.make_discriminator
+
+    def breaking(*settings) -> torch.nn.Module:
+        discriminator = make(*settings)
+        next(discriminator.parameters()).register_hook(lambda gradient: gradient * float("nan"))
+        return discriminator
+
+    monkeypatch.setattr(objective, "make_discriminator", breaking)
+    run = {"out": str(tmp_path / "run"), "save_every": 1, "log_every": 1, "tracker": "none"}
+    config = tokenizer_config(road, tmp_path / "run", run=run, loss={"adversarial": {"discriminator": "patch"}})
+    with pytest.raises(UserError, match=r"step 1: discriminator_gradient_norm became NaN .*No checkpoint had been"):
+        train_tokenizer.main(config)
+
+
 @pytest.mark.parametrize(("score", "best"), [("psnr", max), ("perceptual", min)])
 def test_the_best_weights_are_kept_over_a_stop_and_are_the_averaged_ones(road, tmp_path, monkeypatch, score, best):
     """Where the rate is far too high, the best is not the last."""
@@ -149,9 +176,21 @@ def test_without_held_out_clips_training_goes_on_and_says_so_unless_they_were_na
     data = {"root": str(tmp_path / "videos"), "layout": "folder", "size": 32}
     train_tokenizer.main(tokenizer_config(tmp_path, tmp_path / "out", data=data, held_out={"clips": 2}))
     assert "the log goes without held-out clips" in capfd.readouterr().out
-    named = tokenizer_config(tmp_path, tmp_path / "named", data=data, held_out={"clips": 2, "split": "test"})
-    with pytest.raises(UserError, match="has no test split"):
-        train_tokenizer.main(named)
+    for counted_on in ({"split": "test"}, {"best": "psnr"}):
+        named = tokenizer_config(tmp_path, tmp_path / "named", data=data, held_out={"clips": 2, **counted_on})
+        with pytest.raises(UserError, match="has no test split"):
+            train_tokenizer.main(named)
+
+
+def test_clips_that_are_learnt_are_not_called_held_out(road, tmp_path, capfd):
+    data = tokenizer_config(road, tmp_path).data.model_dump()
+    learnt = tokenizer_config(road, tmp_path / "same", held_out={"clips": 2, "split": "all"})
+    with pytest.raises(UserError, match=r"held_out\.split=all holds videos that are trained on, .*data\.split=train"):
+        train_tokenizer.main(learnt)
+    everything = data | {"split": "all"}
+    train_tokenizer.main(tokenizer_config(road, tmp_path / "all", data=everything, held_out={"clips": 2}))
+    assert "the log goes without held-out clips: held_out.split=test holds" in capfd.readouterr().out
+    assert not any("held_out_psnr" in line for line in read_metrics(tmp_path / "all"))
 
 
 def remembering(root: Path, out: Path, **changes) -> train_tokenizer.TokenizerTraining:

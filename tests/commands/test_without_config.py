@@ -53,6 +53,15 @@ def called(*words: str) -> Any:
     return done
 
 
+def test_a_generator_that_always_knew_the_class_is_sampled_without_guidance():
+    pipeline = VideoPipeline.from_pretrained("evagen/tiny")
+    pipeline.generator.register_to_config(class_dropout=0.0)
+    pipeline.save_pretrained("mine")
+    (clip,) = sample_one.clips_of("mine", ["Boxing"], 1, 5)[2]
+    (same,) = pipeline("Boxing", seed=5, top_p=0.8, output_type="latent").tokens
+    assert clip.codes.tolist() == same.codes.tolist()
+
+
 def test_sample_writes_one_video_and_says_where():
     said = call("sample", "--class", "Boxing", "--clips", "3", "--seed", "5")
     assert said.splitlines()[3:] == ["Boxing.mp4"]
@@ -75,8 +84,12 @@ def test_sample_shows_every_class_where_none_is_named():
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--class", "Boxin"], "knows no class 'Boxin'; the nearest are Boxing"),
+        (["--class", "Boxin"], "knows no class 'Boxin'; the nearest are Boxing, Skiing; there are Boxing, Skiing"),
         (["--out", "clips.txt"], "cannot write clips.txt"),
+        (
+            ["boxing.mp4"],
+            "boxing.mp4 is a video's name, and a config stands there; what is written is --out",
+        ),
         (["--model", "evagen/plain"], "evagen/plain has no generator; it has: router, tokenizer"),
         (["--model", "evagen/other"], "no model evagen/other in the box; there are: evagen/plain, evagen/tiny"),
         (["--seed", "99999999999999999999"], "seed=99999999999999999999: give a whole number from 0 to 4294967295"),

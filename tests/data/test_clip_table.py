@@ -243,6 +243,7 @@ def test_a_finished_table_is_left_alone(straight):
     [
         (Clips(20, name="other"), {}, "videos"),
         (Clips(20), {"about": {"tokenizer": "b"}}, "tokenizer"),
+        (Clips(20), {"about": {}}, "tokenizer"),
         (Clips(20), {"batch_size": 2}, "batch_size"),
     ],
 )

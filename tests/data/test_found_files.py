@@ -89,7 +89,7 @@ def test_a_folder_that_cannot_be_read_is_told(tmp_path, monkeypatch):
     ]
     with pytest.raises(UserError, match=r"secret cannot be read \(Permission denied\)"):
         list_folder(tmp_path / "secret", "all")
-    with pytest.raises(UserError, match=r"a.mp4 is a file: set `root` to the folder that holds the videos"):
+    with pytest.raises(UserError, match=r"a.mp4 is a file: give .in a config: data.root. the folder"):
         list_folder(tmp_path / "run" / "a.mp4", "all")
 
 

@@ -92,7 +92,7 @@ def test_splits_and_labels_mean_the_same_in_each(files, tmp_path):
     numbered = ClipDataset(config(tmp_path / "numbers", split="val", label_column="action"))
     assert (numbered.class_names, numbered.labels) == (["0", "1"], [1])
     table(files, "video").save_to_disk(tmp_path / "one")
-    with pytest.raises(UserError, match=r"has no test split, it has train; use split=all"):
+    with pytest.raises(UserError, match=r"has no test split, it has train; data.split=all"):
         ClipDataset(config(tmp_path / "one", split="test"))
 
 

@@ -84,7 +84,7 @@ def test_class_folders_without_split_folders_are_all_training(tmp_path):
     put(tmp_path, f"yoga/{IDS[0]}.mp4", f"abseiling/{IDS[1]}.webm")
     for split in ("train", "all"):
         assert list(contents(tmp_path, list_kinetics(tmp_path, split)).values()) == ["abseiling", "yoga"]
-    with pytest.raises(UserError, match=r"has no val split; use split=all.*ROOT/train/CLASS/ID_START_END.mp4"):
+    with pytest.raises(UserError, match=r"has no val split; data.split=all.*ROOT/train/CLASS/ID_START_END.mp4"):
         list_kinetics(tmp_path, "val")
 
 
@@ -308,7 +308,7 @@ def test_a_folders_labels_mean_the_same_in_every_split(tmp_path):
 
 def test_a_folder_without_a_split_says_so(tmp_path):
     put(tmp_path, "train/ants/1.avi", "test/ants/2.avi")
-    with pytest.raises(UserError, match=r"has no val split: make folders .*train and .*val, or use split=all"):
+    with pytest.raises(UserError, match=r"has no val split: make folders .*train and .*val; data.split=all"):
         list_folder(tmp_path, "val")
 
 

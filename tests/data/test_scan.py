@@ -279,6 +279,11 @@ def test_a_scan_that_is_stopped_goes_on_where_it_was(tree, capsys):
     assert json.loads((tree / LIST_NAME).read_text()) == record
 
 
+def test_a_folder_that_is_not_there_is_what_is_told(tmp_path):
+    with pytest.raises(UserError, match=r"no folder at .*nowhere: give"):
+        scan(VideoSource(root=tmp_path / "nowhere", layout="folder"))
+
+
 def test_an_unknown_layout_is_refused(tree):
     with pytest.raises(UserError, match=r"evagen data scan:\n.*layout.*ucf101"):
         cli.data_scan(tree, layout="ucf")

@@ -8,8 +8,13 @@ import torch
 from torch import Tensor
 from torchmetrics.functional.image import peak_signal_noise_ratio, structural_similarity_index_measure
 
+from evagen.eval.detectors import ImageNetworkDetector
+from evagen.eval.frechet import GaussianStatistics, frechet_distance_between
+from evagen.eval.kernel import kernel_distance
+from evagen.eval.motion import frame_change, moving_errors, moving_share
+from evagen.eval.network_input import NetworkInput
 from evagen.eval.perceptual import PerceptualDistance
-from evagen.eval.reconstruction import MeanOverVideos, psnr, reconstruction_metrics, ssim
+from evagen.eval.reconstruction import MeanOverVideos, perceptual_distance, psnr, reconstruction_metrics, ssim
 
 
 @pytest.fixture(scope="module")
@@ -103,6 +108,29 @@ def test_merged_metrics_equal_one():
 def test_half_precision_is_measured_in_full():
     reconstruction, original = (video.bfloat16() for video in videos())
     torch.testing.assert_close(psnr(reconstruction, original), psnr(reconstruction.float(), original.float()))
+
+
+MEASURES = {
+    "psnr": psnr,
+    "ssim": ssim,
+    "perceptual": lambda x, y: perceptual_distance(PerceptualDistance(), x, y),
+    "motion": lambda x, y: torch.stack(moving_errors(x, y)),
+    "movement": lambda x, y: torch.cat([moving_share(x), frame_change(x)]),
+    "kernel": lambda x, y: kernel_distance(ImageNetworkDetector()(y), ImageNetworkDetector()(x)),
+    "frechet": lambda x, y: frechet_distance_between(*(GaussianStatistics.of(v.flatten(1)[:, :99]) for v in (y, x))),
+    "input": lambda x, y: NetworkInput(20, "nearest", 16)(x),
+}
+
+
+@pytest.mark.parametrize("name", MEASURES)
+def test_autocast_around_a_measure_changes_nothing(name):
+    """A model's half precision is not the measure's: of smooth videos SSIM would exceed 1."""
+    _, original = videos()
+    smooth = torch.nn.functional.interpolate(original, scale_factor=(1, 2, 2), mode="trilinear")  # (3, 3, 4, 48, 64)
+    pair = (smooth + 0.02 * torch.randn(smooth.shape, generator=torch.Generator().manual_seed(1)), smooth)
+    expected = MEASURES[name](*pair)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(MEASURES[name](*pair), expected)
 
 
 def test_bad_input_is_refused(perceptual):

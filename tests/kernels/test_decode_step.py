@@ -1,5 +1,8 @@
 """The compiled step: the same logits as torch's, and where there is none."""
 
+import re
+from pathlib import Path
+
 import pytest
 import torch
 from tiny_models import tiny_generator
@@ -21,12 +24,17 @@ def test_compiled_steps_equal_those_in_torch(num_rows):
     prompts = [model.grammar.prompt(0, clip) for clip in given]
     with torch.no_grad():
         ours, plain = Decoder(model, num_rows), Decoder(model, num_rows)
-        plain._compiled = None
+        plain._fused_step = None
         for decoder in (ours, plain):
             decoder.prefill(list(range(num_rows)), prompts)
         for _ in range(5):
             tokens = torch.randint(11, (num_rows,), generator=random)
             torch.testing.assert_close(ours.step(tokens), plain.step(tokens), atol=1e-4, rtol=1e-5)
+
+
+def test_whole_numbers_have_64_bits_everywhere():
+    """A `long` has 32 on Windows."""
+    assert not re.search(r"\blong\b", Path(decode_step.__file__).with_name("decode_step.c").read_text(encoding="utf-8"))
 
 
 def test_some_shapes_have_no_compiled_step():

@@ -150,8 +150,8 @@ def test_recorded_steps_on_a_gpu_equal_those_in_torch(num_rows, dtype):
     tokens = torch.zeros(num_rows, dtype=torch.int64, device="cuda")
     with torch.no_grad():
         ours, plain = Decoder(model, num_rows, dtype), Decoder(model, num_rows, dtype)
-        assert isinstance(ours._compiled, TritonStep)
-        plain._compiled = None
+        assert isinstance(ours._fused_step, TritonStep)
+        plain._fused_step = None
         for decoder in (ours, plain):
             decoder.prefill(list(range(num_rows)), prompts)
         logits = torch.empty(num_rows, model.grammar.vocabulary_size, device="cuda")
@@ -165,7 +165,7 @@ def test_recorded_steps_on_a_gpu_equal_those_in_torch(num_rows, dtype):
         kept = range(0, num_rows, 2)
         for decoder in (ours, plain):
             decoder.keep(kept)
-        plain._compiled, tokens = None, tokens[kept]
+        plain._fused_step, tokens = None, tokens[kept]
         assert relative_error(ours.step(tokens), plain.step(tokens)) < (2e-2 if dtype == torch.bfloat16 else 3e-3)
 
 
@@ -189,12 +189,12 @@ def test_on_a_gpu_the_step_equals_a_plain_one_and_repeats_to_the_bit(name):
 def test_a_failure_of_triton_is_told_and_torch_goes_on(monkeypatch, caplog):
     model = tiny_generator()
     decoder = Decoder(model, 2, torch.bfloat16)
-    assert decoder._compiled is None
+    assert decoder._fused_step is None
     broken = SimpleNamespace(has_kernels_for=lambda *_: True, TritonStep=_raises)
     monkeypatch.setitem(sys.modules, "evagen.kernels.decode_step_triton", broken)
     decoder.device = torch.device("cuda")
     for _ in range(2):
-        assert decoder._compiled_step() is None
+        assert decoder._make_fused_step() is None
     assert [record.message for record in caplog.records].count(
         "a step's Triton kernels do not work here, torch's slower ones are taken: no compiler"
     ) == 1
@@ -210,7 +210,7 @@ def test_kernels_that_are_wrong_are_not_used(monkeypatch, caplog, share):
     for name, is_used in (("right", True), ("wrong", False)):
         module = SimpleNamespace(has_kernels_for=lambda *_: True, TritonStep=lambda *_, name=name: steps[name])
         monkeypatch.setitem(sys.modules, "evagen.kernels.decode_step_triton", module)
-        assert (decoder._compiled_step() is not None) == is_used
+        assert (decoder._make_fused_step() is not None) == is_used
     assert "their logits are wrong by" in caplog.text
 
 

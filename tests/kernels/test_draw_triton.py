@@ -8,7 +8,7 @@ import torch
 from triton_interpreter import interpreted, loops_up_to_a_loaded_number, not_interpreted, on_gpu, run_in_interpreter
 
 from evagen.ar_model import LengthConstraints, SamplingOptions, SequenceGrammar
-from evagen.ar_model.drawing import Drawing, Slots, draw_in_torch, draw_in_triton, triton_draws
+from evagen.ar_model.drawing import Drawing, Slots, SlotTables, draw_in_torch, draw_in_triton, triton_draws
 from evagen.ar_model.lengths import LengthScores
 
 __all__ = ["loops_up_to_a_loaded_number"]  # a fixture
@@ -42,12 +42,10 @@ def drawn_clips(draw_all, options, device="cpu", spread=2.0):
     """The slots of three clips with constraints of their own, from their beginning until after their end."""
     guided = options.guidance != 1
     slots = Slots.empty(3, 6 if guided else 3, GRAMMAR, torch.device("cpu"))
-    slots.scores = LengthScores.of(CONSTRAINTS, GRAMMAR)
     random = torch.Generator().manual_seed(7)
-    slots.noise.copy_(torch.rand(slots.noise.shape, generator=random, dtype=torch.float64))
-    state = type(slots.state)(*(table.to(device) for table in slots.tables()[4:]))
-    moved = [table.to(device) for table in (slots.tokens, slots.written, slots.noise)]
-    slots = Slots(*moved, state, LengthScores(*(table.to(device) for table in slots.scores)))
+    slots.tables.noise.copy_(torch.rand(slots.tables.noise.shape, generator=random, dtype=torch.float64))
+    tables = slots.tables._replace(**LengthScores.of(CONSTRAINTS, GRAMMAR)._asdict())
+    slots = Slots(slots.tokens.to(device), SlotTables(*(table.to(device) for table in tables)))
     for place in range(1, GRAMMAR.max_sequence_length):
         logits = torch.randn(len(slots.tokens), GRAMMAR.vocabulary_size, generator=random) * spread
         positions = torch.full((len(slots.tokens),), place)
@@ -61,7 +59,7 @@ def test_the_kernel_draws_what_torch_draws(name):
     found, expected = (drawn_clips(draw_all, OPTIONS[name]) for draw_all in (draw_in_triton, draw_in_torch))
     assert GRAMMAR.finished(expected.state).all()
     assert found.tokens.equal(expected.tokens)
-    for ours, theirs in zip(found.tables(), expected.tables(), strict=True):
+    for ours, theirs in zip(found.tables, expected.tables, strict=True):
         assert ours.equal(theirs)
 
 
@@ -70,7 +68,7 @@ def test_the_kernel_draws_what_torch_draws(name):
 def test_equally_likely_tokens_all_stay(options):
     slots = drawn_clips(draw_in_triton, options, spread=0.0)
     codes = []
-    for sequence in slots.written[:, 1:]:
+    for sequence in slots.tables.written[:, 1:]:
         end = int((sequence == GRAMMAR.end).nonzero()[0])
         codes += GRAMMAR.unpack(torch.cat([torch.tensor([GRAMMAR.null_class]), sequence[:end]])).codes.tolist()
     assert min(codes) < GRAMMAR.codebook_size / 4
@@ -91,7 +89,7 @@ def test_on_a_gpu_the_kernel_draws_what_torch_draws(name):
     assert triton_draws(torch.device("cuda", 0), GRAMMAR.vocabulary_size, OPTIONS[name])
     found = drawn_clips(draw_in_triton, OPTIONS[name], "cuda")
     expected = drawn_clips(draw_in_torch, OPTIONS[name])
-    for ours, theirs in zip(found.tables(), expected.tables(), strict=True):
+    for ours, theirs in zip(found.tables, expected.tables, strict=True):
         assert ours.cpu().equal(theirs)
 
 

@@ -1,11 +1,12 @@
 """Loading models: what does not fit its config, or the model that it is to start, is named."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
 import torch
-from tiny_models import tiny_tokenizer
+from tiny_models import tiny_generator, tiny_tokenizer
 
 from evagen.errors import UserError
 from evagen.models.loading import load_model, start_from
@@ -68,6 +69,31 @@ def test_settings_that_no_shape_shows_must_agree_too(tmp_path, setting, value):
     folder = saved(tmp_path, "vq", **{setting: value})
     with pytest.raises(UserError, match=rf"{setting} is {value} there and 2(\.0)? here; use its settings"):
         start_from(tokenizer("vq"), folder)
+
+
+@pytest.mark.parametrize(
+    ("make", "ours", "theirs"),
+    [
+        (tiny_tokenizer, {"temporal_patch": 1, "spatial_patch": 8}, {"temporal_patch": 4, "spatial_patch": 4}),
+        (tiny_generator, {}, {"num_heads": 4}),
+        (tiny_generator, {}, {"rope_theta": 500.0}),
+        (tiny_generator, {}, {"norm_eps": 1e-5}),
+        (tiny_generator, {"endless": True}, {"endless": False}),
+        (tiny_generator, {"num_given_blocks": 1}, {"num_given_blocks": 0}),
+        (tiny_generator, {"levels": [1, 3, 5]}, {"levels": [1, 4, 5]}),
+    ],
+)
+def test_weights_of_the_same_shapes_with_another_meaning_are_no_start(tmp_path, make, ours, theirs):
+    make(**theirs).save_pretrained(tmp_path)
+    name, value = next(iter(theirs.items()))
+    with pytest.raises(UserError, match=rf"{name} is {re.escape(str(value))} there and .* here; use its settings"):
+        start_from(make(**ours), tmp_path)
+
+
+def test_a_generator_starts_with_as_many_other_classes(tmp_path):
+    tiny_generator().save_pretrained(tmp_path)
+    model = tiny_generator(class_names=["c", "d"])
+    assert torch.equal(model.lm_head.weight, start_from(model, tmp_path).lm_head.weight)
 
 
 def test_stochastic_codes_start_from_deterministic_ones(tmp_path):

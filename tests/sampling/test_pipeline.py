@@ -13,7 +13,7 @@ from scored_models import make_models
 from tiny_models import tiny_block_router, tiny_tokenizer
 
 from evagen import VideoPipeline
-from evagen.ar_model import LengthConstraints
+from evagen.ar_model import ClipTokens, LengthConstraints
 from evagen.commands import sample
 from evagen.config import check_config
 from evagen.data.video_reader import read_frames
@@ -82,6 +82,14 @@ def test_lengths_and_what_cannot_be_done(root):
         ({"top_p": 0.0}, "top_p must lie in"),
         ({"temperature": "hot"}, "'temperature': 'hot'}: numbers are needed"),
         ({"lengths": [3, 3, 3, 3]}, "cannot write these clips"),
+        ({"lengths": torch.tensor([2, 4])}, r"lengths=tensor\(\[2, 4\]\): give a list of whole numbers"),
+        ({"lengths": [2.0, 4.0]}, "give a list of whole numbers"),
+        ({"lengths": "24"}, "give a list of whole numbers"),
+        ({"num_slots": 0}, "num_slots=0: at least 1"),
+        ({"num_blocks": 0}, "num_blocks=0: a clip has at least 1 block"),
+        ({"seed": 1.5}, "seed=1.5: give a whole number"),
+        ({"seed": "1"}, "seed='1': give a whole number"),
+        ({"guidance_schedule": "linaer"}, "guidance_schedule must be one of constant, linear, interval, got linaer"),
         ({"num_blocks": 9}, "cannot write these clips: this generator writes clips of 4 blocks"),
         ({"seed": 1, "generator": torch.Generator()}, "give one of them"),
         ({"classes": ["Boxing"] * 2, "generator": [torch.Generator()]}, "1 generators for 2 clips"),
@@ -95,6 +103,14 @@ def test_lengths_and_what_cannot_be_done(root):
 def test_a_call_that_cannot_be_followed_says_why(pipeline, arguments, message):
     with pytest.raises(UserError, match=message):
         pipeline(**arguments)
+
+
+def test_tokens_that_are_not_those_of_some_clips_are_explained(pipeline):
+    one, longer = (ClipTokens(torch.tensor([1, 2] * n), torch.tensor([2] * n)) for n in (4, 5))
+    wrong = {"list of ClipTokens": one, "list of": None, r"of \[4, 5\] blocks": [one, longer], "of no blocks": []}
+    for message, tokens in wrong.items():
+        with pytest.raises(UserError, match=f"these tokens cannot be decoded: .*{message}"):
+            pipeline.decode(tokens)
 
 
 def test_a_lone_class_is_one_class_and_several_videos_stand_together(pipeline):

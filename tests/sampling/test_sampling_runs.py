@@ -1,4 +1,4 @@
-"""`evagen sample` on tiny models and real files: what it leaves, resumed, over processes, given videos, long videos."""
+"""`evagen sample` on tiny models and real files: what it leaves, resumed, over processes, given videos."""
 
 import errno
 import json
@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tiny_models import LEVELS, tiny_block_router, tiny_router, tiny_tokenizer
+from tiny_models import LEVELS, tiny_router, tiny_tokenizer
+from tiny_sampling import CLASSES, OPTIONS, config_of
 from two_processes import launch
 from video_fixtures import moving_frames
 
@@ -21,16 +22,13 @@ from evagen.data.corpus import read_corpus
 from evagen.data.video_reader import read_frames
 from evagen.data.video_writer import write_video
 from evagen.errors import UserError
-from evagen.kernels.levels import frames_to_video, video_to_frames
+from evagen.kernels.levels import video_to_frames
 from evagen.models.lengths import RoutedLengths
 from evagen.models.loading import fingerprint, load_model
 from evagen.sampling.clips import clip_seed
 from evagen.sampling.given import Given, encode_given
 from evagen.sampling.rows import SampleRows, finished_rows, read_rows
-from evagen.tokenizer import BlockRouter, Router, TokenizedClips, VideoTokenizer
-
-CLASSES = ["ants", "bees"]
-OPTIONS = {"guidance": 1.5, "top_p": 0.95}
+from evagen.tokenizer import Router, TokenizedClips, VideoTokenizer
 
 
 @pytest.fixture(scope="module")
@@ -55,20 +53,6 @@ def models(tmp_path_factory) -> Path:
         (root / "videos" / name).mkdir(parents=True)
         write_video(root / "videos" / name / "0.mkv", moving_frames(8, 32, 32, seed=i), 15)
     return root
-
-
-def config_of(models: Path, out: Path, **changes) -> sample.Sampling:
-    values = {
-        "run": {"out": str(out)},
-        "generator": str(models / "generator"),
-        "tokenizer": str(models / "tokenizer"),
-        "clips_per_class": 3,
-        "options": OPTIONS,
-        "slots": 2,
-        "formats": ["mkv"],
-        **changes,
-    }
-    return check_config(sample.Sampling, values, "test")
 
 
 def given(models: Path, classes: list[str] | None = None, **changes) -> dict:
@@ -122,6 +106,56 @@ def test_interrupted_sampling_goes_on_with_the_same_clips(models, samples, tmp_p
     assert sorted(path.name for path in out.glob("*/*.mkv")) == [f"{number:06d}.mkv" for number in (1, 2, 3)]
 
 
+def with_one_clip_lost(run: Path, out: Path) -> Path:
+    shutil.copytree(run, out)
+    lines = (out / "tokens.jsonl").read_text().splitlines(keepends=True)
+    (out / "tokens.jsonl").write_text("".join(lines[:-1]))
+    return out
+
+
+def make_another_generator(models: Path, folder: Path) -> None:
+    generator = load_model(VideoGenerator, models / "generator")
+    generator.norm.weight.data.mul_(2)
+    generator.save_pretrained(folder)
+
+
+@pytest.mark.parametrize("left", ["made_from.json", "manifest.json"])
+def test_clips_of_two_generators_are_not_mixed(models, samples, tmp_path, left):
+    """Neither in a run that goes on, nor, as runs of before left it, where only the manifest tells."""
+    out, place = with_one_clip_lost(samples, tmp_path / "out"), tmp_path / "generator"
+    for name in {"made_from.json", "manifest.json"} - {left}:
+        (out / name).unlink()
+    shutil.copytree(models / "generator", place)
+    config = config_of(models, out, generator=str(place))
+    save_config(config, out)
+    make_another_generator(models, place)
+    before = {path: path.read_bytes() for path in out.glob("*.json*")}
+    with pytest.raises(UserError, match="rows that were made from other generator_fingerprint than there are now; put"):
+        sample.main(config)
+    assert {path: path.read_bytes() for path in out.glob("*.json*")} == before
+    shutil.copytree(models / "generator", place, dirs_exist_ok=True)
+    assert read_rows(sample.main(config)) == read_rows(samples)
+
+
+def test_given_videos_may_not_change_between_the_clips_of_a_run(models, tmp_path):
+    shutil.copytree(models / "videos" / "bees", tmp_path / "videos")
+    data = {**given(models)["data"], "root": str(tmp_path / "videos")}
+    config = config_of(models, tmp_path / "out", given=given(models) | {"data": data}, clips_per_class=1)
+    sample.main(config)
+    write_video(tmp_path / "videos" / "a.mkv", moving_frames(8, 32, 32, seed=9), 15)
+    with pytest.raises(UserError, match="made from other given_videos than there are now"):
+        sample.main(config)
+
+
+def test_a_finished_run_is_left_as_it_is(models, samples):
+    """Its manifest says what it was made with, whatever there is by now."""
+    manifest = (samples / "manifest.json").read_text()
+    (samples / "manifest.json").write_text(manifest.replace('"torch": "', '"torch": "1.'))
+    before = (samples / "manifest.json").read_text()
+    sample.main(config_of(models, samples))
+    assert (samples / "manifest.json").read_text() == before != manifest
+
+
 def test_a_process_that_begins_again_never_hides_the_rows_of_its_file(samples, tmp_path, monkeypatch):
     """All processes read all files as they begin, at any moment of another's beginning."""
     line = json.dumps(read_rows(samples)[0]) + "\n"
@@ -156,6 +190,11 @@ def test_every_format(models, tmp_path):
     picture = np.asarray(Image.open(out / "bees" / "000000.png"))
     assert picture.shape == (2 * 32 + 2, 4 * 32 + 3 * 2, 3)  # a row for each block
     assert np.array_equal(picture[-32:, :32], decoded(models, read_rows(out)[0])[4])
+
+
+def test_seconds_that_end_within_a_block(models, tmp_path):
+    out = sample.main(config_of(models, tmp_path / "out", seconds=0.4, clips_per_class=1))
+    assert [len(read_frames(out / row["path"])) for row in read_rows(out)] == [6, 6]
 
 
 def test_lengths_as_asked(models, tmp_path):
@@ -246,51 +285,6 @@ def test_frame_prediction_from_corpus_to_samples(models, tmp_path):
     rows = read_rows(sample.main(config_of(models, tmp_path / "out", **changes)))
     assert [row["class"] for row in rows] == [None] * 3
     assert all(len(row["lengths"]) == 2 for row in rows)
-
-
-@pytest.fixture(scope="module")
-def long_models(tmp_path_factory) -> Path:
-    """A tokenizer with a memory, the router of its blocks, and a generator of two blocks without an end."""
-    root = tmp_path_factory.mktemp("long")
-    tokenizer = tiny_tokenizer(memory_blocks=2)
-    tokenizer.save_pretrained(root / "tokenizer")
-    tiny_block_router().save_pretrained(root / "router")
-    generator = VideoGenerator(
-        64, LEVELS, 2, ["ants", "bees"], width=32, depth=1, num_heads=2, class_dropout=0.1,
-        tokenizer_fingerprint=fingerprint(tokenizer), endless=True,
-    )  # fmt: skip
-    generator.save_pretrained(root / "generator")
-    write_video(root / "given" / "bees" / "a.mkv", moving_frames(24, 32, 32), 15)
-    return root
-
-
-def test_seconds_of_video_are_written_as_a_stream(long_models, tmp_path):
-    changes = {"seconds": 1.5, "clips_per_class": 2, "formats": ["mkv", "png"]}
-    out = sample.main(config_of(long_models, tmp_path / "out", **changes))
-    tokenizer = load_model(VideoTokenizer, long_models / "tokenizer")
-    for row in read_rows(out):
-        frames = read_frames(out / row["path"])
-        assert (len(frames), len(row["lengths"])) == (22, 6)  # 22.5 frames at 15 a second, in six blocks of four
-        tokens = TokenizedClips(torch.tensor(row["codes"]), torch.tensor([row["lengths"]]))
-        assert np.array_equal(frames, video_to_frames(tokenizer.decode(tokens)[0, :, :22]))
-        assert (out / row["path"]).with_suffix(".png").exists()
-    same = sample.main(config_of(long_models, tmp_path / "same", slots=3, **changes))
-    assert read_rows(same) == read_rows(out)
-
-
-def test_a_given_video_of_any_length_goes_on(long_models, tmp_path):
-    data = {"root": str(long_models / "given"), "layout": "folder", "frames": 24, "size": 32, "clip": "first"}
-    for frames in (4, 20):
-        beginnings = {"data": data, "router": str(long_models / "router"), "frames": frames}
-        out = tmp_path / f"{frames}"
-        sample.main(config_of(long_models, out, blocks=8, given=beginnings, classes=None, clips_per_class=1))
-        (row,) = read_rows(out)
-        tokenizer, router = load_model(VideoTokenizer, long_models / "tokenizer"), long_models / "router"
-        video = frames_to_video(moving_frames(24, 32, 32))[None, :, :frames]
-        lengths = load_model(BlockRouter, router).assign(video)
-        assert row["lengths"][: frames // 4] == lengths[0].tolist()
-        assert row["codes"][: int(lengths.sum())] == tokenizer.encode(video, lengths).codes.tolist()
-        assert (len(row["lengths"]), len(read_frames(out / row["path"]))) == (8, 32)
 
 
 def test_a_full_disk_keeps_what_is_finished(models, samples, tmp_path, monkeypatch):

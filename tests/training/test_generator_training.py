@@ -23,7 +23,7 @@ from evagen.ar_model.loss import next_token_loss
 from evagen.commands import train_generator
 from evagen.commands.train_generator import GeneratorTraining, metrics_of
 from evagen.config import check_config, load_config, save_config
-from evagen.data.corpus import read_corpus
+from evagen.data.corpus import Windows, read_corpus
 from evagen.errors import UserError
 from evagen.training.generator import new_generator
 from evagen.training.metrics import read_metrics
@@ -204,6 +204,16 @@ def test_two_processes_with_half_the_batch_each_equal_one_with_the_whole(corpus,
     assert any((theirs[name] - tensor).abs().max() > 0.01 for name, tensor in untrained.items())
 
 
+def test_two_batches_of_half_the_size_make_the_step_of_the_whole_one(corpus, tmp_path):
+    """Whose sequences are not as long."""
+    whole, halves = (training(corpus, tmp_path / f"{a}", batch_size=6 // a, accumulation=a, steps=3) for a in (1, 2))
+    train_generator.main(whole)
+    train_generator.main(halves)
+    theirs = weights(halves.run.out)
+    for name, tensor in weights(whole.run.out).items():
+        torch.testing.assert_close(theirs[name], tensor, atol=1e-5, rtol=1e-4)
+
+
 @pytest.mark.skipif(not Path("/proc/self/smaps").exists(), reason="needs Linux")
 def test_the_corpus_stays_on_disk(tmp_path, monkeypatch):
     """Of the memory-mapped table, few pages are ever touched."""
@@ -239,6 +249,15 @@ def test_a_generator_without_an_end_learns_windows(tmp_path):
     steps = (clip.codes[1:] - clip.codes[:-1]) % 11
     assert len(clip.lengths) == 30
     assert float((steps == 3).float().mean()) > 0.8  # also over the edges of windows
+
+
+@pytest.mark.parametrize("told", [{"use_classes": False}, {"class_dropout": 1.0}])
+def test_a_class_that_is_always_dropped_is_dropped(corpus, tmp_path, told):
+    """Of clip 24992742, whose number of class dropout is so near to 1 that it is 1 in fp32."""
+    config = training(corpus, tmp_path, batch_size=1).model_copy(update=told)
+    grammar = untrained_generator(config).grammar
+    tokens, _ = train_generator.pack_clips(Windows(read_corpus(corpus)), [24992742], grammar, config)
+    assert tokens[0] == grammar.null_class
 
 
 def test_the_log_compares_lengths_with_the_corpus(corpus, tmp_path):

@@ -175,7 +175,7 @@ def test_states_of_an_earlier_version_are_refused_in_words(stopped):
         resumed_at(stopped)
 
 
-@pytest.mark.parametrize("number", [1, 3])
+@pytest.mark.parametrize("number", [1, 2, 3, 4, 5])
 def test_as_many_states_are_kept_as_asked_for(tmp_path, number):
     train(start(tmp_path, linear(), {"save_every": 1, "checkpoints": number}), batches())
     assert names_in(tmp_path) == [f"step_{step:08d}" for step in range(6 - number, 6)]

@@ -135,7 +135,8 @@ def test_learning_rates_go_as_the_tokenizers_does(teacher):
     networks = objective(model, adversarial=adversarial(learning_rate=0.004), alignment=alignment)
     own = torch.optim.SGD(model.parameters(), lr=OPTIMIZER.learning_rate)
     scheduler = make_scheduler(own, OPTIMIZER)
-    for rates, _ in step_through(networks, model, OPTIMIZER.steps):
+    for rates, learnt in step_through(networks, model, OPTIMIZER.steps):
+        assert learnt.keys() == {"alignment_gradient_norm", "discriminator", "discriminator_gradient_norm"}
         share = own.param_groups[0]["lr"] / OPTIMIZER.learning_rate
         assert rates["discriminator"] == pytest.approx(0.004 * share)
         assert rates["alignment"] == pytest.approx(0.002 * share)

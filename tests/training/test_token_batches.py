@@ -13,7 +13,7 @@ from evagen.ar_model import SequenceGrammar
 from evagen.data.corpus import Windows, read_corpus
 from evagen.data.loader import EndlessSampler
 from evagen.errors import UserError
-from evagen.training.token_batches import ClipBatches, class_dropout_numbers
+from evagen.training.token_batches import ClipBatches, class_dropout_numbers, weighted_batches
 
 
 def batches_of(tokens_per_clip, num_processes=1, batch_size=None, tokens_per_batch=None) -> ClipBatches:
@@ -54,6 +54,18 @@ def test_from_the_kept_place_the_same_batches_follow(sizes, rule, stop, num_proc
     some(stopped, stop)
     resumed.load_state_dict(stopped.state_dict())
     assert some(straight, 10)[stop:] == some(resumed, 10 - stop)
+
+
+@pytest.mark.parametrize("rule", [(3, None), (None, 40)])
+def test_the_weights_of_a_step_are_shares_of_what_it_predicts(rule):
+    sizes = np.array([9, 4, 30, 12, 7])
+    shares = [weighted_batches(batches_of(sizes, 2, *rule), sizes - 2, 3, process) for process in range(2)]
+    step = [next(each) for each in shares for _ in range(3)]
+    assert sum(batch.weight for batch in step) == pytest.approx(2 * 3)  # as many as there are gradients in the mean
+    assert {batch.num_targets for batch in step} > {min(batch.num_targets for batch in step)}
+    for batch in step:
+        assert batch.num_targets == sum(int(sizes[key % 5]) - 2 for key in batch.keys)
+        assert batch.weight / step[0].weight == pytest.approx(batch.num_targets / step[0].num_targets)
 
 
 def test_a_budget_too_small_for_the_longest_clip_is_explained():
@@ -101,5 +113,7 @@ def test_windows_that_cannot_be_are_explained(tmp_path):
     clips, runs = (write_corpus(tmp_path / f"{m}", 3, memory_blocks=m) for m in (None, 2))
     with pytest.raises(UserError, match="blocks=2: the corpus is of a tokenizer without a memory"):
         Windows(read_corpus(clips), 2)
-    with pytest.raises(UserError, match="blocks=4: the rows of the corpus have 3 blocks; give at most as many"):
-        Windows(read_corpus(runs), 4)
+    for blocks in (1, 3, 4):
+        with pytest.raises(UserError, match=f"blocks={blocks}: the rows .* have 3 blocks, .*; give at most 2, or"):
+            Windows(read_corpus(runs), blocks)
+    assert Windows(read_corpus(runs), 2).starts.tolist() == [0, 1] * 3
