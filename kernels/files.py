@@ -71,6 +71,12 @@ def expand(text: str) -> str:
     return re.sub(r"\$(?:([A-Za-z_]\w*)|\{(\w+)\})", value_of, text, flags=re.ASCII)
 
 
+def _unfinished_beside(path: Path) -> Path:
+    """A name that nobody has: the process's number alone does not do, machines that share a disk may have processes of
+    the same number."""
+    return path.with_name(f".{path.stem}.{os.getpid()}-{secrets.token_hex(4)}{path.suffix}")
+
+
 @contextmanager
 def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
     """A path beside the target, for a `with` block to write a file at. When the block ends without an error, the file
@@ -81,13 +87,23 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
     by the ending. Raises FileNotFoundError for a block that writes no file, and OSError as `written_whole` does."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    # the number alone does not do: machines that share a disk may have processes of the same number
-    unfinished = path.with_name(f".{path.stem}.{os.getpid()}-{secrets.token_hex(4)}{path.suffix}")
+    unfinished = _unfinished_beside(path)
     with written_whole(path, unfinished):
         permissions = usual_permissions(unfinished)
         yield unfinished
         unfinished.chmod(permissions)  # some writers make files that are private
         os.replace(unfinished, path)
+
+
+def check_writable(path: str | os.PathLike[str]) -> None:
+    """Raises the OSError that `atomic_write` would, before there is something to write. Folders above are made."""
+    path = Path(path)
+    if path.is_dir():
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = _unfinished_beside(path)
+    with written_whole(path, unfinished):
+        usual_permissions(unfinished)
 
 
 def write_whole(path: str | os.PathLike[str], text: str, errors: str = "strict") -> None:

@@ -12,7 +12,8 @@ from evagen.data.token_file import TokenFile, write_token_file
 from evagen.data.video_frames import VideoFrames
 from evagen.data.video_reader import VideoError, frame_rate
 from evagen.errors import UserError
-from evagen.kernels.files import words_of
+from evagen.kernels.files import check_writable, words_of
+from evagen.kernels.names import as_text
 from evagen.models.inference import RunPrecision, autocast_to, precision_on
 from evagen.models.loading import fingerprint, load_model, load_router, router_beside
 from evagen.report.tokens_over_time import draw, graph
@@ -71,6 +72,8 @@ def main(
     dials = dials or Dials()
     if out.suffix != ".safetensors":
         raise UserError(f"tokens are written as safetensors: the name of {out} should end in .safetensors")
+    if as_text(out) != str(out):
+        raise UserError(f"safetensors are written under names in UTF-8, which {as_text(out)} is not: give another")
     if plot and plot.suffix not in (".png", ".svg", ".pdf"):
         raise UserError(f"the graph is drawn as a picture: the name of {plot} should end in .png, .svg or .pdf")
     encoder = load_model(VideoTokenizer, tokenizer, PartialState().device)
@@ -85,6 +88,8 @@ def main(
     frames = VideoFrames(video)
     try:
         rate = frame_rate(video)
+        for each in filter(None, (out, plot)):
+            check_writable(each)
         with autocast_to(precision_on(precision, encoder.device), encoder.device):
             if remembers:
                 tokens = _encode_live(encoder, router, frames, dials, rate, short_side)

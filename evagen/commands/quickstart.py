@@ -43,7 +43,7 @@ def main(out: Path, videos: Path | None = None) -> Path:
     if videos is None:
         first_look(out / "first_look.html")
     elif not (out / "summary.json").exists():
-        print(describe_plan(videos))
+        print(describe_plan(videos, out))
     with StageClock(out, len(STAGES) + 2) as clock:
         clock.run("data", lambda: road.prepare(out / road.data), done=(out / "proxy").exists())
         for stage, name in STAGES.items():

@@ -12,9 +12,10 @@ from evagen.commands.decode import open_tokens
 from evagen.commands.encode import Dials
 from evagen.data.token_bars import side_by_side
 from evagen.data.token_file import TokenFile
-from evagen.data.video_reader import iterate_frames
-from evagen.data.video_writer import check_name, write_video
+from evagen.data.video_reader import VideoError, frame_rate, iterate_frames
+from evagen.data.video_writer import check_name, check_rate, write_video
 from evagen.errors import UserError
+from evagen.kernels.files import check_writable
 from evagen.models.inference import RunPrecision
 from evagen.scoring.pairs import Pair, Scores, scored
 
@@ -35,11 +36,16 @@ def main(
     """Encodes a video file, decodes the tokens, and writes both side by side, reduced to about `SHOWN_SIDE`, with the
     tokens of each block beneath. Returns what was encoded, and how well it came back at its own size.
 
-    Raises UserError as `evagen encode` does, and where no video is written by the name of
-    `out`, or it is the video itself."""
+    Raises UserError as `evagen encode` does, and where no video of this rate is written by the name of `out`, or it is
+    the video itself."""
     check_name(out)
     if out.exists() and video.exists() and out.samefile(video):
         raise UserError(f"{out} is the video itself: give another name for what is written")
+    try:
+        check_rate(out, frame_rate(video))
+    except VideoError as error:
+        raise UserError(str(error)) from error
+    check_writable(out)
     scores = Scores()
     with tempfile.TemporaryDirectory() as folder:
         tokens = Path(folder) / "tokens.safetensors"

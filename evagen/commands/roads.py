@@ -81,14 +81,15 @@ forward and backward. Of a training for each clip of a step, of the router for a
 clip."""
 
 
-def describe_plan(videos: Path) -> str:
-    """What there is to do with a folder of videos and about how long it will take, which takes some seconds to find
-    out. Raises UserError as `cut_videos` does."""
+def describe_plan(videos: Path, out: Path) -> str:
+    """What there is to do with a folder of videos, but for the run folder `out`, and about how long it will take, which
+    takes some seconds to find out. Raises UserError as `cut_videos` does."""
     proxy, curation, final, generator, sample = (
         shipped("quickstart_videos", name) for name in ("proxy", "curation", "final", "generator", "sample")
     )
-    cuttings, _ = plan_cuttings(videos, proxy.data.frames, proxy.data.size)
+    cuttings, _ = plan_cuttings(videos, proxy.data.frames, proxy.data.size, without=out)
     num_clips = sum(cutting.num_clips for cutting in cuttings)
+    held_out = sum(cutting.num_clips for cutting in cuttings if cutting.held_out) or HELD_OUT * num_clips
     classes = len({cutting.class_name for cutting in cuttings})
     clips = {
         "training": sum(each.optimizer.steps * each.optimizer.batch_size for each in (proxy, final)),
@@ -97,7 +98,7 @@ def describe_plan(videos: Path) -> str:
         "tokens": num_clips,
         "generator": generator.optimizer.steps * generator.optimizer.batch_size,
         "sample": classes * sample.clips_per_class,
-        "scores": HELD_OUT * num_clips + classes * sample.clips_per_class,
+        "scores": held_out + classes * sample.clips_per_class,
     }
     tokenizer = load_model(VideoTokenizer, proxy.start_from).requires_grad_(True)
     seconds = seconds_of_pass(tokenizer) * sum(PASSES[stage] * count for stage, count in clips.items())
@@ -122,7 +123,7 @@ def road_of(videos: Path) -> Road:
 
     def minute(out: Path, data: DataConfig) -> DataConfig:
         first = ClipDataset(data.model_copy(update={"split": "test", "clip": "first"}))
-        clips = round(MINUTE * frame_rate(first.paths[0]) / data.frames)
+        clips = max(1, round(MINUTE * frame_rate(first.paths[0]) / data.frames))  # a frame may take minutes
         return data.model_copy(update={"split": "test", "clip": "first", "limit": clips})
 
     return Road(

@@ -87,7 +87,7 @@ def main(config: RouterTraining) -> Path:
     set_seed(config.run.seed)
     model = _new_router(config, record)
     run = TrainingRun(config, config.run, config.optimizer, model)
-    lost = LostClips(dataset.skipped)
+    lost = LostClips(dataset)
     if run.accelerator.process_index:  # dropout's numbers, which would be those of the first process
         seed_draws(config.run.seed, run.accelerator.process_index)
     run.resume(keep=[lost])

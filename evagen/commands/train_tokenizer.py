@@ -103,7 +103,7 @@ def main(config: TokenizerTraining) -> Path:
     run = TrainingRun(config, config.run, config.optimizer, model)
     check_not_sharded(config.model.quantizer, learnt, run.accelerator)
     objective = Objective(config.loss, model, config.optimizer, run.accelerator, config.pieces)
-    lost, since = LostClips(dataset.skipped), SinceLastLine(config.model.codebook_size, run.accelerator)
+    lost, since = LostClips(dataset), SinceLastLine(config.model.codebook_size, run.accelerator)
     if run.accelerator.process_index:  # numbers that svq draws by, which would be those of the first process
         seed_draws(config.run.seed, run.accelerator.process_index)
     run.resume(keep=[*([dead_codes] if dead_codes else []), objective.lecam, *objective.schedulers, lost, since])

@@ -92,17 +92,12 @@ class ClipDataset(Dataset):
         self._items: list[_Item] = []
         self.paths: list[str] = []
         for file, count, stride in zip(files, counts, _strides(files, config)):
-            if isinstance(count, VideoError):
-                unusable = count.reason
-            elif isinstance(stride, VideoError):
-                unusable = stride.reason
-            elif count < (span := frame_offset(config.frames - 1, stride) + 1):
-                unusable = f"too short: {count} frames, a clip needs {span}"
+            found = _usable(file, count, config, stride)
+            if isinstance(found, str):
+                self.skipped.append(SkippedClip(str(file.path), found))
             else:
                 self.paths.append(str(file.path))
-                self._items += _items_of(file, count, config, stride)
-                continue
-            self.skipped.append(SkippedClip(str(file.path), unusable))
+                self._items += found
         self.skipped += [SkippedClip(video.path, video.reason) for video in listing.left_out]
         if not self._items:
             lines: list[str] = []
@@ -196,6 +191,20 @@ class _Item:
     first_start: int
     last_start: int
     stride: Stride = field(repr=False)
+
+
+def _usable(
+    file: VideoFile, count: int | VideoError, config: DataConfig, stride: Stride | VideoError
+) -> list[_Item] | str:
+    """The items of a file, or why it has none."""
+    if isinstance(count, VideoError):
+        return count.reason
+    if isinstance(stride, VideoError):
+        return stride.reason
+    span = frame_offset(config.frames - 1, stride) + 1
+    return (
+        _items_of(file, count, config, stride) if count >= span else f"too short: {count} frames, a clip needs {span}"
+    )
 
 
 def _items_of(file: VideoFile, num_frames: int, config: DataConfig, stride: Stride) -> list[_Item]:

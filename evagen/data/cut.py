@@ -7,6 +7,7 @@ A class is a first-level subfolder, where every video lies in one; a group (`gXX
 again and again in training costs little, while long or large videos would be decoded anew each time.
 """
 
+import contextlib
 import math
 import re
 from collections.abc import Iterator
@@ -19,11 +20,11 @@ import torch
 from tqdm import tqdm
 
 from evagen.data.clips import SkippedClip, report_skipped
-from evagen.data.frame_counts import count_all_frames
+from evagen.data.frame_counts import all_frame_rates, count_all_frames
 from evagen.data.labelled_set import check_manifest, record_all, write_lists
-from evagen.data.layouts import list_folder, tell
+from evagen.data.layouts import Listing, list_folder, tell
 from evagen.data.square_clips import iterate_square
-from evagen.data.video_reader import VideoError, VideoPath, frame_rate
+from evagen.data.video_reader import VideoError, VideoPath
 from evagen.data.video_writer import write_video
 from evagen.errors import UserError
 from evagen.kernels.levels import video_to_frames
@@ -65,13 +66,16 @@ class CutSummary:
 
 @dataclass(frozen=True)
 class Cutting:
-    """All clips of one video. `name`: what their files begin with, in the folder of the data set."""
+    """All clips of one video. name: what their files begin with, in the folder of the data set; held_out: whether its
+    folder says that nothing is to learn from it."""
 
     path: VideoPath
     name: str
     num_clips: int
     frames: int
     size: int
+    frames_per_second: float
+    held_out: bool
 
     @property
     def class_name(self) -> str:
@@ -86,12 +90,12 @@ class Cutting:
         missing = [name for name in self.names() if not (out / name).exists()]
         if not missing:
             return 0
-        rate, written = frame_rate(self.path), 0
+        written = 0
         try:
             for name, clip in zip(self.names(), self._clips()):
                 if not (out / name).exists():
                     (out / name).parent.mkdir(parents=True, exist_ok=True)
-                    write_video(out / name, clip, rate)
+                    write_video(out / name, clip, self.frames_per_second)
                     written += 1
         except VideoError:
             pass  # what is not there is seen, and told, when all are done
@@ -111,15 +115,16 @@ def cut_videos(
     pixels (the short side resized, the long side cropped in the centre), into `out`. `workers`: processes, `None` for
     one on each core.
 
-    A tenth is held out for the test list, or 8 clips where that is more: of a class of ten videos or more the last
+    Where `root` has a `train` folder and a `test` or `val` folder, these say which videos are held out for the test
+    list. Otherwise a tenth is, or 8 clips where that is more: of a class of ten videos or more the last
     videos, of a smaller one the end of each video, or where all have a single clip the last videos. Calling it again
-    continues an unfinished cut. Raises UserError for arguments out of range, a folder without videos, with fewer clips
-    than `FEWEST_CLIPS` or too few to hold out, two subfolders whose names become one, and when `out` was made with
-    other arguments or holds something else."""
+    continues an unfinished cut; `out` may lie in `root`. Raises UserError for arguments out of range, a folder without
+    videos, with fewer clips than `FEWEST_CLIPS` or too few to learn from or to hold out, two subfolders whose names
+    become one, and when `out` was made with other arguments or holds something else."""
     if frames < 2 or size < 16 or size % 2:
         raise UserError(f"frames={frames}, size={size}: expected at least 2, and an even size of at least 16")
     root, out = Path(root), Path(out)
-    cuttings, skipped = plan_cuttings(root, frames, size)
+    cuttings, skipped = plan_cuttings(root, frames, size, without=out)
     about = {"frames": frames, "size": size, "videos": {cutting.name: str(cutting.path) for cutting in cuttings}}
     check_manifest(out, "cut", about)
     with tqdm(total=sum(each.num_clips for each in cuttings), unit="clip", desc="cut", dynamic_ncols=True) as progress:
@@ -131,38 +136,35 @@ def cut_videos(
         for each, found in there.items()
         if len(found) < each.num_clips
     ]
-    num_clips = sum(map(len, there.values()))
-    train, test, whole = _split(there, max(HELD_OUT, FEWEST_HELD_OUT / max(1, num_clips)))
-    if len(test) < FEWEST_HELD_OUT:
-        raise UserError(
-            f"only {len(test)} of {num_clips} clips of {root} can be held out, at least {FEWEST_HELD_OUT} are needed: "
-            "add videos, or longer ones"
-        )
+    train, test, held_out = _split(there)
+    _check_parts(root, len(train), len(test))
     names = write_lists(out, train, test)
-    held_out = "the last videos" if all(whole) else "the end of each video"
-    if any(whole) and not all(whole):
-        held_out = "the last videos of classes with many, the end of each video of the others"
     num_files = len({*(each.path for each in cuttings), *(video.path for video in skipped)})
     return CutSummary(out, names, num_files, len(train), len(test), held_out, skipped)
 
 
-def plan_cuttings(root: Path, frames: int, size: int) -> tuple[list[Cutting], list[SkippedClip]]:
-    """What there is to do, and the videos that cannot be used. Raises UserError as `cut_videos` does."""
-    listing = list_folder(root, "all")
+def plan_cuttings(root: Path, frames: int, size: int, without: Path) -> tuple[list[Cutting], list[SkippedClip]]:
+    """What there is to do, and the videos that cannot be used; nothing of the folder `without`. Raises UserError as
+    `cut_videos` does."""
+    listing = list_folder(root, "all", [without])
     tell(listing)
+    learned = _to_learn_from(root, listing, without)
     classes = _class_folders(listing.class_names)
     cuttings, skipped = [], []
     groups = dict.fromkeys(classes, 0)
-    for file, count in zip(listing.files, count_all_frames([file.path for file in listing.files])):
+    videos = [file.path for file in listing.files]
+    for file, count, rate in zip(listing.files, count_all_frames(videos), all_frame_rates(videos)):
         name = classes[max(0, file.label)]
         groups[name] = groups.get(name, 0) + 1
         if isinstance(count, VideoError):
             skipped.append(SkippedClip(str(file.path), count.reason))
+        elif isinstance(rate, VideoError):
+            skipped.append(SkippedClip(str(file.path), rate.reason))
         elif count < frames:
             skipped.append(SkippedClip(str(file.path), f"too short: {count} frames, a clip has {frames}"))
         else:
-            stem = f"{name}/v_{name}_g{groups[name]:04d}"
-            cuttings.append(Cutting(file.path, stem, count // frames, frames, size))
+            stem, held_out = f"{name}/v_{name}_g{groups[name]:04d}", file.path not in learned
+            cuttings.append(Cutting(file.path, stem, count // frames, frames, size, float(rate), held_out))
     num_clips = sum(cutting.num_clips for cutting in cuttings)
     if num_clips < FEWEST_CLIPS:
         unusable = "".join(f"\n  {video.path}: {video.reason}" for video in skipped)
@@ -170,7 +172,24 @@ def plan_cuttings(root: Path, frames: int, size: int) -> tuple[list[Cutting], li
             f"the videos in {root} are {num_clips} clips of {frames} frames, at least {FEWEST_CLIPS} are needed to "
             f"learn from some and look at others: add videos, or longer ones{unusable}"
         )
+    if test_clips := sum(cutting.num_clips for cutting in cuttings if cutting.held_out):
+        _check_parts(root, num_clips - test_clips, test_clips)
     return cuttings, skipped
+
+
+def _to_learn_from(root: Path, listing: Listing, without: Path) -> set[VideoPath]:
+    """Those in a `train` folder; all, where there is none."""
+    with contextlib.suppress(UserError):
+        listing = list_folder(root, "train", [without])
+    return {file.path for file in listing.files}
+
+
+def _check_parts(root: Path, train: int, test: int) -> None:
+    if test < FEWEST_HELD_OUT or not train:
+        raise UserError(
+            f"of {train + test} clips of {root} {train} are to learn from and {test} can be held out; at least one and "
+            f"{FEWEST_HELD_OUT} are needed: add videos, or longer ones"
+        )
 
 
 def _class_folders(class_names: list[str]) -> list[str]:
@@ -184,24 +203,41 @@ def _class_folders(class_names: list[str]) -> list[str]:
     return list(folders)
 
 
-def _split(clips: dict[Cutting, list[str]], share: float) -> tuple[list[str], list[str], list[bool]]:
-    """Names of the training and the test clips, the latter at least such a share of each class with two clips or more;
-    and for each class whether whole videos are held out."""
+def _split(clips: dict[Cutting, list[str]]) -> tuple[list[str], list[str], str]:
+    """Names of the training and the test clips, and how the latter were chosen, a phrase."""
+    if any(cutting.held_out for cutting in clips):
+        train, test = (
+            [name for each, names in clips.items() if each.held_out == part for name in names] for part in (False, True)
+        )
+        return train, test, "as the folders say"
+    share = max(HELD_OUT, FEWEST_HELD_OUT / max(1, sum(map(len, clips.values()))))
     by_class: dict[str, list[list[str]]] = {}
     for cutting, names in clips.items():
         if names:
             by_class.setdefault(cutting.class_name, []).append(names)
-    train, test, whole = [], [], []
+    train, test, ways = [], [], set()
     for videos in by_class.values():
-        whole.append(len(videos) >= WHOLE_VIDEOS_FROM or all(len(names) == 1 for names in videos))
-        wanted = share * sum(map(len, videos))
-        held_out: list[str] = []
-        for names in reversed(videos[1:] if whole[-1] else videos):
-            if whole[-1]:
-                count = len(names) if len(held_out) < wanted else 0
-            else:
-                count = math.ceil(share * len(names)) if len(names) > 1 else 0
-            held_out = names[len(names) - count :] + held_out
+        whole = len(videos) >= WHOLE_VIDEOS_FROM or all(len(names) == 1 for names in videos)
+        held_out = _last_videos(videos, share) if whole else _ends_of_videos(videos, share)
+        ways.add(whole)
         test += held_out
         train += sorted({name for names in videos for name in names}.difference(held_out))
-    return train, test, whole
+    if len(ways) > 1:
+        return train, test, "the last videos of classes with many, the end of each video of the others"
+    return train, test, "the last videos" if True in ways else "the end of each video"
+
+
+def _last_videos(videos: list[list[str]], share: float) -> list[str]:
+    """Clips of the last videos, at least such a share of all; never of the first video."""
+    held_out: list[str] = []
+    for names in reversed(videos[1:]):
+        if len(held_out) >= share * sum(map(len, videos)):
+            break
+        held_out = names + held_out
+    return held_out
+
+
+def _ends_of_videos(videos: list[list[str]], share: float) -> list[str]:
+    """The last clips of each video that has several, at least such a share of them."""
+    several = [names for names in videos if len(names) > 1]
+    return [name for names in several for name in names[-math.ceil(share * len(names)) :]]

@@ -26,7 +26,7 @@ _LEADING_PACKETS = 24
 _EMPTY_BYTES = 8
 """MPEG-4 has packets of up to so many bytes that give no frame: dropped ones, and those that an earlier packet held."""
 
-_RATES = Fraction(1, 3600), Fraction(1000)
+SLOWEST, FASTEST = Fraction(1, 3600), Fraction(1000)
 """Frames a second that a file may claim: the least and the most."""
 
 
@@ -73,7 +73,7 @@ def exact_frame_rate(path: VideoPath) -> Fraction:
             rate = _measured_rate(frame_times(path, container, stream), stream.time_base, rate)
     if not rate:
         raise VideoError(path, "does not tell its frame rate")
-    if not _RATES[0] <= rate <= _RATES[1]:
+    if not SLOWEST <= rate <= FASTEST:
         raise VideoError(path, f"shows {float(rate):.4g} frames a second, which is no rate of a video")
     return rate
 

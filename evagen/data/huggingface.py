@@ -14,6 +14,7 @@ from typing import Any, BinaryIO, cast
 import pyarrow as pa
 import pyarrow.compute as pc
 from datasets import ClassLabel, Dataset, DatasetDict, Value, Video, load_dataset, load_from_disk
+from datasets.exceptions import DatasetsError
 
 from evagen.data.layouts import SPLIT_NAMES, SPLIT_OF, LeftOut, Listing, Split, VideoFile, remarks_on_split, splits_for
 from evagen.errors import UserError
@@ -87,10 +88,12 @@ def _load(root: Path) -> dict[str, Dataset]:
     """The data set's splits by our names for them, under their own where they have another."""
     try:
         loaded = load_from_disk(str(root)) if is_saved(root) else load_dataset(str(root))
-    except (OSError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError, KeyError, TypeError, DatasetsError) as error:
+        # `datasets` says of a damaged file only that it failed, and keeps the reason beneath
+        reason = f"{error} ({error.__cause__})" if error.__cause__ else str(error)
         raise UserError(
             f"{root} cannot be loaded as a data set of the `datasets` library, neither saved with `save_to_disk` nor "
-            f"from the hub: {error}"
+            f"from the hub: {type(error).__name__}: {reason}"
         ) from error
     if isinstance(loaded, Dataset):
         return {"train": loaded}

@@ -14,8 +14,10 @@ from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
+from evagen.config import dotted
 from evagen.errors import UserError
 from evagen.kernels.files import atomic_write, num_cores
+from evagen.kernels.names import as_line
 
 
 class Recording(Protocol):
@@ -52,14 +54,13 @@ def check_manifest(out: Path, kind: str, arguments: dict[str, Any]) -> None:
         raise UserError(
             f"{manifest} is not what `evagen data {kind}` writes ({error}): choose a new folder, or delete {out}"
         ) from error
-    differences = [
-        f"{name} was {before.get(name)!r}, is now {value!r}"
-        for name, value in arguments.items()
-        if before.get(name) != value
-    ]
+    was, now = dotted({name: before.get(name) for name in arguments}), dotted(arguments)
+    differences = [name for name in {**now, **was} if was.get(name) != now.get(name)]
     if differences:
+        told = [as_line(f"{name} was {was.get(name)!r}, is now {now.get(name)!r}") for name in differences[:3]]
+        told += [f"and {len(differences) - 3} more"] if len(differences) > 3 else []
         raise UserError(
-            f"{out} was made with other arguments: {'; '.join(differences)}. "
+            f"{out} was made with other arguments: {'; '.join(told)}. "
             "Give the same ones to continue it, or choose a new folder"
         )
 

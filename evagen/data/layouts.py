@@ -3,6 +3,7 @@
 
 import difflib
 import logging
+import os
 import sys
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
@@ -56,25 +57,26 @@ class Listing:
     remarks: list[str] = field(default_factory=list)
 
 
-def list_folder(root: Path, split: Split) -> Listing:
+def list_folder(root: Path, split: Split, without: Collection[Path] = ()) -> Listing:
     """All videos below `root`, sorted by path, and the class names, sorted.
 
     Where every video lies in a subfolder, the first level of subfolders are the classes; otherwise
     there are none. A root with a `train` folder and a `test` or `val` folder is split by them, and so is one whose
     videos all lie in such folders; the classes are the folders inside any of them, so that a label means the same in
     every split. `test` is `val` where there is no `test`; without such folders there are no held-out videos to give.
-    Links to folders are followed. Remarks say what is left out, and what may be meant otherwise.
+    Links to folders are followed, folders in `without` left out. Remarks say what is left out, and what may be meant
+    otherwise.
     Raises UserError for a folder that is missing or cannot be read, one without videos, or a split that does not
     exist."""
     check_folder(root)
-    folders, remarks = _parts_of(root)
+    folders, remarks = _parts_of(root, without)
     chosen = splits_for(split, folders)
     if not chosen:
         raise UserError(
             f"{root} has no {split} split: make folders {root / 'train'} and {root / split}; "
             "data.split=all takes every video, and holds none out"
         )
-    found = {part: [find_videos(folder) for folder in of_part] for part, of_part in folders.items()}
+    found = {part: [find_videos(folder, without) for folder in of_part] for part, of_part in folders.items()}
     taken = [each for part in chosen for each in found[part]]
     remarks += [remark for each in taken for remark in each.remarks()]
     if not any(each.videos for each in taken):
@@ -90,13 +92,13 @@ def list_folder(root: Path, split: Split) -> Listing:
     return Listing(files, [name for name in labels if name], remarks=remarks + remarks_on_split(root, split, chosen))
 
 
-def _parts_of(root: Path) -> tuple[dict[str, list[Path]], list[str]]:
+def _parts_of(root: Path, without: Collection[Path]) -> tuple[dict[str, list[Path]], list[str]]:
     """The folders of each split, and remarks on what looks like a split and is none, or lies beside them."""
-    folders = split_folders(root)
+    folders = split_folders(root, without)
     if not folders:
         return {"train": [root]}, []
     names = ", ".join(folder.name for of_part in folders.values() for folder in of_part)
-    beside = find_videos(root, without=[folder for of_part in folders.values() for folder in of_part]).videos
+    beside = find_videos(root, [*without, *(folder for of_part in folders.values() for folder in of_part)]).videos
     if not beside:
         return folders, []
     if "train" in folders and len(folders) > 1:
@@ -170,12 +172,13 @@ def spread_over_classes(files: list[VideoFile], limit: int) -> list[VideoFile]:
     return [files[order] for order in sorted(order for *_, order in sorted(ranks)[:limit])]
 
 
-def split_folders(root: Path) -> dict[str, list[Path]]:
+def split_folders(root: Path, without: Collection[Path] = ()) -> dict[str, list[Path]]:
     """The folders of a root that are named after splits, by split: `train`, `Train`, `training`."""
     found: dict[str, list[Path]] = {}
+    left_out = set(map(os.path.abspath, without))
     for folder in sorted(root.iterdir()):
         part = SPLIT_OF.get(folder.name.lower())
-        if part and folder.is_dir():
+        if part and folder.is_dir() and os.path.abspath(folder) not in left_out:
             found.setdefault(part, []).append(folder)
     return {part: found[part] for part in SPLIT_NAMES if part in found}
 

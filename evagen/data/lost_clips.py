@@ -1,5 +1,6 @@
 """Batches stay full: where a clip cannot be read in training another takes its place, and the lost one is listed."""
 
+import logging
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
@@ -48,11 +49,17 @@ def check_not_all_lost(skipped: Sequence[SkippedClip], is_full: bool) -> None:
 
 class LostClips:
     """What could not be read in a training, by file, since its beginning and in all processes; the first reason of each
-    counts. Belongs to the loop's state."""
+    counts. Belongs to the loop's state, and so tells whether a training goes on with the videos that it began with.
+    Raises UserError where processes have different ones: their batches would be of other clips than they should be."""
 
-    def __init__(self, known: Iterable[SkippedClip] = ()):
+    def __init__(self, dataset: ClipDataset):
         self.reasons: dict[str, str] = {}
-        self.note(known)
+        self.note(dataset.skipped)
+        self.videos = dataset.fingerprint()
+        if len(set(gather_object([self.videos]))) > 1:
+            raise UserError(
+                "the processes do not find the same videos: give all of them the same files, under the same names"
+            )
 
     def note(self, skipped: Iterable[SkippedClip]) -> None:
         """Remembers what a batch of this process has lost."""
@@ -68,7 +75,12 @@ class LostClips:
 
     def state_dict(self) -> dict[str, Any]:
         """For all processes together."""
-        return {"reasons": {clip.path: clip.reason for clip in self.of_all()}}
+        return {"reasons": {clip.path: clip.reason for clip in self.of_all()}, "videos": self.videos}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        if state.get("videos", self.videos) != self.videos:  # states of before do not tell
+            logging.getLogger(__name__).warning(
+                "the videos are not those that this training began with: some came, went, or are left out since. It "
+                "goes on with these"
+            )
         self.reasons = {**state["reasons"], **self.reasons}

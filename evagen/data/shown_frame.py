@@ -8,6 +8,7 @@ done here, once, for every way of reading:
   frames stay independent of one another;
 - HDR (PQ, HLG) and BT.2020 colours become BT.709, by FFmpeg's own perceptual tone mapping: white on paper at 203 nits
   becomes a level of about 155 for PQ, and what is brighter is pressed together above it;
+- colours are by the matrix and the range that the file names; where it names none, by BT.601 in the small range;
 - pixels are made square by enlarging one side, as the frame is converted or resized anyway;
 - the display matrix is rounded to quarter turns and mirrors, and done to the planes.
 """

@@ -14,6 +14,7 @@ from pydantic import Field
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
+from evagen.data.frame_times import SLOWEST
 from evagen.errors import UserError
 from evagen.kernels.files import atomic_write, json_object, words_of
 from evagen.tokenizer import TokenizedClips
@@ -28,8 +29,8 @@ STORED_AS = ("I32", "I64")
 Count = Annotated[int, Field(ge=1, le=2**40)]
 Side = Annotated[int, Field(ge=1, le=2**14)]
 """Pixels; video formats end there or earlier."""
-Rate = Annotated[float, Field(ge=1e-3, le=1e5)]
-"""A second: a frame every quarter of an hour, or ten times as many as any camera takes."""
+Rate = Annotated[float, Field(ge=float(SLOWEST), le=1e5)]
+"""A second: as few as a video may have, or ten times as many as any camera takes."""
 
 
 class TokenFile(pydantic.BaseModel):

@@ -13,8 +13,11 @@ import av
 import imageio.v3 as iio
 import numpy as np
 from av.filter import Graph
+from av.video.codeccontext import VideoCodecContext
+from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTrc
 from av.video.stream import VideoStream
 
+from evagen.data.frame_times import SLOWEST
 from evagen.errors import UserError
 from evagen.kernels.files import atomic_write
 
@@ -36,7 +39,7 @@ def write_video(path: str | Path, frames: np.ndarray | Iterable[np.ndarray], fps
         frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[-1] != 3 or not frames.size
     ):
         raise ValueError(f"frames should be uint8 F H W 3, not {frames.dtype} {tuple(frames.shape)}")
-    _check_rate(path, fps)
+    check_rate(path, fps)
     with atomic_write(path) as unfinished:
         _WRITERS[path.suffix.lower()](unfinished, _alike(frames), Fraction(fps).limit_denominator(65535))
 
@@ -63,12 +66,13 @@ def check_name(path: Path) -> None:
         raise UserError(f"cannot write {path}: the name should end in one of {', '.join(_WRITERS)}")
 
 
-RATES = {".avi": (1e-3, 65_535), ".mp4": (1e-3, 100_000), ".mkv": (1e-3, 1000), ".gif": (2e-3, 50)}
+_LEAST = float(SLOWEST)
+RATES = {".avi": (_LEAST, 65_535), ".mp4": (_LEAST, 100_000), ".mkv": (_LEAST, 1000), ".gif": (2e-3, 50)}
 """The lowest and the highest frame rate that each can hold: an .mkv counts milliseconds, a .gif hundredths of a second
 in 16 bits, of which players take one for ten."""
 
 
-def _check_rate(path: Path, fps: float) -> None:
+def check_rate(path: Path, fps: float) -> None:
     """Raises UserError for a rate that the format cannot hold."""
     slowest, fastest = RATES[path.suffix.lower()]
     if not slowest <= fps <= fastest:  # false for NaN too
@@ -146,6 +150,8 @@ def _encode(
         stream.height, stream.width = first.shape[:2]
         stream.pix_fmt = pixel_format
         stream.codec_context.thread_count = 1
+        if pixel_format.startswith("yuv"):  # where nothing is said, players guess by the height of the picture
+            _say_colours(stream.codec_context)
         if tag is not None:
             stream.codec_context.codec_tag = tag
         converter = _from_rgb(stream, fps)
@@ -157,6 +163,12 @@ def _encode(
         container.mux(stream.encode(None))
 
 
+def _say_colours(context: VideoCodecContext) -> None:
+    """Into the file, where the format has room for it: sRGB, by the matrix and in the range of `_from_rgb`."""
+    context.colorspace, context.color_range = Colorspace.ITU601, ColorRange.MPEG
+    context.color_primaries, context.color_trc = ColorPrimaries.BT709, ColorTrc.IEC61966_2_1
+
+
 def _from_rgb(stream: VideoStream, fps: Fraction) -> Graph:
     """Converts RGB to the stream's pixels. Chroma is sampled on the left, where MPEG-4 and H.264 decoders
     take it to be; FFmpeg's default is the centre, which costs 7 dB on saturated colours."""
@@ -164,7 +176,8 @@ def _from_rgb(stream: VideoStream, fps: Fraction) -> Graph:
     graph.threads = 1
     rgb = av.VideoFormat("rgb24")
     source = graph.add_buffer(width=stream.width, height=stream.height, format=rgb, time_base=1 / fps)
-    scale = graph.add("scale", "flags=bicubic+accurate_rnd+full_chroma_inp:out_chroma_loc=left")
+    conversion = "out_color_matrix=bt601:out_range=tv:out_chroma_loc=left"
+    scale = graph.add("scale", f"flags=bicubic+accurate_rnd+full_chroma_inp:{conversion}")
     pixels = graph.add("format", f"pix_fmts={stream.pix_fmt}")
     graph.link_nodes(source, scale, pixels, graph.add("buffersink")).configure()
     return graph

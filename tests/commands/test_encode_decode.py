@@ -211,6 +211,24 @@ def test_what_cannot_be_encoded_is_explained_and_leaves_no_file(models, tmp_path
     assert (tmp_path / "a.mp4").read_bytes() == whole
 
 
+@pytest.mark.parametrize(
+    ("out", "plot", "error", "message"),
+    [
+        ("a.mp4/out.safetensors", None, OSError, "a.mp4"),
+        ("folder.safetensors", None, IsADirectoryError, "folder.safetensors"),
+        ("out.safetensors", "a.mp4/graph.png", OSError, "a.mp4"),
+        (os.fsdecode(b"z\xff.safetensors"), None, UserError, r"names in UTF-8, which .*z\\xff.safetensors is not"),
+    ],
+)
+def test_where_nothing_can_be_written_no_frame_is_read(models, tmp_path, monkeypatch, out, plot, error, message):
+    video = written(tmp_path / "a.mp4", 5, 32, 32)
+    (tmp_path / "folder.safetensors").mkdir()
+    monkeypatch.setattr("evagen.data.video_frames.decoded_frames", lambda *_: pytest.fail("read"))
+    with pytest.raises(error, match=message):
+        encode_file(video, tmp_path / out, models["tokenizer"], models["router"], plot=plot and tmp_path / plot)
+    assert {path.name for path in tmp_path.iterdir()} == {"a.mp4", "folder.safetensors"}
+
+
 def test_tokens_of_another_tokenizer_are_refused_unless_nobody_knows(models, tmp_path):
     tokens = tmp_path / "a.safetensors"
     encode_file(written(tmp_path / "a.mp4", 9, 32, 32), tokens, models["tokenizer"], models["router"])

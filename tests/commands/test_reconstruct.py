@@ -85,6 +85,17 @@ def test_large_pictures_are_scored_at_fewer_places(monkeypatch):
 
 
 @pytest.mark.parametrize(
+    ("out", "error", "message"),
+    [("both.gif", UserError, "holds 0.002 to 50 frames a second, not 60"), ("a.avi/b.mp4", OSError, "a.avi")],
+)
+def test_what_cannot_be_written_is_told_before_a_frame_is_read(models, tmp_path, monkeypatch, out, error, message):
+    write_video(tmp_path / "a.avi", moving_frames(3, 40, 56), 60)
+    monkeypatch.setattr("evagen.data.video_frames.decoded_frames", lambda *_: pytest.fail("read"))
+    with pytest.raises(error, match=message):
+        reconstruct.main(tmp_path / "a.avi", tmp_path / out, models["tokenizer"], models["router"])
+
+
+@pytest.mark.parametrize(
     ("video", "out", "reason"),
     [
         ("a.mkv", "both.txt", "should end in one of .avi"),

@@ -46,6 +46,12 @@ def test_curation_stores_what_reconstructing_by_hand_gives(road):
         assert explained == pytest.approx(motion_explained(*moving_errors(reconstruction, clip.video)), abs=1e-4)
 
 
+def test_the_state_of_a_training_tells_its_videos(road):
+    config = check_config(train_tokenizer.TokenizerTraining, _yaml(road / "proxy" / "config.yaml"), "test")
+    state = max((road / "proxy" / "checkpoints").glob("step_*/state.json"))
+    assert ClipDataset(config.data).fingerprint() in state.read_text()
+
+
 def test_the_corpus_holds_the_routers_lengths_and_decodes(road):
     corpus = read_corpus(road / "tokens")
     tokenizer, router = load_model(VideoTokenizer, road / "final"), load_model(Router, road / "router")

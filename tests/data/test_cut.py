@@ -2,12 +2,16 @@
 
 import os
 import re
+from dataclasses import replace
+from fractions import Fraction
+from pathlib import Path
 
 import pytest
-from video_fixtures import decode_all, moving_frames
+from video_fixtures import decode_all, moving_frames, write_frames
 
 from evagen.data.clips import ClipDataset
 from evagen.data.cut import cut_videos
+from evagen.data.frame_times import frame_rate
 from evagen.data.labelled_set import record_all
 from evagen.data.sources import DataConfig
 from evagen.data.square_clips import read_square
@@ -63,6 +67,44 @@ def test_of_many_videos_whole_ones_are_held_out_and_subfolders_are_classes(tmp_p
     assert not held_out & trained
 
 
+@pytest.mark.parametrize("other", ["test", "Val"])
+def test_what_its_folders_hold_out_is_held_out(tmp_path, other):
+    for part, name, frames in (("train", "cats/a", 100), ("train", "dogs/a", 84), (other, "dogs/b", 40)):
+        write_moving(tmp_path / "mine" / part / f"{name}.mp4", frames, seed=frames)
+    summary = cut_videos(tmp_path / "mine", tmp_path / "out", frames=4, size=32, workers=1)
+    assert (summary.train_clips, summary.test_clips, summary.class_names) == (46, 10, ["cats", "dogs"])
+    assert "10 held-out clips (as the folders say)" in summary.describe()
+    assert {path.split("/v_")[1][:10] for path in split(tmp_path / "out", "test").paths} == {"dogs_g0002"}
+
+
+def test_a_held_out_folder_of_too_few_clips_is_told_before_anything_is_cut(tmp_path):
+    for part, frames in (("train", 180), ("test", 12)):
+        write_moving(tmp_path / "mine" / part / "a.mp4", frames)
+    with pytest.raises(UserError, match=r"of 48 clips of .* 45 are to learn from and 3 can be held out"):
+        cut_videos(tmp_path / "mine", tmp_path / "out", frames=4, size=32, workers=1)
+    assert not (tmp_path / "out").exists()
+
+
+def test_of_odd_rates_all_are_used_that_a_video_may_have(videos, tmp_path):
+    for name, seconds in (("never", 5000), ("slow", 2000)):
+        stamps = [1000 * seconds * number for number in range(8)]
+        write_frames(videos / f"{name}.mkv", moving_frames(8, 40, 56), stamps=stamps, time_base=Fraction(1, 1000))
+    summary = cut_videos(videos, tmp_path / "out", frames=4, size=32, workers=1)
+    reasons = {Path(skip.path).name: skip.reason for skip in summary.skipped}
+    assert reasons.keys() == {"never.mkv", "short.mp4"}
+    assert "which is no rate of a video" in reasons["never.mkv"]
+    assert summary.train_clips + summary.test_clips == 52
+    assert frame_rate(tmp_path / "out" / "video" / "v_video_g0006_c00002.avi") == pytest.approx(8 / 14000, rel=1e-4)
+
+
+@pytest.mark.parametrize("name", ["out", "train"])
+def test_clips_that_lie_among_the_videos_are_not_cut_again(videos, name):
+    out = videos / name
+    first = cut_videos(videos, out, frames=4, size=32, workers=1)
+    again = cut_videos(videos, Path(os.path.relpath(out)), frames=4, size=32, workers=1)
+    assert replace(again, out=out) == first
+
+
 def test_started_again_it_goes_on_and_with_other_arguments_it_is_refused(videos, tmp_path):
     out = tmp_path / "out"
     cut_videos(videos, out, frames=4, size=32, workers=1)
@@ -75,6 +117,10 @@ def test_started_again_it_goes_on_and_with_other_arguments_it_is_refused(videos,
     assert files[3].stat().st_mtime_ns == kept
     with pytest.raises(UserError, match="made with other arguments: frames was 4, is now 3"):
         cut_videos(videos, out, frames=3, size=32, workers=1)
+    for number in range(5):
+        write_moving(videos / f"{number}.mp4", 8)
+    with pytest.raises(UserError, match=r"g0001 was '.*/a.mp4', is now '.*/0.mp4'; (.*; ){2}and 5 more\. Give"):
+        cut_videos(videos, out, frames=4, size=32, workers=1)
 
 
 def test_a_video_damaged_on_the_way_gives_the_clips_before(videos, tmp_path):

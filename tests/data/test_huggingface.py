@@ -139,6 +139,30 @@ def test_what_is_not_there_is_explained(files, tmp_path, monkeypatch):
         ClipDataset(config("nowhere/nothing"))
 
 
+@pytest.mark.parametrize(
+    ("name", "content", "reason"),
+    [
+        ("a.csv", 'video,label\n"x', "CSV|tokeniz"),
+        ("a.json", '{"video": [', "JSON"),
+        ("a.parquet", "no", "Parquet|parquet"),
+    ],
+)
+def test_a_damaged_table_is_told_with_its_reason(tmp_path, monkeypatch, name, content, reason):
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+    (tmp_path / "set").mkdir()
+    (tmp_path / "set" / name).write_text(content)
+    with pytest.raises(UserError, match=rf"cannot be loaded as a data set .*({reason})"):
+        ClipDataset(config(tmp_path / "set"))
+
+
+@pytest.mark.parametrize("state", ["{}", "[]"])
+def test_a_saved_set_of_another_kind_is_told(tmp_path, state):
+    (tmp_path / "state.json").write_text(state)
+    (tmp_path / "dataset_info.json").write_text("{}")
+    with pytest.raises(UserError, match="cannot be loaded as a data set"):
+        ClipDataset(config(tmp_path))
+
+
 def test_columns_that_are_no_classes_are_refused_in_words(files, tmp_path):
     values = {"video": files[:2], "label": [["a", "b"], ["c"]]}
     Dataset.from_dict(values, features=Features({"video": Value("string"), "label": [Value("string")]})).save_to_disk(

@@ -62,14 +62,31 @@ def test_where_nothing_can_be_read_any_more_that_is_said(broken, num_workers):
         next(train_loader(broken, 4, seed=3, num_workers=num_workers))
 
 
-def test_lost_clips_are_counted_once_and_belong_to_the_state():
-    lost = LostClips([SkippedClip("short", "too short")])
+def test_lost_clips_are_counted_once_and_belong_to_the_state(broken):
+    broken.skipped.append(SkippedClip("short", "too short"))
+    lost = LostClips(broken)
     for _ in range(3):
         lost.note([SkippedClip("a", "first"), SkippedClip("b", "why")])
         lost.note([SkippedClip("a", "second")])
-    again = LostClips([SkippedClip("short", "too short")])
+    again = LostClips(broken)
     again.load_state_dict(lost.state_dict())
     again.note([SkippedClip("c", "later")])
     assert {clip.path: clip.reason for clip in again.of_all()} == {
         "short": "too short", "a": "first", "b": "why", "c": "later"
     }  # fmt: skip
+
+
+def test_that_the_videos_are_others_than_at_the_beginning_is_told(broken, caplog):
+    lost = LostClips(broken)
+    lost.load_state_dict(lost.state_dict())
+    lost.load_state_dict({"reasons": {}})  # as before they were told
+    assert caplog.text == ""
+    others = ClipDataset(broken.config.model_copy(update={"limit": 5}))
+    LostClips(others).load_state_dict(lost.state_dict())
+    assert "the videos are not those that this training began with" in caplog.text
+
+
+def test_processes_that_find_other_videos_are_refused(broken, monkeypatch):
+    monkeypatch.setattr("evagen.data.lost_clips.gather_object", lambda own: [*own, "another"])
+    with pytest.raises(UserError, match="the processes do not find the same videos"):
+        LostClips(broken)

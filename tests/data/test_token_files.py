@@ -41,7 +41,7 @@ def test_a_damaged_file_is_refused_or_decodes_as_it_says(examples, tmp_path, mon
         ({"frames": 10**9}, "1000000000 frames in clips of 8 and 2 tiles of 32x32 are 250000000 clips"),
         ({"frames": True}, "frames: Input should be a valid integer"),
         ({"frames": "19"}, "frames: Input should be a valid integer"),
-        ({"frames_per_second": 1e-9}, "frames_per_second: Input should be greater than or equal to 0.001"),
+        ({"frames_per_second": 1e-9}, "frames_per_second: Input should be greater than or equal to 0.00027"),
         ({"frames_per_second": float("nan")}, "NaN is no number that JSON knows"),
         ({"tokens": 3}, "the header says .*'tokens': 3.*, the file holds"),
         ({"tiles": 3}, "the header says 3 tiles, pictures of this size are 2"),

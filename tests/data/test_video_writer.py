@@ -12,6 +12,7 @@ import av
 import imageio.v3 as iio
 import numpy as np
 import pytest
+from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTrc
 from video_fixtures import moving_frames
 
 from evagen.data.found_files import find_videos
@@ -53,6 +54,17 @@ def test_ffv1_is_lossless_for_odd_sizes_too(tmp_path):
     frames = np.random.default_rng(0).integers(0, 256, (5, 37, 51, 3), dtype=np.uint8)
     write_video(tmp_path / "clip.mkv", frames, fps=12.5)
     assert np.array_equal(read_frames(tmp_path / "clip.mkv"), frames)
+
+
+def test_an_mp4_says_by_which_colours_it_is_to_be_shown(tmp_path):
+    """Players guess otherwise, and take HD for BT.709. The others have no room for it, or hold RGB."""
+    frames = np.full((3, 720, 1280, 3), (220, 40, 40), np.uint8)
+    write_video(tmp_path / "a.mp4", frames, 25)
+    with av.open(str(tmp_path / "a.mp4")) as container:
+        context = container.streams.video[0].codec_context
+        said = context.colorspace, context.color_range, context.color_primaries, context.color_trc
+    assert said == (Colorspace.ITU601, ColorRange.MPEG, ColorPrimaries.BT709, ColorTrc.IEC61966_2_1)
+    assert np.abs(read_frames(tmp_path / "a.mp4").astype(int) - frames).max() <= 2
 
 
 @pytest.mark.parametrize("suffix", [".avi", ".mp4"])
