@@ -39,7 +39,7 @@ FRAMES_PER_SECOND = 15
 
 def usual_options(generator: VideoGenerator) -> SamplingOptions:
     """Where nobody chooses: without guidance where a generator always knew the class."""
-    return SamplingOptions(top_p=0.8, guidance=1.5 if generator.config.class_dropout else 1.0)
+    return SamplingOptions(top_p=0.8, guidance=1.0 if generator.config.class_dropout == 0 else 1.5)
 
 
 @dataclass(frozen=True)
