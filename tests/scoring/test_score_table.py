@@ -106,6 +106,10 @@ def test_what_is_no_record_is_refused(tmp_path):
     (tmp_path / "other.json").write_text('{"score": 3}')
     with pytest.raises(UserError, match="is no record"):
         compare([tmp_path / "other.json"])
+    values = json.loads((record(tmp_path / "a", "nano", 80.0) / "record.json").read_text())
+    (tmp_path / "other.json").write_text(json.dumps(values | {"protocol": {"name": "mine"}}))
+    with pytest.raises(UserError, match="a protocol without dataset, published, task"):
+        compare([tmp_path / "other.json"])
 
 
 def test_the_list_of_protocols_has_a_line_for_each_and_explains_one():
