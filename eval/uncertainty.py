@@ -49,7 +49,9 @@ def bootstrap_interval(
     twice make a set seem smaller, and the distance of smaller sets is larger. For the same reason the interval does
     not enclose the distance of infinitely many videos, see `extrapolated_distance`.
 
-    paired: generated video i belongs to real video i (a reconstruction), and both are drawn together.
+    paired: generated video i belongs to real video i (a reconstruction), and both are drawn together. Where the
+    sets are nearly equal, the error is too large and the interval too wide: of 200 videos with 8 Gaussian features by
+    a third where reconstructions are off by 0.3 standard deviations, by 70% at 0.1, by 5% at 1.
     A resample takes the time of one set of statistics and one distance. Raises ValueError for paired sets of unequal
     size, for `level` outside (0, 1), and with fewer than 2 samples or resamples."""
     value = _checked_value(real, generated, paired, ddof)
@@ -76,10 +78,11 @@ def paired_bootstrap(
 ) -> Interval:
     """A measure of scored clips, or how much larger it is than of the same clips scored in another way, and where it
     would lie had other clips been scored: quantiles over clips drawn again with replacement, the same ones on both
-    sides, so that what is hard about a clip does not count as difference.
+    sides, so that what is hard about a clip does not count as difference. Draws of clips for which the measure is not
+    defined are left out; where it is not for all of them, value and range are NaN.
 
     Args:
-        measure: columns of clips → `()`, a mean or a ratio of sums, say.
+        measure: columns of clips → `()`, a mean or a ratio of sums, say; NaN where it is not defined.
         scored, against: columns by name, `(…, N)` each; clip i is the same one in both.
 
     Raises ValueError for sides of unequal size, for `level` outside (0, 1) and with fewer than 2 resamples."""
@@ -99,7 +102,7 @@ def paired_bootstrap(
     drawn = torch.tensor(values, dtype=torch.float64)
     outside = (1 - level) / 2
     low, high = drawn.nanquantile(torch.tensor([outside, 1 - outside], dtype=torch.float64)).tolist()
-    return Interval(of(torch.arange(count)), low, high, drawn.std().item(), level, resamples)
+    return Interval(of(torch.arange(count)), low, high, drawn[~drawn.isnan()].std().item(), level, resamples)
 
 
 @dataclass(frozen=True)

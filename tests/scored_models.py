@@ -49,7 +49,7 @@ def benchmark(root: Path, out: Path, protocol: str, changes: dict[str, Any] | No
         "changes": {"dataset": "arcade", "size": 32, **(changes or {})},
         "data": {"root": str(root / "arcade"), "layout": "ucf101"},
         "certainty": {"resamples": 3},
-        "compare": {"network": "offline"},
+        **({} if "samples" in values else {"compare": {"network": "offline"}}),
         "cache": str(out / "cache"),
         "batch_size": 4,
         "save_seconds": 0,

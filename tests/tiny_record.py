@@ -21,7 +21,7 @@ def record(folder: Path, label: str, value: float, protocol="larp-ucf101-class2v
             standard_error=0.5, resamples=100, kernel_distance=0.1,
         ),
         real_clips=10_000, generated_clips=10_000, detector=detector,
-        models={"generator": Model(source=label, fingerprint="ab")},
+        models=changes.pop("models", {"generator": Model(source=label, fingerprint="ab")}),
         data=Clips(root="/ucf101", videos=9_537, clips=changes.pop("clips", "c" * 16), statistics="d" * 16),
         remarks=[], code={"evagen": "0"}, environment={}, seconds=1.0, **changes,
     )  # fmt: skip

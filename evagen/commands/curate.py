@@ -20,7 +20,7 @@ from torch import Tensor
 from evagen.config import ONLY_HOW, Place, Section
 from evagen.data.clip_table import fill_table
 from evagen.data.clips import ClipDataset
-from evagen.data.curation_record import LATER, WEIGHTED
+from evagen.data.curation_record import LATER, MIRRORED, WEIGHTED
 from evagen.data.loader import ClipBatch
 from evagen.data.sources import DataConfig
 from evagen.errors import UserError
@@ -93,7 +93,8 @@ def main(config: Curation) -> Path:
     perceptual = config.compare.load().to(accelerator.device)
     about = {
         "tokenizer": fingerprint(tokenizer),
-        "distance": f"{perceptual.name} {perceptual.fingerprint}" + ", mirrored" * config.mirrored,
+        "distance": f"{perceptual.name} {perceptual.fingerprint}" + MIRRORED * config.mirrored,
+        "distance_frames": config.distance_frames,
         **{name: getattr(config, name) for name in ("past", "future") if getattr(config, name)},
         **made_in(config.run, accelerator.device),
     }

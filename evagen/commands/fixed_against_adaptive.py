@@ -16,6 +16,7 @@ import json
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from math import isnan
 from pathlib import Path
 from statistics import mean
 from typing import Annotated, Any
@@ -101,8 +102,8 @@ class Scores:
     training: float
     records: list[Record]
     generator_records: list[Record] | None
-    values: dict[str, Interval]
-    gains: dict[str, Interval]
+    values: dict[str, Interval | None]
+    gains: dict[str, Interval | None]
 
     @property
     def tokens(self) -> float:
@@ -253,8 +254,8 @@ def _gather(training: float, cells: dict[int, Cell]) -> list[Scores]:
     for kind in (FIXED, MATCHED, FEWER):
         folders = [cell[kind] for cell in cells.values()]
         generated = [read_record(folder) for _, folder in folders if folder]
-        values = {name: paired_bootstrap(measure, columns[kind]) for name, measure in OVER_CLIPS.items()}
-        gains = {name: paired_bootstrap(measure, columns[kind], columns[FIXED]) for name, measure in OVER_CLIPS.items()}
+        values = _intervals(columns[kind])
+        gains = _intervals(columns[kind], columns[FIXED])
         records = [read_record(folder) for folder, _ in folders]
         found.append(Scores(kind, training, records, generated or None, values, gains))
     return found
@@ -277,6 +278,12 @@ OVER_CLIPS = {
     "motion": _motion,
 }
 """From the columns of some clips, (seeds, clips) each, to a measure: its mean over seeds."""
+
+
+def _intervals(scored: dict[str, Tensor], against: dict[str, Tensor] | None = None) -> dict[str, Interval | None]:
+    """Of each measure, or of what it gains; None where it is not defined: motion explained where nothing moves."""
+    found = {name: paired_bootstrap(measure, scored, against) for name, measure in OVER_CLIPS.items()}
+    return {name: None if isnan(each.value) else each for name, each in found.items()}
 
 
 def table(scores: list[Scores]) -> str:
@@ -307,7 +314,9 @@ def movement(generated: list[Record]) -> list[float]:
     return [each.frame_change / each.real_frame_change for each in moves if each.real_frame_change]
 
 
-def _with_range(found: Interval, digits: int, sign: bool = False) -> str:
+def _with_range(found: Interval | None, digits: int, sign: bool = False) -> str:
+    if found is None:
+        return "–"
     shown = f"+.{digits}f" if sign else f".{digits}f"
     return f"{found.value:{shown}} [{found.low:{shown}}, {found.high:{shown}}]"
 
@@ -327,8 +336,8 @@ def _as_values(config: FixedAgainstAdaptive, preferences: dict[str, float], scor
                 "training": score.training,
                 "lengths": score.kind,
                 "tokens": score.tokens,
-                "values": {name: asdict(found) for name, found in score.values.items()},
-                "gains": {name: asdict(found) for name, found in score.gains.items()},
+                "values": {name: found and asdict(found) for name, found in score.values.items()},
+                "gains": {name: found and asdict(found) for name, found in score.gains.items()},
                 "frechet": [record.score.value for record in score.records],
                 "generated_frechet": [record.score.value for record in score.generator_records or []],
                 "generated_movement": movement(score.generator_records or []),

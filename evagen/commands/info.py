@@ -135,14 +135,15 @@ def _curation(folder: Path) -> Facts:
     from evagen.data.curation_record import open_record
 
     _, about = open_table(folder / "record", "curation record", "curate")
-    record, tokenizer = open_record(folder)
+    record = open_record(folder)
+    source, tokenizer, *_ = record.measured_with
     levels, searched = record.space.levels, record.space.num_blocks
     return [
         ("what", "a curation record: distances of every assignment"),
         ("clips", f"{len(record.table)}, {len(about.skipped)} skipped"),
         ("assignments", f"{record.space.count} of {searched} blocks, levels {list(levels)}"),
         ("data", str(record.clips.root)),
-        ("tokenizer", f"{tokenizer.fingerprint}, from {tokenizer.source}"),
+        ("tokenizer", f"{tokenizer}, from {source}"),
         ("to use it", f"evagen train-router CONFIG record={as_argument(folder)}"),
     ]
 

@@ -41,7 +41,7 @@ class ClassLengths:
 
 def main(samples: Path, corpus_folder: Path) -> list[ClassLengths]:
     """samples: the run folder of `evagen sample`, corpus_folder: of `evagen tokenize`. Raises UserError where either
-    is missing or unfinished, and where they have no class in common."""
+    is missing or unfinished, where they have no class in common, and for clips of other numbers of blocks."""
     corpus = read_corpus(corpus_folder)
     rows = corpus.table.select_columns(["lengths", "label"])[:]
     lengths, labels = torch.as_tensor(rows["lengths"]), torch.as_tensor(rows["label"])  # (n, T), (n,)
@@ -50,6 +50,12 @@ def main(samples: Path, corpus_folder: Path) -> list[ClassLengths]:
     written: dict[str, list[list[int]]] = {}
     for row in read_rows(samples):
         written.setdefault(str(row["class"]), []).append(row["lengths"])
+    counts = sorted({len(each) for of_class in written.values() for each in of_class} - {lengths.shape[1]})
+    if counts:
+        raise UserError(
+            f"{samples} has clips of {', '.join(map(str, counts))} blocks, the corpus in {corpus_folder} of "
+            f"{lengths.shape[1]}: give samples of as many frames as its clips have"
+        )
     found = []
     for label, name in enumerate(corpus.class_names):
         true = lengths[labels == label]  # (m, T)

@@ -112,32 +112,36 @@ class Scores:
 
         motion = motion_explained(torch.tensor(self.moving_error), torch.tensor(self.still_error))
         minute = mean(self.tokens) / seconds * 60
-        return Point(self.way, self.setting, minute, mean(self.psnr), mean(self.perceptual), motion or 0.0)
+        return Point(self.way, self.setting, minute, mean(self.psnr), mean(self.perceptual), motion)
 
 
 @dataclass(frozen=True)
 class Point:
-    """Means over videos. tokens: a minute; motion: explained over all videos together."""
+    """Means over videos. tokens: a minute; motion: explained over all videos together, None where nothing moves."""
 
     way: str
     setting: float
     tokens: float
     psnr: float
     perceptual: float
-    motion: float
+    motion: float | None
 
     def as_good_as(self, other: "Point") -> bool:
-        return (
-            self.psnr >= other.psnr * (1 - TOLERANCE)
+        as_good = (
+            self.psnr >= other.psnr * (1 - TOLERANCE)  # never negative, as motion may be
             and self.perceptual <= other.perceptual * (1 + TOLERANCE)
-            and self.motion >= other.motion * (1 - TOLERANCE)
         )
+        if self.motion is None or other.motion is None:
+            return as_good
+        return as_good and self.motion >= other.motion - TOLERANCE * abs(other.motion)
 
     def towards(self, other: "Point", share: float) -> "Point":
         """On the straight line to another point."""
-        names = ("tokens", "psnr", "perceptual", "motion")
+        names = ("setting", "tokens", "psnr", "perceptual")
         values = {name: (1 - share) * getattr(self, name) + share * getattr(other, name) for name in names}
-        return Point(self.way, (1 - share) * self.setting + share * other.setting, **values)
+        is_defined = self.motion is not None and other.motion is not None
+        motion = (1 - share) * self.motion + share * other.motion if is_defined else None  # type: ignore[operator]
+        return Point(self.way, **values, motion=motion)
 
 
 def main(config: LongVideos) -> Path:
@@ -344,9 +348,10 @@ def _draw_example(config: LongVideos, videos: _Videos, device: torch.device) -> 
 def _table(config: LongVideos, points: list[Point], summary: dict[str, Any], minutes: Minutes | None) -> str:
     heads = ["way", "setting", "tokens a minute", "PSNR, dB", "perceptual", "motion explained"]
     rows = [
-        [p.way, f"{p.setting:g}", f"{p.tokens:.0f}", f"{p.psnr:.2f}", f"{p.perceptual:.3f}", f"{p.motion:.3f}"]
+        [p.way, f"{p.setting:g}", f"{p.tokens:.0f}", f"{p.psnr:.2f}", f"{p.perceptual:.3f}",
+         "–" if p.motion is None else f"{p.motion:.3f}"]
         for p in sorted(points, key=lambda p: (p.way, p.tokens))
-    ]
+    ]  # fmt: skip
     parts = [markdown(heads, rows)]
     if search := summary.get("search"):
         parts.append(

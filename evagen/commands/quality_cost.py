@@ -25,13 +25,15 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from evagen.config import ONLY_HOW, Place, Section
-from evagen.data.curation_record import CurationRecord, read_record
+from evagen.data.curation_record import CurationRecord, check_alike, read_record
 from evagen.data.loader import clip_loader
 from evagen.errors import UserError
 from evagen.eval import FrameDistance, motion_explained, psnr_of_mse
 from evagen.kernels.files import atomic_write, write_whole
 from evagen.kernels.levels import floats_to_levels, levels_to_floats
+from evagen.models.fit import check_same_tokenizer
 from evagen.models.inference import autocast, load_for
+from evagen.models.loading import fingerprint
 from evagen.models.networks import PerceptualNetwork
 from evagen.report.quality_cost_plot import draw
 from evagen.run import Infers, RunFolder, claim_folder
@@ -60,7 +62,7 @@ class QualityCost(Section):
     run: StudyRun
     record: Place
     """The curation record that the router was trained on; its scale of quality holds for all."""
-    held_out: dict[str, Place]
+    held_out: dict[str, Place] = Field(min_length=1)
     """Curation records of clips that nothing was trained on, by name."""
     mirrored: dict[str, Place] = Field(default_factory=dict)
     """Records of the same clips' mirror images (`mirrored=true` of `curate`), by the names in `held_out`. Choosing by
@@ -151,11 +153,16 @@ def main(config: QualityCost) -> Path:
     device = PartialState().device
     router = load_for(config.run, Router, config.router, device)
     singles = {w_q: load_for(config.run, Router, folder, device) for w_q, folder in config.single_routers.items()}
-    record = read_record(config.record)
+    records = read_records(config)
+    record = records[config.record]
     scale = RewardScale.of(record.distance, record.space, scale_of(config, router, singles))
     check_candidates(config, record.space, router, singles)
+    check_same_tokenizer(
+        record.measured_with.tokenizer, fingerprint(load_for(config.run, VideoTokenizer, config.proxy, device)),
+        "the records were measured with", f"proxy={config.proxy}", "give the tokenizer of the records",
+    )  # fmt: skip
     sets = [
-        _load(name, folder, scale, record.weights, config.mirrored.get(name))
+        _load(name, records[folder], scale, records[config.mirrored[name]] if name in config.mirrored else None)
         for name, folder in config.held_out.items()
     ]
     points, summary = [], {}
@@ -209,30 +216,30 @@ def _evenly(span: tuple[float, float], count: int) -> list[float]:
     return [round(preference, 6) for preference in torch.linspace(*span, count, dtype=torch.float64).tolist()]
 
 
-def _load(
-    name: str, folder: str, scale: RewardScale, weights: dict[str, float], mirrored: str | None = None
-) -> ClipSet:
-    record = read_record(folder)
-    images = read_record(mirrored) if mirrored else None
-    if record.mirrored or (images and not (images.mirrored and torch.equal(images.keys, record.keys))):
-        raise UserError(
-            f"held_out takes records of clips, and mirrored records of the same clips with mirrored=true; {folder}"
-            f"{f' and {mirrored}' if mirrored else ''} are not such"
-        )
-    if record.weights != weights:
-        here, there = (
-            ", ".join(f"{name}={value:g}" for name, value in each.items()) for each in (record.weights, weights)
-        )
-        raise UserError(
-            f"the record in {folder} was curated with {here}, the one that sets the scale with {there}: their rewards "
-            "do not compare; curate both with the same"
-        )
+def read_records(config: QualityCost) -> dict[str, CurationRecord]:
+    """All records of the study, by their folders. Raises UserError where they do not compare, or where those in
+    `mirrored` are no mirror images of those in `held_out`."""
+    folders = [config.record, *config.held_out.values(), *config.mirrored.values()]
+    records = {folder: read_record(folder) for folder in folders}
+    check_alike(records)
+    for name, folder in config.held_out.items():
+        record, mirrored = records[folder], config.mirrored.get(name)
+        images = records[mirrored] if mirrored else None
+        if record.mirrored or (images and not (images.mirrored and torch.equal(images.keys, record.keys))):
+            raise UserError(
+                f"held_out takes records of clips, and mirrored records of the same clips with mirrored=true; {folder}"
+                f"{f' and {mirrored}' if mirrored else ''} are not such"
+            )
+    return records
+
+
+def _load(name: str, record: CurationRecord, scale: RewardScale, mirrored: CurationRecord | None) -> ClipSet:
     batches = clip_loader(record.open_clips(), [[int(key)] for key in record.keys])
     bar = tqdm(batches, desc=f"reading {name}", total=len(record.keys), unit="clip", dynamic_ncols=True)
     video = [floats_to_levels(batch.video) for batch in bar]
     if len(video) != len(record.keys):
-        raise UserError(f"clips of the record {folder} can no longer be read")
-    return ClipSet(name, record, torch.cat(video), scale, images)
+        raise UserError(f"clips of the record of {name} can no longer be read")
+    return ClipSet(name, record, torch.cat(video), scale, mirrored)
 
 
 def _uniform(clips: ClipSet) -> Iterator[Point]:
@@ -287,10 +294,9 @@ def scale_of(config: QualityCost, router: Router, singles: dict[float, Router]) 
 
 
 def check_candidates(config: QualityCost, space: AssignmentSpace, router: Router, singles: dict[float, Router]) -> None:
-    """Raises UserError unless all routers and all records are of the assignments of `config.record`, space."""
+    """Raises UserError unless all routers are of the assignments of the records, space."""
     spaces = {f"the router at {config.router}": router.assignments}
     spaces |= {f"the router at {config.single_routers[w_q]}": one.assignments for w_q, one in singles.items()}
-    spaces |= {f"the record in {folder}": read_record(folder).space for folder in config.held_out.values()}
     for whose, other in spaces.items():
         if (other.levels, other.num_blocks) != (space.levels, space.num_blocks):
             raise UserError(
@@ -334,17 +340,16 @@ def _summarise(points: list[Point], conditioned: dict[float, Point]) -> dict:
         "saved_tokens_over_uniform": _all_saved(by_way, with_motion=False),
         "saved_tokens_over_uniform_motion_too": _all_saved(by_way, with_motion=True),
         "reward_percentile": {
-            way: {f"{point.dial:.3g}": point.percentile for point in by_way[way]} for way in ("router", "best uniform")
+            way: {f"{point.dial:g}": point.percentile for point in by_way[way]} for way in ("router", "best uniform")
         },
         "router_reward_over_max_reward": {
-            f"{routed.dial:.3g}": _reached(routed, best) for routed, best in _at_one_dial(by_way, "max reward")
+            f"{routed.dial:g}": _reached(routed, best) for routed, best in _at_one_dial(by_way, "max reward")
         },
         "router_reward_over_mirror_image": {
-            f"{routed.dial:.3g}": _reached(routed, mirror) for routed, mirror in _at_one_dial(by_way, "mirror image")
+            f"{routed.dial:g}": _reached(routed, mirror) for routed, mirror in _at_one_dial(by_way, "mirror image")
         },
         "conditioned_over_single_router_reward": {
-            f"{single.dial:.3g}": _reached(conditioned[single.dial], single)
-            for single in by_way.get("single router", [])
+            f"{single.dial:g}": _reached(conditioned[single.dial], single) for single in by_way.get("single router", [])
         },
     }
 

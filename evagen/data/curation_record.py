@@ -9,6 +9,7 @@ more for its blocks (later_perceptual, later_mse, later_moving_mse), each a sum 
 by the number of blocks that were searched.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -38,21 +39,37 @@ WEIGHTED = {"motion_weight": "moving_mse", "mse_weight": "mse"}
 """Settings of `evagen curate`, and the columns that they weigh."""
 
 
+MIRRORED = ", mirrored"
+"""Behind the network in what a record of mirror images is made from."""
+
 LATER = "later_"
 """Before the name of a column: of the blocks behind those that were searched."""
+
+
+class MeasuredWith(NamedTuple):
+    """What measured a record. source, tokenizer: where the tokenizer was, and its fingerprint; network: name and
+    fingerprint of the one behind the perceptual distance; frames: of each block that this looked at. The last two are
+    None where an earlier version did not write them down."""
+
+    source: str
+    tokenizer: str
+    network: str | None
+    frames: int | None
 
 
 @dataclass(frozen=True)
 class CurationRecord:
     """What stage 2 found. clips: the data set it went over, videos: its fingerprint; space: the candidates; table: a
-    row for each of the n clips that could be read, memory-mapped; weights: of columns in the distance, by the names in
-    `WEIGHTED`; mirrored: whether what was measured are the clips' mirror images; num_past: P, blocks of a clip before
-    those that were searched; num_future: Q, blocks behind them; memory_blocks: of the tokenizer."""
+    row for each of the n clips that could be read, memory-mapped; measured_with: which networks; weights: of columns in
+    the distance, by the names in `WEIGHTED`; mirrored: whether what was measured are the clips' mirror images;
+    num_past: P, blocks of a clip before those that were searched; num_future: Q, blocks behind them; memory_blocks: of
+    the tokenizer."""
 
     clips: DataConfig
     videos: str
     space: AssignmentSpace
     table: Dataset
+    measured_with: MeasuredWith
     weights: dict[str, float] = field(default_factory=lambda: dict.fromkeys(WEIGHTED, 0.0))
     mirrored: bool = False
     num_past: int = 0
@@ -157,24 +174,18 @@ class _Contents(Section):
     memory_blocks: int | None = Field(None, ge=1, le=LARGEST)
 
 
-class MeasuredWith(NamedTuple):
-    """The tokenizer of a record: where it was, and its fingerprint."""
-
-    source: str
-    fingerprint: str
-
-
 def read_record(folder: str | Path) -> CurationRecord:
     """A record to learn from. Raises UserError as `open_record` does, and where its tokenizer's folder holds another
     tokenizer by now."""
-    record, tokenizer = open_record(folder)
-    check_not_replaced(*tokenizer, f"the record in {folder} was measured with", "curate")
+    record = open_record(folder)
+    source, tokenizer, *_ = record.measured_with
+    check_not_replaced(source, tokenizer, f"the record in {folder} was measured with", "curate")
     return record
 
 
-def open_record(folder: str | Path) -> tuple[CurationRecord, MeasuredWith]:
-    """A record by its run folder, and what measured it. Raises UserError where it is missing, unfinished or damaged,
-    and where its distances are not those that it says it has."""
+def open_record(folder: str | Path) -> CurationRecord:
+    """A record by its run folder. Raises UserError where it is missing, unfinished or damaged, and where its distances
+    are not those that it says it has."""
     path = Path(folder) / "record"
     table, about = open_table(path, "curation record", "curate")
     contents = check_config(_Contents, about.contents, f"{path / 'about.json'}, contents")
@@ -184,18 +195,46 @@ def open_record(folder: str | Path) -> tuple[CurationRecord, MeasuredWith]:
             "`evagen curate` again with another run.out"
         )
     try:
-        made_from = {name: str(about.made_from[name]) for name in ("tokenizer", "videos")}
+        made = about.made_from
+        network = str(made["distance"]).removesuffix(MIRRORED) if "distance" in made else None
+        frames = int(made["distance_frames"]) if "distance_frames" in made else None
+        measured_with = MeasuredWith(contents.tokenizer_source, str(made["tokenizer"]), network, frames)
+        videos = str(made["videos"])
         space = AssignmentSpace(contents.levels, contents.num_blocks)
         for rows in table.with_format("arrow").iter(batch_size=1000):
             _check_rows(rows, space.count, contents.past, contents.future)
-    except (KeyError, ValueError, OverflowError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise damaged(path, "curation record", "curate", error) from error
     weights = {name: getattr(contents, name) for name in WEIGHTED}
-    record = CurationRecord(
-        contents.clips, made_from["videos"], space, table.with_format("numpy"), weights, contents.mirrored,
+    return CurationRecord(
+        contents.clips, videos, space, table.with_format("numpy"), measured_with, weights, contents.mirrored,
         contents.past, contents.future, contents.memory_blocks,
     )  # fmt: skip
-    return record, MeasuredWith(contents.tokenizer_source, made_from["tokenizer"])
+
+
+def check_alike(records: Mapping[str, CurationRecord]) -> None:
+    """Raises UserError unless the distances of records, by their folders, compare: of one tokenizer's assignments, by
+    one network, with one weight for each column. What an earlier version did not write down counts as equal."""
+    (source, first), *others = ((folder, _measured_how(record)) for folder, record in records.items())
+    for folder, other in others:
+        for what, ours in first.items():
+            if None not in (ours, theirs := other[what]) and ours != theirs:
+                raise UserError(
+                    f"the record in {folder} has {what} {theirs}, the one in {source} {ours}: what they measured does "
+                    "not compare; curate both with the same"
+                )
+
+
+def _measured_how(record: CurationRecord) -> dict[str, str | int | None]:
+    """What decides on the distance of a clip, in words."""
+    space, measured_with = record.space, record.measured_with
+    return {
+        "candidates": f"of {space.num_blocks} blocks with levels {list(space.levels)}",
+        "the tokenizer": measured_with.tokenizer,
+        "the network": measured_with.network,
+        "distance_frames": measured_with.frames,
+        "the weights": ", ".join(f"{name}={value:g}" for name, value in record.weights.items()),
+    }
 
 
 def _check_rows(rows: pa.Table, num_assignments: int, past: int, future: int) -> None:

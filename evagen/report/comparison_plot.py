@@ -38,9 +38,11 @@ def draw(scores: list, path: Path) -> None:
         times = [score.training for score in mine]
         label = f"{kind} ({mean(score.tokens for score in mine):.0f} a clip)"
         for axis, name in zip(axes, OVER_CLIPS):
-            found = [score.values[name] for score in mine]
+            defined = [score for score in mine if score.values[name]]  # nothing may move
+            found = [score.values[name] for score in defined]
             reach = [[each.value - each.low for each in found], [each.high - each.value for each in found]]
-            axis.errorbar(times, [each.value for each in found], yerr=reach, capsize=3, label=label, **marks)
+            at = [score.training for score in defined]
+            axis.errorbar(at, [each.value for each in found], yerr=reach, capsize=3, label=label, **marks)
         for axis, name in zip(axes[len(OVER_CLIPS) :], FRECHET):
             by_time = [[record.score.value for record in getattr(score, name) or []] for score in mine]
             if any(by_time):

@@ -146,7 +146,7 @@ def _invalid(count: int) -> str:
 
 def _frechet(frechet: Mapping[str, Any]) -> str:
     value, untrained, real = (frechet[name] for name in ("value", "untrained", "real_vs_real"))
-    if not all(math.isfinite(number) for number in (value, untrained, real)) or untrained == real:
+    if not all(math.isfinite(number) for number in (value, untrained, real)) or untrained <= real:
         return "No comparison can be drawn from these values."
     share = (untrained - value) / (untrained - real)
     if share <= 0:

@@ -23,13 +23,19 @@ MEASURES = {
 }
 
 
+def _line(points: list, measure: str) -> tuple[list[float], list[float]]:
+    """Tokens and values where there is one: motion explained is not defined where nothing moves."""
+    defined = [(point.tokens, value) for point in points if (value := getattr(point, measure)) is not None]
+    return [tokens for tokens, _ in defined], [value for _, value in defined]
+
+
 def draw(ways: list[str], points: list, path: Path) -> None:
     """points: `long_videos.Point`."""
     figure, axes = plt.subplots(1, len(MEASURES), figsize=(15, 4.4), layout="constrained")
     for way, marks in zip(ways, MARKS):
         mine = sorted((point for point in points if point.way == way), key=lambda point: point.tokens)
         for axis, name in zip(axes, MEASURES):
-            axis.plot([p.tokens for p in mine], [getattr(p, name) for p in mine], label=way, **marks)
+            axis.plot(*_line(mine, name), label=way, **marks)
     for axis, label in zip(axes, MEASURES.values()):
         axis.set(xlabel="tokens a minute", ylabel=label, xscale="log")
         axis.grid(alpha=0.25)

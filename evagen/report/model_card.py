@@ -19,7 +19,7 @@ from evagen.errors import UserError
 from evagen.kernels.names import as_line
 from evagen.kernels.sources import INDEX
 from evagen.report.training_facts import Facts
-from evagen.scoring.record import read_record
+from evagen.scoring.record import Record, read_record
 from evagen.scoring.table import compare, markdown
 
 PARTS = {"VideoTokenizer": "tokenizer", "Router": "router", "BlockRouter": "router", "VideoGenerator": "generator"}
@@ -266,13 +266,19 @@ def _results(records: Sequence[Path]) -> list[EvalResult]:
     """The scores for the hub's own table."""
     return [
         EvalResult(
-            task_type="video-generation" if record.models.get("generator") else "video-reconstruction",
+            task_type="video-reconstruction" if record.protocol["task"] == "reconstruction" else "video-generation",
             dataset_type=str(record.protocol["dataset"]), dataset_name=Path(record.data.root).name,
-            metric_type=record.score.name, metric_name=f"{record.score.name}, {record.protocol['name']}",
+            metric_type=record.score.name, metric_name=_measured(record),
             metric_value=round(record.score.value, 4),
         )
         for record in map(read_record, records)
     ]  # fmt: skip
+
+
+def _measured(record: Record) -> str:
+    """What a score is of: one protocol scores a tokenizer at several numbers of tokens."""
+    tokens = f" at {record.tokens.tokens_per_clip:.1f} tokens a clip" if record.tokens else ""
+    return f"{record.score.name}{tokens}, {record.protocol['name']}"
 
 
 def _tags(parts: Mapping[str, StoredPart]) -> list[str]:

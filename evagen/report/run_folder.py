@@ -137,7 +137,12 @@ def read_run(
     if rows:
         tokens = sum(len(row["codes"]) for row in rows) / len(rows)
         facts = {"clips": f"{len(rows)}", "tokens": f"{tokens:.1f} a clip", **facts}
-    scored = command == "benchmark" and (path / "record.json").exists()
+    scores: Mapping[str, str] = {}
+    if command == "benchmark" and (path / "record.json").exists():
+        try:
+            scores = figures_of(read_record(path))
+        except UserError as error:  # damaged
+            facts = {"not readable": str(error), **facts}
     return Run(
         path, str(path), command, values, changed, facts,
         progress=progress_of(path, command, values, log),
@@ -145,7 +150,7 @@ def read_run(
         pictures=_thinned(pictures, MOST_PICTURES) or sorted(path.glob("*.png")),
         video=max((path / FOLDER).glob("*.mp4"), default=None),
         clips=_clips(path, rows),
-        scores=figures_of(read_record(path)) if scored else {},
+        scores=scores,
         best=read_best(path),
     )  # fmt: skip
 

@@ -52,10 +52,7 @@ def write_runs_page(runs: Sequence[Run], path: Path) -> Path:
                 "state": state_of(run),
                 "links": links_of(run, ordered),
                 "curves": _curves(run, number),
-                "pictures": [
-                    (_caption(picture), picture_uri(Image.open(picture).convert("RGB"), lossless=False))
-                    for picture in run.pictures
-                ],
+                "pictures": _pictures(run),
                 "video": data_uri(run.video.read_bytes(), "video/mp4") if run.video else None,
             }
             for number, run in enumerate(ordered)
@@ -130,6 +127,18 @@ def _curves(run: Run, number: int) -> dict[str, list[tuple[str, Markup]]]:
         svg = Markup(figures.lines(curve.series, f"run{number}curve{i}", percent=curve.percent))
         drawn["first" if curve.is_first else "further"].append((curve.title, svg))
     return drawn
+
+
+def _pictures(run: Run) -> list[tuple[str, str]]:
+    """Captions and pictures; without those that are empty or damaged."""
+    shown = []
+    for path in run.pictures:
+        try:
+            picture = Image.open(path).convert("RGB")
+        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):  # whatever Pillow says of such files
+            continue
+        shown.append((_caption(path), picture_uri(picture, lossless=False)))
+    return shown
 
 
 def _caption(picture: Path) -> str:

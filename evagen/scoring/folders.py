@@ -2,10 +2,12 @@
 
 from collections.abc import Sequence
 
+from evagen.data.clips import SkippedClip
 from evagen.data.frame_counts import count_all_frames
-from evagen.data.video_reader import decoded_frames
+from evagen.data.video_reader import VideoError, decoded_frames
 from evagen.eval import Protocol
 from evagen.scoring.clips import FileClips
+from evagen.scoring.videos import incomplete
 
 LOSSLESS = frozenset(
     {"ffv1", "huffyuv", "ffvhuff", "utvideo", "magicyuv", "rawvideo", "png", "apng", "qtrle", "bmp", "v210", "y4m"}
@@ -51,10 +53,15 @@ def unequal_counts(sides: Sequence[FileClips]) -> list[str]:
 
 
 def look_at(clips: FileClips) -> list[tuple[str, int, int]]:
-    """Codec, height and width of some videos, evenly spread over the folder."""
+    """Codec, height and width of some videos, evenly spread over the folder. Raises UserError for a damaged one."""
     step = max(1, len(clips) // LOOKED_AT)
     looks = []
     for clip in clips.clips[::step]:
-        (height, width), stream = next(decoded_frames(clips.files[clip.path], lambda shown: shown.shape))
+        try:
+            (height, width), stream = next(decoded_frames(clips.files[clip.path], lambda shown: shown.shape))
+        except VideoError as error:
+            raise incomplete(
+                clips.protocol, [SkippedClip(clip.path, error.reason)], len(clips), "videos", "Replace or remove them"
+            ) from error
         looks.append((stream.codec_context.name, height, width))
     return looks

@@ -38,12 +38,14 @@ class Minutes:
     frechet_last_to_real: float
 
     def table(self) -> str:
-        """In markdown."""
+        """In markdown; a dash where nothing moves in the real videos."""
         rows = [
-            ["first ten seconds", f"{self.moving_first:.3f}", f"{self.moving_first / self.moving_real:.2f}",
-             f"{self.frechet_first_to_real:.1f}"],
-            ["last ten seconds", f"{self.moving_last:.3f}", f"{self.moving_last / self.moving_real:.2f}",
-             f"{self.frechet_last_to_real:.1f}"],
+            [f"{which} ten seconds", f"{moving:.3f}", f"{moving / self.moving_real:.2f}" if self.moving_real else "–",
+             f"{frechet:.1f}"]
+            for which, moving, frechet in (
+                ("first", self.moving_first, self.frechet_first_to_real),
+                ("last", self.moving_last, self.frechet_last_to_real),
+            )
         ]  # fmt: skip
         heads = ["generated", "moving places", "of real", "Fréchet distance to real"]
         between = f"Fréchet distance of the last to the first seconds: {self.frechet_first_to_last:.1f}"

@@ -9,7 +9,7 @@ from typing import Any
 
 import av
 import torch
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, field_validator
 from torch import Tensor
 
 from evagen import __version__
@@ -118,6 +118,14 @@ class Record(Section):
     code: dict[str, str]
     environment: dict[str, Any]
     seconds: float
+
+    @field_validator("protocol")
+    @classmethod
+    def _is_a_protocol(cls, protocol: dict[str, Any]) -> dict[str, Any]:
+        """What tables and cards read of it; earlier versions had other fields besides."""
+        if missing := {"name", "task", "dataset", "published"} - set(protocol):
+            raise ValueError(f"a protocol without {', '.join(sorted(missing))}")
+        return protocol
 
 
 def movement_between(scored: Tensor, real: Tensor) -> Movement:

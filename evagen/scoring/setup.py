@@ -23,6 +23,10 @@ from evagen.scoring.subjects import FolderOfClips, Generation, Reconstruction, S
 from evagen.scoring.videos import RealVideos, relabelled
 from evagen.tokenizer import VideoTokenizer
 
+OF_MODELS = ("options", "preference", "prefix", "compare")
+OF_MODELS_RUN = ("precision", "seed", "attention")
+"""Keys, and keys of `run`, that say nothing of a folder of videos."""
+
 
 @dataclass(frozen=True)
 class Models:
@@ -153,8 +157,11 @@ def check_inputs(config: Benchmark, protocol: Protocol) -> None:
             raise UserError(f"changes.{name} is for frame prediction; {protocol.name} is {protocol.task}")
     if config.prefix and protocol.given_lengths:
         raise UserError(f"prefix: {protocol.name} has its own lengths of given frames; change changes.given_lengths")
-    if config.samples and config.run.precision is not None:
-        raise UserError(f"run.precision={config.run.precision} is of models; {config.samples} holds videos")
+    if config.samples:
+        for section, names, group in ((config, OF_MODELS, ""), (config.run, OF_MODELS_RUN, "run.")):
+            for name in names:
+                if getattr(section, name) != type(section).model_fields[name].default:
+                    raise UserError(f"{group}{name} is of models; {config.samples} holds videos: leave it out")
 
 
 def real_clips(protocol: Protocol, videos: RealVideos) -> list[SourceClip]:

@@ -96,15 +96,22 @@ def _published(record: Record) -> list[tuple[str, float]]:
     return [(who, value) for who, value in record.protocol["published"]]
 
 
+def _are_one(record: Record, other: Record) -> bool:
+    """Whether two records are of one model: what both name has the same weights, and there is something."""
+    both = record.models.keys() & other.models.keys()
+    return bool(both) and all(record.models[name].fingerprint == other.models[name].fingerprint for name in both)
+
+
 def _labels(records: Sequence[Record], paths: Sequence[Path]) -> list[str]:
-    """The records' labels; where one comes twice in a column, with the folder."""
+    """The records' labels; where one comes twice in a column, or is of several models, with the folder."""
     seen: dict[tuple[str, Column], int] = {}
     for record in records:
         key = (record.label, column_of(record))
         seen[key] = seen.get(key, 0) + 1
     labels = []
     for record, path in zip(records, paths):
-        twice = seen[record.label, column_of(record)] > 1
+        namesakes = [other for other in records if other.label == record.label]
+        twice = seen[record.label, column_of(record)] > 1 or not all(_are_one(record, other) for other in namesakes)
         labels.append(f"{record.label} ({path.parent if path.is_file() else path})" if twice else record.label)
     pairs = [(label, column_of(record)) for label, record in zip(labels, records)]
     if len(set(pairs)) < len(pairs):

@@ -141,7 +141,16 @@ def test_models_compute_in_the_protocols_precision(root, tmp_path, monkeypatch, 
         assert seen == {("tokenizer", computed)}
 
 
-def test_precision_is_not_asked_of_videos(root, tmp_path):
-    run = {"out": str(tmp_path / "run"), "precision": "fp16"}
-    with pytest.raises(UserError, match=r"run\.precision=fp16 is of models; .*arcade holds videos"):
-        main(benchmark(root, tmp_path / "run", "larp-ucf101-class2video", samples=root / "arcade", run=run))
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"run.precision": "fp16"}, {"run.seed": 1}, {"run.attention": "torch"}, {"options": {"guidance": 3.0}},
+        {"preference": 0.3}, {"prefix": [4]}, {"compare": {"network": "lpips"}},
+    ],
+    ids=lambda given: next(iter(given)),
+)  # fmt: skip
+def test_nothing_is_asked_of_videos_that_only_models_have(root, tmp_path, given):
+    ((key, value),) = given.items()
+    inner = {"run": {"out": str(tmp_path / "run"), key[4:]: value}} if key.startswith("run.") else given
+    with pytest.raises(UserError, match=rf"{key} is of models; .*arcade holds videos: leave it out"):
+        main(benchmark(root, tmp_path / "run", "larp-ucf101-class2video", samples=root / "arcade", **inner))

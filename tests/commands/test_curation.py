@@ -21,7 +21,7 @@ from tiny_models import tiny_router, tiny_tokenizer
 from torchmetrics.functional.image.lpips import _LPIPS
 from two_processes import launch
 
-from evagen.commands import curate, quality_cost, tokenize, train_router
+from evagen.commands import curate, tokenize, train_router
 from evagen.config import save_config
 from evagen.data import clip_table
 from evagen.data import clips as clips_module
@@ -362,11 +362,3 @@ def test_mirrored_measures_the_mirror_images(root, tmp_path):
     torch.testing.assert_close(record.perceptual[0], torch.from_numpy(row["perceptual"]).double(), atol=1e-5, rtol=1e-5)
     with pytest.raises(UserError, match=r"is of mirror images, .* curate without mirrored=true"):
         train_router.main(routing(tmp_path / "mirrored", tmp_path / "router"))
-
-
-def test_a_study_compares_one_distance_only(root, tmp_path):
-    curate.main(curation(root, tmp_path / "weighted", motion_weight=3.0))
-    with pytest.raises(
-        UserError, match=r"motion_weight=3, mse_weight=0, the one that .* motion_weight=0, mse_w.* curate"
-    ):
-        quality_cost._load("held out", str(tmp_path / "weighted"), None, read_record(root / "curated").weights)

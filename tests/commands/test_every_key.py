@@ -228,7 +228,7 @@ def root(tmp_path_factory) -> Iterator[Path]:
     for command, out, overrides in (
         ("train-tokenizer", "proxy", gently),
         ("curate", "curation", ["data.limit=null"]),
-        ("curate", "curation2", ["data.limit=null", "distance_frames=1"]),
+        ("curate", "curation2", ["data.limit=5"]),
         ("curate", "mirrored", ["data.limit=null", "mirrored=true"]),
         ("train-router", "router", []),
         ("train-router", "router2", ["run.seed=1", "optimizer.learning_rate=0.1"]),

@@ -22,9 +22,10 @@ from evagen.data.video_writer import write_video
 from evagen.errors import UserError
 from evagen.eval import psnr
 from evagen.models.loading import fingerprint, load_model
-from evagen.report.model_card import CardOptions, renamed, write_card
+from evagen.report.model_card import CardOptions, _results, renamed, write_card
 from evagen.report.training_facts import seconds_of, training_facts
 from evagen.sampling.rows import read_rows
+from evagen.scoring.record import Model, Tokens
 from evagen.tokenizer import VideoTokenizer
 
 
@@ -101,6 +102,21 @@ def test_nothing_is_left_of_what_goes_wrong(root, tmp_path):
     assert list((tmp_path / "work").iterdir()) == []
 
 
+def test_the_hubs_table_tells_scores_apart(tmp_path):
+    """A folder of videos is scored as a generator is; a tokenizer with several lengths has several scores."""
+    paths = [record(tmp_path / "samples", "a", 80.0, models={"samples": Model(source="x", fingerprint="ab")})]
+    for count in (146.2, 512.0):
+        tokens = Tokens(tokens_per_clip=count, codes_used=1, perplexity=9)
+        paths.append(record(tmp_path / f"{count}", "b", 9.0, "larp-ucf101-recon", tokens=tokens))
+    results = _results(paths)
+    assert [each.task_type for each in results] == ["video-generation", *["video-reconstruction"] * 2]
+    assert [each.metric_name for each in results] == [
+        "gFVD, larp-ucf101-class2video",
+        "gFVD at 146.2 tokens a clip, larp-ucf101-recon",
+        "gFVD at 512.0 tokens a clip, larp-ucf101-recon",
+    ]
+
+
 def test_the_card_says_what_configs_logs_and_records_say(road, tmp_path):
     notes = tmp_path / "notes.md"
     notes.write_text("## What it cannot do\n\nIt boxes badly.\n")
@@ -112,6 +128,7 @@ def test_the_card_says_what_configs_logs_and_records_say(road, tmp_path):
     assert (data["license"], data["library_name"]) == ("apache-2.0", "evagen")
     (result,) = card.data.eval_results
     assert (result.metric_type, result.metric_value, result.dataset_name) == ("gFVD", 80.0, "ucf101")
+    assert result.task_type == "video-generation"
     for text in (
         "| tokenizer | 16 frames at 32x32 pixels, in blocks of 4 frames; 1, 4 tokens a block, of 32 codes (vq) |",
         "Classes: Boxing, Skiing.",

@@ -100,6 +100,18 @@ def test_the_values_are_those_of_the_records(compared):
             assert all(gain["low"] == gain["value"] == gain["high"] == 0 for gain in row["gains"].values())
 
 
+def test_motion_of_clips_in_which_nothing_moves_is_a_dash():
+    columns = {name: torch.zeros(2, 10, dtype=torch.float64) for name in ("psnr", "perceptual")}
+    still = torch.zeros(2, 10, dtype=torch.float64)
+    found = study._intervals(columns | {"moving_error": still, "still_error": still})
+    assert found["motion"] is None
+    assert [study._with_range(found[name], 1) for name in ("psnr", "motion")] == ["0.0 [0.0, 0.0]", "–"]
+    one = still.clone()
+    one[:, 0] = 1  # in a third of the draws it is not there
+    found = study._intervals(columns | {"moving_error": one / 4, "still_error": one})["motion"]
+    assert (found.value, found.low, found.high, found.standard_error) == (0.75, 0.75, 0.75, 0)
+
+
 def test_budgets_are_kept(compared):
     rows = json.loads((compared / "comparison.json").read_text())["scores"]
     tokens = {row["lengths"]: row["tokens"] for row in rows}

@@ -57,3 +57,6 @@ def test_on_real_files(road, tmp_path):
     (tmp_path / "tokens.jsonl").write_text(json.dumps({"number": 0, "class": "Pong", "lengths": [1] * 4}) + "\n")
     with pytest.raises(UserError, match=r"has clips of Pong, the corpus in .* of Boxing, Skiing: give samples of"):
         main(tmp_path, road / "tokens")
+    (tmp_path / "tokens.jsonl").write_text(json.dumps({"number": 0, "class": "Boxing", "lengths": [1] * 6}) + "\n")
+    with pytest.raises(UserError, match=r"has clips of 6 blocks, the corpus in .* of 4: give samples of as many fra"):
+        main(tmp_path, road / "tokens")

@@ -1,6 +1,7 @@
 """The study of long videos, tiny: what each way spends, savings at equal quality, resuming."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,11 +10,13 @@ import yaml
 from tiny_models import LEVELS, random_clips, tiny_block_router, tiny_router, tiny_tokenizer
 
 from evagen.commands import long_videos
-from evagen.commands.long_videos import CLIPS, CLIPS_UNIFORM, MEMORY, MEMORY_UNIFORM, Point
+from evagen.commands.long_videos import CLIPS, CLIPS_UNIFORM, MEMORY, MEMORY_UNIFORM, Point, Scores
 from evagen.config import check_config
 from evagen.data.video_writer import write_video
 from evagen.errors import UserError
 from evagen.kernels.levels import video_to_frames
+from evagen.report.long_plot import _line
+from evagen.scoring.minutes import Minutes
 from evagen.tokenizer import VideoTokenizer
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
@@ -121,6 +124,25 @@ def test_tokens_at_equal_quality(psnr, tokens):
 def test_one_measure_that_is_worse_is_enough_to_lose():
     point = Point(MEMORY, 1.2, 50, 30, 1.02, 0.9)
     assert long_videos.tokens_at_equal_quality(point, curve(CLIPS, (100, 20), (200, 21))) is None
+
+
+@pytest.mark.parametrize("motion", [-0.5, 0.0, 0.8, None])
+def test_a_point_is_as_good_as_itself_and_one_that_moves_less_is_not(motion):
+    point = Point(MEMORY, 1.2, 50, 30, 1.0, motion)
+    assert point.as_good_as(point)
+    assert point.towards(point, 0.5) == point
+    if motion is not None:
+        assert not replace(point, motion=motion - 0.1).as_good_as(point)
+
+
+def test_what_is_not_defined_is_a_dash():
+    scores = Scores(MEMORY, 1.2, [50], [30.0], [1.0], [0.0], [0.0])  # nothing moves
+    point = scores.point(60)
+    assert point.motion is None
+    table = long_videos._table(None, [point], {"savings": [], "rates": []}, Minutes(1, 0.1, 0.2, 0.0, 1, 2, 3))
+    assert "| 1.000 | – |" in table
+    assert "| first ten seconds | 0.100 | – | 2.0 |" in table
+    assert _line([point, replace(point, motion=0.5)], "motion") == ([50.0], [0.5])
 
 
 def test_bad_input(models, tmp_path):

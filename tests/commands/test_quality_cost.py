@@ -1,18 +1,21 @@
 """The quality-cost study: every way's choices against plain definitions, and the command on real files."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny_models import LEVELS, tiny_router
 
-from evagen.commands import quality_cost
 from evagen.commands.quality_cost import (
     ClipSet,
     Point,
     QualityCost,
+    _evenly,
     _max_reward,
     _saved,
+    _summarise,
     _threshold,
     check_candidates,
     scale_of,
@@ -83,6 +86,21 @@ def test_savings_need_all_measures():
     assert _saved(uniform, [routed(90, motion=None)], with_motion=True) == pytest.approx(0.1)  # where nothing moves
 
 
+def test_no_preference_is_lost_in_the_summary():
+    preferences = _evenly((0.8, 1.6), 101)
+    points = [replace(routed(50), dial=dial, reward=1.0, percentile=0.5) for dial in preferences]
+    ways = [replace(point, way=way) for way in ("max reward", "best uniform") for point in points]
+    uniform = [replace(routed(tokens), way="uniform") for tokens in (10, 100)]
+    summary = _summarise([*points, *ways, *uniform, replace(routed(50), way="threshold")], {})
+    assert len(summary["reward_percentile"]["router"]) == len(summary["router_reward_over_max_reward"]) == 101
+    assert {"0.8", "1.2", "1.6"} <= set(summary["router_reward_over_max_reward"])
+
+
+def test_a_study_of_no_clips_is_refused():
+    with pytest.raises(UserError, match="held_out"):
+        study(held_out={})
+
+
 def study(**changes) -> QualityCost:
     values = {
         "run": {"out": "study"}, "record": "curation", "held_out": {"held out": "held"}, "proxy": "proxy",
@@ -108,23 +126,14 @@ def test_routers_of_another_scale_are_refused(asked, main, single, blamed):
 
 
 @pytest.mark.parametrize(
-    ("main", "single", "held_out", "blamed"),
+    ("main", "single", "blamed"),
     [
-        (
-            [2, 4],
-            LEVELS,
-            LEVELS,
-            r"the router at routed is of 2 blocks with levels \[2, 4\], the record in curation of",
-        ),
-        (LEVELS, [1, 2, 4, 8], LEVELS, r"the router at single is of 2 blocks with levels \[1, 2, 4, 8\]"),
-        (LEVELS, LEVELS, [2, 8], r"the record in held is of 2 blocks with levels \[2, 8\], .* the tokenizer of that"),
-        (LEVELS, LEVELS, LEVELS, None),
+        ([2, 4], LEVELS, r"the router at routed is of 2 blocks with levels \[2, 4\], the record in curation of"),
+        (LEVELS, [1, 2, 4, 8], r"the router at single is of 2 blocks with levels \[1, 2, 4, 8\], .* of that record"),
+        (LEVELS, LEVELS, None),
     ],
 )
-def test_candidates_of_another_tokenizer_are_refused(monkeypatch, main, single, held_out, blamed):
-    record = Record(0)
-    record.space = AssignmentSpace(held_out, 2)
-    monkeypatch.setattr(quality_cost, "read_record", lambda folder: record)
+def test_candidates_of_another_tokenizer_are_refused(main, single, blamed):
     routers = [tiny_router(levels=levels) for levels in (main, single)]
     arguments = study(), AssignmentSpace(LEVELS, 2), routers[0], {1.2: routers[1]}
     if blamed is None:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from html_page import Page
+from PIL import Image
 from tiny_models import tiny_tokenizer
 from tiny_record import record
 from tiny_road import tokenizer_config
@@ -143,6 +144,13 @@ def test_scores_of_a_benchmark(tmp_path):
     save_config(check_config(Benchmark, values, "test"), tmp_path / "scores")
     _, parsed = read(main([tmp_path / "scores"]))
     assert ["gFVD", "80 [79, 81]"] in parsed.cells
+    (tmp_path / "scores" / "record.json").write_text("{")
+    (tmp_path / "scores" / "empty.png").touch()
+    Image.new("RGB", (9, 9)).save(tmp_path / "scores" / "whole.png")
+    (tmp_path / "scores" / "half.png").write_bytes((tmp_path / "scores" / "whole.png").read_bytes()[:40])
+    html, _ = read(main([tmp_path / "scores"]))  # what is whole is shown
+    assert "not readable" in html
+    assert ["whole.png" in html, "half.png" in html, "empty.png" in html] == [True, False, False]
 
 
 def test_folders_without_runs_are_explained(tmp_path):

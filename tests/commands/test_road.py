@@ -321,6 +321,9 @@ def test_the_quality_cost_study_on_real_files(road, tmp_path):
     lost = config | {"run": {"out": str(tmp_path / "lost")}, "compare": {"network": "lpips", "vgg16": "/nowhere"}}
     with pytest.raises(UserError, match="/nowhere"):
         quality_cost.main(check_config(quality_cost.QualityCost, lost, "test"))
+    stranger = config | {"run": {"out": str(tmp_path / "stranger")}, "proxy": str(road / "final")}
+    with pytest.raises(UserError, match=r"the records were measured with tokenizer .* give the tokenizer of the recor"):
+        quality_cost.main(check_config(quality_cost.QualityCost, stranger, "test"))
     other = config | {"run": {"out": str(tmp_path / "other")}, "reward_scale": "z-score"}
     with pytest.raises(UserError, match="trained on rewards of scale min-max, whose preferences mean something else"):
         quality_cost.main(check_config(quality_cost.QualityCost, other, "test"))

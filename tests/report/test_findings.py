@@ -36,6 +36,8 @@ def test_headline_says_better_and_worse_alike(summary):
     assert "25\u202f% more with adaptive lengths" in findings.describe(summary)["headline"]
     summary["generation"]["frechet"]["value"] = 150.0
     assert "has not brought" in findings.describe(summary)["frechet"]
+    summary["generation"]["frechet"] = {"value": 200.0, "untrained": 100.0, "real_vs_real": 150.0}
+    assert "No comparison can be drawn" in findings.describe(summary)["frechet"]
     summary["generation"]["invalid_sequences"] = 2
     assert "wrote 2 invalid token sequences" in findings.describe(summary)["headline"]
 

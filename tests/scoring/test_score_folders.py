@@ -99,9 +99,22 @@ def damaged(folder: Path) -> None:
     (folder / "a" / "1.mkv").write_bytes(content)
 
 
+def without_a_first_frame(folder: Path) -> None:
+    """It opens and has all its frames, none of which can be decoded."""
+    (folder / "a" / "1.mkv").unlink()
+    video = folder / "a" / "1.avi"
+    write_video(video, np.random.default_rng(0).integers(0, 255, (16, 32, 32, 3), dtype=np.uint8), fps=15)
+    content = bytearray(video.read_bytes())
+    start = content.index(b"movi") + 12
+    for place in range(start, start + 2500):
+        content[place] = (content[place] * 7 + 13) % 256
+    video.write_bytes(bytes(content))
+
+
 @pytest.mark.parametrize(
     ("harm", "message"),
     [
+        (without_a_first_frame, r"is not scored: 1 of 3 videos cannot be used.\n.*1.avi: .*\n.*Replace or remove"),
         (cut_short, r"1 of 3 videos in .* cannot be scored; .* needs 16 frames:\n.*1.mkv: 9 frames"),
         (no_video, r"1 of 3 videos in .*\n.*1.mkv: holds no video stream"),
         (damaged, r"1.mkv"),

@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 from evagen.cli import app
 from evagen.errors import UserError
 from evagen.eval import PROTOCOLS, get_protocol
-from evagen.scoring.record import Movement, ReconstructionQuality, Tokens
+from evagen.scoring.record import Model, Movement, ReconstructionQuality, Tokens
 from evagen.scoring.table import compare
 
 
@@ -83,12 +83,32 @@ def test_rows_of_one_name_are_told_apart_by_their_folders(tmp_path):
         compare([paths[0], paths[0]])
 
 
+def test_two_models_of_one_name_do_not_share_a_row(tmp_path):
+    generators = (
+        {"generator": Model(source="one", fingerprint="ab")},
+        {"generator": Model(source="two", fingerprint="cd")},
+    )
+    paths = [record(tmp_path / "a", "gfvd", 80.0, models=generators[0]),
+             record(tmp_path / "b", "gfvd", 60.0, "evagen-ucf101-heldout", models=generators[1])]  # fmt: skip
+    assert cells(compare(paths))[1:] == [
+        [f"gfvd ({paths[0]})", "80 [79, 81]", ""], [f"gfvd ({paths[1]})", "", "60 [59, 61]"],
+    ]  # fmt: skip
+    tokenizer = Model(source="final", fingerprint="ef")
+    both = [record(tmp_path / "c", "mine", 20.0, "larp-ucf101-recon", models={"tokenizer": tokenizer}),
+            record(tmp_path / "d", "mine", 60.0, models={"tokenizer": tokenizer, **generators[0]})]  # fmt: skip
+    assert [row[0] for row in cells(compare(both))[1:]] == ["mine"]
+
+
 def test_what_is_no_record_is_refused(tmp_path):
     (tmp_path / "unfinished").mkdir()
     with pytest.raises(UserError, match="that run has not finished"):
         compare([tmp_path / "unfinished"])
     (tmp_path / "other.json").write_text('{"score": 3}')
     with pytest.raises(UserError, match="is no record"):
+        compare([tmp_path / "other.json"])
+    values = json.loads((record(tmp_path / "a", "nano", 80.0) / "record.json").read_text())
+    (tmp_path / "other.json").write_text(json.dumps(values | {"protocol": {"name": "mine"}}))
+    with pytest.raises(UserError, match="a protocol without dataset, published, task"):
         compare([tmp_path / "other.json"])
 
 
