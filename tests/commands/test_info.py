@@ -77,7 +77,7 @@ def test_files_and_folders_of_the_road(road):
     assert str(road / "tokenizer") in record["tokenizer"]
 
 
-@pytest.mark.parametrize("left", {name for name in LEFT_BY.values() if name.endswith(".json")})
+@pytest.mark.parametrize("left", sorted({name for name in LEFT_BY.values() if name.endswith(".json")}))
 def test_a_run_that_the_report_calls_finished_is_not_called_unfinished(tmp_path, left):
     (tmp_path / "config.yaml").write_text("{}")
     (tmp_path / left).write_text('{"clips": 3}')
