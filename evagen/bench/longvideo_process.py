@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TypeVar
 
 import torch
+from torch import Tensor
 
 from evagen.ar_model import ClipRequest, ClipTokens, LengthConstraints, SamplingOptions, VideoGenerator
 from evagen.ar_model.sampler import ContinuousBatch
@@ -90,9 +91,9 @@ def _decode(folder: Path, name: str, seconds: int) -> list[float]:
 class _Watched(ContinuousBatch):
     """Notes when each window is written."""
 
-    def _add(self, work, window: ClipTokens) -> None:
-        super()._add(work, window)
+    def _unpacked(self, sequence: Tensor) -> ClipTokens:
         self.times = [*getattr(self, "times", []), time.perf_counter()]
+        return super()._unpacked(sequence)
 
 
 def _generate(folder: Path, name: str, seconds: int) -> list[float]:

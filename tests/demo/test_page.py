@@ -197,7 +197,7 @@ def test_a_port_that_is_taken_is_told_before_models_are_loaded():
 
 def test_without_gradio_it_says_what_to_type(monkeypatch):
     monkeypatch.setattr(command.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(UserError, match=r"pip install 'evagen\[page\]'"):
+    with pytest.raises(UserError, match=r"pip install -c constraints\.txt -e '\.\[page\]'"):
         command.demo()
 
 

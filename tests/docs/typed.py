@@ -52,7 +52,7 @@ def evagen(words: Sequence[str]) -> str:
     except Exception as error:
         raise AssertionError(f"{' '.join(words)}\nas: evagen {' '.join(arguments)}\n{error}") from error
     if arguments[0] == "curate":
-        _make_tokens_worth_it(Path(printed.getvalue().split()[-1]))
+        _make_tokens_worth_it(Path(printed.getvalue().split()[-1]) / "record")
     return printed.getvalue()
 
 
