@@ -16,6 +16,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from evagen.kernels.model_files import LARGEST, MOST_LAYERS, check_numbers, parts_of
+from evagen.kernels.sources import is_out_of_reach
 
 Network = TypeVar("Network", bound=PreTrainedModel)
 
@@ -42,8 +43,9 @@ def load_pretrained(
     assert kind.config_class is not None
     if str(source) == UNTRAINED:
         return kind(kind.config_class()).eval()
+    only_here = Path(source).is_dir() or is_out_of_reach(str(source))  # or the hub is asked for half a minute
     try:
-        config, _ = kind.config_class.get_config_dict(str(source))
+        config, _ = kind.config_class.get_config_dict(str(source), local_files_only=only_here)
         if not config:  # a folder without a config.json
             raise FileNotFoundError(f"{source} holds no config.json")
         found, wanted = config.get("model_type"), kind.config_class.model_type
@@ -53,7 +55,7 @@ def load_pretrained(
         stored = config.get("architectures") or []
         kind = next((other for other in alternatives if other.__name__ in stored), kind)
         loaded: Any = kind.from_pretrained(
-            str(source), dtype=torch.float32, use_safetensors=True, output_loading_info=True
+            str(source), dtype=torch.float32, use_safetensors=True, output_loading_info=True, local_files_only=only_here
         )  # a pickle could hold code
     except OSError as error:
         raise FileNotFoundError(
