@@ -2,8 +2,9 @@
 
 from pathlib import Path
 
+from tiny_road import sampling_config
+
 from evagen.commands import sample
-from evagen.config import check_config
 
 CLASSES = ["ants", "bees"]
 OPTIONS = {"guidance": 1.5, "top_p": 0.95}
@@ -11,14 +12,5 @@ OPTIONS = {"guidance": 1.5, "top_p": 0.95}
 
 def config_of(models: Path, out: Path, **changes) -> sample.Sampling:
     """models: a folder with `generator` and `tokenizer`."""
-    values = {
-        "run": {"out": str(out)},
-        "generator": str(models / "generator"),
-        "tokenizer": str(models / "tokenizer"),
-        "clips_per_class": 3,
-        "options": OPTIONS,
-        "slots": 2,
-        "formats": ["mkv"],
-        **changes,
-    }
-    return check_config(sample.Sampling, values, "test")
+    values = {"tokenizer": str(models / "tokenizer"), "options": OPTIONS, "formats": ["mkv"]}
+    return sampling_config(models, out, **values | changes)

@@ -162,9 +162,7 @@ class AdaptiveTokenizer:
 
     def _for_router(self, clips: Tensor) -> Tensor:
         """What the router looks at: (n·k, C, f, s, t) → (n·k, C, f, resolution, resolution)."""
-        side = self.router.config.resolution
-        frames = resize(rearrange(clips, "n c f s t -> (n f) c s t"), (side, side))  # (n·k·f, C, side, side)
-        return rearrange(frames, "(n f) c s t -> n c f s t", n=len(clips)).to(self.router.device)
+        return resize_clips(clips, self.router.config.resolution).to(self.router.device)
 
 
 @dataclass(frozen=True)
@@ -338,6 +336,12 @@ def fit_size(size: tuple[int, int], short_side: int, patch: int, resolution: int
     shorter = [max(1, round(side / patch)) * patch for side in sides]
     height, width = (round(side) if round(side) > resolution else short for side, short in zip(sides, shorter))
     return height, width
+
+
+def resize_clips(clips: Tensor, side: int) -> Tensor:
+    """(n, C, f, H, W) → (n, C, f, side, side), by `resize`."""
+    frames = resize(rearrange(clips, "n c f h w -> (n f) c h w"), (side, side))  # (n·f, C, side, side)
+    return rearrange(frames, "(n f) c h w -> n c f h w", n=len(clips))
 
 
 def resize(pictures: Tensor, size: tuple[int, int]) -> Tensor:

@@ -12,7 +12,7 @@ from evagen.errors import UserError
 from evagen.models.larp import LarpTokenizer
 from evagen.models.loading import fingerprint, load_router
 from evagen.tokenizer import BlockRouter, Router, VideoTokenizer
-from evagen.tokenizer.adaptive import resize
+from evagen.tokenizer.adaptive import resize_clips
 
 Assign = Callable[[Tensor], Tensor]
 """Video B C F H W in [-1, 1] → lengths int64 B T."""
@@ -27,9 +27,7 @@ class RoutedLengths:
     prefix: tuple[int, ...] = ()
 
     def __call__(self, video: Tensor) -> Tensor:
-        side = self.router.config.resolution
-        frames = resize(video.transpose(1, 2).flatten(0, 1), (side, side))  # B·F C side side
-        seen = frames.unflatten(0, (len(video), -1)).transpose(1, 2)  # B C F side side
+        seen = resize_clips(video, self.router.config.resolution)  # B C F side side
         return self.router.assign(seen, self.preference, prefix=self.prefix)
 
     def __str__(self) -> str:
