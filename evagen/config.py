@@ -6,6 +6,7 @@ save_config(config, "runs/proxy")          # writes runs/proxy/config.yaml, comp
 
 import copy
 import difflib
+import functools
 import inspect
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -239,6 +240,7 @@ def dotted(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return found
 
 
+@functools.cache
 def shipped_configs() -> dict[str, Path]:
     """The configs that come with the toolkit, by name (`quickstart/proxy`)."""
     root = Path(str(resources.files("evagen.configs").joinpath("")))

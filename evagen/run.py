@@ -27,11 +27,13 @@ from accelerate.utils import (
     gather_object,
 )
 from pydantic import Field
+from torch import nn
 from torch.distributed.fsdp import MixedPrecisionPolicy
 
 from evagen import __version__
 from evagen.config import ONLY_HOW, Section, Seed, differences, load_config, save_config
 from evagen.errors import UserError
+from evagen.kernels.attention import choose_attention
 from evagen.kernels.backends import AttentionBackend, has_bf16
 from evagen.kernels.folder_lock import LOCK, lock_folder
 
@@ -67,6 +69,14 @@ class Attends(Section):
 
     attention: Annotated[AttentionBackend, ONLY_HOW] = "auto"
     """Which kernels compute attention over packed sequences; `auto` takes the fastest that the device has."""
+
+    def choose_attention(self, model: nn.Module, device: torch.device, dtype: torch.dtype) -> None:
+        """Has a model that is to compute on a device in such numbers attend by these kernels. Raises UserError where
+        they do not work there."""
+        try:
+            choose_attention(model, self.attention, device, dtype)
+        except ValueError as error:
+            raise UserError(f"run.attention={self.attention}: {error}") from error
 
 
 class Infers(Attends):

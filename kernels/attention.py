@@ -91,10 +91,14 @@ class PlannedAttention(nn.Module):
         return _attention_by(kernel, query, key, value, plan, shared)  # (Nq, h, d)
 
 
-def choose_attention(model: nn.Module, backend: AttentionBackend) -> None:
-    """Sets the backend of every attention in a model."""
+def choose_attention(
+    model: nn.Module, backend: AttentionBackend, device: torch.device, dtype: torch.dtype = torch.float32
+) -> None:
+    """Sets the backend of every attention in a model that is to compute on a device in such numbers. Raises ValueError
+    for one that does not work there."""
     for module in model.modules():
         if isinstance(module, PlannedAttention):
+            backend_for(device, dtype, module.head_width, backend)
             module.backend = backend
 
 

@@ -213,8 +213,8 @@ def test_a_wheel_holds_the_whole_project_under_one_name(wheel):
 def test_the_wheel_works_outside_the_checkout(installed, tmp_path):
     where = run(installed, "-c", "import evagen.tokenizer as t, torchvision; print(t.__file__)", folder=tmp_path)
     assert where.stdout.startswith(str(installed.parents[1])), where.stderr
-    for command in ("configs", "doctor"):
-        done = run(installed, "-m", "evagen", command, folder=tmp_path)
+    for command in (["configs", "quickstart/proxy"], ["doctor"]):
+        done = run(installed, "-m", "evagen", *command, folder=tmp_path)
         assert done.returncode == 0, done.stderr
     from tiny_corpus import write_corpus
 
@@ -230,13 +230,15 @@ def test_the_wheel_works_outside_the_checkout(installed, tmp_path):
     assert (tmp_path / "run" / "diffusion_pytorch_model.safetensors").exists()
 
 
-@pytest.mark.parametrize("name", ["tokenizer", "eval", "ar_model", "configs", "benchmarks", "kernels"])
-def test_somebody_elses_folder_of_the_same_name_is_still_theirs(name, tmp_path):
+def test_somebody_elses_folders_of_the_same_names_are_still_theirs(tmp_path):
     """A folder without `__init__.py`, as other projects of this field have them, loses to an installed package."""
-    (tmp_path / name).mkdir()
-    (tmp_path / name / "theirs.py").write_text("whose = 'theirs'")
-    code = f"import evagen.tokenizer; from {name}.theirs import whose; print(whose)"
-    assert run(Path(sys.executable), "-c", code, folder=tmp_path).stdout == "theirs\n"
+    names = ("tokenizer", "eval", "ar_model", "configs", "benchmarks", "kernels")
+    for name in names:
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "theirs.py").write_text(f"whose = 'their {name}'")
+    code = f"import evagen.tokenizer\nfor name in {names}: print(__import__(f'{{name}}.theirs').theirs.whose)"
+    done = run(Path(sys.executable), "-c", code, folder=tmp_path)
+    assert done.stdout.splitlines() == [f"their {name}" for name in names], done.stderr
 
 
 def test_torchvision_imports_in_any_program_of_the_environment(tmp_path):

@@ -20,7 +20,7 @@ from typing import Annotated
 
 import torch
 from accelerate import PartialState
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor
 from tqdm.auto import tqdm
 
@@ -88,6 +88,15 @@ class QualityCost(Section):
     searched, which has the routers' points too."""
     batch_size: Annotated[int, ONLY_HOW] = Field(16, ge=1)
     """Clips in memory together."""
+
+    @model_validator(mode="after")
+    def _mirrored_names_are_those_of_clips(self) -> "QualityCost":
+        if unknown := self.mirrored.keys() - self.held_out.keys():
+            raise ValueError(
+                f"mirrored names {', '.join(sorted(unknown))}, which held_out does not; its names are "
+                f"{', '.join(self.held_out)}"
+            )
+        return self
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ again and again in training costs little, while long or large videos would be de
 
 import contextlib
 import math
+import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -125,7 +126,8 @@ def cut_videos(
         raise UserError(f"frames={frames}, size={size}: expected at least 2, and an even size of at least 16")
     root, out = Path(root), Path(out)
     cuttings, skipped = plan_cuttings(root, frames, size, without=out)
-    about = {"frames": frames, "size": size, "videos": {cutting.name: str(cutting.path) for cutting in cuttings}}
+    videos = {cutting.name: os.path.realpath(str(cutting.path)) for cutting in cuttings}  # however the folder is named
+    about = {"frames": frames, "size": size, "videos": videos}
     check_manifest(out, "cut", about)
     with tqdm(total=sum(each.num_clips for each in cuttings), unit="clip", desc="cut", dynamic_ncols=True) as progress:
         for cutting, _ in record_all(out, cuttings, workers):

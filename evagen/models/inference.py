@@ -7,7 +7,6 @@ from typing import Literal
 import torch
 
 from evagen.errors import UserError
-from evagen.kernels.attention import choose_attention
 from evagen.kernels.backends import Precision, has_bf16
 from evagen.models.larp import LarpTokenizer, config_at, is_larp, load_larp
 from evagen.models.loading import Model, load_model
@@ -34,20 +33,25 @@ def precision_on(asked: RunPrecision, device: torch.device) -> Precision:
     return "fp32"
 
 
-def load_for(run: Infers, kind: type[Model], source: str | Path, device: torch.device | str = "cpu") -> Model:
-    """`load_model`, with the attention that a run asks for."""
+def load_for(
+    run: Infers, kind: type[Model], source: str | Path, device: torch.device, precision: Precision | None = None
+) -> Model:
+    """`load_model`, with the attention that a run asks for, which has to work in a precision: the run's if None."""
     model = load_model(kind, source, device)
-    choose_attention(model, run.attention)
+    dtype = HALF.get(precision or precision_on(run.precision, device), torch.float32)
+    run.choose_attention(model, device, dtype)
     return model
 
 
-def load_any_tokenizer(run: Infers, source: str, device: torch.device | str = "cpu") -> VideoTokenizer | LarpTokenizer:
+def load_any_tokenizer(
+    run: Infers, source: str, device: torch.device, precision: Precision | None = None
+) -> VideoTokenizer | LarpTokenizer:
     """`load_for`, of a tokenizer that is to encode and decode and nothing else: ours or LARP's, by its config.json."""
     config = config_at(source)
     if not config and not Path(source).is_dir():
         raise UserError(f"no tokenizer at {source}: neither a local folder nor a hub id within reach")
     if not is_larp(config):
-        return load_for(run, VideoTokenizer, source, device)
+        return load_for(run, VideoTokenizer, source, device, precision)
     if run.attention not in ("auto", "torch"):
         raise UserError(f"run.attention={run.attention}: LARP's sequences are not packed; use auto or torch")
     return load_larp(source, device)

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from evagen.ar_model import SamplingOptions, VideoGenerator
+from evagen.config import changed
 from evagen.data.layouts import class_of
 from evagen.errors import UserError
 from evagen.eval import PreparedDetector, Protocol, SourceClip, get_protocol
@@ -23,9 +24,8 @@ from evagen.scoring.subjects import FolderOfClips, Generation, Reconstruction, S
 from evagen.scoring.videos import RealVideos, relabelled
 from evagen.tokenizer import VideoTokenizer
 
-OF_MODELS = ("options", "preference", "prefix", "compare")
-OF_MODELS_RUN = ("precision", "seed", "attention")
-"""Keys, and keys of `run`, that say nothing of a folder of videos."""
+OF_MODELS = ("options", "preference", "prefix", "compare", "run.precision", "run.seed", "run.attention")
+"""Keys that say nothing of a folder of videos."""
 
 
 @dataclass(frozen=True)
@@ -41,10 +41,12 @@ class Models:
         """Raises UserError for models that are not there, or do not fit each other or the protocol's clips."""
         tokenizer: VideoTokenizer | LarpTokenizer | None = None
         if config.tokenizer and config.generator:
-            tokenizer = load_for(config.run, VideoTokenizer, config.tokenizer, device)
+            tokenizer = load_for(config.run, VideoTokenizer, config.tokenizer, device, protocol.tokenizer_precision)
         elif config.tokenizer:
-            tokenizer = load_any_tokenizer(config.run, config.tokenizer, device)
-        generator = load_for(config.run, VideoGenerator, config.generator, device) if config.generator else None
+            tokenizer = load_any_tokenizer(config.run, config.tokenizer, device, protocol.tokenizer_precision)
+        generator: VideoGenerator | None = None
+        if config.generator:
+            generator = load_for(config.run, VideoGenerator, config.generator, device, protocol.generator_precision)
         if tokenizer:
             size = tokenizer.config.resolution
             advice = f"changes.size={size} scores at its size, under another name"
@@ -155,13 +157,24 @@ def check_inputs(config: Benchmark, protocol: Protocol) -> None:
     for name in ("scored_frames", "given_lengths"):
         if getattr(config.changes, name) is not None and protocol.task != "frame-prediction":
             raise UserError(f"changes.{name} is for frame prediction; {protocol.name} is {protocol.task}")
-    if config.prefix and protocol.given_lengths:
-        raise UserError(f"prefix: {protocol.name} has its own lengths of given frames; change changes.given_lengths")
+    unused = _unused(config, protocol)
+    for key in changed(config):
+        for name in unused.keys() & {key, key.partition(".")[0]}:
+            raise UserError(f"{key} {unused[name]}: leave it out")
+
+
+def _unused(config: Benchmark, protocol: Protocol) -> dict[str, str]:
+    """Keys and groups of keys that nothing would look at, and why."""
     if config.samples:
-        for section, names, group in ((config, OF_MODELS, ""), (config.run, OF_MODELS_RUN, "run.")):
-            for name in names:
-                if getattr(section, name) != type(section).model_fields[name].default:
-                    raise UserError(f"{group}{name} is of models; {config.samples} holds videos: leave it out")
+        return dict.fromkeys(OF_MODELS, f"is of models; {config.samples} holds videos")
+    unused = {}
+    if not config.router:
+        unused["preference"] = "is of a router, and none is given"
+    if protocol.given_lengths:
+        unused["prefix"] = f"is not asked for: {protocol.name} has its own lengths of given frames"
+    elif not config.is_made:
+        unused["prefix"] = f"is of lengths that router or uniform_length say; {protocol.name} needs neither"
+    return unused
 
 
 def real_clips(protocol: Protocol, videos: RealVideos) -> list[SourceClip]:

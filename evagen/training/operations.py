@@ -22,6 +22,7 @@ from evagen.eval.perceptual import PerceptualDistance
 from evagen.kernels.pretrained import UNTRAINED
 from evagen.tokenizer import BlockRouter, Router, VideoTokenizer
 from evagen.tokenizer.alignment import VideoTeacher, load_vjepa2
+from evagen.tokenizer.discriminators import VideoMAEDiscriminator, load_videomae
 from evagen.tokenizer.layers import QFormer
 from evagen.training.objective import (
     AdversarialConfig,
@@ -103,23 +104,39 @@ def _alignment(config: AlignmentConfig, model: VideoTokenizer, video: Tensor) ->
         rows, columns = model.patch_grid((video.shape[-2], video.shape[-1]))
         decoded = torch.empty(1, model.assignments.num_blocks, rows, columns, model.config.decoder_width)
         targets = torch.empty(1, *teacher.grid(video.shape[2]), teacher.width)
-    return _counted(teacher, video) + TRAINED * _counted(projection, decoded, targets)
+    return _of_teacher(*video.shape) + TRAINED * _counted(projection, decoded, targets)
 
 
 def _adversarial(config: AdversarialConfig, model: VideoTokenizer, video: Tensor, steps: int) -> float:
     """The discriminator judges a reconstruction for the tokenizer, once the term counts, and a clip and a
     reconstruction to learn itself. Of VideoMAE only heads are trained, 0.3% of it, which are not counted apart."""
-    with torch.device("meta"):
-        judge = make_discriminator(config.model_copy(update={"videomae": UNTRAINED}), model)
-    learns = 1 if config.discriminator == "videomae" else TRAINED
+    if config.discriminator == "videomae":
+        learns, judged = 1, _of_videomae(*video.shape)
+    else:
+        with torch.device("meta"):
+            learns, judged = TRAINED, _counted(make_discriminator(config, model), video)
     share = max(0, steps - config.start_step) / steps
-    return _counted(judge, video) * (PASSED * share + 2 * learns / config.every)
+    return judged * (PASSED * share + 2 * learns / config.every)
 
 
 @functools.cache
 def _teacher() -> VideoTeacher:
     with torch.device("meta"):
         return VideoTeacher(load_vjepa2(UNTRAINED))
+
+
+# Networks of seconds, which are the same in many configs.
+
+
+@functools.cache
+def _of_teacher(*shape: int) -> float:
+    return _counted(_teacher(), torch.empty(shape, device="meta"))
+
+
+@functools.cache
+def _of_videomae(*shape: int) -> float:
+    with torch.device("meta"):
+        return _counted(VideoMAEDiscriminator(load_videomae(UNTRAINED)), torch.empty(shape))
 
 
 @functools.cache

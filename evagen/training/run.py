@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 from diffusers.models.modeling_utils import ModelMixin
 from diffusers.training_utils import EMAModel
@@ -26,7 +27,7 @@ from tqdm.auto import tqdm
 
 from evagen.config import Section, load_config
 from evagen.errors import UserError
-from evagen.kernels.attention import choose_attention
+from evagen.models.inference import HALF
 from evagen.run import claim_folder, start_accelerator
 from evagen.training.checkpoints import (
     WEIGHTS,
@@ -83,7 +84,7 @@ class TrainingRun:
         if self.accelerator.mixed_precision == "fp16" and len(optimizers) > 1:
             raise UserError("run.mixed_precision=fp16 scales the gradients of one optimiser only; use bf16, or adamw")
         if isinstance(run, LayerSettings):
-            prepare_layers(model, run)
+            prepare_layers(model, run, self.accelerator)
         self.model, self.optimizers = prepare(self.accelerator, model, *optimizers)  # FSDP needs them together
         self.schedulers = [make_scheduler(each, optimizer) for each in self.optimizers]
         decay = optimizer.ema_decay
@@ -358,9 +359,9 @@ def _planned_otherwise(config: Section, out: Path, optimizer: OptimizerConfig) -
     return PLANNING if are_the_same_until(step_of(newest), earlier, optimizer) else ()
 
 
-def prepare_layers(model: nn.Module, run: LayerSettings) -> None:
+def prepare_layers(model: nn.Module, run: LayerSettings, accelerator: Accelerator) -> None:
     """Sets how the layers compute, before Accelerate wraps the model."""
-    choose_attention(model, run.attention)
+    run.choose_attention(model, accelerator.device, HALF.get(accelerator.mixed_precision, torch.float32))
     if run.gradient_checkpointing:
         if not getattr(model, "_supports_gradient_checkpointing", False):
             raise UserError(f"run.gradient_checkpointing is not offered by {type(model).__name__}; leave it off")

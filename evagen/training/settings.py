@@ -122,6 +122,16 @@ class OptimizerConfig(Section):
         return self
 
     @model_validator(mode="after")
+    def _muon_has_matrices(self) -> "OptimizerConfig":
+        given, usual = self.muon_learning_rate, type(self).model_fields["muon_learning_rate"].default
+        if given != usual and self.matrices != "muon":
+            raise ValueError(
+                f"muon_learning_rate={given:g} does nothing with matrices={self.matrices}: give matrices=muon, or "
+                f"{usual:g}, as without it"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _the_schedule_knows_its_settings(self) -> "OptimizerConfig":
         for name, schedule in OF_ONE_SCHEDULE.items():
             given, usual = getattr(self, name), type(self).model_fields[name].default

@@ -152,5 +152,20 @@ def test_models_compute_in_the_protocols_precision(root, tmp_path, monkeypatch, 
 def test_nothing_is_asked_of_videos_that_only_models_have(root, tmp_path, given):
     ((key, value),) = given.items()
     inner = {"run": {"out": str(tmp_path / "run"), key[4:]: value}} if key.startswith("run.") else given
-    with pytest.raises(UserError, match=rf"{key} is of models; .*arcade holds videos: leave it out"):
+    with pytest.raises(UserError, match=rf"{key}\S* is of models; .*arcade holds videos: leave it out"):
         main(benchmark(root, tmp_path / "run", "larp-ucf101-class2video", samples=root / "arcade", **inner))
+
+
+@pytest.mark.parametrize(
+    ("protocol", "given", "words"),
+    [
+        ("larp-ucf101-class2video", {"preference": 0.3}, "preference is of a router, and none is given"),
+        ("larp-ucf101-class2video", {"prefix": [4]}, "prefix is of lengths that router or uniform_length say"),
+        ("larp-ucf101-recon", {"uniform_length": 4, "preference": 0.3}, "preference is of a router"),
+    ],
+)
+def test_nothing_is_asked_that_the_task_does_not_look_at(root, tmp_path, protocol, given, words):
+    generator = {} if "uniform_length" in given else {"generator": root / "generator"}
+    config = benchmark(root, tmp_path / "run", protocol, tokenizer=root / "tokenizer", **generator, **given)
+    with pytest.raises(UserError, match=f"{words}.*: leave it out"):
+        main(config)

@@ -101,6 +101,11 @@ def test_a_study_of_no_clips_is_refused():
         study(held_out={})
 
 
+def test_mirror_images_of_clips_that_are_not_there_are_refused():
+    with pytest.raises(UserError, match="mirrored names holdout, which held_out does not; its names are held out"):
+        study(mirrored={"holdout": "images"})
+
+
 def study(**changes) -> QualityCost:
     values = {
         "run": {"out": "study"}, "record": "curation", "held_out": {"held out": "held"}, "proxy": "proxy",

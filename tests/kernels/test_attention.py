@@ -13,9 +13,11 @@ from torch import Tensor
 
 from evagen.ar_model.decoding import Decoder
 from evagen.bench.pretended import kernels as pretended
+from evagen.errors import UserError
 from evagen.kernels import attention, backends
 from evagen.kernels.attention import PlannedAttention, choose_attention, planned_attention
 from evagen.kernels.plans import AttentionPlan, FamilyPlan, plan_attention, plan_causal, plan_families
+from evagen.run import Attends
 from evagen.tokenizer.packing import PackedLayout, plan_block_causal
 
 CPU = torch.device("cpu")
@@ -272,15 +274,27 @@ def test_backends_agree_on_cuda(backend, kind):
 @pytest.mark.parametrize("make", [tiny_tokenizer, tiny_generator], ids=["tokenizer", "generator"])
 def test_one_call_chooses_for_every_attention_of_a_model(make):
     model = make()
-    choose_attention(model, "torch")
-    chosen = [module.backend for module in model.modules() if isinstance(module, PlannedAttention)]
-    assert len(chosen) >= 2
-    assert set(chosen) == {"torch"}
+    choose_attention(model, "torch", torch.device("cpu"))
+    assert len(attentions_of(model)) >= 2
+    assert {layer.backend for layer in attentions_of(model)} == {"torch"}
     assert not any("attend" in name for name in model.state_dict())  # it has no weights
+
+
+@pytest.mark.parametrize("backend", ["flash", "xformers"])
+def test_what_does_not_work_on_the_device_is_not_chosen(backend):
+    model = tiny_generator()
+    with pytest.raises(UserError, match=rf"run\.attention={backend}: .* use 'auto'"):
+        Attends(attention=backend).choose_attention(model, torch.device("cpu"), torch.bfloat16)
+    assert {layer.backend for layer in attentions_of(model)} == {"auto"}
+
+
+def attentions_of(model):
+    return [module for module in model.modules() if isinstance(module, PlannedAttention)]
 
 
 def test_prompts_are_read_by_the_backend_that_was_chosen():
     model = tiny_generator()
-    choose_attention(model, "flash")
+    for layer in attentions_of(model):
+        layer.backend = "flash"
     with torch.no_grad(), pytest.raises(ValueError, match="'flash' needs CUDA"):
         Decoder(model, 1).prefill([0], [torch.tensor([0, 1, 2])])

@@ -116,6 +116,7 @@ def test_muon_falls_by_the_same_factor_as_adamw(schedule):
         ({"schedule": "piecewise_constant", "pieces": "1..2:5,0.1", "warmup_steps": 0}, r"pieces=1\.\.2:5,0.1 should"),
         ({"schedule": "piecewise_constant", "pieces": "1:5,..", "warmup_steps": 0}, r"pieces=1:5,\.\. should read"),
         ({"schedule": "polynomial", "learning_rate": 1e-7}, "learning_rate=1e-07 must lie above 1e-07"),
+        ({"muon_learning_rate": 0.1}, "does nothing with matrices=adamw: give matrices=muon, or 0.02"),
         ({"cycles": 3}, "cycles=3 does nothing with schedule=cosine: give schedule=cosine_with_restarts, or 1"),
         ({"schedule": "constant", "power": 2.0}, "power=2 does nothing with schedule=constant: give schedule=poly"),
         ({"decay_share": 0.9}, "decay_share=0.9 does nothing with schedule=cosine: give schedule=wsd, or 0.2"),
