@@ -29,7 +29,8 @@ from evagen.tokenizer.block_router import block_features
 from evagen.tokenizer.reward import ScaleName
 from evagen.tokenizer.router import mirrored, router_features
 from evagen.training.failures import explained
-from evagen.training.run import TrainingRun, batch_generator, is_finished, seed_draws
+from evagen.training.resuming import is_finished
+from evagen.training.run import TrainingRun, batch_generator, seed_draws
 from evagen.training.settings import OptimizerConfig, TrainingSettings
 
 ModelConfig = section_of(Router, leave_out=["levels", "num_frames", "resolution", "temporal_patch", "reward_scale"])

@@ -26,7 +26,8 @@ from evagen.training.failures import explained
 from evagen.training.held_out import HeldOutConfig, open_held_out
 from evagen.training.metrics import SinceLastLine
 from evagen.training.objective import Objective, ObjectiveConfig
-from evagen.training.run import TrainingRun, batch_generator, is_finished, seed_draws
+from evagen.training.resuming import is_finished
+from evagen.training.run import TrainingRun, batch_generator, seed_draws
 from evagen.training.settings import LayerSettings, OptimizerConfig, TrainingSettings
 
 ModelConfig = section_of(VideoTokenizer, leave_out=["num_frames", "resolution"])
