@@ -115,37 +115,41 @@ def sample_in_order(model: VideoGenerator, requests: Sequence[ClipRequest], *res
 
 
 def _check(model: VideoGenerator, requests: Sequence[ClipRequest], options: SamplingOptions) -> None:
-    grammar = model.grammar
     for request in requests:
-        given = request.given and _last(request.given, grammar.num_blocks - 1) if grammar.endless else request.given
-        grammar.prompt(request.label, given)
-        own = given.lengths.tolist() if given and not grammar.num_given_blocks else []
-        request.constraints.check(grammar, own)
-        if request.num_blocks is not None and request.num_blocks < 1:
-            raise ValueError(f"num_blocks={request.num_blocks}: a clip has at least 1 block")
-        num_given = len(request.given.lengths) if request.given and not grammar.num_given_blocks else 0
-        if (wanted := request.num_blocks or grammar.num_blocks) <= num_given:
-            raise ValueError(f"of a clip of {wanted} blocks {num_given} are given: ask for more blocks, or give fewer")
-        if request.num_blocks not in (None, grammar.num_blocks):
-            if not grammar.endless:
-                raise ValueError(
-                    f"this generator writes clips of {grammar.num_blocks} blocks, not {request.num_blocks}; for videos "
-                    "of any length train one with blocks=… on the tokens of a tokenizer with a memory"
-                )
-            if request.constraints.forced is not None or request.constraints.max_tokens is not None:
-                raise ValueError(
-                    f"forced lengths and max_tokens are for clips of {grammar.num_blocks} blocks, as this generator "
-                    "was trained; bound a longer or shorter video by max_length or bias"
-                )
-            if options.guidance_schedule != "constant":
-                raise ValueError(
-                    f"guidance_schedule={options.guidance_schedule} follows the time of clips of {grammar.num_blocks} "
-                    f"blocks, as this generator was trained, not of {wanted}: take constant"
-                )
+        _check_request(request, model.grammar, options)
     if is_guided(model, options) and model.config["class_dropout"] == 0:
         raise ValueError(
             f"guidance {options.guidance} needs a model that also knows clips without a class; this one was trained "
             "with class_dropout 0: sample with guidance 1, or train it with class_dropout 0.1"
+        )
+
+
+def _check_request(request: ClipRequest, grammar: SequenceGrammar, options: SamplingOptions) -> None:
+    given, is_own = request.given, not grammar.num_given_blocks  # those of frame prediction are not the clip's own
+    prompted = _last(given, grammar.num_blocks - 1) if given and grammar.endless else given
+    grammar.prompt(request.label, prompted)
+    request.constraints.check(grammar, prompted.lengths.tolist() if prompted and is_own else [])
+    if request.num_blocks is not None and request.num_blocks < 1:
+        raise ValueError(f"num_blocks={request.num_blocks}: a clip has at least 1 block")
+    wanted, num_given = request.num_blocks or grammar.num_blocks, len(given.lengths) if given and is_own else 0
+    if wanted <= num_given:
+        raise ValueError(f"of a clip of {wanted} blocks {num_given} are given: ask for more blocks, or give fewer")
+    if wanted == grammar.num_blocks:
+        return
+    if not grammar.endless:
+        raise ValueError(
+            f"this generator writes clips of {grammar.num_blocks} blocks, not {wanted}; for videos of any length train "
+            "one with blocks=… on the tokens of a tokenizer with a memory"
+        )
+    if request.constraints.forced is not None or request.constraints.max_tokens is not None:
+        raise ValueError(
+            f"forced lengths and max_tokens are for clips of {grammar.num_blocks} blocks, as this generator was "
+            "trained; bound a longer or shorter video by max_length or bias"
+        )
+    if options.guidance_schedule != "constant":
+        raise ValueError(
+            f"guidance_schedule={options.guidance_schedule} follows the time of clips of {grammar.num_blocks} blocks, "
+            f"as this generator was trained, not of {wanted}: take constant"
         )
 
 

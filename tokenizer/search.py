@@ -6,6 +6,14 @@ instead of 2,500. The keys and values of the prefixes' patches are kept along th
 their own block only, a block's tokens depend on its own length alone, and these 20 are encoded once each; where they
 see those of earlier blocks, 780 blocks are encoded as well.
 
+    video ──> SearchBatch: patches of some clips, and the tokens of what is encoded of them
+                │
+                v           _decode: the next block at every length
+            _Parents ───────────────────────────────────────────────────> _Children, their pixels ──> distances
+                ^                                                             │
+                └── become_parents: some at a time (all_distances), or the ───┘
+                    best (autoregressive), with the keys that their next block sees
+
 Legend: B clips, T blocks, n levels, A = n**T assignments, b clips searched together, S segments (children in the
 tree), P patches of a block, h heads, d head width, De/Dd encoder/decoder width.
 """
@@ -17,14 +25,13 @@ import torch
 from torch import Tensor
 
 from evagen.kernels.attention import KeyValue
-from evagen.kernels.plans import AttentionPlan, concatenated_ranges, plan_families
+from evagen.kernels.plans import plan_families
 from evagen.kernels.transfer import send
-from evagen.tokenizer.assignments import AssignmentSpace
 from evagen.tokenizer.autoencoder import VideoTokenizer
 from evagen.tokenizer.layers import Past, Plans
-from evagen.tokenizer.packing import PackedLayout, plan_within_blocks
-from evagen.tokenizer.places import Blocks, patch_places
+from evagen.tokenizer.places import Blocks
 from evagen.tokenizer.reward import RewardScale
+from evagen.tokenizer.search_batch import SearchBatch, joined, rows_of
 
 BlockDistance = Callable[[Tensor, Tensor, int], dict[str, Tensor]]
 """(reconstructed blocks (S, C, f, H, W) in [-1, 1], their clips int64 (S,) on the same device, block number t) →
@@ -32,158 +39,60 @@ named distances (S,) to the original blocks. A clip's distance is their sum over
 searched."""
 
 
-class _Tokens:
-    """1D tokens of encoded blocks, one segment after another, as the models keep them.
-
-    Attributes: starts, lengths of each segment; values, the tokens themselves, (rows, Dd), from which the blocks' 3D
-    queries start; decoder, keys and values of each decoder layer, (rows, h, d) each; encoder, the same of each encoder
-    layer where later blocks see them, or else empty.
-    """
-
-    values: Tensor  # there from the first segments on
-
-    def __init__(self) -> None:
-        self.starts = self.lengths = torch.empty(0, dtype=torch.int64)
-        self.decoder: list[KeyValue] = []
-        self.encoder: list[KeyValue] = []
-
-    def __len__(self) -> int:
-        return len(self.starts)
-
-    def add(self, lengths: Tensor, values: Tensor, decoder: list[KeyValue], encoder: list[KeyValue]) -> Tensor:
-        """Further segments, whose tokens stand one after another; returns their numbers. values: (rows, Dd)."""
-        before, end = len(self), int(self.lengths.sum())
-        self.starts = torch.cat([self.starts, end + lengths.cumsum(0) - lengths])
-        self.lengths = torch.cat([self.lengths, lengths])
-        self.values = torch.cat([self.values, values]) if before else values
-        self.decoder, self.encoder = _behind(self.decoder, decoder), _behind(self.encoder, encoder)
-        return torch.arange(before, len(self))
-
-    def rows(self, segments: Tensor) -> Tensor:
-        """Where the tokens of some segments stand, one after another: any shape → int64 (rows,)."""
-        segments = segments.flatten()
-        return concatenated_ranges(self.starts[segments], self.lengths[segments])
-
-    def keep(self, segments: Tensor) -> Tensor:
-        """Drops all but these segments; returns their new numbers, in the same shape."""
-        used, renumbered = segments.unique(return_inverse=True)
-        rows = send(self.rows(used), self.values.device)
-        decoder, encoder = ([_rows_of(each, rows) for each in layers] for layers in (self.decoder, self.encoder))
-        kept = _Tokens()
-        kept.add(self.lengths[used], self.values[rows], decoder, encoder)
-        vars(self).update(vars(kept))
-        return renumbered
-
-    def forget(self, kept: int) -> None:
-        """Drops all but the first segments."""
-        if kept == len(self):
-            return
-        rows = int(self.lengths[:kept].sum())
-        self.starts, self.lengths, self.values = self.starts[:kept], self.lengths[:kept], self.values[:rows]
-        self.decoder, self.encoder = (
-            [(key[:rows], value[:rows]) for key, value in layers] for layers in (self.decoder, self.encoder)
-        )
-
-
-class _Batch:
-    """Clips that are searched together.
-
-    numbers: int64 (b,), which of the caller's clips they are; num_blocks: T; memory: how many earlier blocks a block
-    sees; grid: (Hp, Wp); tokens: of blocks that have been encoded so far. Where an encoder's queries see their own
-    block only, a block has one segment of tokens for each length; where they see those of earlier blocks, one for each
-    prefix, and `tokens` holds the prefixes that the search stands at.
-    """
-
-    def __init__(self, model: VideoTokenizer, numbers: Tensor, clips: Tensor):
-        self.numbers, self._model = numbers, model
-        self._patches = model.embed_video(clips)  # (b, T, Hp, Wp, De)
-        self.num_blocks, *grid = self._patches.shape[1:4]
-        self.grid = (grid[0], grid[1])
-        places = patch_places(torch.arange(self.num_blocks).repeat(len(clips)), self.grid)
-        patches = model.patch_rows(self._patches, send(places, clips.device))
-        self._seen = model.encoder.context_key_values(patches)  # b·T·P rows
-        memory = model.config.memory_blocks
-        self.memory = self.num_blocks if memory is None else memory
-        self.tokens = _Tokens()
-        self.depends_on_prefix = model.config.encoder_self_attention == "causal"
-        self._segments: list[Tensor] = []  # of each block (b, n), where they do not depend on the prefix
-
-    @property
-    def device(self) -> torch.device:
-        return self._patches.device
-
-    @property
-    def sums_dtype(self) -> torch.dtype:
-        """fp64 where there is one."""
-        return torch.float32 if self.device.type == "mps" else torch.float64
-
-    @property
-    def patches_per_block(self) -> int:
-        return self.grid[0] * self.grid[1]
-
-    def first_seen(self, block: int) -> int:
-        """The earliest block that a block sees."""
-        return max(0, block - self.memory)
-
-    def segments(self, block: int, parents: "_Nodes", parent: Tensor, levels: Tensor) -> Tensor:
-        """The segment of tokens of one block of S children: parent, level numbers (S,) → int64 (S,)."""
-        if self.depends_on_prefix:
-            return self._encode(block, parents.clips[parent], levels, parents.segments)
-        while len(self._segments) <= block:
-            num_levels = len(self._model.assignments.levels)
-            clips = torch.arange(len(self.numbers)).repeat_interleave(num_levels)
-            every = torch.arange(num_levels).repeat(len(self.numbers))
-            self._segments.append(self._encode(len(self._segments), clips, every).view(-1, num_levels))
-        return self._segments[block][parents.clips[parent], levels]
-
-    def _encode(self, block: int, clips: Tensor, levels: Tensor, prefixes: Tensor | None = None) -> Tensor:
-        """Encodes and quantises a block of s clips, at some lengths. prefixes: (families, block), the segments before
-        it that are seen, each for equally many of the s."""
-        model, patches = self._model, self.patches_per_block
-        lengths, first = torch.tensor(model.assignments.levels)[levels], self.first_seen(block)
-        counts, earlier = lengths.tolist(), None
-        if prefixes is None or block == 0:
-            within = plan_within_blocks(PackedLayout(lengths[None]))
-        else:
-            prefixes = prefixes[:, first:]
-            within = plan_families(self.tokens.lengths[prefixes].sum(1).tolist(), counts, counts)
-            earlier = self.tokens.rows(prefixes)
-        starts = ((clips * self.num_blocks + first) * patches).tolist()
-        visible = AttentionPlan(tuple(counts), (patches * (block + 1 - first),) * len(counts), tuple(starts))
-        about = model.tokens_of(Blocks(torch.full_like(clips, block), lengths, self.grid))
-        clips, earlier, about, plans = send((clips, earlier, about, Plans(within, visible)), self.device)
-        queries = model.make_queries(self._patches[clips, block], about)
-        past = None if earlier is None else Past([_rows_of(each, earlier) for each in self.tokens.encoder])
-        encoded, keys = model.encoder.extend(queries, self._seen, plans, past)  # (rows, De)
-        vectors = model.quantizer(model.to_code(encoded), with_losses=False).vectors  # (rows, c)
-        tokens = model.embed_codes(vectors, about)
-        known = model.decoder.context_key_values(tokens)
-        return self.tokens.add(lengths, tokens.values, known, keys if self.depends_on_prefix else [])
-
-
 @dataclass(frozen=True)
-class _Nodes:
-    """Prefixes of assignments, one a row. clips: (S,) numbers in the batch; levels: (S, t), the prefixes, as numbers of
-    levels; segments: (S, t), their tokens in the batch; sums: distances added up over the prefix, (S,) on the device;
-    past: keys and values of the patches of m blocks before the last, those that it sees, one pair a decoder layer,
-    (families · m·P, h, d) each; family: (S,), whose past it is; new: of the last block, (S·P, h, d) each; first: the
-    first block that is searched, after those that are given; future: numbers of levels (b, q), of each clip's last
-    blocks, which are given too."""
+class _Parents:
+    """Prefixes of t blocks whose next block is to be decoded, S of them.
+
+    clips: int64 (S,), numbers in the batch; levels: (S, t), the prefixes, as numbers of levels; segments: (S, t), their
+    tokens in the batch; sums: named distances added up over the searched blocks, (S,) on the device; seen: keys and
+    values of the patches of the m blocks that the next one sees, prefix by prefix, one pair a decoder layer,
+    (S·m·P, h, d) each; empty where there is no block yet.
+    """
 
     clips: Tensor
     levels: Tensor
     segments: Tensor
     sums: dict[str, Tensor]
-    family: Tensor
-    past: list[KeyValue]
-    new: list[KeyValue]
-    future: Tensor
-    first: int = 0
+    seen: list[KeyValue]
 
     @property
-    def block(self) -> int:
-        """The number of the next block."""
+    def next_block(self) -> int:
         return self.levels.shape[1]
+
+
+@dataclass(frozen=True)
+class _Children:
+    """Prefixes whose last block has just been decoded, S of them. What they share with their siblings stands with
+    their parents only.
+
+    clips, levels, segments, sums: as those of parents, with one block more; parent: (S,), the rows of their parents;
+    own: keys and values of the last block's patches, one pair a decoder layer, (S·P, h, d) each.
+    """
+
+    clips: Tensor
+    levels: Tensor
+    segments: Tensor
+    sums: dict[str, Tensor]
+    parents: _Parents
+    parent: Tensor
+    own: list[KeyValue]
+
+    @property
+    def next_block(self) -> int:
+        return self.levels.shape[1]
+
+    def become_parents(self, kept: Tensor, batch: SearchBatch) -> _Parents:
+        """Some of the children, in this order, each with the keys and values of all that its next block sees."""
+        rows, parents = send((kept, self.parent[kept]), batch.device)
+        sums = {name: values[rows] for name, values in self.sums.items()}
+        seen = [rows_of(key_value, rows, len(self.clips)) for key_value in self.own]  # (kept, P, h, d)
+        if self.parents.seen:
+            num_parents = len(self.parents.clips)
+            before = [rows_of(key_value, parents, num_parents) for key_value in self.parents.seen]  # (kept, m·P, h, d)
+            seen = [joined(*pair, dim=1) for pair in zip(before, seen)]  # (kept, (m + 1)·P, h, d)
+        most = batch.memory * batch.patches_per_block
+        seen = [(key[:, -most:].flatten(0, 1), value[:, -most:].flatten(0, 1)) for key, value in seen]
+        return _Parents(self.clips[kept], self.levels[kept], self.segments[kept], sums, seen)
 
 
 class CandidateSearch:
@@ -217,19 +126,12 @@ class CandidateSearch:
         that follow, and theirs are the distances, in which block number 0 is the first of them.
         future: lengths int64 (B, q) of last blocks, which are given too: behind each assignment of the blocks between,
         they are decoded and measured, so that what these leave to later ones can count."""
-        none = torch.empty(len(video), 0, dtype=torch.int64)
-        past, future = (none if given is None else self._level_numbers(given) for given in (past, future))
         parts: list[dict[str, Tensor]] = []
-        for batch in self._batches(video, self.max_segments // len(self.tokenizer.assignments.levels)):
+        clips_at_once = self.max_segments // len(self.tokenizer.assignments.levels)
+        for batch in self._batches(video, clips_at_once, past, future):
             parts.append({})
-            roots = replace(self._after(past[batch.numbers], batch), future=future[batch.numbers])
-            self._expand(roots, batch, parts[-1])
+            self._expand(self._behind_past(batch), batch, parts[-1])
         return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
-
-    def _level_numbers(self, lengths: Tensor) -> Tensor:
-        """Lengths of any shape as numbers of levels. Raises ValueError for one that is no level."""
-        self.tokenizer.assignments.check_levels(lengths)
-        return torch.searchsorted(torch.tensor(self.tokenizer.assignments.levels), lengths.contiguous())
 
     @torch.no_grad()
     def autoregressive(
@@ -247,83 +149,88 @@ class CandidateSearch:
         batches = self._batches(video, clips_at_once)
         return torch.cat([self._choose(batch, preference, scale, name, beam) for batch in batches])
 
-    def _batches(self, video: Tensor, clips_at_once: int) -> Iterator[_Batch]:
+    def _batches(
+        self, video: Tensor, clips_at_once: int, past: Tensor | None = None, future: Tensor | None = None
+    ) -> Iterator[SearchBatch]:
+        none = torch.empty(len(video), 0, dtype=torch.int64)
+        past, future = (none if given is None else self._level_numbers(given) for given in (past, future))
         at_once = max(1, clips_at_once)
         for numbers, clips in zip(torch.arange(len(video)).split(at_once), video.split(at_once)):
-            yield _Batch(self.tokenizer, numbers, clips)
+            yield SearchBatch(self.tokenizer, numbers, clips, past[numbers], future[numbers])
 
-    def _choose(self, batch: _Batch, preference: float, scale: RewardScale, name: str, beam: int) -> Tensor:
+    def _level_numbers(self, lengths: Tensor) -> Tensor:
+        """Lengths of any shape as numbers of levels. Raises ValueError for one that is no level."""
+        self.tokenizer.assignments.check_levels(lengths)
+        return torch.searchsorted(torch.tensor(self.tokenizer.assignments.levels), lengths.contiguous())
+
+    def _choose(self, batch: SearchBatch, preference: float, scale: RewardScale, name: str, beam: int) -> Tensor:
         levels = torch.tensor(self.tokenizer.assignments.levels)
         tokens_unit = scale.tokens_unit * batch.num_blocks / scale.num_blocks  # of a video as long as this one
-        nodes = _roots(batch)
+        parents = _roots(batch)
         for _ in range(batch.num_blocks):
-            children = self._evaluate(nodes, batch)
+            children = self._evaluate(parents, batch)
             quality = -children.sums[name].cpu() / batch.num_blocks / scale.distance_unit  # (S,)
             length = levels[children.levels].sum(1) / tokens_unit  # (S,)
             order = (preference * quality - (2 - preference) * length).argsort(descending=True)  # best reward first
             kept = torch.cat([order[children.clips[order] == clip][:beam] for clip in range(len(batch.numbers))])
-            nodes = _keep(children, kept, batch)
+            parents = children.become_parents(kept, batch)
             if batch.depends_on_prefix:
-                nodes = replace(nodes, segments=batch.tokens.keep(nodes.segments))
-        best = [nodes.clips.tolist().index(clip) for clip in range(len(batch.numbers))]  # each clip's first
-        return levels[nodes.levels[best]]
+                parents = replace(parents, segments=batch.tokens.keep(parents.segments))
+        best = [parents.clips.tolist().index(clip) for clip in range(len(batch.numbers))]  # each clip's first
+        return levels[parents.levels[best]]
 
-    def _after(self, past: Tensor, batch: _Batch) -> _Nodes:
-        """The prefix of each clip that the past is, numbers of levels (b, p): the roots of what is searched."""
-        nodes = _roots(batch)
-        for block in range(past.shape[1]):
-            nodes = _keep(self._decode(nodes, past[:, block, None], batch)[0], nodes.clips, batch)
-        return replace(nodes, first=past.shape[1])
+    def _behind_past(self, batch: SearchBatch) -> _Parents:
+        """The prefix of each clip that its past is."""
+        parents = _roots(batch)
+        for block in range(batch.first_searched):
+            children, _ = self._decode(parents, batch.past[:, block, None], batch)
+            parents = children.become_parents(children.clips, batch)
+        return parents
 
-    def _expand(self, nodes: _Nodes, batch: _Batch, results: dict[str, Tensor]) -> None:
-        """Evaluates every child of the nodes, in batches, and whatever lies below each batch."""
-        is_last = nodes.block + 1 == batch.num_blocks
-        end = batch.num_blocks - nodes.future.shape[1]  # of what is searched
-        space = AssignmentSpace(self.tokenizer.assignments.levels, end - nodes.first)
-        at_once = max(1, self.max_segments // (1 if nodes.block >= end else len(space.levels)))
+    def _expand(self, parents: _Parents, batch: SearchBatch, results: dict[str, Tensor]) -> None:
+        """Evaluates every child of the parents and whatever lies below it, and writes the leaves into `results`."""
+        num_tokens = len(batch.tokens)
+        children = self._evaluate(parents, batch)
+        if children.next_block == batch.num_blocks:
+            _write_leaves(children, batch, results)
+        else:
+            for some in self._at_once(children, batch):
+                self._expand(children.become_parents(some, batch), batch, results)
+        if batch.depends_on_prefix:
+            batch.tokens.forget(num_tokens)
+
+    def _at_once(self, children: _Children, batch: SearchBatch) -> Iterator[Tensor]:
+        """Rows of the children that are parents together, by clip: so many that they have at most `max_segments`
+        children."""
+        levels = torch.tensor(batch.space.levels)
+        at_once = max(1, self.max_segments // (len(levels) if children.next_block < batch.first_of_future else 1))
         at_once -= at_once % len(batch.numbers)  # so that the same prefixes of all clips stay together
-        levels = torch.tensor(space.levels)
-        same_shape_together = levels[nodes.levels].sum(1).argsort(stable=True)
-        for chunk in same_shape_together.split(max(1, at_once)):
-            by_clip = chunk[nodes.clips[chunk].argsort(stable=True)]
-            known = len(batch.tokens)
-            children = self._evaluate(_keep(nodes, by_clip, batch), batch)
-            if not is_last:
-                self._expand(children, batch, results)
-            if batch.depends_on_prefix:
-                batch.tokens.forget(known)
-            if not is_last:
-                continue
-            index = space.index_of(levels[children.levels[:, nodes.first : end]])
-            for name, sums in zip(children.sums, torch.stack(list(children.sums.values())).cpu()):
-                nothing = torch.full((len(batch.numbers), space.count), torch.nan, dtype=torch.float64)
-                results.setdefault(name, nothing)[children.clips, index] = sums / space.num_blocks
+        same_shape_together = levels[children.levels].sum(1).argsort(stable=True)
+        for some in same_shape_together.split(max(1, at_once)):
+            yield some[children.clips[some].argsort(stable=True)]
 
-    def _evaluate(self, parents: _Nodes, batch: _Batch) -> _Nodes:
-        """Decodes and measures one block of every child of the parents: at every level, or at that which is given."""
-        levels = torch.arange(len(self.tokenizer.assignments.levels)).repeat(len(parents.clips), 1)
-        given = parents.block - (batch.num_blocks - parents.future.shape[1])
-        if given >= 0:
-            levels = parents.future[parents.clips, given, None]
-        children, pixels = self._decode(parents, levels, batch)
+    def _evaluate(self, parents: _Parents, batch: SearchBatch) -> _Children:
+        """Decodes and measures the next block of the parents, at every level or at that which is given."""
+        block = parents.next_block
+        children, pixels = self._decode(parents, batch.levels_to_try(block, parents.clips), batch)
         self.block_evaluations += len(pixels)
-        clips, parent = send((batch.numbers[children.clips], children.family), batch.device)
-        found = self.distance(pixels, clips, parents.block - parents.first)
+        clips, parent = send((batch.numbers[children.clips], children.parent), batch.device)
+        found = self.distance(pixels, clips, block - batch.first_searched)
         sums = {name: values[parent] for name, values in parents.sums.items()}
         for name, values in found.items():
             sums[name] = values.to(batch.sums_dtype) + sums.get(name, 0)  # (S,)
         return replace(children, sums=sums)
 
-    def _decode(self, parents: _Nodes, new_levels: Tensor, batch: _Batch) -> tuple[_Nodes, Tensor]:
-        """One block more, at each of k levels of each parent: numbers of levels (parents, k) → the children, without
+    def _decode(self, parents: _Parents, new_levels: Tensor, batch: SearchBatch) -> tuple[_Children, Tensor]:
+        """The next block, at each of k levels of each parent: numbers of levels (parents, k) → the children, without
         sums, and their block's pixels (S, C, f, H, W) in [-1, 1]."""
-        model, patches, block = self.tokenizer, batch.patches_per_block, parents.block
+        model, patches, block = self.tokenizer, batch.patches_per_block, parents.next_block
         levels = torch.tensor(model.assignments.levels)
         num_parents, num_children = len(parents.clips), new_levels.numel()
         parent = torch.arange(num_parents).repeat_interleave(new_levels.shape[1])  # (S,)
         clips, new_level = parents.clips[parent], new_levels.flatten()  # (S,) each
 
-        segments = batch.segments(block, parents, parent, new_level)  # (S,)
+        segments = batch.segments(block, clips, new_level, parents.segments)  # (S,)
         lengths = levels[new_level]
         sizes, counts, first = [patches] * num_children, lengths.tolist(), batch.first_seen(block)
         shared_patches = [(block - first) * patches] * num_parents
@@ -334,51 +241,25 @@ class CandidateSearch:
         (own, earlier), about, plans = send((rows, about, plans), batch.device)
         queries = model.decoder_queries(batch.tokens.values[own], about)  # S·P rows
         known = batch.tokens.decoder
-        past = Past(parents.new, [_rows_of(each, earlier) for each in known]) if block else None
-        tokens = [_rows_of(each, own) for each in known]
+        past = Past(parents.seen, [rows_of(each, earlier) for each in known]) if block else None
+        tokens = [rows_of(each, own) for each in known]
         decoded, new = model.decoder.extend(queries, tokens, plans, past)  # (S·P, Dd)
         pixels = model.pixels(decoded, batch.grid).float().clamp_(-1, 1)  # (S, C, f, H, W)
-        children = torch.cat([parents.levels[parent], new_level[:, None]], dim=1)  # (S, t + 1)
-        of_children = torch.cat([parents.segments[parent], segments[:, None]], dim=1)  # (S, t + 1)
-        nodes = replace(parents, clips=clips, levels=children, segments=of_children, sums={})
-        return replace(nodes, family=parent, past=parents.new, new=new), pixels
+        child_levels = torch.cat([parents.levels[parent], new_level[:, None]], dim=1)  # (S, t + 1)
+        child_segments = torch.cat([parents.segments[parent], segments[:, None]], dim=1)  # (S, t + 1)
+        return _Children(clips, child_levels, child_segments, {}, parents, parent, new), pixels
 
 
-def _roots(batch: _Batch) -> _Nodes:
+def _roots(batch: SearchBatch) -> _Parents:
     """The empty prefix of each clip."""
-    clips = torch.arange(len(batch.numbers))
-    none = torch.empty(len(clips), 0, dtype=torch.int64)
-    return _Nodes(clips, none, none, {}, clips, [], [], future=none)
+    none = torch.empty(len(batch.numbers), 0, dtype=torch.int64)
+    return _Parents(torch.arange(len(batch.numbers)), none, none, {}, [])
 
 
-def _keep(nodes: _Nodes, kept: Tensor, batch: _Batch) -> _Nodes:
-    """Some of the nodes, in this order, each a family by itself: `new` holds all of their blocks that the next
-    one sees, prefix by prefix."""
-    kept_nodes = replace(nodes, clips=nodes.clips[kept], levels=nodes.levels[kept], segments=nodes.segments[kept])
-    rows, families = send((kept, nodes.family[kept]), batch.device)
-    sums = {name: values[rows] for name, values in nodes.sums.items()}
-    whole = nodes.new and [_rows_of(key_value, rows, len(nodes.clips)) for key_value in nodes.new]  # (kept, P, h, d)
-    if nodes.past:
-        num_families = int(nodes.family.max()) + 1
-        before = [_rows_of(key_value, families, num_families) for key_value in nodes.past]
-        whole = [_joined(*pair, dim=1) for pair in zip(before, whole)]  # (kept, m·P, h, d)
-    seen = batch.memory * batch.patches_per_block
-    whole = [(key[:, -seen:], value[:, -seen:]) for key, value in whole]
-    flat = [(key.flatten(0, 1), value.flatten(0, 1)) for key, value in whole]
-    family = torch.arange(len(kept))
-    return replace(kept_nodes, sums=sums, family=family, past=[], new=flat)
-
-
-def _rows_of(key_value: KeyValue, rows: Tensor, groups: int | None = None) -> KeyValue:
-    """Some rows of keys and values, or some of so many equal groups of rows, which `rows` says on their device."""
-    key, value = key_value if groups is None else (x.unflatten(0, (groups, -1)) for x in key_value)
-    return key[rows], value[rows]
-
-
-def _joined(before: KeyValue, behind: KeyValue, dim: int = 0) -> KeyValue:
-    return torch.cat([before[0], behind[0]], dim), torch.cat([before[1], behind[1]], dim)
-
-
-def _behind(before: list[KeyValue], new: list[KeyValue]) -> list[KeyValue]:
-    """New keys and values behind those before, layer by layer."""
-    return [_joined(*pair) for pair in zip(before, new)] if before else new
+def _write_leaves(leaves: _Children, batch: SearchBatch, results: dict[str, Tensor]) -> None:
+    """Each clip's mean distances over the searched blocks into the column of its assignment: (b, A) by name."""
+    levels = torch.tensor(batch.space.levels)
+    index = batch.space.index_of(levels[leaves.levels[:, batch.first_searched : batch.first_of_future]])
+    for name, sums in zip(leaves.sums, torch.stack(list(leaves.sums.values())).cpu()):
+        nothing = torch.full((len(batch.numbers), batch.space.count), torch.nan, dtype=torch.float64)
+        results.setdefault(name, nothing)[leaves.clips, index] = sums / batch.space.num_blocks

@@ -93,7 +93,7 @@ class FixedAgainstAdaptive(Section):
 
 
 @dataclass(frozen=True)
-class Scores:
+class KindScores:
     """One kind of lengths after one training time. By seed: generator_records, None where the kind has no generator.
     Over seeds and clips: tokens, and per measure the mean, its interval, and the gain over the fixed tokenizer with
     its interval, over clips, of the mean over seeds."""
@@ -247,7 +247,7 @@ def _score(config: FixedAgainstAdaptive, protocol: str, out: Path, kind: str, mo
     return out
 
 
-def _gather(training: float, cells: dict[int, Cell]) -> list[Scores]:
+def _gather(training: float, cells: dict[int, Cell]) -> list[KindScores]:
     """The scores of all kinds after one training time, over all seeds."""
     columns = {kind: _columns([cell[kind][0] for cell in cells.values()]) for kind in (FIXED, MATCHED, FEWER)}
     found = []
@@ -257,7 +257,7 @@ def _gather(training: float, cells: dict[int, Cell]) -> list[Scores]:
         values = _intervals(columns[kind])
         gains = _intervals(columns[kind], columns[FIXED])
         records = [read_record(folder) for folder, _ in folders]
-        found.append(Scores(kind, training, records, generated or None, values, gains))
+        found.append(KindScores(kind, training, records, generated or None, values, gains))
     return found
 
 
@@ -286,7 +286,7 @@ def _intervals(scored: dict[str, Tensor], against: dict[str, Tensor] | None = No
     return {name: None if isnan(each.value) else each for name, each in found.items()}
 
 
-def table(scores: list[Scores]) -> str:
+def table(scores: list[KindScores]) -> str:
     """In markdown: means over seeds; in brackets intervals over clips, and for Fréchet distances the least and the
     largest of the seeds."""
     heads = [
@@ -327,7 +327,7 @@ def _spread(values: list[float], digits: int = 1) -> str:
     return f"{mean(values):.{digits}f} ({min(values):.{digits}f} to {max(values):.{digits}f})"
 
 
-def _as_values(config: FixedAgainstAdaptive, preferences: dict[str, float], scores: list[Scores]) -> dict[str, Any]:
+def _as_values(config: FixedAgainstAdaptive, preferences: dict[str, float], scores: list[KindScores]) -> dict[str, Any]:
     return {
         "seeds": config.seeds,
         "preferences": preferences,

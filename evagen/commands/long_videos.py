@@ -95,7 +95,7 @@ class LongVideos(Section):
 
 
 @dataclass(frozen=True)
-class Scores:
+class VideoScores:
     """One way at one setting, lists over videos. tokens: of each; moving_error, still_error: sums (`moving_errors`)."""
 
     way: str
@@ -106,17 +106,17 @@ class Scores:
     moving_error: list[float]
     still_error: list[float]
 
-    def point(self, seconds: float) -> "Point":
+    def point(self, seconds: float) -> "RatePoint":
         def mean(values: list[Any]) -> float:
             return sum(values) / len(values)
 
         motion = motion_explained(torch.tensor(self.moving_error), torch.tensor(self.still_error))
         minute = mean(self.tokens) / seconds * 60
-        return Point(self.way, self.setting, minute, mean(self.psnr), mean(self.perceptual), motion)
+        return RatePoint(self.way, self.setting, minute, mean(self.psnr), mean(self.perceptual), motion)
 
 
 @dataclass(frozen=True)
-class Point:
+class RatePoint:
     """Means over videos. tokens: a minute; motion: explained over all videos together, None where nothing moves."""
 
     way: str
@@ -126,7 +126,7 @@ class Point:
     perceptual: float
     motion: float | None
 
-    def as_good_as(self, other: "Point") -> bool:
+    def as_good_as(self, other: "RatePoint") -> bool:
         as_good = (
             self.psnr >= other.psnr * (1 - TOLERANCE)  # never negative, as motion may be
             and self.perceptual <= other.perceptual * (1 + TOLERANCE)
@@ -135,13 +135,13 @@ class Point:
             return as_good
         return as_good and self.motion >= other.motion - TOLERANCE * abs(other.motion)
 
-    def towards(self, other: "Point", share: float) -> "Point":
+    def towards(self, other: "RatePoint", share: float) -> "RatePoint":
         """On the straight line to another point."""
         names = ("setting", "tokens", "psnr", "perceptual")
         values = {name: (1 - share) * getattr(self, name) + share * getattr(other, name) for name in names}
         is_defined = self.motion is not None and other.motion is not None
         motion = (1 - share) * self.motion + share * other.motion if is_defined else None  # type: ignore[operator]
-        return Point(self.way, **values, motion=motion)
+        return RatePoint(self.way, **values, motion=motion)
 
 
 def main(config: LongVideos) -> Path:
@@ -236,10 +236,10 @@ def _uniform_clips(tokenizer: VideoTokenizer, video: Tensor, level: int) -> Toke
 
 def _scored(
     config: LongVideos, way: str, setting: float, encode: Encode, tokenizer: VideoTokenizer, videos: _Videos
-) -> Scores:
+) -> VideoScores:
     path = config.run.out / "ways" / f"{way.replace(', ', '_')}_{setting:g}.json"
     if path.exists():
-        return Scores(**json.loads(path.read_bytes()))
+        return VideoScores(**json.loads(path.read_bytes()))
     perceptual = PerceptualDistance().to(tokenizer.device)
     rows: dict[str, list[Any]] = {}
     for video in tqdm(videos, desc=f"{way} {setting:g}", unit="video"):
@@ -256,12 +256,12 @@ def _scored(
         }  # fmt: skip
         for name, value in values.items():
             rows.setdefault(name, []).append(value)
-    scores = Scores(way, setting, **rows)
+    scores = VideoScores(way, setting, **rows)
     write_whole(path, json.dumps(asdict(scores)))
     return scores
 
 
-def savings(config: LongVideos, points: list[Point]) -> list[dict[str, float | str | None]]:
+def savings(config: LongVideos, points: list[RatePoint]) -> list[dict[str, float | str | None]]:
     """Of the router of blocks, against each other way: at how many tokens that one is still no better than within
     `TOLERANCE`, on the straight lines between its points, and the share of these that the router does without."""
     by_way = {way: sorted((p for p in points if p.way == way), key=lambda p: p.tokens) for way in
@@ -275,7 +275,7 @@ def savings(config: LongVideos, points: list[Point]) -> list[dict[str, float | s
     return found
 
 
-def tokens_at_equal_quality(point: Point, curve: list[Point]) -> float | None:
+def tokens_at_equal_quality(point: RatePoint, curve: list[RatePoint]) -> float | None:
     """The most tokens at which a way's curve is not better than a point; None where it is better from its first
     point on."""
     steps = [a.towards(b, share / 50) for a, b in pairwise(curve) for share in range(51)] or curve
@@ -345,7 +345,7 @@ def _draw_example(config: LongVideos, videos: _Videos, device: torch.device) -> 
     tokens_over_time.draw(lengths, changes, config.frames_per_second, step, path)
 
 
-def _table(config: LongVideos, points: list[Point], summary: dict[str, Any], minutes: Minutes | None) -> str:
+def _table(config: LongVideos, points: list[RatePoint], summary: dict[str, Any], minutes: Minutes | None) -> str:
     heads = ["way", "setting", "tokens a minute", "PSNR, dB", "perceptual", "motion explained"]
     rows = [
         [p.way, f"{p.setting:g}", f"{p.tokens:.0f}", f"{p.psnr:.2f}", f"{p.perceptual:.3f}",

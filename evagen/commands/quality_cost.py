@@ -100,7 +100,7 @@ class QualityCost(Section):
 
 
 @dataclass(frozen=True)
-class Point:
+class CostPoint:
     """Means over the clips of a set. motion: explained over all of them together, None where nothing moves; dial:
     length, bound or preference; reward: at that preference; percentile: of the reward between the worst and the best
     assignments (EVATok eq. 8)."""
@@ -115,7 +115,7 @@ class Point:
     reward: float | None = None
     percentile: float | None = None
 
-    def is_as_good_as(self, other: "Point", with_motion: bool) -> bool:
+    def is_as_good_as(self, other: "CostPoint", with_motion: bool) -> bool:
         as_good = self.psnr >= other.psnr and self.perceptual <= other.perceptual
         if not with_motion or self.motion is None or other.motion is None:
             return as_good
@@ -141,14 +141,14 @@ class ClipSet:
         batches = tqdm(self.video.split(size), desc=bar, unit="batch", dynamic_ncols=True, disable=bar is None)
         return map(levels_to_floats, batches)
 
-    def point(self, way: str, dial: float, chosen: Tensor, preference: float | None = None) -> Point:
+    def point(self, way: str, dial: float, chosen: Tensor, preference: float | None = None) -> CostPoint:
         """chosen: int64 (n,), the number of each clip's assignment."""
         rows = torch.arange(len(chosen))
         distances, mse = self.record.perceptual, self.record.mse  # (n, A)
         tokens = self.space.lengths_of(chosen).sum(-1).double().mean().item()
         psnr = psnr_of_mse(mse[rows, chosen]).mean().item()
         motion = motion_explained(self.record.moving_mse[rows, chosen], self.record.still_mse)
-        point = Point(self.name, way, dial, tokens, psnr, distances[rows, chosen].mean().item(), motion)
+        point = CostPoint(self.name, way, dial, tokens, psnr, distances[rows, chosen].mean().item(), motion)
         if preference is None:
             return point
         reward = proxy_reward(self.record.distance, preference, self.space, self.scale)  # (n, A)
@@ -194,7 +194,7 @@ def main(config: QualityCost) -> Path:
 
 def _measure(
     config: QualityCost, clips: ClipSet, router: Router, singles: dict[float, Router]
-) -> tuple[list[Point], dict]:
+) -> tuple[list[CostPoint], dict]:
     """Every way on one set of clips: its points, and its summary."""
     preferences = _evenly(PREFERENCE_RANGE, config.num_preferences)
     searched = sorted({*preferences, *_evenly(SEARCHED_RANGE, config.num_preferences)})
@@ -211,7 +211,7 @@ def _measure(
     lengths = clips.space.lengths_of(chosen[config.preference])
     tokenizers = _compare_tokenizers(config, clips, lengths, config.compare.load().to(router.device), router.device)
     points += [
-        Point(clips.name, f"{name} tokenizer", config.preference, s.tokens_per_clip, s.psnr, s.perceptual, s.motion)
+        CostPoint(clips.name, f"{name} tokenizer", config.preference, s.tokens_per_clip, s.psnr, s.perceptual, s.motion)
         for name, s in tokenizers.items()
     ]
     conditioned = {p: clips.point("router", p, chosen[p], p) for p in singles}
@@ -251,13 +251,13 @@ def _load(name: str, record: CurationRecord, scale: RewardScale, mirrored: Curat
     return ClipSet(name, record, torch.cat(video), scale, mirrored)
 
 
-def _uniform(clips: ClipSet) -> Iterator[Point]:
+def _uniform(clips: ClipSet) -> Iterator[CostPoint]:
     for level in clips.space.levels:
         number = clips.space.index_of(clips.space.uniform(level, 1))
         yield clips.point("uniform", level, number.expand(len(clips.video)))
 
 
-def _threshold(clips: ClipSet, count: int) -> Iterator[Point]:
+def _threshold(clips: ClipSet, count: int) -> Iterator[CostPoint]:
     """Bounds from the best to the worst uniform assignment's mean distance. Where no candidate stays below the bound,
     the longest is taken (EVATok §4.5)."""
     distances, tokens = clips.record.perceptual, clips.space.table().sum(-1)  # (n, A), (A,)
@@ -270,19 +270,19 @@ def _threshold(clips: ClipSet, count: int) -> Iterator[Point]:
         yield clips.point("threshold", bound, chosen)
 
 
-def _max_reward(clips: ClipSet, preference: float) -> Point:
+def _max_reward(clips: ClipSet, preference: float) -> CostPoint:
     chosen = best_assignment(clips.record.distance, preference, clips.space, clips.scale)
     return clips.point("max reward", preference, chosen, preference)
 
 
-def _mirror_image(clips: ClipSet, preference: float) -> Point:
+def _mirror_image(clips: ClipSet, preference: float) -> CostPoint:
     """The assignments that are best for the clips' mirror images."""
     assert clips.mirrored is not None
     chosen = best_assignment(clips.mirrored.distance, preference, clips.space, clips.scale)
     return clips.point("mirror image", preference, chosen, preference)
 
 
-def _best_uniform(clips: ClipSet, preference: float) -> Point:
+def _best_uniform(clips: ClipSet, preference: float) -> CostPoint:
     """For each clip the uniform assignment of highest reward (EVATok supplement L)."""
     numbers = torch.cat([clips.space.index_of(clips.space.uniform(level, 1)) for level in clips.space.levels])
     reward = proxy_reward(clips.record.distance, preference, clips.space, clips.scale)[:, numbers]  # (n, levels)
@@ -342,7 +342,7 @@ def _in_turn(lengths: Tensor) -> Callable[[Tensor], Tensor]:
     return lambda video: torch.stack([next(rest) for _ in range(len(video))])
 
 
-def _summarise(points: list[Point], conditioned: dict[float, Point]) -> dict:
+def _summarise(points: list[CostPoint], conditioned: dict[float, CostPoint]) -> dict:
     """The comparisons by their figures. conditioned: the router's points at the single routers' preferences."""
     by_way = {way: [point for point in points if point.way == way] for way in {point.way for point in points}}
     return {
@@ -363,13 +363,13 @@ def _summarise(points: list[Point], conditioned: dict[float, Point]) -> dict:
     }
 
 
-def _at_one_dial(by_way: dict[str, list[Point]], way: str) -> list[tuple[Point, Point]]:
+def _at_one_dial(by_way: dict[str, list[CostPoint]], way: str) -> list[tuple[CostPoint, CostPoint]]:
     """The router's points, each beside another way's at the same preference."""
     others = {point.dial: point for point in by_way.get(way, [])}
     return [(routed, others[routed.dial]) for routed in by_way["router"] if routed.dial in others]
 
 
-def _reached(point: Point, other: Point) -> float:
+def _reached(point: CostPoint, other: CostPoint) -> float:
     """A reward relative to another's, 1 where they are equal. A reward is negative where quality is below that of the
     shortest assignment of the clips that set the scale, as on unlike clips, so it is the gap that counts."""
     assert point.reward is not None
@@ -377,7 +377,7 @@ def _reached(point: Point, other: Point) -> float:
     return 1 - (other.reward - point.reward) / abs(other.reward)
 
 
-def _all_saved(by_way: dict[str, list[Point]], with_motion: bool) -> dict[str, dict[str, float | None]]:
+def _all_saved(by_way: dict[str, list[CostPoint]], with_motion: bool) -> dict[str, dict[str, float | None]]:
     return {
         way: {
             f"{round(uniform.tokens)} tokens": _saved(uniform, by_way[way], with_motion)
@@ -387,7 +387,7 @@ def _all_saved(by_way: dict[str, list[Point]], with_motion: bool) -> dict[str, d
     }
 
 
-def _saved(uniform: Point, candidates: list[Point], with_motion: bool) -> float | None:
+def _saved(uniform: CostPoint, candidates: list[CostPoint], with_motion: bool) -> float | None:
     """Share of tokens that the cheapest point at least as good in PSNR and perceptual distance saves, or in these and
     in motion explained; None where there is none."""
     cheapest = min((point.tokens for point in candidates if point.is_as_good_as(uniform, with_motion)), default=None)

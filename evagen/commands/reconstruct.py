@@ -17,7 +17,7 @@ from evagen.data.video_writer import check_name, check_rate, write_video
 from evagen.errors import UserError
 from evagen.kernels.files import check_writable
 from evagen.models.inference import RunPrecision
-from evagen.scoring.pairs import Pair, Scores, scored
+from evagen.scoring.pairs import Pair, PairScores, scored
 
 SHOWN_SIDE = 360
 """Pixels. More would show no detail that a tokenizer gives back, and writing twice 1080p takes minutes."""
@@ -32,7 +32,7 @@ def main(
     short_side: int | None = None,
     clips_per_chunk: int = 4,
     precision: RunPrecision = "auto",
-) -> tuple[TokenFile, Scores]:
+) -> tuple[TokenFile, PairScores]:
     """Encodes a video file, decodes the tokens, and writes both side by side, reduced to about `SHOWN_SIDE`, with the
     tokens of each block beneath. Returns what was encoded, and how well it came back at its own size.
 
@@ -46,7 +46,7 @@ def main(
     except VideoError as error:
         raise UserError(str(error)) from error
     check_writable(out)
-    scores = Scores()
+    scores = PairScores()
     with tempfile.TemporaryDirectory() as folder:
         tokens = Path(folder) / "tokens.safetensors"
         encode.main(video, tokens, tokenizer, router, dials, short_side, clips_per_chunk, None, precision)
@@ -67,9 +67,9 @@ def reduced(pair: Pair) -> Pair:
 
 def compare(
     video: Path, tokens: Path, tokenizer: str, clips_per_chunk: int = 4, precision: RunPrecision = "auto"
-) -> Scores:
+) -> PairScores:
     """How much of a video file its tokens give back."""
-    scores = Scores()
+    scores = PairScores()
     opened = open_tokens(tokens, tokenizer, clips_per_chunk, precision)
     deque(scored(zip(iterate_frames(video), opened.frames, strict=True), scores), maxlen=0)
     return scores

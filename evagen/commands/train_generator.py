@@ -32,7 +32,8 @@ from evagen.training.failures import explained, where_room
 from evagen.training.generator import FROM_CORPUS, new_generator
 from evagen.training.held_out_tokens import HeldOutTokensConfig, open_held_out_tokens
 from evagen.training.metrics import Mean
-from evagen.training.run import TrainingRun, is_finished, seed_draws
+from evagen.training.resuming import is_finished
+from evagen.training.run import TrainingRun, seed_draws
 from evagen.training.settings import LayerSettings, OptimizerConfig, TrainingSettings
 from evagen.training.token_batches import ClipBatches, class_dropout_numbers, weighted_batches
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import chain, count, tee
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -29,7 +30,8 @@ from evagen.tokenizer.block_router import block_features
 from evagen.tokenizer.reward import ScaleName
 from evagen.tokenizer.router import mirrored, router_features
 from evagen.training.failures import explained
-from evagen.training.run import TrainingRun, batch_generator, is_finished, seed_draws
+from evagen.training.resuming import is_finished
+from evagen.training.run import TrainingRun, batch_generator, seed_draws
 from evagen.training.settings import OptimizerConfig, TrainingSettings
 
 ModelConfig = section_of(Router, leave_out=["levels", "num_frames", "resolution", "temporal_patch", "reward_scale"])
@@ -100,18 +102,18 @@ def main(config: RouterTraining) -> Path:
         _draw(config, train, number, run.accelerator.process_index) for number in count(run.first_batch)
     )
     filled = FilledRows(cached, record.keys, train, config.run.seed)
-    loader = clip_loader(filled, (rows.tolist() for rows, _, _ in to_load), num_workers, stacked)
-    for _, (_, preference, is_mirrored), (rows, features, skipped) in zip(run.batches(), to_train, loader):
-        lost.note(skipped)
-        check_not_all_lost(skipped, features is not None)
-        features = features.to(run.device)  # B c h T·w
-        features = mirrored(features, side_by_side) if is_mirrored else features
-        reward = record.reward(rows, preference, scale)  # B A
+    loader = clip_loader(filled, (drawn.rows.tolist() for drawn in to_load), num_workers, stacked)
+    for _, drawn, batch in zip(run.batches(), to_train, loader):
+        lost.note(batch.skipped)
+        check_not_all_lost(batch.skipped, batch.features is not None)
+        features = batch.features.to(run.device)  # B c h T·w
+        features = mirrored(features, side_by_side) if drawn.is_mirrored else features
+        reward = record.reward(batch.rows, drawn.preference, scale)  # B A
         target = _target(reward, config.target_temperature).to(run.device)
-        logits = run.model(features, preference.to(run.device))  # B A
+        logits = run.model(features, drawn.preference.to(run.device))  # B A
         loss = F.cross_entropy(logits, target)
         accuracy = (logits.argmax(-1) == target.argmax(-1)).float().mean()
-        run.update(loss, {"accuracy": accuracy}, len(rows))
+        run.update(loss, {"accuracy": accuracy}, len(batch.rows))
         if run.log_is_due:
             metrics = {"loss": loss, "accuracy": accuracy}
             if len(held_out):
@@ -202,14 +204,20 @@ class FilledRows(Dataset):
         return row, None, lost
 
 
-def stacked(
-    items: Sequence[tuple[int, Tensor | None, list[SkippedClip]]],
-) -> tuple[Tensor, Tensor | None, list[SkippedClip]]:
-    """Rows (B,) of a batch of `FilledRows`, their features as one tensor, or None where one is missing, and what was
-    lost."""
+class RowBatch(NamedTuple):
+    """rows: of the record (B,), those that took the place of others among them; features: (B, c, H/s, T·W/s), None
+    where one is missing; skipped: what could not be read."""
+
+    rows: Tensor
+    features: Tensor | None
+    skipped: list[SkippedClip]
+
+
+def stacked(items: Sequence[tuple[int, Tensor | None, list[SkippedClip]]]) -> RowBatch:
+    """Items of `FilledRows` as a batch."""
     rows, features, lost = zip(*items)
     found = [each for each in features if each is not None]
-    return torch.tensor(rows), torch.stack(found) if len(found) == len(items) else None, list(chain(*lost))
+    return RowBatch(torch.tensor(rows), torch.stack(found) if len(found) == len(items) else None, list(chain(*lost)))
 
 
 def _readable(
@@ -231,13 +239,21 @@ def _split(record: CurationRecord, share: float) -> tuple[Tensor, Tensor]:
     return order[num_held_out:], order[:num_held_out]
 
 
-def _draw(config: RouterTraining, train: Tensor, number: int, process_index: int) -> tuple[Tensor, Tensor, bool]:
-    """What a batch is trained on: rows of the record (B,), a preference for each (B,), whether to mirror the clips."""
+class DrawnRows(NamedTuple):
+    """What a batch is to be trained on: rows of the record (B,), a preference for each (B,), whether to mirror the
+    clips."""
+
+    rows: Tensor
+    preference: Tensor
+    is_mirrored: bool
+
+
+def _draw(config: RouterTraining, train: Tensor, number: int, process_index: int) -> DrawnRows:
     random = batch_generator(config.run.seed, number, process_index)
     rows = train[torch.randint(len(train), (config.optimizer.batch_size,), generator=random)]
     low, high = config.preference_range
     preference = torch.rand(len(rows), generator=random) * (high - low) + low
-    return rows, preference, bool(torch.rand((), generator=random) < 0.5)
+    return DrawnRows(rows, preference, bool(torch.rand((), generator=random) < 0.5))
 
 
 def _target(reward: Tensor, temperature: float) -> Tensor:

@@ -4,12 +4,13 @@ evagen train-tokenizer quickstart/proxy [key=value …]
 """
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NamedTuple
 
 import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast, set_seed
 from pydantic import Field, model_validator
+from torch import Tensor
 
 from evagen.config import Place, section_of
 from evagen.data.clips import SKIPPED, ClipDataset, report_skipped
@@ -21,12 +22,13 @@ from evagen.kernels.transfer import send
 from evagen.models.lengths import Assign, LengthChoice
 from evagen.models.loading import new_model, start_from
 from evagen.run import ReadsClips
-from evagen.tokenizer import AssignmentSpace, CodebookUsage, DeadCodeRestart, VideoTokenizer
+from evagen.tokenizer import AssignmentSpace, DeadCodeRestart, VideoTokenizer
 from evagen.training.failures import explained
 from evagen.training.held_out import HeldOutConfig, open_held_out
 from evagen.training.metrics import SinceLastLine
 from evagen.training.objective import Objective, ObjectiveConfig
-from evagen.training.run import TrainingRun, batch_generator, is_finished, seed_draws
+from evagen.training.resuming import is_finished
+from evagen.training.run import TrainingRun, batch_generator, seed_draws
 from evagen.training.settings import LayerSettings, OptimizerConfig, TrainingSettings
 
 ModelConfig = section_of(VideoTokenizer, leave_out=["num_frames", "resolution"])
@@ -97,11 +99,11 @@ def main(config: TokenizerTraining) -> Path:
     model = new_model(VideoTokenizer, **config.model.model_dump(), **shape)
     if config.start_from:
         start_from(model, config.start_from)
-    learnt = model.quantizer.codebook is not None  # fsq and bsq have codes that cannot die
-    patience = config.restart_codes_after if learnt else None
+    has_codebook = model.quantizer.codebook is not None  # fsq and bsq have codes that cannot die
+    patience = config.restart_codes_after if has_codebook else None
     dead_codes = DeadCodeRestart(model.quantizer, patience) if patience else None
     run = TrainingRun(config, config.run, config.optimizer, model)
-    check_not_sharded(config.model.quantizer, learnt, run.accelerator)
+    check_not_sharded(config.model.quantizer, has_codebook, run.accelerator)
     objective = Objective(config.loss, model, config.optimizer, run.accelerator, config.pieces)
     lost, since = LostClips(dataset), SinceLastLine(config.model.codebook_size, run.accelerator)
     if run.accelerator.process_index:  # numbers that svq draws by, which would be those of the first process
@@ -118,30 +120,22 @@ def main(config: TokenizerTraining) -> Path:
         lost.note(batch.skipped)
         random = batch_generator(config.run.seed, number, accelerator.process_index)
         video = batch.video.to(run.device, non_blocking=True)  # B C F H W
-        num_compared = max(1, len(video) * video.shape[2] * config.loss.compare.frames // config.data.frames)
-        frames = torch.randperm(len(video) * video.shape[2], generator=random)[:num_compared]
-        uniform = torch.rand(config.model.codebook_size, generator=random)
-        with accelerator.autocast():  # which the router's products take part in
-            lengths = _draw_lengths(video, config, assign, random)  # B T
-        drawn = (uniform * int(lengths.sum())).long()  # for dead codes
-        frames, drawn = send((frames, drawn), run.device)
-        output = run.model(video, lengths)
-        loss, terms = objective.for_tokenizer(output, video, frames, run.step, model.to_pixels.weight)
+        drawn = _draw(video, config, assign, random, accelerator)
+        output = run.model(video, drawn.lengths)
+        loss, terms = objective.for_tokenizer(output, video, drawn.frames, run.step, model.to_pixels.weight)
         since.usage.update(output.tokens.codes)
         run.update(loss, terms, len(video))
         if run.log_is_due:
-            of_all = CodebookUsage.of(accelerator.reduce(since.usage.counts.to(run.device), "sum"))
-            seen = {"codes_used": of_all.used_fraction(), "perplexity": of_all.perplexity()}
+            seen = since.take()
             if held_out and run.brings_look(held_out.every):
                 seen |= held_out.look(model.assignments, assign, config.optimizer.batch_size, run.step + 1)
-            seen["tokens_per_clip"] = lengths.sum(1).double().mean()
-            run.log({"loss": loss, **terms, **since.terms, **seen})
-            since.usage.reset()
+            seen["tokens_per_clip"] = drawn.lengths.sum(1).double().mean()
+            run.log({"loss": loss, **terms, **seen})
         learnt = objective.after_update(output, video, run.step, random)
         run.watch(learnt)  # in its own step, so that no checkpoint holds what is broken
         since.terms |= learnt  # which the next line of the log tells
         if dead_codes and run.step < RESTART_UNTIL * config.optimizer.steps:
-            restart_dead_codes(dead_codes, output.tokens.codes, output.encoded, drawn, accelerator)
+            restart_dead_codes(dead_codes, output.tokens.codes, output.encoded, drawn.restarts, accelerator)
     skipped = lost.of_all()
     run.finish()
     if accelerator.is_main_process:
@@ -159,9 +153,30 @@ def check_not_sharded(quantizer: str, learnt: bool, accelerator: Accelerator) ->
         )
 
 
-def _draw_lengths(
-    video: torch.Tensor, config: TokenizerTraining, assign: Assign | None, random: torch.Generator
-) -> torch.Tensor:
+class Drawn(NamedTuple):
+    """What is drawn for a batch. lengths: int64 (B, T); frames: which of its clips' frames, counted through, the
+    perceptual distance compares; restarts: int64 (K,), at which of its encoded vectors each code begins again, should
+    it be dead."""
+
+    lengths: Tensor
+    frames: Tensor
+    restarts: Tensor
+
+
+def _draw(
+    video: Tensor, config: TokenizerTraining, assign: Assign | None, random: torch.Generator, accelerator: Accelerator
+) -> Drawn:
+    num_frames = len(video) * video.shape[2]
+    num_compared = max(1, num_frames * config.loss.compare.frames // config.data.frames)
+    frames = torch.randperm(num_frames, generator=random)[:num_compared]
+    uniform = torch.rand(config.model.codebook_size, generator=random)  # K
+    with accelerator.autocast():  # which the router's products take part in
+        lengths = _draw_lengths(video, config, assign, random)  # B T
+    restarts = (uniform * int(lengths.sum())).long()  # K
+    return Drawn(lengths, *send((frames, restarts), video.device))
+
+
+def _draw_lengths(video: Tensor, config: TokenizerTraining, assign: Assign | None, random: torch.Generator) -> Tensor:
     """A batch's lengths, int64 (B, T): at random, or for all but a share of the clips as `assign` says."""
     space = AssignmentSpace(config.model.levels, video.shape[2] // config.model.temporal_patch)
     remembers = config.model.memory_blocks is not None
@@ -174,9 +189,9 @@ def _draw_lengths(
 
 def restart_dead_codes(
     dead_codes: DeadCodeRestart,
-    codes: torch.Tensor,
-    inputs: torch.Tensor,
-    drawn: torch.Tensor,
+    codes: Tensor,
+    inputs: Tensor,
+    drawn: Tensor,
     accelerator: Accelerator,
 ) -> None:
     """Moves the codes that no process has chosen for a while, in every process to the inputs that the first one drew.

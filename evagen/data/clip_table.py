@@ -7,20 +7,17 @@ The unit of work is the batch: batch b holds the clips [b B, (b + 1) B) of the d
 Sums of floating point numbers depend on what stands beside in a batch, so this is what makes the finished table the
 same to the last bit for one process, for several, and after any interruption, with as many threads in each.
 
-Until it is finished, `record.parts/` holds Arrow files, each of them the rows of some batches. A part gets its name
-when it is whole, and says in its metadata which batches these are and what the rows are made from. In the end one
-process streams the parts into a `datasets` table, in the order of the data set, with `about.json` inside.
+Every process writes the rows of its batches as parts (`table_parts.py`). In the end one of them streams the parts into
+a `datasets` table, in the order of the data set, with `about.json` inside.
 """
 
 import json
-import os
 import shutil
-import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from itertools import accumulate
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -33,6 +30,15 @@ from tqdm.auto import tqdm
 from evagen.config import Section
 from evagen.data.clips import Clip, SkippedClip, report_skipped
 from evagen.data.loader import ClipBatch, clip_loader
+from evagen.data.table_parts import (
+    BatchInfo,
+    PartWriter,
+    check_same,
+    parts_folder,
+    progress,
+    read_parts,
+    tidy_parts,
+)
 from evagen.errors import UserError
 from evagen.kernels.files import read_json, words_of, write_through, written_whole
 
@@ -62,6 +68,16 @@ COPIED_TOGETHER = 256
 """Batches whose rows are copied at once from the parts into the table, which bounds memory."""
 
 
+class About(Section):
+    """What a finished table says of itself, `about.json`. made_from: what its rows follow from; contents: what its
+    readers need besides; skipped: clips that have no rows."""
+
+    rows: int
+    skipped: list[SkippedClip]
+    made_from: dict[str, Any]
+    contents: dict[str, Any]
+
+
 def fill_table(
     table: Path,
     dataset: NumberedClips,
@@ -86,13 +102,13 @@ def fill_table(
     if table.exists():
         return
     accelerator.wait_for_everyone()
-    done = {batch.number for part in _parts(table) for batch in part.info.batches}
+    done = {batch.number for part in read_parts(table) for batch in part.info.batches}
     accelerator.wait_for_everyone()  # nobody adds parts while another still looks which there are
     keys = [range(first, min(first + batch_size, len(dataset))) for first in range(0, len(dataset), batch_size)]
     pending = [number for number in range(len(keys)) if number not in done]
     mine = pending[accelerator.process_index :: accelerator.num_processes]
     loader = clip_loader(dataset, [keys[number] for number in mine], num_workers)  # type: ignore[arg-type]
-    writer = _PartWriter(table, _PartInfo(batches=[], clips=len(dataset), about=about), save_seconds)
+    writer = PartWriter(table, len(dataset), about, save_seconds)
     bar = tqdm(
         total=len(dataset), initial=len(dataset) - sum(len(keys[number]) for number in pending), unit="clip",
         desc=table.parent.name, disable=not accelerator.is_local_main_process, dynamic_ncols=True,
@@ -116,23 +132,13 @@ def check_rows(
     about = {"videos": dataset.fingerprint(), "batch_size": batch_size, **about}
     if table.exists():
         try:
-            made_from = _Finished.model_validate(read_json(table / "about.json", LARGEST_ABOUT)).made_from
+            made_from = About.model_validate(read_json(table / "about.json", LARGEST_ABOUT)).made_from
         except (OSError, ValueError) as error:
             raise UserError(f"{table} is damaged: {error}. Delete it and give the same command again") from error
         check_same(table, made_from, about)
     elif accelerator.is_main_process:
-        _tidy(table, about)
+        tidy_parts(table, about)
     return about
-
-
-@dataclass(frozen=True)
-class About:
-    """What a finished table says of itself. made_from: what its rows follow from; contents: what its readers need
-    besides; skipped: clips that have no rows."""
-
-    made_from: dict[str, Any]
-    contents: dict[str, Any]
-    skipped: list[SkippedClip]
 
 
 def open_table(table: Path, what: str, command: str) -> tuple[Dataset, About]:
@@ -141,7 +147,7 @@ def open_table(table: Path, what: str, command: str) -> tuple[Dataset, About]:
     if not table.is_dir():
         raise unfinished(table, what, command)
     try:
-        about = _Finished.model_validate(read_json(table / "about.json", LARGEST_ABOUT))
+        about = About.model_validate(read_json(table / "about.json", LARGEST_ABOUT))
         for each in read_json(table / "state.json").get("_data_files", []):  # nothing but what lies in the folder
             if Path(each["filename"]).name != each["filename"]:
                 raise ValueError(f"state.json names a file elsewhere, {each['filename']}")
@@ -152,7 +158,7 @@ def open_table(table: Path, what: str, command: str) -> tuple[Dataset, About]:
         raise damaged(table, what, command, words_of(error)) from error
     except Exception as error:  # the readers raise a dozen kinds on damaged files
         raise damaged(table, what, command, error) from error
-    return rows, About(about.made_from, about.contents, about.skipped)
+    return rows, about
 
 
 def damaged(table: Path, what: str, command: str, error: object) -> UserError:
@@ -193,151 +199,32 @@ def numbers_of(rows: pa.Table, name: str, length: int, whole: bool) -> np.ndarra
 
 def unfinished(table: Path, what: str, command: str) -> UserError:
     """The error that says how far an unfinished table is and how to finish it."""
-    out, parts = table.parent, _parts(table)
+    out, parts = table.parent, read_parts(table)
     if not parts:
         return UserError(f"{out} holds no finished {what}; run `evagen {command}` with run.out={out}")
     return UserError(
-        f"{out} holds no finished {what}: {_progress(parts)} clips done; run `evagen {command}` with the same config, "
+        f"{out} holds no finished {what}: {progress(parts)} clips done; run `evagen {command}` with the same config, "
         f"{out / 'config.yaml'}, to finish it"
     )
-
-
-class _Finished(Section):
-    """`about.json` of a finished table."""
-
-    rows: int
-    skipped: list[SkippedClip]
-    made_from: dict[str, Any]
-    contents: dict[str, Any]
-
-
-class _BatchInfo(Section):
-    """What a part says of a batch: its number in the data set, how many rows it has, and clips without rows."""
-
-    number: int
-    rows: int
-    skipped: list[SkippedClip]
-
-
-class _PartInfo(Section):
-    """What a part says of itself. batches: in the order of their rows; clips: of the whole data set."""
-
-    batches: list[_BatchInfo]
-    clips: int
-    about: dict[str, Any]
-
-
-class _Part(NamedTuple):
-    """rows: memory-mapped."""
-
-    info: _PartInfo
-    rows: pa.Table
-
-
-class _PartWriter:
-    """Keeps finished batches and writes them as a part when `save_seconds` have passed, and when its `with` ends."""
-
-    def __init__(self, table: Path, info: _PartInfo, save_seconds: float):
-        self.folder, self.info, self.save_seconds = _parts_folder(table), info, save_seconds
-        self.batches: list[tuple[_BatchInfo, list[dict]]] = []
-        self.saved = time.monotonic()
-
-    def add(self, number: int, rows: list[dict], skipped: list[SkippedClip]) -> None:
-        self.batches.append((_BatchInfo(number=number, rows=len(rows), skipped=skipped), rows))
-        if time.monotonic() - self.saved >= self.save_seconds:
-            self.save()
-
-    def save(self) -> None:
-        if not self.batches:
-            return
-        info = self.info.model_copy(update={"batches": [batch for batch, _ in self.batches]})
-        rows = pa.Table.from_pylist([row for _, rows in self.batches for row in rows])
-        rows = rows.replace_schema_metadata({"evagen": info.model_dump_json()})
-        path = self.folder / f"{info.batches[0].number:08d}.arrow"
-        partial = path.with_suffix(".partial")
-        with written_whole(path, partial):
-            with partial.open("wb") as file:
-                with pa.ipc.new_stream(file, rows.schema) as stream:
-                    stream.write_table(rows)
-                os.fsync(file.fileno())
-            partial.replace(path)
-        self.batches, self.saved = [], time.monotonic()
-
-    def __enter__(self) -> "_PartWriter":
-        return self
-
-    def __exit__(self, *_: Any) -> None:
-        self.save()
-
-
-def _parts_folder(table: Path) -> Path:
-    return table.with_name(f"{table.name}.parts")
-
-
-def _parts(table: Path) -> list[_Part]:
-    parts = [_read_part(path) for path in sorted(_parts_folder(table).glob("*.arrow"))]
-    return [part for part in parts if part is not None]
-
-
-def _read_part(path: Path) -> _Part | None:
-    """None for a file that is not whole, which only a crash of the machine can leave."""
-    try:
-        with pa.memory_map(str(path)) as file:
-            rows = pa.ipc.open_stream(file).read_all()
-        info = _PartInfo.model_validate_json(rows.schema.metadata[b"evagen"])
-    except (OSError, ValueError, KeyError, TypeError, pa.ArrowException):
-        return None
-    whole = len(rows) == sum(batch.rows for batch in info.batches)
-    return _Part(info, rows.replace_schema_metadata(None)) if whole else None
-
-
-def _progress(parts: list[_Part]) -> str:
-    info = parts[0].info
-    size, numbers = info.about["batch_size"], {batch.number for part in parts for batch in part.info.batches}
-    return f"{sum(min(size, info.clips - number * size) for number in numbers)} of {info.clips}"
-
-
-def _tidy(table: Path, about: dict[str, Any]) -> None:
-    """Takes out files that are not whole, whose clips are then computed again."""
-    folder = _parts_folder(table)
-    folder.mkdir(parents=True, exist_ok=True)
-    for path in folder.glob("*.partial"):
-        path.unlink()
-    for path in sorted(folder.glob("*.arrow")):
-        part = _read_part(path)
-        if part is None:
-            path.unlink()
-        else:
-            check_same(folder, part.info.about, about)
-
-
-def check_same(folder: Path, made_from: dict[str, Any], about: dict[str, Any]) -> None:
-    """Raises UserError for a folder of rows that were made from something else than `about` says."""
-    changed = [name for name in made_from | about if made_from.get(name) != about.get(name)]
-    if changed:
-        raise UserError(
-            f"{folder} holds rows that were made from other {', '.join(changed)} than there are now; put the earlier "
-            f"ones back, or delete {folder} to start afresh"
-        )
 
 
 def _join(table: Path, num_batches: int, about: dict[str, Any], contents: dict[str, Any]) -> list[SkippedClip]:
     """Streams the parts into the table and deletes them; returns the clips that have no rows."""
     skipped = _write_table(table, num_batches, about, contents)
-    shutil.rmtree(_parts_folder(table))  # none of its files is mapped by now: Windows would not delete one that is
+    shutil.rmtree(parts_folder(table))  # none of its files is mapped by now: Windows would not delete one that is
     return skipped
 
 
 def _write_table(table: Path, num_batches: int, about: dict[str, Any], contents: dict[str, Any]) -> list[SkippedClip]:
     """The table of the parts, which stay."""
-    _tidy(table, about)
-    parts, folder = _parts(table), _parts_folder(table)
-    places: dict[int, tuple[_BatchInfo, pa.Table, int]] = {}  # a batch's rows: of which part, and from where on
+    tidy_parts(table, about)
+    parts, folder = read_parts(table), parts_folder(table)
+    places: dict[int, tuple[BatchInfo, pa.Table, int]] = {}  # a batch's rows: of which part, and from where on
     for info, rows in parts:
         starts = accumulate((batch.rows for batch in info.batches), initial=0)
         places |= {batch.number: (batch, rows, start) for batch, start in zip(info.batches, starts)}
     if len(places) < num_batches:
-        raise UserError(f"{_progress(parts)} clips are in {folder}, the rest was lost; run the same command again")
+        raise UserError(f"{progress(parts)} clips are in {folder}, the rest was lost; run the same command again")
     in_order = [places[number] for number in range(num_batches)]
     skipped = [clip for batch, _, _ in in_order for clip in batch.skipped]
     pieces = [(rows, start, batch.rows) for batch, rows, start in in_order if batch.rows]

@@ -56,8 +56,9 @@ PATHS_AND_NUMBERS = re.compile(r"[^,]+\.\w{2,5}[\s,]+\d+")
 
 
 class Video(NamedTuple):
-    """A file with what its folders, its name and its line in the lists tell. youtube_id: None for other names; row:
-    None if it is in no list."""
+    """A file with what its folders, its name and its line in the lists tell. subfolder: that may be its class;
+    youtube_id: None for other names; row: None if it is in no list; split: None if nothing tells it, so that the video
+    is taken only where all splits are."""
 
     path: str
     subfolder: str | None
@@ -82,23 +83,23 @@ def list_kinetics(root: Path, split: Split, lists: Path | None = None) -> Listin
     check_folder(root)
     rows, remarks = _read_lists(root, lists)
     folders = split_folders(root)
-    default = None if any(row.split for row in rows) else "train"
-    present: set[str | None] = set(folders) or {row.split or default for row in rows} or {default}
+    untold = None if any(row.split for row in rows) else "train"  # the split where the lists tell none at all
+    present: set[str | None] = set(folders) or {row.split or untold for row in rows} or {untold}
     chosen = splits_for(split, present)
     if not chosen:
         raise UserError(f"{root} has no {split} split; data.split=all takes every video, and holds none out. {LAYOUT}")
     remarks += remarks_on_split(root, split, chosen)
-    wanted = {*chosen, None} if split == "all" else set(chosen)
+    wanted = {*chosen, None} if split == "all" else set(chosen)  # None: what nothing tells the split of
     found = _find_files(root, folders)
     remarks += [remark for _, each in found for remark in each.remarks(known=LISTS)]
-    videos = list(_videos(found, rows, default))
+    videos = list(_videos(found, rows, None if folders else untold))
     class_names, labels = _classes(videos, rows)
     files, unknown = _usable(videos, wanted, labels)
     if not files:
         raise UserError("; ".join([_why_nothing(root, split, videos, unknown), *remarks]))
     if unknown:
         remarks.append(f"{len(unknown)} videos in {root} are left out: neither folder nor list tells what they are")
-    asked = [row for row in rows if (row.split or default) in wanted]
+    asked = [row for row in rows if (row.split or untold) in wanted]
     missing = list(_missing(asked, videos, root, labels))
     if missing:
         remarks.append(f"{len(missing)} of the {len(asked)} videos that the lists of {root} name are not in this copy")
@@ -115,7 +116,7 @@ def class_key(name: str) -> str:
 
 
 def _find_files(root: Path, folders: dict[str, list[Path]]) -> list[tuple[str | None, FoundFiles]]:
-    """What lies in each split's folders, and with None in the rest of the root."""
+    """What lies in each split's folders, by split, and in the rest of the root, by None."""
     found: list[tuple[str | None, FoundFiles]] = [
         (part, find_videos(folder)) for part, of_part in folders.items() for folder in of_part
     ]
@@ -123,9 +124,8 @@ def _find_files(root: Path, folders: dict[str, list[Path]]) -> list[tuple[str | 
     return [*found, (None, rest)]
 
 
-def _videos(
-    found: Iterable[tuple[str | None, FoundFiles]], rows: Sequence[Row], default: str | None
-) -> Iterator[Video]:
+def _videos(found: Iterable[tuple[str | None, FoundFiles]], rows: Sequence[Row], untold: str | None) -> Iterator[Video]:
+    """untold: the split of videos of which neither their folder nor their line tells one."""
     exact = {(row.youtube_id, row.start): row for row in rows}  # the later of two lists: val, not train
     by_id = {row.youtube_id: row for row in rows}
     split_by_folders = any(part for part, _ in found)
@@ -135,7 +135,7 @@ def _videos(
             row = exact.get((match["id"], int(match["start"]))) if match and match["start"] else None
             row = row or by_id.get(stem[:11])
             youtube_id = row.youtube_id if row else match["id"] if match else None
-            split = part or (row.split if row else None) or (None if split_by_folders else default)
+            split = part or (row and row.split) or untold
             if split_by_folders and part is None:
                 subfolder = None  # beside the splits no folder is a class
             yield Video(path, subfolder, youtube_id, row, split)

@@ -22,7 +22,7 @@ from evagen.demo.models import DemoModels
 from evagen.demo.upload import Limits, check_upload, explain
 from evagen.errors import UserError
 from evagen.kernels.levels import video_to_frames
-from evagen.scoring.pairs import PIECE, Scores
+from evagen.scoring.pairs import PIECE, PairScores
 from evagen.tokenizer import AdaptiveTokenizer, LiveTokenizer, Rate, TileStreams, num_tiles
 
 CLIPS_A_PIECE = 4
@@ -99,7 +99,7 @@ def rebuild(models: DemoModels, video: Path, wish: Wish, limits: Limits) -> Iter
     out of range."""
     header = check_upload(video, limits)
     make = _with_memory if models.remembers else _of_clips
-    scores, lengths, num_frames = Scores(), (), 0
+    scores, lengths, num_frames = PairScores(), (), 0
     pieces = make(models, iterate_whole(video, models.side), wish, header.frames_per_second)
     try:
         while (piece := _next(models, pieces)) is not None:

@@ -30,7 +30,8 @@ FRECHET = {
 
 
 def draw(scores: list, path: Path) -> None:
-    """scores: `fixed_against_adaptive.Scores`. Bars are intervals over clips; of Fréchet distances dots are seeds."""
+    """scores: `fixed_against_adaptive.KindScores`. Bars are intervals over clips; of Fréchet distances dots are
+    seeds."""
     kinds = list(dict.fromkeys(score.kind for score in scores))
     figure, axes = plt.subplots(1, 5, figsize=(22, 4.4), layout="constrained")
     for kind, marks in zip(kinds, MARKS):

@@ -30,7 +30,7 @@ def _line(points: list, measure: str) -> tuple[list[float], list[float]]:
 
 
 def draw(ways: list[str], points: list, path: Path) -> None:
-    """points: `long_videos.Point`."""
+    """points: `long_videos.RatePoint`."""
     figure, axes = plt.subplots(1, len(MEASURES), figsize=(15, 4.4), layout="constrained")
     for way, marks in zip(ways, MARKS):
         mine = sorted((point for point in points if point.way == way), key=lambda point: point.tokens)

@@ -32,7 +32,7 @@ MEASURES = {
 
 
 def draw(points: list, path: Path) -> None:
-    """points: `quality_cost.Point`s."""
+    """points: `quality_cost.CostPoint`s."""
     sets = list(dict.fromkeys(point.clips for point in points))
     figure, axes = plt.subplots(
         len(sets), len(MEASURES), figsize=(16, 4.2 * len(sets)), squeeze=False, layout="constrained"

@@ -7,7 +7,7 @@ from typing import Any
 import yaml
 
 from evagen.report.findings import format_duration
-from evagen.training.checkpoints import newest_state, read_manifest
+from evagen.training.checkpoints import newest_state
 from evagen.training.metrics import read_metrics
 
 Facts = dict[str, str]
@@ -51,9 +51,8 @@ def training_facts(part: str, run: Path, step: int | None = None) -> Facts:
 def batch_of(config: Mapping[str, Any], run: Path) -> int:
     """Clips of a step, or tokens where batches are measured in these: of all processes where a checkpoint says how many
     they were, or else of one."""
-    state = newest_state(run)
-    if state is not None and (manifest := read_manifest(state)) is not None:
-        return manifest.batch
+    if state := newest_state(run):
+        return state.manifest.batch
     optimizer = config["optimizer"]
     return (optimizer.get("batch_size") or optimizer.get("tokens_per_batch") or 0) * optimizer.get("accumulation", 1)
 

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from evagen.data.clip_table import check_same
+from evagen.data.table_parts import check_same
 from evagen.errors import UserError
 from evagen.kernels.files import atomic_write, json_object, read_json, write_whole
 from evagen.kernels.names import path_inside

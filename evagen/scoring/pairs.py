@@ -22,7 +22,7 @@ SQUARES = 8
 
 
 @dataclass
-class Scores:
+class PairScores:
     """Of pairs of frames that went through `scored`: sums of squared errors in [-1, 1], of the reconstruction and of
     the trivial answer, how many numbers, and the sums of `moving_errors`."""
 
@@ -71,7 +71,7 @@ def as_squares(video: Tensor) -> Tensor:
     return squares[:, :, None].expand_as(video)
 
 
-def scored(pairs: Iterable[Pair], scores: Scores) -> Iterator[Pair]:
+def scored(pairs: Iterable[Pair], scores: PairScores) -> Iterator[Pair]:
     """The pairs as they come, each added to the scores by the time the next piece begins."""
     piece: list[Pair] = []
     for pair in pairs:

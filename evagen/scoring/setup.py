@@ -143,12 +143,7 @@ def check_inputs(config: Benchmark, protocol: Protocol) -> None:
     named = {
         name for name in ("tokenizer", "router", "uniform_length", "generator", "samples") if getattr(config, name)
     }
-    possible = {
-        "reconstruction": [{"tokenizer", "router"}, {"tokenizer", "uniform_length"}],
-        "frame-prediction": [{"generator", "tokenizer", "router"}, {"generator", "tokenizer", "uniform_length"}]
-        if not protocol.given_lengths
-        else [{"generator", "tokenizer"}],
-    }.get(protocol.task, [{"generator", "tokenizer"}, {"samples"}])
+    possible = _ways(protocol)
     if named not in possible:
         ways = " or ".join(", ".join(f"{name}=…" for name in sorted(names)) for names in possible)
         raise UserError(f"{protocol.name} ({protocol.task}) needs {ways}; got {', '.join(sorted(named)) or 'none'}")
@@ -175,6 +170,18 @@ def _unused(config: Benchmark, protocol: Protocol) -> dict[str, str]:
     elif not config.is_made:
         unused["prefix"] = f"is of lengths that router or uniform_length say; {protocol.name} needs neither"
     return unused
+
+
+def _ways(protocol: Protocol) -> list[set[str]]:
+    """The sets of models of which a protocol's task needs one."""
+    of_lengths = ({"router"}, {"uniform_length"})
+    if protocol.task == "reconstruction":
+        return [{"tokenizer"} | lengths for lengths in of_lengths]
+    if protocol.task != "frame-prediction":
+        return [{"generator", "tokenizer"}, {"samples"}]
+    if protocol.given_lengths:
+        return [{"generator", "tokenizer"}]
+    return [{"generator", "tokenizer"} | lengths for lengths in of_lengths]
 
 
 def real_clips(protocol: Protocol, videos: RealVideos) -> list[SourceClip]:

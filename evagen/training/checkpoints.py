@@ -6,7 +6,6 @@
 """
 
 import hashlib
-import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -49,10 +48,21 @@ class Manifest(Section):
     files: dict[str, StoredFile]
 
 
+class WholeState(NamedTuple):
+    """A loop state that says it is whole."""
+
+    folder: Path
+    manifest: Manifest
+
+    @property
+    def step(self) -> int:
+        return step_of(self.folder)
+
+
 class Damaged(NamedTuple):
     """A loop state that cannot be gone on from, and why."""
 
-    state: Path
+    folder: Path
     reason: str
 
 
@@ -94,27 +104,27 @@ class Checkpoints:
             if each not in needed:
                 shutil.rmtree(each)
 
-    def candidates(self) -> list[Path]:
+    def candidates(self) -> list[WholeState]:
         """The loop states that say they are whole, in the order in which one goes on from them: first those whose
         learning rates so far are those of the plan at hand, the newest before older ones."""
-        return sorted(_states(self.out), key=lambda state: (self.agrees(state), state), reverse=True)
+        return sorted(_whole_states(self.out), key=lambda state: (self.agrees(state), state.folder), reverse=True)
 
-    def newest(self) -> tuple[Path | None, list[Damaged]]:
+    def newest(self) -> tuple[WholeState | None, list[Damaged]]:
         """The loop state to go on from, the first of the candidates whose files are as they were written; None where
         there is none. And those that would have come before it, with what is wrong with them. Raises UserError where
         all are damaged, and for one of an earlier version."""
         self._refuse_earlier_versions()
         damaged: list[Damaged] = []
-        cut = [Damaged(each, f"its list of files, `{COMPLETE}`, is missing") for each in self._folders()]
-        cut = [each for each in cut if read_manifest(each.state) is None]
+        no_list = f"its list of files, `{COMPLETE}`, is missing"
+        cut = [Damaged(folder, no_list) for folder in self._folders() if read_manifest(folder) is None]
         for state in self.candidates():
             reason = _damage(state)
             if reason is None:
-                return state, [*(each for each in cut if each.state > state), *damaged]
-            damaged.append(Damaged(state, reason))
+                return state, [*(each for each in cut if each.folder > state.folder), *damaged]
+            damaged.append(Damaged(state.folder, reason))
         damaged += cut
         if damaged:
-            listed = "".join(f"\n  {each.state}: {each.reason}" for each in damaged)
+            listed = "".join(f"\n  {each.folder}: {each.reason}" for each in damaged)
             raise UserError(
                 f"no checkpoint of {self.out} is whole:{listed}\nDelete {self.out / 'checkpoints'} to begin again, or "
                 "train further with start_from=A_SNAPSHOT and another run.out"
@@ -140,19 +150,18 @@ class Checkpoints:
         """Puts the model that a shorter training left among the snapshots, where it is never deleted."""
         if not (self.out / WEIGHTS).exists():
             return
-        folder = self.out / SNAPSHOTS / (step_name(max(map(planned_steps, _states(self.out)))) + FINISHED)
+        longest = max(state.manifest.planned_steps for state in _whole_states(self.out))
+        folder = self.out / SNAPSHOTS / (step_name(longest) + FINISHED)
         folder.mkdir(parents=True, exist_ok=True)
         for name in (WEIGHTS, CONFIG):
             (self.out / name).replace(folder / name)
 
-    def agrees(self, state: Path) -> bool:
+    def agrees(self, state: WholeState) -> bool:
         """Whether the run would stand where this state does if it had been planned as it is now."""
-        manifest = read_manifest(state)
-        assert manifest is not None
-        plan = {"steps": manifest.planned_steps, "decay_share": manifest.decay_share or self.optimizer.decay_share}
-        earlier = self.optimizer.model_copy(update=plan)
+        steps, decay_share = state.manifest.planned_steps, state.manifest.decay_share or self.optimizer.decay_share
+        earlier = self.optimizer.model_copy(update={"steps": steps, "decay_share": decay_share})
         # The rate of the step after it is in the state already, so that one counts.
-        return are_the_same_until(step_of(state), earlier, self.optimizer)
+        return are_the_same_until(state.step, earlier, self.optimizer)
 
     def _folders(self) -> list[Path]:
         """Of loop states, whole or not. What else lies beside them is somebody else's."""
@@ -193,26 +202,23 @@ def step_of(folder: Path) -> int:
     return int(folder.name.removeprefix("step_").removesuffix(FINISHED))
 
 
-def read_manifest(state: Path) -> Manifest | None:
+def read_manifest(folder: Path) -> Manifest | None:
     """None for a loop state that is not whole."""
     try:
-        return Manifest.model_validate_json((state / COMPLETE).read_bytes())
+        return Manifest.model_validate_json((folder / COMPLETE).read_bytes())
     except (OSError, ValidationError):
         return None
 
 
-def planned_steps(state: Path) -> int:
-    """How long the training was to be when a loop state, which says that it is whole, was written."""
-    return json.loads((state / COMPLETE).read_bytes())["planned_steps"]
-
-
-def newest_state(out: Path) -> Path | None:
+def newest_state(out: Path) -> WholeState | None:
     """The newest loop state in a run folder that says it is whole."""
-    return max(_states(out), default=None)
+    return max(_whole_states(out), key=lambda state: state.folder, default=None)
 
 
-def _states(out: Path) -> list[Path]:
-    return [path for path in (out / "checkpoints").glob(STEP) if read_manifest(path) is not None]
+def _whole_states(out: Path) -> list[WholeState]:
+    """The loop states in a run folder that say they are whole."""
+    folders = (out / "checkpoints").glob(STEP)
+    return [WholeState(folder, manifest) for folder in folders if (manifest := read_manifest(folder))]
 
 
 def _measured(path: Path) -> StoredFile:
@@ -223,12 +229,11 @@ def _measured(path: Path) -> StoredFile:
     return StoredFile(size=path.stat().st_size, sha256=digest.hexdigest())
 
 
-def _damage(state: Path) -> str | None:
+def _damage(state: WholeState) -> str | None:
     """What is not as it was written in a loop state that says it is whole."""
-    manifest = read_manifest(state)
-    for name, expected in manifest.files.items() if manifest else ():
-        path = state / name
-        if path.parent != state or not path.is_file():
+    for name, expected in state.manifest.files.items():
+        path = state.folder / name
+        if path.parent != state.folder or not path.is_file():
             return f"its file {name} is not there"
         if path.stat().st_size != expected.size:
             return f"its file {name} has {path.stat().st_size} bytes, {expected.size} were written"

@@ -36,7 +36,8 @@ class LoopState:
         tensors: dict[str, dict[str, Tensor]] = {}
         keep = self.accelerator.is_main_process
         parts = {
-            name: _encode(part.state_dict(), "", tensors.setdefault(name, {}), keep) for name, part in self._parts()
+            name: _encode(part.state_dict(), "", tensors.setdefault(name, {}), keep)
+            for name, part in self._parts().items()
         }
         numbers = gather_object([_random_numbers(self.accelerator.device)])
 
@@ -55,7 +56,7 @@ class LoopState:
         UserError for a state that is not of this training."""
         try:
             state = json.loads((folder / STATE).read_bytes())
-            for name, part in self._parts():
+            for name, part in self._parts().items():
                 file = folder / f"{name}.safetensors"
                 values = _decode(state["parts"][name], load_file(file) if file.exists() else {})
                 _put(values, part)
@@ -68,12 +69,16 @@ class LoopState:
                 "the one before"
             ) from error
 
-    def _parts(self) -> list[tuple[str, Any]]:
-        accelerator = self.accelerator
-        models = [accelerator.unwrap_model(model) for model in accelerator._models]
-        named = [("model", models), ("optimizer", accelerator._optimizers), ("kept", self.kept)]
-        named.append(("scaler", [accelerator.scaler] if accelerator.scaler is not None else []))
-        return [(f"{name}_{number}", part) for name, parts in named for number, part in enumerate(parts)]
+    def _parts(self) -> dict[str, Any]:
+        """All that is stored, by the names of its files. Those of one kind are told apart by their places, `model_0`,
+        `model_1`, so their order belongs to what is on disk."""
+        of_kinds = {
+            "model": [self.accelerator.unwrap_model(model) for model in self.accelerator._models],
+            "optimizer": self.accelerator._optimizers,
+            "kept": self.kept,
+            "scaler": [self.accelerator.scaler] if self.accelerator.scaler is not None else [],
+        }
+        return {f"{kind}_{number}": part for kind, parts in of_kinds.items() for number, part in enumerate(parts)}
 
 
 def _put(state: Any, part: Any) -> None:

@@ -41,15 +41,26 @@ class SinceLastLine:
         self.usage = CodebookUsage(codebook_size)
         self.terms: dict[str, Tensor] = {}
 
+    def take(self) -> dict[str, Tensor | float]:
+        """For all processes together: what the line at hand tells. Codes are counted anew after it."""
+        usage = CodebookUsage.of(self._counts_of_all())
+        of_codes = {"codes_used": usage.used_fraction(), "perplexity": usage.perplexity()}
+        self.usage.reset()
+        return {**self.terms, **of_codes}
+
     def state_dict(self) -> dict[str, Any]:
         """For all processes together: the counts of all, and means of the terms."""
-        counts = self.accelerator.reduce(self.usage.counts.to(self.accelerator.device), "sum")
-        return {"counts": counts.cpu(), "terms": over_processes(self.terms, self.accelerator) if self.terms else {}}
+        counts = self._counts_of_all().cpu()
+        return {"counts": counts, "terms": over_processes(self.terms, self.accelerator) if self.terms else {}}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         counts = state["counts"] if self.accelerator.is_main_process else torch.zeros_like(state["counts"])
         self.usage = CodebookUsage.of(counts)
         self.terms = {name: torch.tensor(value, dtype=torch.float64) for name, value in state["terms"].items()}
+
+    def _counts_of_all(self) -> Tensor:
+        """How often each code was taken, int64 (K,) on the accelerator's device."""
+        return self.accelerator.reduce(self.usage.counts.to(self.accelerator.device), "sum")
 
 
 class MetricsLog:

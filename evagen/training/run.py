@@ -6,14 +6,12 @@ A run folder holds `config.yaml` (resolved), `metrics.jsonl` (one object a logge
 the model's weights when it is done.
 """
 
-import os
 import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -25,30 +23,21 @@ from diffusers.training_utils import EMAModel
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from evagen.config import Section, load_config
+from evagen.config import Section
 from evagen.errors import UserError
 from evagen.models.inference import HALF
-from evagen.run import claim_folder, start_accelerator
-from evagen.training.checkpoints import (
-    WEIGHTS,
-    Checkpoints,
-    final_weights,
-    newest_state,
-    planned_steps,
-    read_manifest,
-    step_of,
-)
+from evagen.run import start_accelerator
+from evagen.training.checkpoints import Checkpoints, final_weights
 from evagen.training.failures import where_room
 from evagen.training.loop_state import LoopState
 from evagen.training.metrics import Mean, MetricsLog, over_processes
 from evagen.training.not_finite import NotFinite
-from evagen.training.optimizers import are_the_same_until, make_optimizers, make_scheduler
+from evagen.training.optimizers import make_optimizers, make_scheduler
+from evagen.training.resuming import check_batch, may_differ
 from evagen.training.settings import LayerSettings, OptimizerConfig, TrainingSettings
 from evagen.training.sharding import WholeAverage, prepare, spread_again, whole, whole_model
 from evagen.training.stopping import StopRequest
 
-SHARING = ("optimizer.batch_size", "optimizer.tokens_per_batch", "optimizer.accumulation")
-PLANNING = ("optimizer.steps", "optimizer.decay_share")
 SHOWN = ("loss", "codes_used", "clips_per_second", "accuracy", "content_loss")
 """What the progress bar shows of the log."""
 
@@ -76,7 +65,7 @@ class TrainingRun:
         self.accelerator = start_accelerator(
             config, run.out, mixed_precision=run.mixed_precision, tracker=run.tracker, project=run.project,
             accumulation=optimizer.accumulation,
-            may_differ=_may_differ(config, run.out, optimizer),
+            may_differ=may_differ(config, run.out, optimizer),
         )  # fmt: skip
         self._checkpoints = Checkpoints(run.out, optimizer, run.snapshots, run.checkpoints)
         self.first_step = self.step = self._num_updates = 0
@@ -266,7 +255,7 @@ class TrainingRun:
         newest = next(iter(self._checkpoints.candidates()), None)
         raise UserError(
             f"step {step}: {', '.join(names)} became NaN or infinite. "
-            + (f"The last good checkpoint is {newest}" if newest else "No checkpoint had been written yet")
+            + (f"The last good checkpoint is {newest.folder}" if newest else "No checkpoint had been written yet")
             + "; try a lower optimizer.learning_rate or more optimizer.warmup_steps"
         )
 
@@ -305,58 +294,22 @@ class TrainingRun:
             found = list(self._checkpoints.newest())
         newest, damaged = broadcast_object_list(found)
         for each in damaged:
-            self.accelerator.print(f"{each.state} is damaged and left aside: {each.reason}")
+            self.accelerator.print(f"{each.folder} is damaged and left aside: {each.reason}")
         if newest is not None:
-            self._check_batch(newest)
+            check_batch(newest.manifest, self.run.out, self.optimizer_config, self.accelerator.num_processes)
             if self.accelerator.is_main_process:
                 self._checkpoints.set_aside_the_finished()
-            self._state.load(newest)
-        step = step_of(newest) if newest else 0
+            self._state.load(newest.folder)
+        step = newest.step if newest else 0
         if self._log:
             self._log.drop_after(step)
         if newest:
             self.accelerator.print(f"resuming {self.run.out} at step {step} of {self.optimizer_config.steps}")
         if newest and not self._checkpoints.agrees(newest):
             self.accelerator.print(
-                f"it was to end after {planned_steps(newest)}: the learning rate, which has fallen, rises again"
+                f"it was to end after {newest.manifest.planned_steps}: the learning rate, which has fallen, rises again"
             )
         return step
-
-    def _check_batch(self, state: Path) -> None:
-        """Raises UserError where a step would have another size than those before, having other processes."""
-        manifest, processes = read_manifest(state), self.accelerator.num_processes
-        now = self.optimizer_config.items_per_step(processes)
-        if manifest and manifest.batch != now:
-            raise UserError(
-                f"{self.run.out} was trained by {manifest.processes} processes, with {manifest.batch} clips (or "
-                f"tokens) in a step, and {processes} would have {now}: go on with {manifest.processes}, or change "
-                "optimizer.batch_size (or tokens_per_batch) or accumulation so that the product is the same"
-            )
-
-
-def _may_differ(config: Section, out: Path, optimizer: OptimizerConfig) -> tuple[str, ...]:
-    """The keys that may have other values than those that a run folder's training began with."""
-    return (*_shared_differently(out, optimizer), *_planned_otherwise(config, out, optimizer))
-
-
-def _shared_differently(out: Path, optimizer: OptimizerConfig) -> tuple[str, ...]:
-    """The keys that say how a step is shared out, where there are other processes now than when the run's newest
-    checkpoint was written and the step is as large."""
-    newest, processes = newest_state(out), int(os.environ.get("WORLD_SIZE", "1"))
-    manifest = read_manifest(newest) if newest else None
-    if manifest is None or (manifest.processes, manifest.batch) == (processes, optimizer.items_per_step(processes)):
-        return ()
-    return SHARING if manifest.batch == optimizer.items_per_step(processes) else ()
-
-
-def _planned_otherwise(config: Section, out: Path, optimizer: OptimizerConfig) -> tuple[str, ...]:
-    """The keys that say how long a run is to be, where its newest checkpoint stands as it would with the plan at hand
-    from the beginning: the plateau of a `wsd` schedule may end sooner."""
-    newest, written = newest_state(out), out / "config.yaml"
-    if newest is None or not written.exists() or step_of(newest) >= optimizer.steps:
-        return ()
-    earlier = load_config(type(config), written).optimizer  # type: ignore[attr-defined]
-    return PLANNING if are_the_same_until(step_of(newest), earlier, optimizer) else ()
 
 
 def prepare_layers(model: nn.Module, run: LayerSettings, accelerator: Accelerator) -> None:
@@ -379,20 +332,3 @@ def seed_draws(seed: int, process_index: int) -> None:
     """Starts torch's own random numbers, which are dropout's, anew: other ones in every process, and none that the
     weights were made of. Checkpoints hold each process's place among them, so `resume` comes after this."""
     torch.manual_seed(int(np.random.SeedSequence([seed, process_index]).generate_state(1, np.uint64)[0]))
-
-
-def is_finished(config: Section, out: Path) -> bool:
-    """Whether a run folder already holds the trained weights of this config, and not of one with fewer steps. Raises
-    UserError if they are those of another."""
-    if not (out / WEIGHTS).exists():
-        return False
-    existing = out / "config.yaml"
-    before = load_config(type(config), existing).optimizer.steps if existing.exists() else config.optimizer.steps
-    state = newest_state(out)
-    if state is None and before < config.optimizer.steps:
-        raise UserError(
-            f"{out} is a training of {before} steps, whose loop state is not there to go on to "
-            f"{config.optimizer.steps}: train further with start_from={out} and another run.out"
-        )
-    claim_folder(config, out, _may_differ(config, out, config.optimizer))
-    return state is None or step_of(state) == config.optimizer.steps

@@ -1,7 +1,6 @@
 """Which clips of a token corpus make up each batch: so many clips, or as many as a budget of tokens holds."""
 
 from collections.abc import Iterator, Sequence
-from itertools import islice
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -63,18 +62,18 @@ class ClipBatches:
         self._next_key = next(self._keys)
 
     def _share(self) -> list[int]:
+        """The keys of one process, those that come next."""
         if self.tokens_per_batch is None:
-            return list(islice(self._take(), self.batch_size))
+            return [self._take() for _ in range(self.batch_size)]
         share, tokens = [], 0
         while tokens + self.tokens_of(self._next_key) <= self.tokens_per_batch:
             tokens += self.tokens_of(self._next_key)
-            share.append(next(self._take()))
+            share.append(self._take())
         return share
 
-    def _take(self) -> Iterator[int]:
-        while True:
-            key, self._next_key = self._next_key, next(self._keys)
-            yield key
+    def _take(self) -> int:
+        key, self._next_key = self._next_key, next(self._keys)
+        return key
 
 
 class WeightedBatch(NamedTuple):

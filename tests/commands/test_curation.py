@@ -23,13 +23,13 @@ from two_processes import launch
 
 from evagen.commands import curate, tokenize, train_router
 from evagen.config import save_config
-from evagen.data import clip_table
 from evagen.data import clips as clips_module
 from evagen.data.clips import ClipDataset
 from evagen.data.corpus import Windows, read_corpus
 from evagen.data.curation_record import read_record
 from evagen.data.loader import collate_clips
 from evagen.data.square_clips import read_square
+from evagen.data.table_parts import PartWriter
 from evagen.data.video_reader import VideoError
 from evagen.errors import UserError
 from evagen.eval import LPIPSDistance
@@ -62,7 +62,7 @@ def rows(table: Path) -> list[bytes]:
 
 def interrupt(stage: Callable[[], object], parts: int) -> None:
     """Runs a stage that saves every batch and is interrupted after some."""
-    save, left = clip_table._PartWriter.save, [parts]
+    save, left = PartWriter.save, [parts]
 
     def save_or_stop(self) -> None:
         if not left[0]:
@@ -71,7 +71,7 @@ def interrupt(stage: Callable[[], object], parts: int) -> None:
         save(self)
 
     with locks_end(), pytest.MonkeyPatch.context() as patch:
-        patch.setattr(clip_table._PartWriter, "save", save_or_stop)
+        patch.setattr(PartWriter, "save", save_or_stop)
         with pytest.raises(KeyboardInterrupt):
             stage()
 

@@ -10,7 +10,7 @@ import yaml
 from tiny_models import LEVELS, random_clips, tiny_block_router, tiny_router, tiny_tokenizer
 
 from evagen.commands import long_videos
-from evagen.commands.long_videos import CLIPS, CLIPS_UNIFORM, MEMORY, MEMORY_UNIFORM, Point, Scores
+from evagen.commands.long_videos import CLIPS, CLIPS_UNIFORM, MEMORY, MEMORY_UNIFORM, RatePoint, VideoScores
 from evagen.config import check_config
 from evagen.data.video_writer import write_video
 from evagen.errors import UserError
@@ -78,7 +78,7 @@ def test_every_way_is_measured_and_nothing_twice(models, tmp_path, monkeypatch):
     )  # fmt: skip
     out = long_videos.main(config)
     summary = json.loads((out / "summary.json").read_text())
-    points = [Point(**point) for point in summary["points"]]
+    points = [RatePoint(**point) for point in summary["points"]]
     assert sorted({p.way for p in points}) == sorted([MEMORY, MEMORY_UNIFORM, CLIPS, CLIPS_UNIFORM])
     for point in points:
         if point.way in (MEMORY_UNIFORM, CLIPS_UNIFORM):
@@ -102,8 +102,8 @@ def test_every_way_is_measured_and_nothing_twice(models, tmp_path, monkeypatch):
         long_videos.main(config)
 
 
-def curve(way: str, *values: tuple[float, float]) -> list[Point]:
-    return [Point(way, 0, tokens, psnr, 1.0, 0.8) for tokens, psnr in values]
+def curve(way: str, *values: tuple[float, float]) -> list[RatePoint]:
+    return [RatePoint(way, 0, tokens, psnr, 1.0, 0.8) for tokens, psnr in values]
 
 
 @pytest.mark.parametrize(
@@ -122,13 +122,13 @@ def test_tokens_at_equal_quality(psnr, tokens):
 
 
 def test_one_measure_that_is_worse_is_enough_to_lose():
-    point = Point(MEMORY, 1.2, 50, 30, 1.02, 0.9)
+    point = RatePoint(MEMORY, 1.2, 50, 30, 1.02, 0.9)
     assert long_videos.tokens_at_equal_quality(point, curve(CLIPS, (100, 20), (200, 21))) is None
 
 
 @pytest.mark.parametrize("motion", [-0.5, 0.0, 0.8, None])
 def test_a_point_is_as_good_as_itself_and_one_that_moves_less_is_not(motion):
-    point = Point(MEMORY, 1.2, 50, 30, 1.0, motion)
+    point = RatePoint(MEMORY, 1.2, 50, 30, 1.0, motion)
     assert point.as_good_as(point)
     assert point.towards(point, 0.5) == point
     if motion is not None:
@@ -136,7 +136,7 @@ def test_a_point_is_as_good_as_itself_and_one_that_moves_less_is_not(motion):
 
 
 def test_what_is_not_defined_is_a_dash():
-    scores = Scores(MEMORY, 1.2, [50], [30.0], [1.0], [0.0], [0.0])  # nothing moves
+    scores = VideoScores(MEMORY, 1.2, [50], [30.0], [1.0], [0.0], [0.0])  # nothing moves
     point = scores.point(60)
     assert point.motion is None
     table = long_videos._table(None, [point], {"savings": [], "rates": []}, Minutes(1, 0.1, 0.2, 0.0, 1, 2, 3))

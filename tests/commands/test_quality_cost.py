@@ -10,7 +10,7 @@ from tiny_models import LEVELS, tiny_router
 
 from evagen.commands.quality_cost import (
     ClipSet,
-    Point,
+    CostPoint,
     QualityCost,
     _evenly,
     _max_reward,
@@ -72,8 +72,8 @@ def test_motion_explained_of_a_choice_by_hand():
     assert clips.point("any", 0, chosen).motion == pytest.approx(float(1 - moving / still))
 
 
-def routed(tokens: float, psnr: float = 30, perceptual: float = 0.9, motion: float | None = 0.5) -> Point:
-    return Point("", "router", 1, tokens, psnr, perceptual, motion)
+def routed(tokens: float, psnr: float = 30, perceptual: float = 0.9, motion: float | None = 0.5) -> CostPoint:
+    return CostPoint("", "router", 1, tokens, psnr, perceptual, motion)
 
 
 def test_savings_need_all_measures():

@@ -78,7 +78,7 @@ def test_large_pictures_are_written_smaller(models, tmp_path, monkeypatch):
 
 def test_large_pictures_are_scored_at_fewer_places(monkeypatch):
     monkeypatch.setattr(pairs, "SCORED_SIDE", 16)
-    scores, frames = pairs.Scores(), list(moving_frames(4, 50, 70))
+    scores, frames = pairs.PairScores(), list(moving_frames(4, 50, 70))
     scores.add(frames, frames)
     assert scores.count == 3 * 4 * 17 * 24
     assert scores.squared == 0

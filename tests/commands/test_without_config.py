@@ -18,7 +18,7 @@ from evagen.data.video_writer import write_video
 from evagen.errors import UserError
 from evagen.kernels import sources
 from evagen.sampling.pipeline import VideoPipeline
-from evagen.scoring.pairs import Scores
+from evagen.scoring.pairs import PairScores
 
 
 @pytest.fixture(scope="module")
@@ -150,7 +150,7 @@ def test_tokens_of_a_tokenizer_that_is_not_in_the_box_say_so(box, tmp_path):
 
 def test_scores_warn_where_coloured_squares_would_do_better():
     frames = list(moving_frames(16, 64, 64))
-    good, bad = Scores(), Scores()
+    good, bad = PairScores(), PairScores()
     good.add(frames, frames)
     bad.add(frames, [255 - frame for frame in frames])
     assert "warning" not in good.summary()

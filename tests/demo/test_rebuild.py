@@ -16,7 +16,7 @@ from evagen.demo.rebuild_tab import CLIPS
 from evagen.demo.upload import Limits
 from evagen.errors import UserError
 from evagen.kernels.levels import video_to_frames
-from evagen.scoring.pairs import Scores
+from evagen.scoring.pairs import PairScores
 from evagen.tokenizer import AdaptiveTokenizer, LiveTokenizer
 
 FRAMES = 75  # two pieces of 32 and one that ends within a clip
@@ -67,7 +67,7 @@ def test_numbers_are_what_they_say(models, video):
     assert result.share_of_longest == pytest.approx(result.tokens / (2 * 8 * 20))  # of two tiles
     bits = result.tokens * 6 + 2 * 20 * np.log2(3)  # a codebook of 64, three levels
     assert result.bits_per_pixel == pytest.approx(bits / (FRAMES * 32 * 53))
-    scores = Scores()
+    scores = PairScores()
     for piece in rebuild(models["clips"], video, Wish(), Limits()):
         for start in range(0, len(piece.originals), 16):
             scores.add(list(piece.originals[start : start + 16]), list(piece.rebuilt[start : start + 16]))

@@ -18,7 +18,7 @@ from evagen.commands import train_generator
 from evagen.commands.train_generator import GeneratorTraining
 from evagen.config import Section, check_config, save_config
 from evagen.data.clips import ClipDataset
-from evagen.training.checkpoints import newest_state, read_manifest
+from evagen.training.checkpoints import newest_state
 from evagen.training.metrics import read_metrics
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
@@ -132,7 +132,7 @@ def test_a_signal_to_one_saves_in_both_and_one_process_with_the_whole_batch_goes
     assert (first, second) == (143, 143), said
     assert "SIGTERM: stopped after step 3 of 6; the same command goes on there" in said
     state = newest_state(tmp_path / "run")
-    assert (state.name, read_manifest(state).processes) == ("step_00000003", 2)
+    assert (state.step, state.manifest.processes) == (3, 2)
     train_generator.main(generating(tmp_path, "run", 6))
     is_close(tmp_path / "run", tmp_path / "straight")
 

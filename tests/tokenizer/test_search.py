@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from evagen.tokenizer import CandidateSearch, RewardScale, VideoTokenizer, best_assignment, brute_force_distances
-from evagen.tokenizer.search import _Tokens
+from evagen.tokenizer.search_batch import Tokens
 
 
 @pytest.fixture(scope="module", params=[("block", "nearest"), ("causal", "nearest"), ("block", "first")], ids=str)
@@ -69,14 +69,14 @@ def test_batches_and_what_they_remember_stay_within_the_bound(model, monkeypatch
 
 def test_no_more_tokens_are_kept_than_those_of_the_prefixes_at_hand(model, monkeypatch):
     """One segment for each length where tokens do not depend on the prefix; or else those of a batch at each block."""
-    sizes, add = [], _Tokens.add
+    sizes, add = [], Tokens.add
 
     def watched(self, *arguments):
         found = add(self, *arguments)
         sizes.append(len(self))
         return found
 
-    monkeypatch.setattr(_Tokens, "add", watched)
+    monkeypatch.setattr(Tokens, "add", watched)
     video = torch.rand(1, 3, 16, 24, 24, generator=torch.Generator().manual_seed(5)) * 2 - 1  # four blocks
     CandidateSearch(model, block_errors(video), 9).all_distances(video)
     assert max(sizes) == (4 * 3 if model.config.encoder_self_attention == "block" else 3 + 3 * 9)

@@ -12,7 +12,8 @@ from evagen.config import load_config
 from evagen.errors import UserError
 from evagen.kernels.sources import locate
 from evagen.training.metrics import read_metrics
-from evagen.training.run import TrainingRun, is_finished
+from evagen.training.resuming import is_finished
+from evagen.training.run import TrainingRun
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 WSD = {"schedule": "wsd", "decay_share": 0.5}
