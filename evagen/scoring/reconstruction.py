@@ -61,8 +61,8 @@ def score_reconstruction(
 
 
 def frechet_between(real: Iterable[Tensor], fake: Iterable[Tensor], detector: torch.nn.Module) -> float:
-    """Fréchet distance of two sets of clips, given in batches (B, C, F, H, W). For comparisons at equal counts: that
-    few clips make it large is not warned of."""
+    """Fréchet distance of two sets of clips, given in batches (B, C, F, H, W), or as their features (B, D). For
+    comparisons at equal counts: that few clips make it large is not warned of."""
     metric = FrechetVideoDistance(detector)
     for is_real, batches in ((True, real), (False, fake)):
         for batch in batches:
