@@ -137,9 +137,9 @@ def main(config: TokenizerTraining) -> Path:
             seen["tokens_per_clip"] = lengths.sum(1).double().mean()
             run.log({"loss": loss, **terms, **since.terms, **seen})
             since.usage.reset()
-        learnt = objective.after_update(output, video, run.step, random)
-        run.watch(learnt)  # in its own step, so that no checkpoint holds what is broken
-        since.terms |= learnt  # which the next line of the log tells
+        of_others = objective.after_update(output, video, run.step, random)
+        run.watch(of_others)  # in its own step, so that no checkpoint holds what is broken
+        since.terms |= of_others  # which the next line of the log tells
         if dead_codes and run.step < RESTART_UNTIL * config.optimizer.steps:
             restart_dead_codes(dead_codes, output.tokens.codes, output.encoded, drawn, accelerator)
     skipped = lost.of_all()
