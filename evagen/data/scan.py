@@ -109,7 +109,7 @@ def _check(
     facts: dict[VideoPath, VideoFacts] = {}
     reasons: dict[VideoPath, str] = {}
     videos = list(dict.fromkeys(file.path for file in files))
-    with FileMemory("video_checks") as memory:
+    with FileMemory("checked_videos") as memory:
         known = memory.recall()
         for video in videos:
             before = known.get(as_text(str(video)))

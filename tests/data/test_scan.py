@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import av
@@ -16,6 +17,7 @@ from video_fixtures import moving_frames, write_class_folders, write_h264, write
 from evagen import cli
 from evagen.data.check import check_all, check_video
 from evagen.data.clips import ClipDataset
+from evagen.data.file_memory import FileMemory, file_state
 from evagen.data.found_files import LIST_NAME
 from evagen.data.scan import describe, guess_layout, scan
 from evagen.data.sources import DataConfig, VideoSource
@@ -277,6 +279,18 @@ def test_a_scan_that_is_stopped_goes_on_where_it_was(tree, capsys):
     reasons = {file["path"]: file["reason"] for file in record["bad"]}
     assert (len(reasons), reasons["ants/long.avi"]) == (4, "not decoded within 1 seconds")
     assert json.loads((tree / LIST_NAME).read_text()) == record
+
+
+def test_what_was_remembered_when_frames_were_counted_otherwise_is_checked_again(tmp_path, monkeypatch):
+    video = tmp_path / "ant.avi"
+    write_video(video, moving_frames(8, 16, 16), fps=25)
+    facts = check_video(video)
+    monkeypatch.setattr("evagen.data.scan.check_all", lambda videos, *_: ((video, facts) for video in videos))
+    with FileMemory("video_checks") as memory:
+        memory.recall()
+        memory.remember([(str(video), file_state(video), asdict(replace(facts, counted=9)))])
+    record, _ = scan(source(tmp_path), workers=1)
+    assert record.summary["fewer_frames_than_said"] == 0
 
 
 def test_a_folder_that_is_not_there_is_what_is_told(tmp_path):
