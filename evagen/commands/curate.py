@@ -94,7 +94,6 @@ def main(config: Curation) -> Path:
     about = {
         "tokenizer": fingerprint(tokenizer),
         "distance": f"{perceptual.name} {perceptual.fingerprint}" + MIRRORED * config.mirrored,
-        "distance_frames": config.distance_frames,
         **{name: getattr(config, name) for name in ("past", "future") if getattr(config, name)},
         **made_in(config.run, accelerator.device),
     }
@@ -106,6 +105,7 @@ def main(config: Curation) -> Path:
         "future": config.future,
         "memory_blocks": tokenizer.config.memory_blocks,
         "clips": config.data.model_dump(mode="json"),
+        "distance_frames": config.distance_frames,
         **{name: getattr(config, name) for name in WEIGHTED},
         "mirrored": config.mirrored,
     }

@@ -70,7 +70,8 @@ def main(command: Command, name: str, overrides: Sequence[str] = ()) -> DryRun:
         ) from error
     with tempfile.TemporaryDirectory() as folder:
         changes = _Inputs(name, Path(folder)).changes(command)
-        changes = [each for each in changes if not (each.startswith(BATCH) and _key(BATCH) in map(_key, overrides))]
+        if any(each.startswith(BATCH) and each != f"{BATCH}null" for each in overrides):
+            changes = [each for each in changes if not each.startswith(BATCH)]
         if unused := [each for each in overrides if any(_overlap(_key(each), _key(change)) for change in changes)]:
             print(f"a dry run sets these itself, so they change nothing: {', '.join(unused)}", file=sys.stderr)
         config: Any = command.load(name, [*overrides, *changes])
@@ -135,8 +136,8 @@ class _Inputs:
         if "start_from" in shipped:  # there is nothing trained to go on from
             changes.append("start_from=null")
         if "loss" in keys:
-            changes += ["held_out.clips=0", "loss.alignment.teacher=untrained", "loss.adversarial.videomae=untrained"]
-            changes += ["loss.adversarial.start_step=0"]
+            changes += ["held_out.clips=0", "held_out.best=null", "loss.alignment.teacher=untrained"]
+            changes += ["loss.adversarial.videomae=untrained", "loss.adversarial.start_step=0"]
         compared = {"compare": shipped.get("compare"), "loss.compare": shipped.get("loss", {}).get("compare")}
         for key, settings in compared.items():
             changes += [f"{key}.vgg16=untrained"] if (settings or {}).get("network") == "lpips" else []

@@ -87,7 +87,7 @@ def describe_plan(videos: Path, out: Path) -> str:
     proxy, curation, final, generator, sample = (
         shipped("quickstart_videos", name) for name in ("proxy", "curation", "final", "generator", "sample")
     )
-    cuttings, _ = plan_cuttings(videos, proxy.data.frames, proxy.data.size, without=out)
+    cuttings, _ = plan_cuttings(videos, proxy.data.frames, proxy.data.size, without=[out])
     num_clips = sum(cutting.num_clips for cutting in cuttings)
     held_out = sum(cutting.num_clips for cutting in cuttings if cutting.held_out) or HELD_OUT * num_clips
     classes = len({cutting.class_name for cutting in cuttings})
@@ -118,7 +118,7 @@ def seconds_of_pass(tokenizer: VideoTokenizer) -> float:
 
 
 def road_of(videos: Path) -> Road:
-    """A folder of one's own videos: all their clips."""
+    """A folder of one's own videos: all their clips. The run folder may lie in it, and is no part of it."""
     data = shipped("quickstart_videos", "proxy").data
 
     def minute(out: Path, data: DataConfig) -> DataConfig:
@@ -128,7 +128,7 @@ def road_of(videos: Path) -> Road:
 
     return Road(
         f"evagen quickstart: {videos.resolve().name}", "quickstart_videos", "videos",
-        lambda out: print(cut_videos(videos, out, data.frames, data.size).describe()),
+        lambda out: print(cut_videos(videos, out, data.frames, data.size, without=[out.parent]).describe()),
         lambda out: f"evagen data cut {as_argument(videos)} --out {as_argument(out)} "
         f"--frames {data.frames} --size {data.size}",
         minute,

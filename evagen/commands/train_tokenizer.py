@@ -131,9 +131,9 @@ def main(config: TokenizerTraining) -> Path:
                 seen |= held_out.look(model.assignments, assign, config.optimizer.batch_size, run.step + 1)
             seen["tokens_per_clip"] = drawn.lengths.sum(1).double().mean()
             run.log({"loss": loss, **terms, **seen})
-        learnt = objective.after_update(output, video, run.step, random)
-        run.watch(learnt)  # in its own step, so that no checkpoint holds what is broken
-        since.terms |= learnt  # which the next line of the log tells
+        of_others = objective.after_update(output, video, run.step, random)
+        run.watch(of_others)  # in its own step, so that no checkpoint holds what is broken
+        since.terms |= of_others  # which the next line of the log tells
         if dead_codes and run.step < RESTART_UNTIL * config.optimizer.steps:
             restart_dead_codes(dead_codes, output.tokens.codes, output.encoded, drawn.restarts, accelerator)
     skipped = lost.of_all()

@@ -166,6 +166,7 @@ class _Contents(Section):
     levels: list[int]
     num_blocks: int = Field(ge=1, le=LARGEST)
     clips: DataConfig
+    distance_frames: int | None = Field(None, ge=1, le=LARGEST)
     motion_weight: float = Field(0.0, ge=0)
     mse_weight: float = Field(0.0, ge=0)
     mirrored: bool = False
@@ -197,8 +198,9 @@ def open_record(folder: str | Path) -> CurationRecord:
     try:
         made = about.made_from
         network = str(made["distance"]).removesuffix(MIRRORED) if "distance" in made else None
-        frames = int(made["distance_frames"]) if "distance_frames" in made else None
-        measured_with = MeasuredWith(contents.tokenizer_source, str(made["tokenizer"]), network, frames)
+        measured_with = MeasuredWith(
+            contents.tokenizer_source, str(made["tokenizer"]), network, contents.distance_frames
+        )
         videos = str(made["videos"])
         space = AssignmentSpace(contents.levels, contents.num_blocks)
         for rows in table.with_format("arrow").iter(batch_size=1000):

@@ -11,7 +11,7 @@ import contextlib
 import math
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -110,11 +110,16 @@ class Cutting:
 
 
 def cut_videos(
-    root: str | Path, out: str | Path, frames: int = 16, size: int = 128, workers: int | None = None
+    root: str | Path,
+    out: str | Path,
+    frames: int = 16,
+    size: int = 128,
+    workers: int | None = None,
+    without: Collection[Path] = (),
 ) -> CutSummary:
     """Cuts every video below `root` into all its clips of `frames` frames that do not overlap, of `size` × `size`
     pixels (the short side resized, the long side cropped in the centre), into `out`. `workers`: processes, `None` for
-    one on each core.
+    one on each core. `without`: further folders than `out` that may lie in `root` and are left out.
 
     Where `root` has a `train` folder and a `test` or `val` folder, these say which videos are held out for the test
     list. Otherwise a tenth is, or 8 clips where that is more: of a class of ten videos or more the last
@@ -125,7 +130,7 @@ def cut_videos(
     if frames < 2 or size < 16 or size % 2:
         raise UserError(f"frames={frames}, size={size}: expected at least 2, and an even size of at least 16")
     root, out = Path(root), Path(out)
-    cuttings, skipped = plan_cuttings(root, frames, size, without=out)
+    cuttings, skipped = plan_cuttings(root, frames, size, [out, *without])
     videos = {cutting.name: os.path.realpath(str(cutting.path)) for cutting in cuttings}  # however the folder is named
     about = {"frames": frames, "size": size, "videos": videos}
     check_manifest(out, "cut", about)
@@ -145,10 +150,12 @@ def cut_videos(
     return CutSummary(out, names, num_files, len(train), len(test), held_out, skipped)
 
 
-def plan_cuttings(root: Path, frames: int, size: int, without: Path) -> tuple[list[Cutting], list[SkippedClip]]:
-    """What there is to do, and the videos that cannot be used; nothing of the folder `without`. Raises UserError as
+def plan_cuttings(
+    root: Path, frames: int, size: int, without: Collection[Path]
+) -> tuple[list[Cutting], list[SkippedClip]]:
+    """What there is to do, and the videos that cannot be used; nothing of the folders `without`. Raises UserError as
     `cut_videos` does."""
-    listing = list_folder(root, "all", [without])
+    listing = list_folder(root, "all", without)
     tell(listing)
     learned = _to_learn_from(root, listing, without)
     classes = _class_folders(listing.class_names)
@@ -179,10 +186,10 @@ def plan_cuttings(root: Path, frames: int, size: int, without: Path) -> tuple[li
     return cuttings, skipped
 
 
-def _to_learn_from(root: Path, listing: Listing, without: Path) -> set[VideoPath]:
+def _to_learn_from(root: Path, listing: Listing, without: Collection[Path]) -> set[VideoPath]:
     """Those in a `train` folder; all, where there is none."""
     with contextlib.suppress(UserError):
-        listing = list_folder(root, "train", [without])
+        listing = list_folder(root, "train", without)
     return {file.path for file in listing.files}
 
 

@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from evagen.data.check import VideoFacts, check_all
 from evagen.data.file_memory import FileMemory, State, file_state
-from evagen.data.found_files import LIST_NAME, check_folder
+from evagen.data.found_files import LIST_NAME
 from evagen.data.huggingface import is_saved
 from evagen.data.kinetics import is_list, lists_in
 from evagen.data.layouts import Listing, VideoFile
@@ -45,7 +45,11 @@ def scan(
     and fewer_frames_than_said (numbers of files), remarks, and how many files there are of each of sizes
     (`320x240`), frames_per_second, codecs and classes.
     Raises UserError for a data set that cannot be listed, or a place that cannot be written to."""
-    check_folder(source.root)
+    if out is None and not source.root.is_dir():
+        raise UserError(
+            f"no folder at {source.root}: give that of the data set; for a name on the hub say with --out where the "
+            "list of bad files goes"
+        )
     out = out or source.root / LIST_NAME
     if not out.parent.is_dir() or not os.access(out.parent, os.W_OK):
         raise UserError(
@@ -105,7 +109,7 @@ def _check(
     facts: dict[VideoPath, VideoFacts] = {}
     reasons: dict[VideoPath, str] = {}
     videos = list(dict.fromkeys(file.path for file in files))
-    with FileMemory("video_checks") as memory:
+    with FileMemory("checked_videos") as memory:
         known = memory.recall()
         for video in videos:
             before = known.get(as_text(str(video)))

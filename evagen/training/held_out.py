@@ -36,9 +36,9 @@ class HeldOutConfig(Section):
     `held_out_perceptual` in the log, and pictures. With the router's lengths where there is a router, or else the
     longest."""
 
-    clips: int = Field(0, ge=0)
+    clips: Annotated[int, ONLY_HOW] = Field(0, ge=0)
     """How many, taken in turn from every class; 0 leaves it out."""
-    split: Split | None = None
+    split: Annotated[Split | None, ONLY_HOW] = None
     """Where in the data set they are; videos that are trained on are refused. If None: `test`, and where the data set
     has no such split, or it is trained on, there is no look, which is said, unless `best` counts on it."""
     every: Annotated[int, ONLY_HOW] = Field(100, ge=1)

@@ -46,6 +46,26 @@ def test_the_batch_is_honoured_and_what_is_made_up_is_said(capsys):
     assert "so they change nothing: record=mine, run.out=elsewhere\n" in capsys.readouterr().err
 
 
+OF_TOKENS = ["optimizer.batch_size=null", "optimizer.tokens_per_batch=500"]
+
+
+@pytest.mark.parametrize(
+    ("command", "name", "overrides"),
+    [
+        ("train-tokenizer", "quickstart/proxy", ["held_out.best=psnr"]),
+        ("train-tokenizer", "quickstart/proxy", ["held_out.clips=4", "held_out.best=psnr"]),
+        ("train-generator", "quickstart/generator", ["held_out.best=loss", "held_out.corpus=mine"]),
+        ("train-generator", "quickstart/generator", OF_TOKENS),
+    ],
+)
+def test_what_a_training_may_be_told_a_dry_run_may_be_told_too(monkeypatch, command, name, overrides):
+    seen = []
+    monkeypatch.setattr("evagen.commands.dry_run._Inputs._corpus", lambda self: self.folder)
+    monkeypatch.setattr(Command, "run", lambda self, config: seen.append(config))
+    main(COMMANDS[command], name, overrides)
+    assert (seen[0].optimizer.batch_size, seen[0].held_out.best) == (1, None)
+
+
 def test_from_the_command_line(tmp_path):
     command = [sys.executable, "-m", "evagen", "train-generator", "quickstart/generator", "--dry-run"]
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)

@@ -93,7 +93,7 @@ OTHER_VALUES = {  # behind a bar: what else has to be set, in both runs, for the
     "train-tokenizer": {
         **TRAINING, **DATA, **MODEL, **LOSS, **OPTIMIZER, "start_from": "{}/proxy", "restart_codes_after": "1",
         "router": "{}/router", "preference": "0 | router={}/router2", "uniform_length": "4",
-        "random_share": "0.5 | router={}/router2", "held_out.clips": "2", "held_out.split": "train",
+        "random_share": "0.5 | router={}/router2",
         "prefix": "[4, 4, 4, 4] | router={}/router2", "pieces": "[4] | model.memory_blocks=1",
     },
     "curate": {

@@ -75,6 +75,13 @@ def test_sample_writes_one_video_and_says_where():
         assert line == f"Boxing: {clip.lengths.sum()} tokens, {' + '.join(str(int(n)) for n in clip.lengths)}"
 
 
+def test_sample_writes_no_clip_for_a_place_that_takes_none(monkeypatch):
+    Path("folder.mp4").mkdir()
+    monkeypatch.setattr(sample_one, "clips_of", None)
+    with pytest.raises(IsADirectoryError, match=r"folder\.mp4"):
+        sample_one.main("evagen/tiny", None, Path("folder.mp4"), 1, 0)
+
+
 def test_sample_shows_every_class_where_none_is_named():
     assert [line.split(":")[0] for line in call("sample", "--out", "all.gif").splitlines()[:3]] == [
         "Boxing", "Skiing", "all.gif",

@@ -5,17 +5,19 @@ import os
 import signal
 import subprocess
 import sys
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import av
 import numpy as np
 import pytest
-from datasets import Dataset, Features, Value, Video
+from datasets import Dataset, Features, Value, Video, load_from_disk
 from video_fixtures import moving_frames, write_class_folders, write_h264, write_ucf101, write_uneven_h264
 
 from evagen import cli
 from evagen.data.check import check_all, check_video
 from evagen.data.clips import ClipDataset
+from evagen.data.file_memory import FileMemory, file_state
 from evagen.data.found_files import LIST_NAME
 from evagen.data.scan import describe, guess_layout, scan
 from evagen.data.sources import DataConfig, VideoSource
@@ -279,9 +281,34 @@ def test_a_scan_that_is_stopped_goes_on_where_it_was(tree, capsys):
     assert json.loads((tree / LIST_NAME).read_text()) == record
 
 
+def test_what_was_remembered_when_frames_were_counted_otherwise_is_checked_again(tmp_path, monkeypatch):
+    video = tmp_path / "ant.avi"
+    write_video(video, moving_frames(8, 16, 16), fps=25)
+    facts = check_video(video)
+    monkeypatch.setattr("evagen.data.scan.check_all", lambda videos, *_: ((video, facts) for video in videos))
+    with FileMemory("video_checks") as memory:
+        memory.recall()
+        memory.remember([(str(video), file_state(video), asdict(replace(facts, counted=9)))])
+    record, _ = scan(source(tmp_path), workers=1)
+    assert record.summary["fewer_frames_than_said"] == 0
+
+
 def test_a_folder_that_is_not_there_is_what_is_told(tmp_path):
     with pytest.raises(UserError, match=r"no folder at .*nowhere: give"):
         scan(VideoSource(root=tmp_path / "nowhere", layout="folder"))
+
+
+def test_a_data_set_of_the_hub_has_no_folder_and_its_list_goes_elsewhere(tmp_path, monkeypatch):
+    write_video(tmp_path / "ant.avi", moving_frames(8, 16, 16), fps=25)
+    features = Features({"video": Video(decode=False)})
+    Dataset.from_dict({"video": [str(tmp_path / "ant.avi")]}, features=features).save_to_disk(tmp_path / "fetched")
+    hub = {"evagen-tests/nowhere": load_from_disk(tmp_path / "fetched")}
+    monkeypatch.setattr("evagen.data.huggingface.load_dataset", hub.__getitem__)
+    named = source("evagen-tests/nowhere", guess_layout(Path("evagen-tests/nowhere")))
+    record, written = scan(named, out=tmp_path / "list.json")
+    assert (record.bad, record.summary["files"], written) == ([], 1, tmp_path / "list.json")
+    with pytest.raises(UserError, match=r"no folder at evagen-tests.nowhere: .* on the hub say with --out"):
+        scan(named)
 
 
 def test_an_unknown_layout_is_refused(tree):
