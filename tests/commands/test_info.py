@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 from video_fixtures import moving_frames
 
 from evagen import __version__, cli
-from evagen.commands import curate, encode
+from evagen.commands import curate, encode, export_llama
 from evagen.commands.info import main
 from evagen.data.token_file import read_token_file
 from evagen.data.video_writer import write_video
@@ -58,6 +58,23 @@ def test_a_model_and_its_fingerprint(tmp_path, make, what):
     assert facts["fingerprint"] == weights_fingerprint(model.state_dict())
     assert facts["weights"].startswith(f"{sum(x.numel() for x in model.state_dict().values()) / 1e6:.1f} million")
     assert str(tmp_path) in facts["to use it"]
+
+
+def test_a_generator_as_a_llama_names_its_classes_and_who_takes_it(tmp_path):
+    tiny_generator().save_pretrained(tmp_path / "generator")
+    export_llama.main(str(tmp_path / "generator"), tmp_path / "llama")
+    facts = dict(main(tmp_path / "llama"))
+    assert facts["what"] == "a generator as a Llama"
+    assert facts["classes"] == dict(main(tmp_path / "generator"))["classes"]
+    assert f"evagen import llama {tmp_path / 'llama'}" in facts["to use it"]
+
+
+@pytest.mark.parametrize(("megabytes", "said"), [(1234, "1,234 MB"), (12.4, "12 MB"), (0.25, "0.25 MB")])
+def test_sizes_are_written_out(tmp_path, megabytes, said):
+    (tmp_path / "config.yaml").write_text("{}")
+    with (tmp_path / "large").open("wb") as file:
+        file.truncate(int(megabytes * 2**20))  # of which the disk stores nothing
+    assert dict(main(tmp_path))["on disk"] == f"{said} in 2 files"
 
 
 def test_files_and_folders_of_the_road(road):
