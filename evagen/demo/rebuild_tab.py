@@ -81,6 +81,7 @@ class RebuildTab:
         private: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
         gallery.select(_take_clip, None, [source, upload], **private)
         upload.upload(_take_upload, upload, source, **private)
+        gr.on([upload.clear, upload.delete], lambda: next(iter(CLIPS), ""), None, source, **private)
         gr.on(touched, self._ask, asked, None, trigger_mode="multiple", queue=False, **private)
         hold.change(_only_one, hold, [preference, rate], **private)
 
