@@ -108,10 +108,11 @@ def _pipeline(folder: Path) -> Facts:
     parts = sorted(each.parent for each in folder.glob("*/config.json"))
     told = ("weights", "fingerprint", "classes")
     facts = [(f"{part.name} {name}", value) for part in parts for name, value in _model(part) if name in told]
-    name = as_argument(folder)
-    command = f'VideoPipeline.from_pretrained("{folder}"), or --tokenizer {name} --router {name}'
+    name = next((known for known, place in box().items() if place == folder), str(folder))
+    options = [f"--{part.name} {as_argument(name)}" for part in parts if part.name in ("tokenizer", "router")]
     return [
-        ("what", f"a pipeline: {', '.join(part.name for part in parts)}"), *facts, ("to use it", command),
+        ("what", f"a pipeline: {', '.join(part.name for part in parts)}"), *facts,
+        ("to use it", f"VideoPipeline.from_pretrained({name!r}), or {' '.join(reversed(options))}"),
     ]  # fmt: skip
 
 

@@ -20,8 +20,10 @@ from evagen.commands.info import main
 from evagen.data.token_file import read_token_file
 from evagen.data.video_writer import write_video
 from evagen.errors import UserError
+from evagen.kernels.names import as_argument
 from evagen.kernels.weights import weights_fingerprint
 from evagen.report.run_folder import LEFT_BY
+from evagen.sampling.pipeline import VideoPipeline
 
 
 @pytest.fixture(scope="module")
@@ -104,7 +106,17 @@ def test_a_run_that_the_report_calls_finished_is_not_called_unfinished(tmp_path,
 
 
 def test_a_pipeline_names_its_classes():
-    assert "Asteroids" in dict(main(Path("evagen/arcade")))["generator classes"]
+    facts = dict(main(Path("evagen/arcade")))
+    assert "Asteroids" in facts["generator classes"]
+    assert facts["to use it"].endswith("('evagen/arcade'), or --tokenizer evagen/arcade --router evagen/arcade")
+
+
+def test_a_pipeline_says_how_to_use_the_parts_that_it_has(tmp_path):
+    folder = tmp_path / "it's mine"
+    VideoPipeline(tiny_tokenizer(), None, None).save_pretrained(folder)
+    assert dict(main(folder))["to use it"] == (
+        f"VideoPipeline.from_pretrained({str(folder)!r}), or --tokenizer {as_argument(folder)}"
+    )
 
 
 def test_what_has_not_finished_and_what_says_little(tmp_path):
