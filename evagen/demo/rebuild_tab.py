@@ -73,7 +73,7 @@ class RebuildTab:
         bars = gr.HTML(elem_id="timeline")
         source = gr.Textbox(next(iter(CLIPS), ""), visible=False)
         asked = [name, source, upload, hold, preference, rate]
-        touched = [source.change, hold.change, preference.input, rate.input, name.change]
+        touched = [source.change, hold.change, preference.change, rate.change, name.change]
         gr.on(
             [page.load, *touched], self.show, asked, [film, numbers, bars], api_name="rebuild",
             trigger_mode="always_last", show_progress="minimal", show_progress_on=film,

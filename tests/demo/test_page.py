@@ -185,6 +185,19 @@ def test_five_users_at_once_get_what_one_would(address, pipelines):
         assert list(users.map(use, range(5))) == [alone] * 5
 
 
+def test_numbers_follow_the_sliders_whoever_moves_them(models):
+    """Also gradio, which brings back a number that was typed beyond the ends."""
+    pytest.importorskip("gradio", reason="the page needs gradio")
+    from evagen.demo.page import build_page
+
+    config = build_page(models, Limits()).config
+    (rebuild,) = (each for each in config["dependencies"] if each["api_name"] == "rebuild")
+    followed = {component for component, event in rebuild["targets"] if event == "change"}
+    sliders = {each["id"] for each in config["components"] if each["props"].get("elem_id") in ("preference", "rate")}
+    assert len(sliders) == 2
+    assert sliders <= followed
+
+
 # The command
 
 
