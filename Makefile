@@ -17,7 +17,7 @@ lint: install
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/pip check
-	$(BIN)/vermin --quiet --target=3.10- --no-tips --violations evagen examples
+	$(BIN)/vermin --quiet --target=3.11- --no-tips --violations evagen examples
 
 test: lint
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder

@@ -44,8 +44,8 @@ def run() -> dict:
 
     difference = (packed_forward() - padded_forward()).abs().max().item()
     with torch.no_grad():
-        forward = [_seconds(packed_forward), _seconds(padded_forward)]
-    both = [_seconds(backward(packed_forward)), _seconds(backward(padded_forward))]
+        forward = _seconds(packed_forward, padded_forward)
+    both = _seconds(backward(packed_forward), backward(padded_forward))
     return {
         "speedup_forward": forward[1] / forward[0],
         "speedup_backward": both[1] / both[0],
@@ -91,12 +91,15 @@ def router_like_lengths(num_clips: int, seed: int) -> Tensor:
     return lengths
 
 
-def _seconds(work: Callable[[], object], repeats: int = 9) -> float:
-    for _ in range(2):
-        work()
+def _seconds(*works: Callable[[], object], repeats: int = 9) -> list[float]:
+    """The median of each, which take turns: other programs on the machine disturb all alike."""
     times = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        work()
-        times.append(time.perf_counter() - start)
-    return statistics.median(times)
+    for turn in range(-2, repeats):  # the first ones warm up
+        taken = []
+        for work in works:
+            start = time.perf_counter()
+            work()
+            taken.append(time.perf_counter() - start)
+        if turn >= 0:
+            times.append(taken)
+    return [statistics.median(each) for each in zip(*times)]

@@ -7,7 +7,7 @@ from transformers import LlamaForCausalLM
 
 from evagen.ar_model.llama import from_llama
 from evagen.errors import UserError
-from evagen.kernels.files import read_json
+from evagen.kernels.files import atomic_folder, read_json
 from evagen.kernels.model_files import check_finite
 from evagen.kernels.pretrained import check_network
 from evagen.models.loading import check_empty
@@ -28,7 +28,8 @@ def main(folder: Path, out: Path) -> Path:
         if missing := sorted(report["missing_keys"]):
             raise ValueError(f"of its weights {len(missing)} are missing, {', '.join(missing[:3])} among them")
         check_finite(llama)
-        from_llama(llama).save_pretrained(out)
+        with atomic_folder(out) as unfinished:
+            from_llama(llama).save_pretrained(unfinished)
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise UserError(f"{folder} cannot be imported as a generator: {error}") from error
     return out

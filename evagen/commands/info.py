@@ -24,6 +24,7 @@ MODELS = {
     "Router": ("a router of clips", "evagen encode my.mp4 my.safetensors --tokenizer … --router {folder}"),
     "BlockRouter": ("a router of blocks", "evagen encode my.mp4 my.safetensors --tokenizer … --router {folder}"),
     "VideoGenerator": ("a generator", "evagen sample CONFIG generator={folder} tokenizer=…"),
+    "LlamaForCausalLM": ("a generator as a Llama", "evagen import llama {folder} OUT, or transformers"),
 }
 """By the class in config.json: what it is, and a command that takes it."""
 SHAPES = (
@@ -53,7 +54,8 @@ def main(path: Path) -> Facts:
     facts = _of_folder(path) if path.is_dir() else _of_file(path)
     files = [path] if path.is_file() else [each for each in path.rglob("*") if each.is_file()]
     size = sum(each.stat().st_size for each in files) / 2**20
-    return [*facts, ("on disk", f"{size:.2g} MB" + f" in {len(files)} files" * (len(files) > 1))]
+    shown = f"{size:,.0f}" if size >= 10 else f"{size:.2g}"
+    return [*facts, ("on disk", f"{shown} MB" + f" in {len(files)} files" * (len(files) > 1))]
 
 
 def _of_folder(folder: Path) -> Facts:
@@ -78,6 +80,8 @@ def _model(folder: Path) -> Facts:
     from evagen.kernels.weights import weights_fingerprint
 
     config = _json(folder / "config.json")
+    if isinstance(config.get("evagen"), dict):  # as `evagen export llama` leaves it
+        config = {"_class_name": "LlamaForCausalLM", **config["evagen"]}
     kind = str(config.get("_class_name"))
     if kind not in MODELS:
         raise UserError(f"{folder} holds a {kind}, which is none of {', '.join(MODELS)}")
@@ -104,10 +108,11 @@ def _pipeline(folder: Path) -> Facts:
     parts = sorted(each.parent for each in folder.glob("*/config.json"))
     told = ("weights", "fingerprint", "classes")
     facts = [(f"{part.name} {name}", value) for part in parts for name, value in _model(part) if name in told]
-    name = as_argument(folder)
-    command = f'VideoPipeline.from_pretrained("{folder}"), or --tokenizer {name} --router {name}'
+    name = next((known for known, place in box().items() if place == folder), str(folder))
+    options = [f"--{part.name} {as_argument(name)}" for part in parts if part.name in ("tokenizer", "router")]
     return [
-        ("what", f"a pipeline: {', '.join(part.name for part in parts)}"), *facts, ("to use it", command),
+        ("what", f"a pipeline: {', '.join(part.name for part in parts)}"), *facts,
+        ("to use it", f"VideoPipeline.from_pretrained({name!r}), or {' '.join(reversed(options))}"),
     ]  # fmt: skip
 
 

@@ -36,14 +36,19 @@ def main(folders: Sequence[Path], out: Path | None = None, chain: bool = False) 
 
 
 def runs_in(folder: Path) -> list[Path]:
-    """The folder itself if it is a run's, or else the runs in it, by name. Raises UserError where there are none."""
-    if (folder / CONFIG).exists():
-        return [folder]
-    inside = sorted(path.parent for path in folder.glob(f"*/{CONFIG}"))
-    if not inside:
+    """The folder itself if it has a config, or else the runs in it, by name. Raises UserError where there are none."""
+    inside = [folder] if (folder / CONFIG).exists() else sorted(path.parent for path in folder.glob(f"*/{CONFIG}"))
+    runs = [each for each in inside if _is_run(each)]
+    if not runs:
         there = "it holds no run, which a config.yaml would tell" if folder.is_dir() else "there is no such folder"
         raise UserError(f"no report of {folder}: {there}; give the run.out of any command, or a folder of such")
-    return inside
+    return runs
+
+
+def _is_run(folder: Path) -> bool:
+    """Whether a config.yaml is one of ours: other programs have files of this name too."""
+    run = read_values(folder / CONFIG).get("run")
+    return isinstance(run, dict) and "out" in run
 
 
 def _read(folder: Path) -> Run:

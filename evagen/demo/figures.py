@@ -13,6 +13,7 @@ from PIL import Image, ImageOps
 
 from evagen.demo.generate import FRAMES_PER_SECOND, Generated
 from evagen.demo.rebuild import Rebuilt
+from evagen.scoring.pairs import SQUARES
 
 BAR_PIXELS = 72
 """Height of the bar of the longest length."""
@@ -88,7 +89,16 @@ def of_rebuilt(result: Rebuilt, name: str) -> str:
     ]
     done = result.num_frames >= result.total_frames
     state = "" if done else f", {result.num_frames} of {result.total_frames} frames so far …"
-    return _numbers(f"{html.escape(name)}{state}", done, (("Cost", cost), ("Quality", quality)))
+    numbers = _numbers(f"{html.escape(name)}{state}", done, (("Cost", cost), ("Quality", quality)))
+    return numbers if result.better_squares is None else numbers + _unknown(result.better_squares)
+
+
+def _unknown(squares: float) -> str:
+    return (
+        '<p class="unknown" role="note">This video looks like nothing that the model was trained on: a still picture '
+        f"of {SQUARES}x{SQUARES} coloured squares comes nearer to it ({squares:.1f} dB). Choose another model, if "
+        "there is one.</p>"
+    )
 
 
 def _of_motion(moved: float | None) -> str:

@@ -69,18 +69,19 @@ class GenerateTab:
         name: str,
         kind: str | None,
         count: float,
-        seed: float,
+        seed: float | None,
         guidance: float,
         mode: str,
         cap: float,
         *forced: int,
     ) -> Iterator[Shown]:
-        """Clips and what they cost, or why there are none. forced: tokens of each block, 0 where it is free."""
+        """Clips and what they cost, or why there are none. seed: None where the field is empty, which is 0; forced:
+        tokens of each block, 0 where it is free."""
         models = self.models.get(name, self.models[self.first])
         lengths = [length or None for length in forced[: models.generated_blocks]] if mode == FORCED else None
         most = int(cap) if mode == CAPPED else None
         try:
-            made = generate(models, kind or None, int(count), int(seed), guidance, lengths, most)
+            made = generate(models, kind or None, int(count), int(seed or 0), guidance, lengths, most)
         except UserError as error:
             yield None, figures.problem(str(error)), ""
             return

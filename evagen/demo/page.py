@@ -58,6 +58,7 @@ def launch(page: gr.Blocks, limits: Limits, host: str, port: int, wait: bool = T
     taken, and for a host that is not this machine."""
     check_free(host, port)
     theme = gr.themes.Default(font=list(FONTS[0]), font_mono=list(FONTS[1]))
+    theme.set(body_text_color_subdued="*neutral_500")  # gradio's own can hardly be read on white
     _, address, _ = page.launch(
         server_name=host, server_port=port, share=False, inbrowser=False, quiet=True, ssr_mode=False, mcp_server=False,
         enable_monitoring=False, run_history=False, pwa=False, footer_links=[], prevent_thread_lock=True,

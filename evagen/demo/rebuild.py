@@ -44,7 +44,8 @@ class Rebuilt:
 
     originals, rebuilt: frames of the newest piece, uint8 F H W 3; new_lengths: of its blocks; lengths: of all blocks so
     far; num_frames: so far, of total_frames; bits: of tokens and lengths so far; longest: tokens that a block can have;
-    psnr: in dB; motion_explained: at most 1, None where nothing moves."""
+    psnr: in dB; motion_explained: at most 1, None where nothing moves; better_squares: the PSNR of a still picture of
+    squares, None unless it is higher."""
 
     originals: np.ndarray
     rebuilt: np.ndarray
@@ -58,6 +59,7 @@ class Rebuilt:
     bits: float
     psnr: float
     motion_explained: float | None
+    better_squares: float | None
 
     @property
     def tokens(self) -> int:
@@ -111,6 +113,7 @@ def rebuild(models: DemoModels, video: Path, wish: Wish, limits: Limits) -> Iter
                 originals, rebuilt, tuple(piece.lengths), lengths, num_frames, header.frames, header.frames_per_second,
                 models.frames_a_block, models.levels[-1] * piece.num_tiles,
                 models.bits(sum(lengths), len(lengths) * piece.num_tiles), scores.psnr, scores.motion,
+                scores.better_squares,
             )  # fmt: skip
     except VideoError as error:
         raise UserError(explain(error, video.name)) from error

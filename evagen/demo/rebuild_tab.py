@@ -73,7 +73,7 @@ class RebuildTab:
         bars = gr.HTML(elem_id="timeline")
         source = gr.Textbox(next(iter(CLIPS), ""), visible=False)
         asked = [name, source, upload, hold, preference, rate]
-        touched = [source.change, hold.change, preference.input, rate.input, name.change]
+        touched = [source.change, hold.change, preference.change, rate.change, name.change]
         gr.on(
             [page.load, *touched], self.show, asked, [film, numbers, bars], api_name="rebuild",
             trigger_mode="always_last", show_progress="minimal", show_progress_on=film,
@@ -81,6 +81,7 @@ class RebuildTab:
         private: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
         gallery.select(_take_clip, None, [source, upload], **private)
         upload.upload(_take_upload, upload, source, **private)
+        gr.on([upload.clear, upload.delete], lambda: next(iter(CLIPS), ""), None, source, **private)
         gr.on(touched, self._ask, asked, None, trigger_mode="multiple", queue=False, **private)
         hold.change(_only_one, hold, [preference, rate], **private)
 

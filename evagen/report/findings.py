@@ -186,6 +186,6 @@ def format_duration(seconds: float) -> str:
     return f"{seconds / 3600:.1f} h"
 
 
-def format_memory(mebibytes: float) -> str:
-    """MiB below a GiB, then GiB."""
-    return f"{mebibytes:.0f} MiB" if mebibytes < 1024 else f"{mebibytes / 1024:.1f} GiB"
+def format_memory(megabytes: float) -> str:
+    """MB below a GB, then GB; 10^6 and 10^9 bytes."""
+    return f"{megabytes:.0f} MB" if megabytes < 1000 else f"{megabytes / 1000:.1f} GB"

@@ -1,8 +1,10 @@
 """What the report page tells of a run folder, read from the files that the run has left so far."""
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,7 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
 
 from evagen.data.pictures import FOLDER
-from evagen.data.video_reader import VideoError, iterate_frames
+from evagen.data.video_reader import VideoError, count_frames, iterate_frames
 from evagen.errors import UserError
 from evagen.report.page import GeneratedClip
 from evagen.report.training_facts import batch_of
@@ -133,16 +135,18 @@ def read_run(
     """Everything of a run that is in its folder. command, changed, facts: as in `Run`."""
     log = read_metrics(path) if (path / "metrics.jsonl").exists() else []
     pictures = sorted((path / FOLDER).glob("*.png"))
-    rows = list(finished_rows(path).values()) if command == "sample" else []
+    rows: list[dict[str, Any]] = []
+    scores: Mapping[str, str] = {}
+    try:
+        if command == "sample":
+            rows = list(finished_rows(path).values())
+        if command == "benchmark" and (path / "record.json").exists():
+            scores = figures_of(read_record(path))
+    except UserError as error:  # damaged
+        facts = {"not readable": str(error), **facts}
     if rows:
         tokens = sum(len(row["codes"]) for row in rows) / len(rows)
         facts = {"clips": f"{len(rows)}", "tokens": f"{tokens:.1f} a clip", **facts}
-    scores: Mapping[str, str] = {}
-    if command == "benchmark" and (path / "record.json").exists():
-        try:
-            scores = figures_of(read_record(path))
-        except UserError as error:  # damaged
-            facts = {"not readable": str(error), **facts}
     return Run(
         path, str(path), command, values, changed, facts,
         progress=progress_of(path, command, values, log),
@@ -172,13 +176,15 @@ def progress_of(path: Path, command: str, values: Mapping[str, Any], log: Sequen
 
 def _times(path: Path) -> tuple[float | None, float | None]:
     """Seconds that a training has taken over all its starts, and seconds of a step in the newest one; from what
-    TensorBoard was told, None where that is nothing."""
+    TensorBoard was told, None where that is nothing. The steps before the first that a start has logged count as those
+    between the first two."""
     took, pace = 0.0, None
     for file in sorted(path.glob("tracker/events*"), key=lambda each: each.stat().st_mtime):
-        seen = [(event.step, event.wall_time) for event in EventFileLoader(str(file)).Load() if event.step]
-        if len(seen) > 1 and seen[-1][0] > seen[0][0]:
-            seconds, steps = seen[-1][1] - seen[0][1], seen[-1][0] - seen[0][0]
-            took, pace = took + seconds, seconds / steps
+        seen = {event.step: event.wall_time for event in EventFileLoader(str(file)).Load() if event.step}
+        if len(seen) > 1:
+            first, second, *_ = steps = sorted(seen)
+            pace = (seen[steps[-1]] - seen[first]) / (steps[-1] - first)
+            took += pace * (steps[-1] - first + min(first, second - first))
     return (took, pace) if pace is not None else (None, None)
 
 
@@ -232,11 +238,17 @@ def _clips(path: Path, rows: Sequence[Mapping[str, Any]]) -> list[GeneratedClip]
     for name, some in list(by_class.items())[:MOST_CLIPS]:
         for row in some[:each]:
             try:
-                frames = [_small(frame) for frame, _ in zip(iterate_frames(file_of(path, row)), range(MOST_FRAMES))]
+                clips.append(GeneratedClip(*_beginning(file_of(path, row), row["lengths"]), name))
             except (OSError, VideoError, UserError):  # taken away, a picture, or not of this run
                 continue
-            clips.append(GeneratedClip(np.stack(frames), row["lengths"], name))
     return clips
+
+
+def _beginning(video: Path, lengths: Sequence[int]) -> tuple[np.ndarray, Sequence[int]]:
+    """The first frames of a sampled video, uint8 F H W 3, and the lengths of their blocks."""
+    frames = np.stack([_small(frame) for frame in islice(iterate_frames(video), MOST_FRAMES)])
+    frames_a_block = math.ceil(count_frames(video) / len(lengths))
+    return frames, lengths[: math.ceil(len(frames) / frames_a_block)]
 
 
 def _small(frame: np.ndarray) -> np.ndarray:

@@ -14,7 +14,7 @@ from evagen.report import figures
 from evagen.report.clips import data_uri, picture_uri, sprite_strip
 from evagen.report.findings import format_duration
 from evagen.report.page import templates
-from evagen.report.run_folder import Run
+from evagen.report.run_folder import MOST_FRAMES, Run
 
 WHAT = {
     "train-tokenizer": "Tokenizer training", "curate": "Curation", "train-router": "Router training",
@@ -60,6 +60,7 @@ def write_runs_page(runs: Sequence[Run], path: Path) -> Path:
         version=__version__,
         has_clips=bool(clips),
         num_frames=max((len(clip.frames) for clip in clips), default=1),
+        most_frames=MOST_FRAMES,
         frames_per_second=FRAMES_PER_SECOND,
         num_blocks_shown=sorted({len(clip.lengths) for clip in clips}),
         longest_block=max((max(clip.lengths) for clip in clips), default=1),

@@ -49,18 +49,23 @@ class PairScores:
         """Motion explained; None where nothing moves."""
         return motion_explained(*(torch.cat(sums) for sums in zip(*self.moving)))
 
+    @property
+    def better_squares(self) -> float | None:
+        """The PSNR of the trivial answer in dB where that comes nearer to the video; None where it does not."""
+        trivial = _decibels(self.squared_of_squares / self.count)
+        return trivial if trivial > self.psnr else None
+
     def summary(self) -> str:
         """One line for the terminal, and a warning where it is due."""
         motion = self.motion
         moved = "nothing moves" if motion is None else f"motion explained {motion:.2f}"
         line = f"PSNR {self.psnr:.1f} dB, {moved}"
-        trivial = _decibels(self.squared_of_squares / self.count)
-        if self.psnr >= trivial:
+        if self.better_squares is None:
             return line
         return (
             f"{line}\nwarning: a still picture of {SQUARES}x{SQUARES} coloured squares comes nearer to this video "
-            f"({trivial:.1f} dB): it looks like nothing that this tokenizer was trained on. Take another one, or train "
-            "it further on such videos (docs/your-own-videos.md)"
+            f"({self.better_squares:.1f} dB): it looks like nothing that this tokenizer was trained on. Take another "
+            "one, or train it further on such videos (docs/your-own-videos.md)"
         )
 
 

@@ -221,3 +221,19 @@ def test_the_commands(tmp_path):
         import_llama(tmp_path / "nowhere", tmp_path / "other")
     with pytest.raises(UserError, match="llama is there already"):
         export_llama(str(tmp_path / "generator"), tmp_path / "llama")
+
+
+def test_an_export_that_fails_leaves_nothing_in_the_way_of_the_next(tmp_path, monkeypatch):
+    new_generator().save_pretrained(tmp_path / "generator")
+
+    def half(llama, folder):
+        folder.mkdir(exist_ok=True)
+        (folder / "config.json").write_text("{}")
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("transformers.LlamaForCausalLM.save_pretrained", half)
+        with pytest.raises(KeyboardInterrupt):
+            export_llama(str(tmp_path / "generator"), tmp_path / "llama")
+    assert [path.name for path in tmp_path.iterdir()] == ["generator"]
+    export_llama(str(tmp_path / "generator"), tmp_path / "llama")

@@ -9,7 +9,7 @@ import pytest
 import torch
 from tiny_models import tiny_router, tiny_tokenizer
 
-from evagen.bench import BENCHMARKS, loader, longvideo, packing, print_table, search
+from evagen.bench import BENCHMARKS, attention, loader, longvideo, packing, print_table, search
 from evagen.bench import tokenizer as speed
 from evagen.bench.shapes import moving_shapes
 
@@ -63,6 +63,13 @@ def test_rows_are_printed_as_a_table(capsys):
     assert len(set(ends)) == 1  # numbers stand under each other
 
 
+def test_attention_is_compared_in_turns():
+    done = []
+    taken = attention._seconds(lambda: done.append("packed"), lambda: done.append("padded"), repeats=3)
+    assert done == ["packed", "padded"] * 5  # two to warm up
+    assert len(taken) == 2
+
+
 def test_search_benchmark_on_a_tiny_model(monkeypatch):
     def untrained(perceptual):
         return tiny_tokenizer(num_frames=16, resolution=64)
@@ -77,6 +84,7 @@ def test_search_benchmark_on_a_tiny_model(monkeypatch):
     assert found["block_evaluations_per_clip"] == 3 + 9 + 27 + 81
     assert found["autoregressive"]["block_evaluation_ratio"] == (3 + 9 + 15 + 15) / (81 * 4)
     assert 0 <= found["autoregressive"]["reward_ratio"] <= 1
+    assert 0 < found["autoregressive"]["reward_ratio_of_one_for_all"] <= 1
 
 
 def test_long_video_benchmark_in_little(monkeypatch):

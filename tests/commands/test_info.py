@@ -15,13 +15,15 @@ from typer.testing import CliRunner
 from video_fixtures import moving_frames
 
 from evagen import __version__, cli
-from evagen.commands import curate, encode
+from evagen.commands import curate, encode, export_llama
 from evagen.commands.info import main
 from evagen.data.token_file import read_token_file
 from evagen.data.video_writer import write_video
 from evagen.errors import UserError
+from evagen.kernels.names import as_argument
 from evagen.kernels.weights import weights_fingerprint
 from evagen.report.run_folder import LEFT_BY
+from evagen.sampling.pipeline import VideoPipeline
 
 
 @pytest.fixture(scope="module")
@@ -60,6 +62,23 @@ def test_a_model_and_its_fingerprint(tmp_path, make, what):
     assert str(tmp_path) in facts["to use it"]
 
 
+def test_a_generator_as_a_llama_names_its_classes_and_who_takes_it(tmp_path):
+    tiny_generator().save_pretrained(tmp_path / "generator")
+    export_llama.main(str(tmp_path / "generator"), tmp_path / "llama")
+    facts = dict(main(tmp_path / "llama"))
+    assert facts["what"] == "a generator as a Llama"
+    assert facts["classes"] == dict(main(tmp_path / "generator"))["classes"]
+    assert f"evagen import llama {tmp_path / 'llama'}" in facts["to use it"]
+
+
+@pytest.mark.parametrize(("megabytes", "said"), [(1234, "1,234 MB"), (12.4, "12 MB"), (0.25, "0.25 MB")])
+def test_sizes_are_written_out(tmp_path, megabytes, said):
+    (tmp_path / "config.yaml").write_text("{}")
+    with (tmp_path / "large").open("wb") as file:
+        file.truncate(int(megabytes * 2**20))  # of which the disk stores nothing
+    assert dict(main(tmp_path))["on disk"] == f"{said} in 2 files"
+
+
 def test_files_and_folders_of_the_road(road):
     _, about = read_token_file(road / "a.safetensors")
     tokens = dict(main(road / "a.safetensors"))
@@ -87,7 +106,17 @@ def test_a_run_that_the_report_calls_finished_is_not_called_unfinished(tmp_path,
 
 
 def test_a_pipeline_names_its_classes():
-    assert "Asteroids" in dict(main(Path("evagen/arcade")))["generator classes"]
+    facts = dict(main(Path("evagen/arcade")))
+    assert "Asteroids" in facts["generator classes"]
+    assert facts["to use it"].endswith("('evagen/arcade'), or --tokenizer evagen/arcade --router evagen/arcade")
+
+
+def test_a_pipeline_says_how_to_use_the_parts_that_it_has(tmp_path):
+    folder = tmp_path / "it's mine"
+    VideoPipeline(tiny_tokenizer(), None, None).save_pretrained(folder)
+    assert dict(main(folder))["to use it"] == (
+        f"VideoPipeline.from_pretrained({str(folder)!r}), or --tokenizer {as_argument(folder)}"
+    )
 
 
 def test_what_has_not_finished_and_what_says_little(tmp_path):

@@ -153,6 +153,16 @@ def test_scores_of_a_benchmark(tmp_path):
     assert ["whole.png" in html, "half.png" in html, "empty.png" in html] == [True, False, False]
 
 
+def test_what_other_programs_left_in_a_folder_of_runs_is_left_out(road, tmp_path):
+    shutil.copytree(road / "router", tmp_path / "router")
+    (tmp_path / "foreign").mkdir()
+    (tmp_path / "foreign" / "config.yaml").write_text("optimizer: adam\n")
+    _, parsed = read(main([tmp_path]))
+    assert headings(parsed) == ["run-0"]
+    with pytest.raises(UserError, match="it holds no run"):
+        main([tmp_path / "foreign"])
+
+
 def test_folders_without_runs_are_explained(tmp_path):
     for folder, message in (
         (tmp_path / "nowhere", "there is no such folder"),

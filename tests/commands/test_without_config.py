@@ -166,12 +166,14 @@ def test_scores_warn_where_coloured_squares_would_do_better():
 
 def test_a_quickstart_begins_with_clips_of_the_model_in_the_box(box, tmp_path, capsys):
     page = tmp_path / "first_look.html"
-    (box / "box" / "tiny" / "README.md").write_text("---\ntags:\n- machines\n---\n\nTrained for a second.")
+    card = "# Tiny\n\nTrained for a second.\n\n| part | size |\n| --- | ---: |\n| all | 1 MB |\n"
+    (box / "box" / "tiny" / "README.md").write_text(f"---\ntags:\n- machines\n---\n\n{card}")
     quickstart.first_look(page)
     assert f"a model that was trained before: file://{page}" in capsys.readouterr().out
     text = page.read_text()
     assert all(words in text for words in ("<h3>Boxing</h3>", "<h3>Skiing</h3>", "Trained for a second."))
-    assert "machines" not in text
+    assert all(markup in text for markup in ("<h3>Tiny</h3>", "<td>all</td>"))  # below the page's own headings
+    assert not any(words in text for words in ("machines", "# Tiny", "| part"))
     assert text.count('class="strip moving"') == 4
     page.write_text("seen")
     quickstart.first_look(page)

@@ -114,6 +114,8 @@ def test_videos_are_uploaded_good_and_bad(page, tmp_path):
     page.get_by_label("within a rate").check()
     page.locator("#rate input[type=range]").press("Home")
     wait_for(page, "#timeline", "16 blocks, 64 tokens")
+    page.locator("#upload").get_by_label("Clear").first.click()
+    wait_for(page, "#numbers", "Boxing")  # the first clip, as at the beginning
     bring(page, tmp_path / "sound.wav")
     wait_for(page, "#numbers [role=alert]", "sound.wav has no picture")
     bring(page, tmp_path / "long.mp4")
@@ -126,6 +128,7 @@ def test_videos_are_uploaded_good_and_bad(page, tmp_path):
 
 def test_a_class_is_generated_with_forced_lengths(page):
     page.get_by_role("tab", name="Generate").click()
+    page.get_by_label("Seed").fill("")  # which is 0
     page.locator("#generate").click()
     wait_for(page, "#costs", "Boxing")
     assert page.locator("#bars .timeline").count() == 2  # clips
@@ -180,6 +183,19 @@ def test_five_users_at_once_get_what_one_would(address, pipelines):
     assert "Clip 2" in alone[1]
     with ThreadPoolExecutor(5) as users:
         assert list(users.map(use, range(5))) == [alone] * 5
+
+
+def test_numbers_follow_the_sliders_whoever_moves_them(models):
+    """Also gradio, which brings back a number that was typed beyond the ends."""
+    pytest.importorskip("gradio", reason="the page needs gradio")
+    from evagen.demo.page import build_page
+
+    config = build_page(models, Limits()).config
+    (rebuild,) = (each for each in config["dependencies"] if each["api_name"] == "rebuild")
+    followed = {component for component, event in rebuild["targets"] if event == "change"}
+    sliders = {each["id"] for each in config["components"] if each["props"].get("elem_id") in ("preference", "rate")}
+    assert len(sliders) == 2
+    assert sliders <= followed
 
 
 # The command

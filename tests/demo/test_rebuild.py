@@ -10,6 +10,7 @@ from video_fixtures import moving_frames
 from evagen.data.square_clips import iterate_whole
 from evagen.data.video_writer import write_video
 from evagen.demo import rebuild as module
+from evagen.demo.figures import of_rebuilt
 from evagen.demo.models import load_demo_models
 from evagen.demo.rebuild import Wish, rebuild
 from evagen.demo.rebuild_tab import CLIPS
@@ -57,6 +58,15 @@ def test_the_model_that_is_shown_first_knows_every_clip_of_the_page(box, clip):
     *_, result = rebuild(box, CLIPS[clip], Wish(), Limits())
     assert result.psnr > 24
     assert result.motion_explained > 0.7
+    assert result.better_squares is None
+
+
+def test_what_looks_like_nothing_that_a_model_learnt_is_said(box, tmp_path):
+    noise = np.random.default_rng(0).integers(0, 256, (16, 64, 64, 3), dtype=np.uint8)
+    write_video(tmp_path / "noise.mkv", noise, 25)
+    *_, result = rebuild(box, tmp_path / "noise.mkv", Wish(), Limits())
+    assert result.better_squares > result.psnr
+    assert f"coloured squares comes nearer to it ({result.better_squares:.1f} dB)" in of_rebuilt(result, "noise.mkv")
 
 
 def test_numbers_are_what_they_say(models, video):

@@ -7,6 +7,7 @@ import re
 import runpy
 import subprocess
 import sys
+import tomllib
 from collections.abc import Sequence
 from contextlib import redirect_stdout
 from pathlib import Path
@@ -26,10 +27,6 @@ from evagen.commands import COMMANDS
 from evagen.data.video_writer import write_video
 from evagen.tokenizer import AssignmentSpace
 
-if (tomllib := __import__("importlib").util.find_spec("tomllib")) is None:  # Python 3.10
-    import tomli as tomllib
-else:
-    import tomllib
 
 
 def answer(words: Sequence[str]) -> str:

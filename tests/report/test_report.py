@@ -231,7 +231,7 @@ def test_classes_are_sorted_by_cost_and_stages_follow_one_another(report, tmp_pa
     assert text.index("dear") < text.index("cheap")
     starts = [float(start) for start in re.findall(r"--start: ([\d.]+)", html)]
     assert starts == pytest.approx([0, 300 / 714.2, 400 / 714.2], abs=1e-4)
-    for shown in ("evagen train router runs/x", "data 0, training 1", "11.9 min", "3.3 GiB", "not FVD"):
+    for shown in ("evagen train router runs/x", "data 0, training 1", "11.9 min", "3.4 GB", "not FVD"):
         assert shown in text
 
 

@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 from PIL import Image
 from torch.utils.tensorboard import SummaryWriter
+from video_fixtures import moving_frames
 
-from evagen.report.run_folder import MOST_PICTURES, MOST_POINTS, curves_of, progress_of, read_run
+from evagen.data.video_writer import write_video
+from evagen.report.run_folder import MOST_FRAMES, MOST_PICTURES, MOST_POINTS, curves_of, progress_of, read_run
 
 TRAINING = {"run": {"out": "x"}, "optimizer": {"steps": 100, "batch_size": 4, "accumulation": 2}}
 
@@ -49,11 +51,11 @@ def write_times(folder, start: float, steps: range, seconds: float) -> None:
 
 
 def test_how_long_it_takes_follows_from_the_newest_start(tmp_path):
-    write_times(tmp_path, 1000.0, range(10, 31), seconds=5.0)
+    write_times(tmp_path, 1000.0, range(10, 31, 10), seconds=5.0)
     write_times(tmp_path, 9000.0, range(31, 41), seconds=2.0)
     progress = progress_of(tmp_path, "train-generator", TRAINING, [{"step": 40, "loss": 1.0}])
     assert (progress.is_finished, progress.step, progress.steps) == (False, 40, 100)
-    assert progress.took == pytest.approx(20 * 5.0 + 9 * 2.0)
+    assert progress.took == pytest.approx(30 * 5.0 + 10 * 2.0)  # with the steps before the first that is logged
     assert progress.left == pytest.approx(60 * 2.0)
 
 
@@ -61,3 +63,17 @@ def test_without_tensorboard_the_speed_says_it(tmp_path):
     progress = progress_of(tmp_path, "train-generator", TRAINING, [{"step": 40, "clips_per_second": 16.0}])
     assert (progress.took, progress.left) == (None, pytest.approx(60 * 8 / 16))
     assert progress_of(tmp_path, "train-generator", TRAINING, []).left is None
+
+
+def test_of_a_long_clip_the_beginning_is_shown_with_the_lengths_of_its_blocks(tmp_path):
+    num_frames, lengths = 4 * MOST_FRAMES - 2, list(range(1, MOST_FRAMES + 1))  # its last block is cut
+    write_video(tmp_path / "long.mp4", moving_frames(num_frames, 32, 32), 15)
+    row = {"number": 0, "class": "ants", "path": "long.mp4", "lengths": lengths, "codes": [0] * sum(lengths)}
+    (tmp_path / "tokens.jsonl").write_text(json.dumps(row) + "\n")
+    (clip,) = read_run(tmp_path, "sample", {}, {}, {}).clips
+    assert len(clip.frames) == MOST_FRAMES
+    assert clip.lengths == lengths[: MOST_FRAMES // 4]
+    (tmp_path / "tokens.jsonl").write_text("{}\n")  # damaged, which other runs of a page are not to suffer from
+    damaged = read_run(tmp_path, "sample", {}, {}, {})
+    assert not damaged.clips
+    assert "tokens.jsonl is damaged" in damaged.facts["not readable"]
