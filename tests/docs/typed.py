@@ -28,7 +28,6 @@ from evagen.data.video_writer import write_video
 from evagen.tokenizer import AssignmentSpace
 
 
-
 def answer(words: Sequence[str]) -> str:
     """What a command prints. Raises AssertionError where it fails, with what was typed and what was run."""
     ways = {
