@@ -75,6 +75,22 @@ def test_sample_writes_one_video_and_says_where():
         assert line == f"Boxing: {clip.lengths.sum()} tokens, {' + '.join(str(int(n)) for n in clip.lengths)}"
 
 
+def test_what_sample_says_next_works_and_leaves_the_quickstart_s_folder_alone(monkeypatch):
+    shown: list[str] = []
+    monkeypatch.setattr("evagen.demo.page.build_page", lambda models, _: models)
+    monkeypatch.setattr("evagen.demo.page.launch", lambda models, *_: shown.extend(models))
+    Path("my models").mkdir()
+    VideoPipeline.from_pretrained("evagen/tiny").save_pretrained("my models/tiny")
+    done = called("sample", "--model", "my models/tiny", "--class", "Boxing", "--clips", "1")
+    for line in done.stderr.splitlines()[-2:]:
+        first, program, *words = shlex.split(line)
+        assert (first, program) == ("next:", "evagen")
+        call(*words)
+    assert shown == ["my models/tiny"]
+    assert not Path("runs/quickstart").exists()
+    assert len(list(Path("runs/mine/samples/Skiing").iterdir())) == 16
+
+
 def test_sample_shows_every_class_where_none_is_named():
     assert [line.split(":")[0] for line in call("sample", "--out", "all.gif").splitlines()[:3]] == [
         "Boxing", "Skiing", "all.gif",
@@ -121,6 +137,8 @@ def test_a_video_goes_into_tokens_and_back_without_naming_a_file_of_a_model():
     assert call(*words).splitlines()[-1] == "-my own_decoded.mp4"
     assert read_frames(Path("-my own_decoded.mp4")).shape == (20, 40, 56, 3)
     assert Path("-my own.mp4").read_bytes() == video
+    *_, use, _ = call("info", "./-my own.safetensors").splitlines()
+    assert shlex.split(use)[3:] == ["evagen", "decode", "./-my own.safetensors", "./-my own_decoded_decoded.mp4"]
     again = ["encode", "./-my own_decoded.mp4", "./-my own.safetensors", "--tokenizer", "evagen/plain", "--no-score"]
     done = called(*again)
     assert "PSNR" not in done.stdout
