@@ -149,7 +149,7 @@ def sample(
         print(path)
         name = as_argument(model)
         then(f"evagen demo --model {name}")
-        then(f"evagen sample quickstart/sample generator={name} tokenizer={name} run.out=runs/mine/samples")
+        then(f"evagen sample quickstart/sample generator={name} tokenizer={name} run.out=runs/mine/clips")
         return
     given = {
         "classes": json.dumps(classes, ensure_ascii=False) if classes else None, "generator": model,

@@ -88,7 +88,7 @@ def test_what_sample_says_next_works_and_leaves_the_quickstart_s_folder_alone(mo
         call(*words)
     assert shown == ["my models/tiny"]
     assert not Path("runs/quickstart").exists()
-    assert len(list(Path("runs/mine/samples/Skiing").iterdir())) == 16
+    assert len(list(Path("runs/mine/clips/Skiing").iterdir())) == 16
 
 
 def test_sample_shows_every_class_where_none_is_named():

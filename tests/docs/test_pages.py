@@ -4,6 +4,7 @@ import os
 import re
 import shutil
 from pathlib import Path
+from string import Template
 from typing import Any
 
 import pytest
@@ -20,12 +21,12 @@ pytestmark = [pytest.mark.filterwarnings("ignore")]
 ENDS = {
     "README.md": ["boxing.mp4", "runs/mine/proxy/config.json", "side_by_side.mp4", "runs/mine/llama/config.json"],
     "CONTRIBUTING.md": [],  # checks, not files
-    "docs/configs.md": ["runs/mine/proxy/config.yaml"],
+    "docs/configs.md": ["runs/mine/levels/config.yaml"],
     "docs/demo.md": [],  # a page that does not end
-    "docs/hub.md": ["runs/mine/pipeline/README.md", "holiday.safetensors"],
+    "docs/hub.md": ["runs/mine/pipeline/README.md", "runs/mine/published/README.md", "holiday.safetensors"],
     "docs/watching.md": [
-        "runs/mine/generator/metrics.jsonl",
-        "runs/mine/proxy/best/score.json",
+        "runs/mine/watched-generator/metrics.jsonl",
+        "runs/mine/watched/best/score.json",
         "both.mp4",
         "runs/mine/runs.html",
     ],
@@ -38,12 +39,12 @@ ENDS = {
     "docs/five-minutes.md": ["boxing.mp4", "my_decoded.mp4", "side_by_side.mp4", "few.safetensors"],
     "docs/install.md": ["runs/quickstart/router/config.yaml"],
     "docs/llama.md": ["runs/mine/llama/model.safetensors", "runs/mine/generator-again/config.json"],
-    "docs/long-videos.md": ["game_decoded.mp4", "game.png", "runs/mine/continued/manifest.json"],
+    "docs/long-videos.md": ["game_decoded.mp4", "game.png", "runs/mine/long-continued/manifest.json"],
     "docs/method.md": ["method_lengths.png", "method_dial.png", "method_writing.png"],
     "docs/paper.md": ["runs/ucf101_k600/gfvd/record.json", "runs/ucf101_k600/fvd/record.json"],
     "docs/peers.md": ["runs/larp/record.json"],
     "docs/results.md": ["runs/arcade-nano/gfvd/record.json", "runs/generation/rfvd-uniform/record.json"],
-    "docs/sampling.md": ["runs/mine/two/manifest.json", "runs/mine/pipeline/model_index.json"],
+    "docs/sampling.md": ["runs/mine/two/manifest.json", "runs/mine/from-python/model_index.json"],
     "docs/tokens.md": ["holiday_decoded.mp4", "side_by_side.mp4"],
     "docs/your-own-videos.md": ["runs/mine/samples/manifest.json", "holiday_beside.mp4", "runs/mine/tuned/config.json"],
 }
@@ -109,6 +110,21 @@ def test_what_a_page_says_can_be_typed(page, folder):
         except Exception as error:
             raise AssertionError(f"{page}, line {block.line}: {error}") from error
     assert [name for name in ENDS[page] if not (folder / name).exists()] == []
+
+
+def test_pages_do_not_meet_in_a_run_folder():
+    """A run folder belongs to one config: whoever reads page after page in one folder would be refused."""
+    writers: dict[str, set[str]] = {}
+    for page in TYPED:
+        variables: dict[str, str] = {}
+        for line in "\n".join(block.text for block in blocks(page)).replace("\\\n", " ").splitlines():
+            line = Template(line).safe_substitute(variables)
+            variables |= {name: value.strip('"') for name, value in re.findall(r'\b([A-Z])=("[^"]*"|\S+)', line)}
+            if found := re.search(r"\brun\.out=(\S+)|\bexport \w+ (\S+)", line):
+                command = " ".join(line.partition(" #")[0].split())
+                writers.setdefault(found[1] or found[2], set()).add(command)
+    assert len(writers) > 60
+    assert {out: commands for out, commands in writers.items() if len(commands) > 1} == {}
 
 
 @pytest.mark.parametrize(
