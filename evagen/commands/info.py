@@ -53,7 +53,8 @@ def main(path: Path) -> Facts:
     facts = _of_folder(path) if path.is_dir() else _of_file(path)
     files = [path] if path.is_file() else [each for each in path.rglob("*") if each.is_file()]
     size = sum(each.stat().st_size for each in files) / 2**20
-    return [*facts, ("on disk", f"{size:.2g} MB" + f" in {len(files)} files" * (len(files) > 1))]
+    shown = f"{size:.2g}" if size < 10 else f"{size:.0f}"
+    return [*facts, ("on disk", f"{shown} MB" + f" in {len(files)} files" * (len(files) > 1))]
 
 
 def _of_folder(folder: Path) -> Facts:
