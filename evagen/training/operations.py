@@ -103,7 +103,7 @@ def _alignment(config: AlignmentConfig, model: VideoTokenizer, video: Tensor) ->
         rows, columns = model.patch_grid((video.shape[-2], video.shape[-1]))
         decoded = torch.empty(1, model.assignments.num_blocks, rows, columns, model.config.decoder_width)
         targets = torch.empty(1, *teacher.grid(video.shape[2]), teacher.width)
-    return _counted(teacher, video) + TRAINED * _counted(projection, decoded, targets)
+    return _of_teacher(video.shape) + TRAINED * _counted(projection, decoded, targets)
 
 
 def _adversarial(config: AdversarialConfig, model: VideoTokenizer, video: Tensor, steps: int) -> float:
@@ -114,6 +114,11 @@ def _adversarial(config: AdversarialConfig, model: VideoTokenizer, video: Tensor
     learns = 1 if config.discriminator == "videomae" else TRAINED
     share = max(0, steps - config.start_step) / steps
     return _counted(judge, video) * (PASSED * share + 2 * learns / config.every)
+
+
+@functools.cache
+def _of_teacher(shape: torch.Size) -> float:
+    return _counted(_teacher(), torch.empty(shape, device="meta"))
 
 
 @functools.cache

@@ -2,6 +2,7 @@
 
 import os
 import re
+import runpy
 import shutil
 from pathlib import Path
 from string import Template
@@ -138,6 +139,13 @@ def test_pages_do_not_meet_in_a_run_folder():
 def test_the_examples_run(command, leaves, folder):
     assert answer(command.split())
     assert (folder / leaves).stat().st_size > 0
+
+
+@pytest.mark.parametrize("name", ["fine_tune.py", "three_budgets.py"])
+def test_an_example_without_a_video_says_how_it_is_called(name, monkeypatch):
+    monkeypatch.setattr("sys.argv", [name])
+    with pytest.raises(SystemExit, match=f"python examples/{name}"):
+        runpy.run_path(str(ROOT / "examples" / name), run_name="__main__")
 
 
 def test_every_example_is_run_and_short():
