@@ -10,6 +10,7 @@ from tqdm.auto import tqdm
 from evagen.ar_model import ClipRequest, ClipTokens, VideoGenerator, is_guided, sample
 from evagen.data.video_writer import check_name, write_video
 from evagen.errors import UserError
+from evagen.kernels.files import check_writable
 from evagen.kernels.levels import video_to_frames
 from evagen.kernels.names import as_line, file_name_of
 from evagen.models.fit import check_generator
@@ -31,11 +32,12 @@ def main(
     lengths of each clip.
 
     model: a pipeline, wherever `kernels.sources` finds one. out: `<class>.mp4` if None. Raises UserError for a model
-    without a generator, and for a class that it does not know."""
-    if out:
-        check_name(out)
-    names, clips, tokens = clips_of(model, classes, clips_per_class, seed)
+    without a generator, and for a class that it does not know; OSError where the file cannot be written, before the
+    models are loaded."""
     path = out or Path(f"{file_name_of('-'.join(classes)) if classes else 'samples'}.mp4")
+    check_name(path)
+    check_writable(path)
+    names, clips, tokens = clips_of(model, classes, clips_per_class, seed)
     write_video(path, grid(clips), FRAMES_PER_SECOND)
     return path, [describe(*each) for each in zip(names, tokens)]
 

@@ -91,6 +91,13 @@ def test_what_sample_says_next_works_and_leaves_the_quickstart_s_folder_alone(mo
     assert len(list(Path("runs/mine/clips/Skiing").iterdir())) == 16
 
 
+def test_a_place_that_cannot_be_written_to_is_told_before_clips_are_sampled(monkeypatch):
+    monkeypatch.setattr(sample_one, "clips_of", lambda *_: pytest.fail("sampled in vain"))
+    Path("Boxing.mp4").mkdir()
+    with pytest.raises(IsADirectoryError, match=r"Boxing\.mp4"):
+        sample_one.main("evagen/tiny", ["Boxing"], None, 1, 0)
+
+
 def test_sample_shows_every_class_where_none_is_named():
     assert [line.split(":")[0] for line in call("sample", "--out", "all.gif").splitlines()[:3]] == [
         "Boxing", "Skiing", "all.gif",
