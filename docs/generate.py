@@ -7,7 +7,7 @@ import re
 from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, get_args, get_origin
 
 import typer
 
@@ -104,7 +104,10 @@ def _parameter(parameter: Any) -> str:
         names = [*parameter.opts, *parameter.secondary_opts]
     else:
         names = [parameter.metavar or parameter.name.upper()]
-    kind = KINDS.get(annotation, " or ".join(f"`{choice}`" for choice in get_args(annotation)))
+    if get_origin(annotation) is list:
+        kind = KINDS[get_args(annotation)[0]]
+    else:
+        kind = KINDS.get(annotation, " or ".join(f"`{choice}`" for choice in get_args(annotation)))
     if parameter.nargs == -1:
         kind = "one or more" if parameter.required else "any number"
     default = f"`{parameter.default}`" if parameter.default not in (None, False, "") else ""

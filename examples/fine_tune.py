@@ -2,6 +2,7 @@
 
 python examples/fine_tune.py videos 300     # 300 steps; leaves runs/fine-tuned
 
+The games' tokenizer is the quick one to tune; for videos of cameras put BOX = "evagen/natural", which takes longer.
 Folders `videos/train` and `videos/test` are the two parts; without them both are all videos, and the gain is no proof.
 """
 
@@ -18,6 +19,8 @@ from evagen.eval import psnr
 from evagen.tokenizer import Router, VideoTokenizer
 
 BOX = "evagen/arcade"
+if len(sys.argv) < 2:
+    sys.exit(__doc__)
 folder, steps = Path(sys.argv[1]), sys.argv[2] if len(sys.argv) > 2 else "300"
 before, router = VideoTokenizer.from_pretrained(BOX), Router.from_pretrained(BOX)
 shape = {key: value for key, value in before.config.items() if not key.startswith("_")}

@@ -18,7 +18,9 @@ from evagen.eval import motion_explained, moving_errors, psnr
 from evagen.kernels.levels import frames_to_video, video_to_frames
 from evagen.tokenizer import AdaptiveTokenizer, Router, VideoTokenizer
 
-BOX = "evagen/arcade"
+BOX = "evagen/natural"
+if len(sys.argv) < 2:
+    sys.exit(__doc__)
 path = Path(sys.argv[1])
 model = AdaptiveTokenizer(VideoTokenizer.from_pretrained(BOX), Router.from_pretrained(BOX))
 space, rate = model.tokenizer.assignments, frame_rate(path)
@@ -33,9 +35,8 @@ for share in (0.2, 0.4, 0.8):  # of the longest lengths
     spent = tokens.num_tokens * rate / video.shape[1]
     points.append((spent, psnr(rebuilt[None], video[None]).item(), motion))
     write_video(f"{path.stem}_{budget}.mp4", video_to_frames(rebuilt), fps=rate)
-    print(
-        f"at most {budget} tokens a clip: {spent:.0f} a second, PSNR {points[-1][1]:.1f} dB, motion explained {motion}"
-    )
+    moves = "nothing moves" if motion is None else f"motion explained {motion:.2f}"
+    print(f"at most {budget} tokens a clip: {spent:.0f} a second, PSNR {points[-1][1]:.1f} dB, {moves}")
 
 figure, axes = plt.subplots(1, 2, figsize=(8, 3), layout="constrained")
 spent, decibels, motions = zip(*points)

@@ -148,7 +148,8 @@ def sample(
         print(*lines, sep="\n")
         print(path)
         name = as_argument(model)
-        then(f"evagen demo, to play with it; evagen sample quickstart/sample generator={name} tokenizer={name}")
+        then(f"evagen demo --model {name}")
+        then(f"evagen sample quickstart/sample generator={name} tokenizer={name} run.out=runs/mine/clips")
         return
     given = {
         "classes": json.dumps(classes, ensure_ascii=False) if classes else None, "generator": model,

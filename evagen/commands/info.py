@@ -213,7 +213,7 @@ def _of_file(path: Path) -> Facts:
     return [
         ("what", "a video"),
         ("frames", f"{frames} of {width}x{height}, {rate:g} a second, {frames / rate:.1f} seconds"),
-        ("to use it", f"evagen encode {video} {tokens} --tokenizer … --router …"),
+        ("to use it", f"evagen encode {video} {tokens}"),
     ]
 
 
@@ -221,12 +221,14 @@ def _tokens(path: Path) -> Facts:
     from evagen.data.token_file import read_token_file
 
     _, about = read_token_file(path)
-    summary = about.summary().splitlines()
+    summary, fingerprint = about.summary().splitlines(), about.tokenizer_fingerprint
+    tokenizers = {dict(_model(folder / "tokenizer")).get("fingerprint"): name for name, folder in box().items()}
+    known = tokenizers.get(fingerprint) if fingerprint else None
     return [
         ("what", "a video as tokens"),
         *zip(("video", "tokens", "dials"), summary),
-        ("tokenizer", about.tokenizer_fingerprint or "not said"),
-        ("to use it", f"{to_decode(path)} --tokenizer …"),
+        ("tokenizer", f"{fingerprint}, {known}" if known else fingerprint or "not said"),
+        ("to use it", to_decode(path) + ("" if known else " --tokenizer …")),
     ]
 
 

@@ -32,7 +32,8 @@ def main(
     lengths of each clip.
 
     model: a pipeline, wherever `kernels.sources` finds one. out: `<class>.mp4` if None. Raises UserError for a model
-    without a generator, and for a class that it does not know."""
+    without a generator, and for a class that it does not know; OSError where the file cannot be written, before the
+    models are loaded."""
     path = out or Path(f"{file_name_of('-'.join(classes)) if classes else 'samples'}.mp4")
     check_name(path)
     check_writable(path)

@@ -129,7 +129,10 @@ def _source(path: VideoPath) -> str | BinaryIO:
     """What FFmpeg is to open: a file by its name, never an address that the name looks like."""
     if not isinstance(path, str | Path):
         return path.open_stream()
-    if not stat.S_ISREG(os.stat(path).st_mode):  # a pipe would be waited for without end
+    mode = os.stat(path).st_mode
+    if stat.S_ISDIR(mode):
+        raise VideoError(path, "is a folder, and a video file is needed")
+    if not stat.S_ISREG(mode):  # a pipe would be waited for without end
         raise VideoError(path, "is not a file")
     return f"file:{path}"
 

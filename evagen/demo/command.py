@@ -18,9 +18,7 @@ def demo(
     max_seconds: Annotated[float, typer.Option(min=0.1, help="Of an uploaded video")] = 60.0,
     max_megabytes: Annotated[float, typer.Option(min=0.1, help="Of an uploaded file")] = 50.0,
 ) -> None:
-    """A page to play with in a browser: a video into tokens and back, a class into clips.
-
-    Example: evagen demo --model evagen/arcade --port 7861"""
+    """A page to play with in a browser: a video into tokens and back, a class into clips."""
     if importlib.util.find_spec("gradio") is None:
         raise UserError(
             "the page needs gradio, which is not installed; type: pip install -c constraints.txt -e '.[page]'"

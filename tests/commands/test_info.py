@@ -125,7 +125,10 @@ def test_what_has_not_finished_and_what_says_little(tmp_path):
     assert "no checkpoint yet" in dict(main(tmp_path / "run"))["what"]
     (tmp_path / "run" / "checkpoints" / "step_00000040" / "complete").touch()
     (tmp_path / "run" / "snapshots" / "step_00000040").mkdir(parents=True)
+    with (tmp_path / "run" / "large").open("wb") as file:
+        file.truncate(150 * 2**20)
     facts = dict(main(tmp_path / "run"))
+    assert facts["on disk"] == "150 MB in 3 files"
     assert "newest checkpoint is of step 40" in facts["what"]
     assert facts["snapshots"] == f"{tmp_path / 'run'}@40"
     save_file({"a": torch.zeros(3, 4)}, tmp_path / "weights.safetensors")

@@ -75,11 +75,27 @@ def test_sample_writes_one_video_and_says_where():
         assert line == f"Boxing: {clip.lengths.sum()} tokens, {' + '.join(str(int(n)) for n in clip.lengths)}"
 
 
-def test_sample_writes_no_clip_for_a_place_that_takes_none(monkeypatch):
-    Path("folder.mp4").mkdir()
-    monkeypatch.setattr(sample_one, "clips_of", None)
-    with pytest.raises(IsADirectoryError, match=r"folder\.mp4"):
-        sample_one.main("evagen/tiny", None, Path("folder.mp4"), 1, 0)
+def test_what_sample_says_next_works_and_leaves_the_quickstart_s_folder_alone(monkeypatch):
+    shown: list[str] = []
+    monkeypatch.setattr("evagen.demo.page.build_page", lambda models, _: models)
+    monkeypatch.setattr("evagen.demo.page.launch", lambda models, *_: shown.extend(models))
+    Path("my models").mkdir()
+    VideoPipeline.from_pretrained("evagen/tiny").save_pretrained("my models/tiny")
+    done = called("sample", "--model", "my models/tiny", "--class", "Boxing", "--clips", "1")
+    for line in done.stderr.splitlines()[-2:]:
+        first, program, *words = shlex.split(line)
+        assert (first, program) == ("next:", "evagen")
+        call(*words)
+    assert shown == ["my models/tiny"]
+    assert not Path("runs/quickstart").exists()
+    assert len(list(Path("runs/mine/clips/Skiing").iterdir())) == 16
+
+
+def test_a_place_that_cannot_be_written_to_is_told_before_clips_are_sampled(monkeypatch):
+    monkeypatch.setattr(sample_one, "clips_of", lambda *_: pytest.fail("sampled in vain"))
+    Path("Boxing.mp4").mkdir()
+    with pytest.raises(IsADirectoryError, match=r"Boxing\.mp4"):
+        sample_one.main("evagen/tiny", ["Boxing"], None, 1, 0)
 
 
 def test_sample_shows_every_class_where_none_is_named():
@@ -128,6 +144,8 @@ def test_a_video_goes_into_tokens_and_back_without_naming_a_file_of_a_model():
     assert call(*words).splitlines()[-1] == "-my own_decoded.mp4"
     assert read_frames(Path("-my own_decoded.mp4")).shape == (20, 40, 56, 3)
     assert Path("-my own.mp4").read_bytes() == video
+    *_, use, _ = call("info", "./-my own.safetensors").splitlines()
+    assert shlex.split(use)[3:] == ["evagen", "decode", "./-my own.safetensors", "./-my own_decoded_decoded.mp4"]
     again = ["encode", "./-my own_decoded.mp4", "./-my own.safetensors", "--tokenizer", "evagen/plain", "--no-score"]
     done = called(*again)
     assert "PSNR" not in done.stdout

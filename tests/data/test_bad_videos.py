@@ -75,9 +75,11 @@ def test_names_are_names_and_never_addresses(tmp_path, monkeypatch):
         with open(name, "wb") as file:
             file.write(data)
         assert count_frames(os.fsdecode(name)) == 4
-    for address in ("http://127.0.0.1:9/a.mp4", "concat:plain.mp4", "file:plain.mp4", "/dev/zero", "."):
+    for address in ("http://127.0.0.1:9/a.mp4", "concat:plain.mp4", "file:plain.mp4", "/dev/zero"):
         with pytest.raises(VideoError, match=r"No such file|is not a file"):
             count_frames(address)
+    with pytest.raises(VideoError, match="is a folder, and a video file is needed"):
+        count_frames(".")
 
 
 def test_a_pipe_is_not_waited_for(tmp_path):

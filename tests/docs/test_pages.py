@@ -2,8 +2,10 @@
 
 import os
 import re
+import runpy
 import shutil
 from pathlib import Path
+from string import Template
 from typing import Any
 
 import pytest
@@ -20,12 +22,12 @@ pytestmark = [pytest.mark.filterwarnings("ignore")]
 ENDS = {
     "README.md": ["boxing.mp4", "runs/mine/proxy/config.json", "side_by_side.mp4", "runs/mine/llama/config.json"],
     "CONTRIBUTING.md": [],  # checks, not files
-    "docs/configs.md": ["runs/mine/proxy/config.yaml"],
+    "docs/configs.md": ["runs/mine/levels/config.yaml"],
     "docs/demo.md": [],  # a page that does not end
-    "docs/hub.md": ["runs/mine/pipeline/README.md", "holiday.safetensors"],
+    "docs/hub.md": ["runs/mine/pipeline/README.md", "runs/mine/published/README.md", "holiday.safetensors"],
     "docs/watching.md": [
-        "runs/mine/generator/metrics.jsonl",
-        "runs/mine/proxy/best/score.json",
+        "runs/mine/watched-generator/metrics.jsonl",
+        "runs/mine/watched/best/score.json",
         "both.mp4",
         "runs/mine/runs.html",
     ],
@@ -38,12 +40,12 @@ ENDS = {
     "docs/five-minutes.md": ["boxing.mp4", "my_decoded.mp4", "side_by_side.mp4", "few.safetensors"],
     "docs/install.md": ["runs/quickstart/router/config.yaml"],
     "docs/llama.md": ["runs/mine/llama/model.safetensors", "runs/mine/generator-again/config.json"],
-    "docs/long-videos.md": ["game_decoded.mp4", "game.png", "runs/mine/continued/manifest.json"],
+    "docs/long-videos.md": ["game_decoded.mp4", "game.png", "runs/mine/long-continued/manifest.json"],
     "docs/method.md": ["method_lengths.png", "method_dial.png", "method_writing.png"],
     "docs/paper.md": ["runs/ucf101_k600/gfvd/record.json", "runs/ucf101_k600/fvd/record.json"],
     "docs/peers.md": ["runs/larp/record.json"],
     "docs/results.md": ["runs/arcade-nano/gfvd/record.json", "runs/generation/rfvd-uniform/record.json"],
-    "docs/sampling.md": ["runs/mine/two/manifest.json", "runs/mine/pipeline/model_index.json"],
+    "docs/sampling.md": ["runs/mine/two/manifest.json", "runs/mine/from-python/model_index.json"],
     "docs/tokens.md": ["holiday_decoded.mp4", "side_by_side.mp4"],
     "docs/your-own-videos.md": ["runs/mine/samples/manifest.json", "holiday_beside.mp4", "runs/mine/tuned/config.json"],
 }
@@ -111,6 +113,21 @@ def test_what_a_page_says_can_be_typed(page, folder):
     assert [name for name in ENDS[page] if not (folder / name).exists()] == []
 
 
+def test_pages_do_not_meet_in_a_run_folder():
+    """A run folder belongs to one config: whoever reads page after page in one folder would be refused."""
+    writers: dict[str, set[str]] = {}
+    for page in TYPED:
+        variables: dict[str, str] = {}
+        for line in "\n".join(block.text for block in blocks(page)).replace("\\\n", " ").splitlines():
+            line = Template(line).safe_substitute(variables)
+            variables |= {name: value.strip('"') for name, value in re.findall(r'\b([A-Z])=("[^"]*"|\S+)', line)}
+            if found := re.search(r"\brun\.out=(\S+)|\bexport \w+ (\S+)", line):
+                command = " ".join(line.partition(" #")[0].split())
+                writers.setdefault(found[1] or found[2], set()).add(command)
+    assert len(writers) > 60
+    assert {out: commands for out, commands in writers.items() if len(commands) > 1} == {}
+
+
 @pytest.mark.parametrize(
     ("command", "leaves"),
     [
@@ -122,6 +139,13 @@ def test_what_a_page_says_can_be_typed(page, folder):
 def test_the_examples_run(command, leaves, folder):
     assert answer(command.split())
     assert (folder / leaves).stat().st_size > 0
+
+
+@pytest.mark.parametrize("name", ["fine_tune.py", "three_budgets.py"])
+def test_an_example_without_a_video_says_how_it_is_called(name, monkeypatch):
+    monkeypatch.setattr("sys.argv", [name])
+    with pytest.raises(SystemExit, match=f"python examples/{name}"):
+        runpy.run_path(str(ROOT / "examples" / name), run_name="__main__")
 
 
 def test_every_example_is_run_and_short():

@@ -18,6 +18,10 @@ def test_made_pages_are_current(path):
     assert path.read_text() == generate.pages()[path], "`make docs` writes it anew"
 
 
+def test_pages_for_readers_show_no_class_of_python():
+    assert [path.name for path, text in generate.pages().items() if "<class" in text] == []
+
+
 def test_every_page_is_in_the_contents():
     listed = {f"docs/{name}" for names in generate.CONTENTS.values() for name in names}
     assert {name for name in PAGES if name.startswith("docs/")} - {"docs/README.md"} <= listed
@@ -27,7 +31,7 @@ def test_every_page_is_in_the_contents():
 def test_the_help_of_a_command_ends_in_an_example(name):
     shown = CliRunner().invoke(cli.app, [*name.split(), "--help"], env={"COLUMNS": "200"}).output
     example = re.findall(rf"Example: evagen ({name}.*)", shown)
-    assert example, f"`evagen {name} --help` shows no example: give it one in evagen/commands/examples.py"
+    assert len(example) == 1, f"`evagen {name} --help` should show one example: give it in evagen/commands/examples.py"
     words = shlex.split(example[-1])
     context = command_of(words)
     assert context.command_path == f"evagen {name}"
