@@ -12,10 +12,16 @@ BLOCKS = 3
 
 
 def write_corpus(
-    folder: Path, num_clips: int, levels: list[int] = LEVELS, seed: int = 0, blocks: int = BLOCKS, **contents
+    folder: Path,
+    num_clips: int,
+    levels: list[int] = LEVELS,
+    seed: int = 0,
+    blocks: int = BLOCKS,
+    stored_labels: list[int] | None = None,
+    **contents,
 ) -> Path:
     """Clips of some blocks, two classes; a code follows from the class and the one before, so there is something to
-    learn. Videos of two seeds are others. Returns the folder."""
+    learn. Videos of two seeds are others. stored_labels: in place of those that codes follow. Returns the folder."""
     random = np.random.default_rng(seed)
     often = np.array([6, 3, 1])[: len(levels)]
     lengths = random.choice(levels, (num_clips, blocks), p=often / often.sum())
@@ -26,7 +32,7 @@ def write_corpus(
         for start, label, row in zip(starts, labels, lengths)
     ]
     columns = {
-        "codes": codes, "lengths": list(lengths.astype(np.int32)), "label": labels.tolist(),
+        "codes": codes, "lengths": list(lengths.astype(np.int32)), "label": stored_labels or labels.tolist(),
         "path": [f"/videos/{seed}/{i}.avi" for i in range(num_clips)],
     }  # fmt: skip
     table = Dataset.from_dict(columns)

@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow.compute as pc
 import torch
 from pydantic import Field, model_validator
+from torch import Tensor
 
 from evagen.ar_model import SequenceGrammar, next_token_loss
 from evagen.config import ONLY_HOW, Section
@@ -57,7 +58,7 @@ def open_held_out_tokens(
     _check_unseen(corpus, windows.rows[numbers], learnt.corpus, config.corpus)
     clips_at_once = max(1, tokens_at_once // int(windows.tokens.max()))
     batches = [chunk.tolist() for chunk in np.split(numbers, range(clips_at_once, len(numbers), clips_at_once))]
-    return HeldOutTokens(windows, batches, config, run, use_classes)
+    return HeldOutTokens(windows, batches, config, run, _labels_to(learnt.corpus, corpus, use_classes))
 
 
 def _check_fits(corpus: Corpus, learnt: Corpus, folder: Path, use_classes: bool) -> None:
@@ -65,16 +66,24 @@ def _check_fits(corpus: Corpus, learnt: Corpus, folder: Path, use_classes: bool)
         learnt.tokenizer_fingerprint, corpus.tokenizer_fingerprint, "the corpus holds tokens of",
         f"held_out.corpus={folder}", "run `evagen tokenize` on the held-out clips with the tokenizer of the corpus",
     )  # fmt: skip
-    for what, theirs, ours in (
-        ("classes", corpus.class_names if use_classes else [], learnt.class_names if use_classes else []),
-        ("given frames", corpus.given_frames, learnt.given_frames),
-        ("blocks a clip", corpus.num_blocks, learnt.num_blocks),
+    names, known = corpus.class_names, learnt.class_names
+    are_known = set(names) <= set(known) and bool(names) == bool(known)  # a small data set lacks clips of some
+    for what, theirs, ours, fits in (
+        ("classes", names, known, are_known or not use_classes),
+        ("given frames", corpus.given_frames, learnt.given_frames, corpus.given_frames == learnt.given_frames),
+        ("blocks a clip", corpus.num_blocks, learnt.num_blocks, corpus.num_blocks == learnt.num_blocks),
     ):
-        if theirs != ours:
+        if not fits:
             raise UserError(
                 f"held_out.corpus={folder}: its {what} are {theirs}, those of the corpus {ours}; give one that "
                 "`evagen tokenize` made of the same data set with another data.split"
             )
+
+
+def _labels_to(learnt: Corpus, corpus: Corpus, use_classes: bool) -> Tensor:
+    """The label that the generator learns for each class of another corpus, which may lack some, and last for none."""
+    labels = [learnt.class_names.index(name) if use_classes else -1 for name in corpus.class_names]
+    return torch.tensor([*labels, -1])
 
 
 def _check_unseen(corpus: Corpus, rows: np.ndarray, learnt: Corpus, folder: Path) -> None:
@@ -90,7 +99,8 @@ def _check_unseen(corpus: Corpus, rows: np.ndarray, learnt: Corpus, folder: Path
 
 
 class HeldOutTokens:
-    """The clips by their numbers in the windows of a corpus, in batches, and what a look at them tells."""
+    """The clips by their numbers in the windows of a corpus, in batches, and what a look at them tells. labels: what
+    the generator knows those of the corpus as, and last -1."""
 
     def __init__(
         self,
@@ -98,10 +108,10 @@ class HeldOutTokens:
         batches: list[list[int]],
         config: HeldOutTokensConfig,
         run: TrainingRun,
-        use_classes: bool,
+        labels: Tensor,
     ):
         self.windows, self.batches, self.run, self.every = windows, batches, run, config.every
-        self._use_classes = use_classes
+        self._labels = labels
         self.best = BestWeights(run, config.best)
 
     @torch.no_grad()
@@ -114,8 +124,7 @@ class HeldOutTokens:
         with run.averaged_weights():
             for numbers in self.batches:
                 clips, labels, given, begins_later = self.windows.read(numbers)
-                labels = labels if self._use_classes else torch.full_like(labels, -1)
-                tokens, sequence_lengths = grammar.pack(clips, labels, given, begins_later)
+                tokens, sequence_lengths = grammar.pack(clips, self._labels[labels], given, begins_later)
                 tokens = tokens.to(run.device)  # N
                 losses = next_token_loss(run.model(tokens, sequence_lengths), tokens, sequence_lengths, grammar)
                 of_each = torch.stack([losses.content_loss, losses.length_loss]).double()

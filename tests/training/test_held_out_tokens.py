@@ -72,6 +72,14 @@ def test_the_held_out_loss_is_that_of_each_clip_alone(learnt, unseen, tmp_path, 
     assert [log[-1][name] for name in names] == pytest.approx(expected, rel=1e-4)
 
 
+def test_a_class_has_the_same_label_where_a_corpus_lacks_the_one_before_it(learnt, tmp_path):
+    """All clips are bees, of which the corpus that is learnt has another label than the one that has no ants."""
+    unseen = write_corpus(tmp_path / "bees", num_clips=5, seed=1, stored_labels=[1] * 5)
+    expected = trained(learnt, tmp_path / "all", {"corpus": str(unseen)})[-1]
+    unseen = write_corpus(tmp_path / "only_bees", num_clips=5, seed=1, stored_labels=[0] * 5, class_names=["bees"])
+    assert trained(learnt, tmp_path / "run", {"corpus": str(unseen)})[-1]["held_out_loss"] == expected["held_out_loss"]
+
+
 def test_a_watched_training_leaves_the_weights_of_an_unwatched_one(learnt, unseen, tmp_path):
     dropout = {"token_dropout": 0.2, "residual_dropout": 0.2}
     log = trained(learnt, tmp_path / "watched", {"corpus": str(unseen), "every": 1}, dropout)
