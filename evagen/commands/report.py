@@ -1,5 +1,6 @@
 """`evagen report`: a page for any runs."""
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,8 @@ from evagen.errors import UserError
 from evagen.report.run_folder import Run, read_run
 from evagen.report.runs_page import write_runs_page
 from evagen.scoring.config import Benchmark
+
+logger = logging.getLogger(__name__)
 
 CONFIG = "config.yaml"
 SAY_LITTLE = ("sample", "study ", "benchmark")
@@ -46,8 +49,13 @@ def runs_in(folder: Path) -> list[Path]:
 
 
 def _is_run(folder: Path) -> bool:
-    """Whether a config.yaml is one of ours: other programs have files of this name too."""
-    run = read_values(folder / CONFIG).get("run")
+    """Whether a config.yaml is one of ours: other programs have files of this name too, which we need not be able to
+    read."""
+    try:
+        run = read_values(folder / CONFIG).get("run")
+    except UserError as error:
+        logger.warning("left out: %s", error)
+        return False
     return isinstance(run, dict) and "out" in run
 
 

@@ -153,12 +153,16 @@ def test_scores_of_a_benchmark(tmp_path):
     assert ["whole.png" in html, "half.png" in html, "empty.png" in html] == [True, False, False]
 
 
-def test_what_other_programs_left_in_a_folder_of_runs_is_left_out(road, tmp_path):
+def test_what_other_programs_left_in_a_folder_of_runs_is_left_out(road, tmp_path, caplog):
     shutil.copytree(road / "router", tmp_path / "router")
-    (tmp_path / "foreign").mkdir()
-    (tmp_path / "foreign" / "config.yaml").write_text("optimizer: adam\n")
+    for name, text in (("foreign", "optimizer: adam\n"), ("broken", "run: [\n")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.yaml").write_text(text)
     _, parsed = read(main([tmp_path]))
     assert headings(parsed) == ["run-0"]
+    [told] = caplog.messages
+    assert "left out" in told
+    assert "broken/config.yaml is not valid YAML" in told
     with pytest.raises(UserError, match="it holds no run"):
         main([tmp_path / "foreign"])
 
