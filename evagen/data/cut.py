@@ -131,8 +131,8 @@ def cut_videos(
         raise UserError(f"frames={frames}, size={size}: expected at least 2, and an even size of at least 16")
     root, out = Path(root), Path(out)
     cuttings, skipped = plan_cuttings(root, frames, size, [out, *without])
-    videos = {cutting.name: os.path.realpath(str(cutting.path)) for cutting in cuttings}  # however the folder is named
-    about = {"frames": frames, "size": size, "videos": videos}
+    videos = {cutting.name: os.path.relpath(str(cutting.path), root) for cutting in cuttings}
+    about = {"frames": frames, "size": size, "root": os.path.realpath(root), "videos": videos}  # however it is written
     check_manifest(out, "cut", about)
     with tqdm(total=sum(each.num_clips for each in cuttings), unit="clip", desc="cut", dynamic_ncols=True) as progress:
         for cutting, _ in record_all(out, cuttings, workers):
