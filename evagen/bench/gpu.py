@@ -83,7 +83,7 @@ TINY_TOKENIZER = {
 def _tiny() -> Scale:
     preset = replace(tokenizer_speed.PRESETS[0], clips={"cuda": 4}, repeats={"cuda": 1})
     return Scale(
-        copied=2**12, product=64, attention_clips=1, preset=preset, trained_clips=4,
+        copied=2**12, product=64, attention_clips=1, preset=preset, trained_clips=1,
         generator={"width": 32, "depth": 1, "num_heads": 2}, trained_tokens=20, sampled_level=8, slots=(1, 3),
         searched=1, tokenizer=TINY_TOKENIZER, repeats=1,
     )  # fmt: skip
