@@ -221,7 +221,7 @@ def configs(
     from evagen.commands.configs import FOOTNOTE, format_costs, format_table, list_configs
 
     listed = list_configs()
-    print(format_table(listed), end="\n\n\n", flush=True)  # what follows takes half a minute
+    print(format_table(listed), end="\n\n\n", flush=True)  # what follows takes some seconds
     print(format_costs(listed), FOOTNOTE, sep="\n\n\n")
 
 
