@@ -24,6 +24,7 @@ SIZES = {
     "XL": Size(1280, 36, 20, 752.7),
     "XXL": Size(1536, 48, 24, 1384.6),
 }
+"""Shapes of generators by name, from `nano` to `XXL`."""
 
 
 def shape_of(name: str) -> dict[str, int]:

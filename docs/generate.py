@@ -1,11 +1,15 @@
 """Writes what follows from the code and from the other pages: `docs/reference/` and the table of contents in
 `docs/README.md`. `make docs` runs it; a test fails where a page is not what this would write."""
 
+import ast
+import importlib
 import inspect
 import json
 import re
+import textwrap
 from collections import defaultdict
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, get_args, get_origin
 
@@ -27,12 +31,39 @@ Every key that a config may have: its type, what it is if not given, and what it
 `evagen configs NAME --keys` says the same of one config, with its values. How a config works:
 [configs.md](../configs.md).
 """
+HEAD_OF_PYTHON = f"""\
+# Python
+
+Every name that evagen's libraries and the pages' examples import, with shapes, ranges and errors. {MADE}
+
+Videos are floats in [-1, 1] of shape (B, C, F, H, W) in models, and `uint8 F H W C` in files. B clips, C = 3 channels,
+F frames, H × W pixels, T temporal blocks, K codes. Examples: [sampling](../sampling.md#in-python),
+[tokens](../tokens.md#in-python), [long videos](../long-videos.md#in-python), [scores](../evaluation.md#in-python),
+[`examples/`](../../examples).
+"""
+PYTHON = {
+    "The pipeline": {"evagen": ["VideoPipeline"], "evagen.sampling.pipeline": ["VideoPipelineOutput"]},
+    "The tokenizer": {"evagen.tokenizer": None},
+    "The generator": {"evagen.ar_model": None, "evagen.ar_model.llama": ["GrammarLogits", "grammar_of"]},
+    "Scores": {"evagen.eval": None},
+    "Videos and tokens in files": {
+        "evagen.data.video_reader": ["frame_rate", "read_frames"],
+        "evagen.data.video_writer": ["write_video"],
+        "evagen.kernels.levels": ["frames_to_video", "levels_to_floats", "video_to_frames"],
+        "evagen.data.token_file": ["read_token_file", "write_token_file"],
+        "evagen.data.clips": ["ClipDataset"],
+        "evagen.data.sources": ["DataConfig"],
+    },
+}
+"""Modules and their names that the page of Python has; None for all that a library offers."""
+THEIRS = {"extract_init_dict", "load_state_dict", "meaning_of_weights", "state_dict", "to_json_string"}
+"""Methods that diffusers, torch or loading call, and no reader."""
 CONTENTS = {
     "Begin": ["five-minutes.md", "install.md", "demo.md", "method.md"],
     "Use": ["tokens.md", "sampling.md", "long-videos.md", "hub.md", "llama.md"],
     "Train": ["your-own-videos.md", "configs.md", "watching.md", "paper.md", "recipe.md"],
     "Measure": ["evaluation.md", "results.md", "peers.md"],
-    "Look up": ["reference/commands.md", "reference/configs.md"],
+    "Look up": ["reference/commands.md", "reference/configs.md", "reference/python.md"],
     "Understand": ["design.md", "log.md"],
 }
 """The pages by what a reader wants. Those that are not there are left out."""
@@ -40,7 +71,11 @@ CONTENTS = {
 
 def pages() -> dict[Path, str]:
     """The text of every page that is made here, and of the list of keys that commands are checked by."""
-    made = {DOCS / "reference" / "commands.md": commands_page(), DOCS / "reference" / "configs.md": configs_page()}
+    made = {
+        DOCS / "reference" / "commands.md": commands_page(),
+        DOCS / "reference" / "configs.md": configs_page(),
+        DOCS / "reference" / "python.md": python_page(),
+    }
     keys = {name: known_keys(command.schema_class()) for name, command in COMMANDS.items()}
     return made | {DOCS / "README.md": contents_page(made), KEYS: json.dumps(keys, indent=1) + "\n"}
 
@@ -168,6 +203,90 @@ def _default(value: Any) -> str:
     if value is None:
         return "none"
     return value if value == "needed" else f"`{str(value).lower() if isinstance(value, bool) else value}`"
+
+
+def python_page() -> str:
+    """Every public name with its signature, docstring and methods."""
+    lines = [HEAD_OF_PYTHON]
+    for title, modules in PYTHON.items():
+        lines += [f"## {title}", ""]
+        for module, names in modules.items():
+            names = names or importlib.import_module(module).__all__
+            lines += ["```python", *_import_of(module, names), "```", ""]
+            for name in names:
+                lines += _public(module, name)
+    return re.sub(r"\n{3,}", "\n\n", "\n".join(lines)).rstrip() + "\n"
+
+
+def _import_of(module: str, names: list[str]) -> list[str]:
+    line = f"from {module} import {', '.join(names)}"
+    if len(line) <= 120:
+        return [line]
+    return [f"from {module} import (", *textwrap.wrap(", ".join(names) + ",", 110, initial_indent="    ",
+                                                     subsequent_indent="    "), ")"]  # fmt: skip
+
+
+def _public(module: str, name: str) -> Iterator[str]:
+    """A class or function, or a constant by the text below it."""
+    each = getattr(importlib.import_module(module), name)
+    yield from (f"### {name}", "")
+    if not inspect.isclass(each) and not inspect.isfunction(each):
+        yield from (_text_below(module, name), "")
+        return
+    yield from ("```python", name + _signature(each), "```", "", *_described(each.__doc__), "")
+    for method, raw in vars(each).items() if inspect.isclass(each) else ():
+        if (method.startswith("_") and method != "__call__") or method in THEIRS:
+            continue
+        function = raw.fget if isinstance(raw, property) else getattr(raw, "__func__", raw)
+        if inspect.isfunction(function) and function.__doc__:
+            about = list(_described(function.__doc__))
+            arguments = "" if isinstance(raw, property) else _signature(function)
+            shown = "" if method == "__call__" else f".{method}"
+            yield from (f"- **`{shown}{arguments}`**", "", *textwrap.indent("\n".join(about), "  ").split("\n"), "")
+
+
+def _signature(each: Any) -> str:
+    """Arguments, types by their last names; without what a class or an instance is passed as itself."""
+    if inspect.isclass(each) and (issubclass(each, (Exception, Section)) or getattr(each, "_is_protocol", False)):
+        return ""  # nobody makes the first, keys are on a page of their own, the last is an interface
+    signature = inspect.signature(each)
+    own = [value for key, value in signature.parameters.items() if key not in ("self", "cls")]
+    text = str(signature.replace(parameters=own)).replace("'", '"')
+    text = text.replace("<factory>", "…")
+    text = re.sub(r"\b(?:[a-z_]\w*\.)+(?=\w)", "", text)
+    return re.sub(r'-> "(\w+)"', r"-> \1", text).removesuffix(" -> None")
+
+
+def _described(docstring: str | None) -> Iterator[str]:
+    """A docstring as Markdown: lists of `name: what it is` become lists, examples blocks."""
+    for paragraph in inspect.cleandoc(docstring or "").split("\n\n"):
+        text = textwrap.dedent(paragraph.removeprefix("Args:\n"))
+        entries = re.split(r"\n(?=\S)", text)
+        if text.startswith(" ") or paragraph.startswith("    "):
+            yield from ("```python", text, "```", "")
+        elif all(re.match(r"[a-z][\w, …]*: ", entry) for entry in entries):
+            yield from (_inline(re.sub(r"^([^:]+):", r"- `\1`:", _cell(entry))) for entry in entries)
+            yield ""
+        else:
+            yield from (_inline(text), "")
+
+
+def _inline(text: str) -> str:
+    """Text whose stars and angle brackets are themselves, outside of code."""
+    parts = text.split("`")
+    parts[::2] = (re.sub(r"([*<])", r"\\\1", part) for part in parts[::2])
+    return "`".join(parts)
+
+
+def _text_below(module: str, name: str) -> str:
+    """What stands below the line that sets a constant, wherever in the library that is."""
+    for path in sorted(Path(importlib.import_module(module).__file__ or "").parent.glob("*.py")):
+        body = ast.parse(path.read_text(encoding="utf-8")).body
+        for line, below in pairwise(body):
+            targets = line.targets if isinstance(line, ast.Assign) else [getattr(line, "target", None)]
+            if name in (getattr(target, "id", "") for target in targets):
+                return _inline(_cell(getattr(getattr(below, "value", None), "value", "")))
+    raise LookupError(f"{module} sets no {name}")
 
 
 def _cell(text: str | None) -> str:

@@ -30,6 +30,7 @@ I3D_FILE = WeightFile(
         "https://github.com/JunyaoHu/common_metrics_on_video_quality/raw/main/fvd/styleganv/i3d_torchscript.pt",
     ),
 )
+"""The network of FVD as LARP, AdapTok and StyleGAN-V use it, where it is looked for, and where it is to be had."""
 
 
 class I3DDetector(nn.Module):

@@ -93,6 +93,7 @@ PROTOCOLS: dict[str, Protocol] = {
         larp_protocols.HELDOUT,
     )
 }
+"""All protocols by their names."""
 
 
 def get_protocol(name: str) -> Protocol:

@@ -59,7 +59,7 @@ def count_frames(path: VideoPath) -> int:
 
 
 def frame_rate(path: VideoPath) -> float:
-    """`exact_frame_rate`, as a number to write down."""
+    """Frames a second: `exact_frame_rate` as a number to write down. Raises VideoError for a file that is no video."""
     return float(exact_frame_rate(path))
 
 

@@ -22,6 +22,15 @@ def test_pages_for_readers_show_no_class_of_python():
     assert [path.name for path, text in generate.pages().items() if "<class" in text] == []
 
 
+def test_every_public_name_says_what_it_is():
+    page = generate.python_page()
+    parts = re.split(r"^### (\w+)$", re.sub(r"^```.*?^```$", "", page, flags=re.M | re.S), flags=re.M)[1:]
+    about = dict(zip(parts[::2], parts[1::2]))
+    assert len(about) > 100
+    silent = [name for name, text in about.items() if not re.match(r"\s+\S.{10}", text)]
+    assert silent == [], "each needs a docstring, or a text below the line that sets it"
+
+
 def test_every_page_is_in_the_contents():
     listed = {f"docs/{name}" for names in generate.CONTENTS.values() for name in names}
     assert {name for name in PAGES if name.startswith("docs/")} - {"docs/README.md"} <= listed
