@@ -8,12 +8,12 @@ found by search; *router*.
 On the proxy tokenizer every candidate of every clip has been measured by `evagen curate`, so each way is a choice
 among recorded figures; the final tokenizer reconstructs the clips with the router's assignments.
 
-Leaves `points.csv`, `summary.json` and `quality_cost.png` in the run folder.
+With `frechet` some choices of each way are reconstructed once more, for the distance of all their clips from the real
+ones (rFVD in the paper's figures). Leaves `points.csv`, `summary.json` and `quality_cost.png` in the run folder.
 """
 
 import csv
 import json
-from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated
@@ -21,41 +21,64 @@ from typing import Annotated
 import torch
 from accelerate import PartialState
 from pydantic import Field, model_validator
-from torch import Tensor
 from tqdm.auto import tqdm
 
 from evagen.config import ONLY_HOW, Place, Section
 from evagen.data.curation_record import CurationRecord, check_alike, read_record
 from evagen.data.loader import clip_loader
 from evagen.errors import UserError
-from evagen.eval import FrameDistance, motion_explained, psnr_of_mse
+from evagen.eval import FrameDistance, PreparedDetector, get_protocol
 from evagen.kernels.files import atomic_write, write_whole
-from evagen.kernels.levels import floats_to_levels, levels_to_floats
+from evagen.kernels.levels import floats_to_levels
 from evagen.models.fit import check_same_tokenizer
 from evagen.models.inference import autocast, load_for
 from evagen.models.loading import fingerprint
-from evagen.models.networks import PerceptualNetwork
+from evagen.models.networks import DetectorName, PerceptualNetwork, choose_detector, gives_fvd
 from evagen.report.quality_cost_plot import draw
 from evagen.run import Infers, RunFolder, claim_folder
-from evagen.scoring.reconstruction import ReconstructionScores, score_reconstruction
-from evagen.tokenizer import (
-    PREFERENCE_RANGE,
-    AssignmentSpace,
-    RewardScale,
-    Router,
-    VideoTokenizer,
-    best_assignment,
-    proxy_reward,
-    reward_percentile,
+from evagen.scoring.length_choices import (
+    Choice,
+    ClipSet,
+    CostPoint,
+    best_uniform,
+    frechet_distances,
+    in_turn,
+    max_reward,
+    mirror_image,
+    routed,
+    spread,
+    threshold,
+    uniform,
 )
+from evagen.scoring.reconstruction import ReconstructionScores, score_reconstruction
+from evagen.tokenizer import PREFERENCE_RANGE, AssignmentSpace, RewardScale, Router, VideoTokenizer
 from evagen.tokenizer.reward import ScaleName
 
 SEARCHED_RANGE = (0.4, 2.0)
 """Of w_q for lengths found by search (EVATok §4.2). Routers know `PREFERENCE_RANGE`."""
 
 
+PROTOCOL = "evatok-ucf101-recon"
+"""Whose way into the network the clips take."""
+
+
 class StudyRun(Infers, RunFolder):
     pass
+
+
+class FrechetDistances(Section):
+    """Fréchet distances of reconstructions by the proxy tokenizer from the clips."""
+
+    detector: DetectorName
+    """`protocol`: I3D, for rFVD. `offline`: the ImageNet network that comes as a package. `videomae`."""
+    weights: Place | None = None
+    """File of I3D, or folder or hub id of VideoMAE."""
+    points: int = Field(5, ge=2)
+    """How many choices of each way are measured, from one end of its dial to the other."""
+
+    def load(self) -> PreparedDetector:
+        """Raises UserError where the network is not within reach."""
+        return choose_detector(get_protocol(PROTOCOL), self.detector, self.weights, None, download=True)
 
 
 class QualityCost(Section):
@@ -83,6 +106,9 @@ class QualityCost(Section):
     compare: PerceptualNetwork = PerceptualNetwork()
     """What compares the frames of proxy and final tokenizer. The other ways have the distance of their record, so it
     should be the one that the records were curated with."""
+    frechet: FrechetDistances | None = None
+    """For figures like the paper's with rFVD. It takes about as long as encoding and decoding all clips `points` times
+    for each way."""
     num_preferences: int = Field(33, ge=2)
     """Points of each way that has a dial, evenly over the dial's range: 0.8 to 1.6 for routers, 0.4 to 2 for what is
     searched, which has the routers' points too."""
@@ -100,74 +126,29 @@ class QualityCost(Section):
 
 
 @dataclass(frozen=True)
-class CostPoint:
-    """Means over the clips of a set. motion: explained over all of them together, None where nothing moves; dial:
-    length, bound or preference; reward: at that preference; percentile: of the reward between the worst and the best
-    assignments (EVATok eq. 8)."""
+class Models:
+    """The networks of a study. singles: routers by the one preference that each knows; detector: None where no Fréchet
+    distance is asked for."""
 
-    clips: str
-    way: str
-    dial: float
-    tokens: float
-    psnr: float
-    perceptual: float
-    motion: float | None
-    reward: float | None = None
-    percentile: float | None = None
-
-    def is_as_good_as(self, other: "CostPoint", with_motion: bool) -> bool:
-        as_good = self.psnr >= other.psnr and self.perceptual <= other.perceptual
-        if not with_motion or self.motion is None or other.motion is None:
-            return as_good
-        return as_good and self.motion >= other.motion
-
-
-@dataclass(frozen=True)
-class ClipSet:
-    """Clips whose candidates are all measured. video: uint8 (n, C, F, H, W)."""
-
-    name: str
-    record: CurationRecord
-    video: Tensor
-    scale: RewardScale
-    mirrored: CurationRecord | None = None
-
-    @property
-    def space(self) -> AssignmentSpace:
-        return self.record.space
-
-    def batches(self, size: int, bar: str | None = None) -> Iterator[Tensor]:
-        """float (B, C, F, H, W) in [-1, 1]; with a bar of that name."""
-        batches = tqdm(self.video.split(size), desc=bar, unit="batch", dynamic_ncols=True, disable=bar is None)
-        return map(levels_to_floats, batches)
-
-    def point(self, way: str, dial: float, chosen: Tensor, preference: float | None = None) -> CostPoint:
-        """chosen: int64 (n,), the number of each clip's assignment."""
-        rows = torch.arange(len(chosen))
-        distances, mse = self.record.perceptual, self.record.mse  # (n, A)
-        tokens = self.space.lengths_of(chosen).sum(-1).double().mean().item()
-        psnr = psnr_of_mse(mse[rows, chosen]).mean().item()
-        motion = motion_explained(self.record.moving_mse[rows, chosen], self.record.still_mse)
-        point = CostPoint(self.name, way, dial, tokens, psnr, distances[rows, chosen].mean().item(), motion)
-        if preference is None:
-            return point
-        reward = proxy_reward(self.record.distance, preference, self.space, self.scale)  # (n, A)
-        reached = reward[rows, chosen].mean().item()
-        return replace(point, reward=reached, percentile=reward_percentile(reward, chosen))
+    proxy: VideoTokenizer
+    final: VideoTokenizer
+    router: Router
+    singles: dict[float, Router]
+    perceptual: FrameDistance
+    detector: PreparedDetector | None
 
 
 def main(config: QualityCost) -> Path:
     """Measures every way on every set of clips; returns the run folder."""
     claim_folder(config, config.run.out)
     device = PartialState().device
-    router = load_for(config.run, Router, config.router, device)
-    singles = {w_q: load_for(config.run, Router, folder, device) for w_q, folder in config.single_routers.items()}
+    models = load_models(config, device)
     records = read_records(config)
     record = records[config.record]
-    scale = RewardScale.of(record.distance, record.space, scale_of(config, router, singles))
-    check_candidates(config, record.space, router, singles)
+    scale = RewardScale.of(record.distance, record.space, scale_of(config, models.router, models.singles))
+    check_candidates(config, record.space, models.router, models.singles)
     check_same_tokenizer(
-        record.measured_with.tokenizer, fingerprint(load_for(config.run, VideoTokenizer, config.proxy, device)),
+        record.measured_with.tokenizer, fingerprint(models.proxy),
         "the records were measured with", f"proxy={config.proxy}", "give the tokenizer of the records",
     )  # fmt: skip
     sets = [
@@ -177,7 +158,7 @@ def main(config: QualityCost) -> Path:
     points, summary = [], {}
     for clips in sets:
         with autocast(config.run, device):
-            here, summary[clips.name] = _measure(config, clips, router, singles)
+            here, summary[clips.name] = _measure(config, clips, models)
         points += here
     with (
         atomic_write(config.run.out / "points.csv") as unfinished,
@@ -187,36 +168,55 @@ def main(config: QualityCost) -> Path:
         writer.writeheader()
         writer.writerows(asdict(point) for point in points)
     write_whole(config.run.out / "summary.json", json.dumps(summary, indent=1))
-    draw(points, config.run.out / "quality_cost.png")
+    draw(points, config.run.out / "quality_cost.png", _axis_of(models.detector) if models.detector else None)
     print(json.dumps(summary, indent=1))
     return config.run.out
 
 
-def _measure(
-    config: QualityCost, clips: ClipSet, router: Router, singles: dict[float, Router]
-) -> tuple[list[CostPoint], dict]:
+def load_models(config: QualityCost, device: torch.device) -> Models:
+    """Raises UserError where one is not within reach."""
+    return Models(
+        proxy=load_for(config.run, VideoTokenizer, config.proxy, device),
+        final=load_for(config.run, VideoTokenizer, config.final, device),
+        router=load_for(config.run, Router, config.router, device),
+        singles={w_q: load_for(config.run, Router, folder, device) for w_q, folder in config.single_routers.items()},
+        perceptual=config.compare.load().to(device),
+        detector=config.frechet.load().to(device) if config.frechet else None,
+    )
+
+
+def _axis_of(detector: PreparedDetector) -> str:
+    name = "rFVD" if gives_fvd(detector.fingerprint) else f"Fréchet distance in {detector.name}"
+    return f"{name} (lower is better)"
+
+
+def _measure(config: QualityCost, clips: ClipSet, models: Models) -> tuple[list[CostPoint], dict]:
     """Every way on one set of clips: its points, and its summary."""
     preferences = _evenly(PREFERENCE_RANGE, config.num_preferences)
     searched = sorted({*preferences, *_evenly(SEARCHED_RANGE, config.num_preferences)})
-    chosen = {p: _route(router, clips, p, config.batch_size) for p in {*preferences, *singles, config.preference}}
-    points = [
-        *_uniform(clips),
-        *_threshold(clips, config.num_preferences),
-        *(_max_reward(clips, p) for p in searched),
-        *(_mirror_image(clips, p) for p in searched if clips.mirrored),
-        *(_best_uniform(clips, p) for p in searched),
-        *(clips.point("router", p, chosen[p], p) for p in preferences),
-        *(clips.point("single router", p, _route(r, clips, p, config.batch_size), p) for p, r in singles.items()),
+    asked = {*preferences, *models.singles, config.preference}
+    by_router = {p: routed("router", models.router, clips, p, config.batch_size) for p in asked}
+    choices = [
+        *uniform(clips),
+        *threshold(clips, config.num_preferences),
+        *(max_reward(clips, p) for p in searched),
+        *(mirror_image(clips, p) for p in searched if clips.mirrored),
+        *(best_uniform(clips, p) for p in searched),
+        *(by_router[p] for p in preferences),
+        *(routed("single router", one, clips, p, config.batch_size) for p, one in models.singles.items()),
     ]
-    lengths = clips.space.lengths_of(chosen[config.preference])
-    tokenizers = _compare_tokenizers(config, clips, lengths, config.compare.load().to(router.device), router.device)
-    points += [
-        CostPoint(clips.name, f"{name} tokenizer", config.preference, s.tokens_per_clip, s.psnr, s.perceptual, s.motion)
-        for name, s in tokenizers.items()
-    ]
-    conditioned = {p: clips.point("router", p, chosen[p], p) for p in singles}
+    points = [clips.point(choice) for choice in choices]
+    if config.frechet and models.detector:
+        places = spread(choices, config.frechet.points)
+        measured = [choices[place] for place in places]
+        distances = frechet_distances(models.proxy, clips, measured, models.detector, config.batch_size)
+        for place, distance in zip(places, distances):
+            points[place] = replace(points[place], frechet=distance)
+    tokenizers = _compare_tokenizers(config, clips, by_router[config.preference], models)
+    points += [point for point, _ in tokenizers.values()]
+    conditioned = {p: clips.point(by_router[p]) for p in models.singles}
     return points, _summarise(points, conditioned) | {
-        "tokenizers": {name: scores.as_dict() for name, scores in tokenizers.items()}
+        "tokenizers": {name: scores.as_dict() for name, (_, scores) in tokenizers.items()}
     }
 
 
@@ -251,44 +251,6 @@ def _load(name: str, record: CurationRecord, scale: RewardScale, mirrored: Curat
     return ClipSet(name, record, torch.cat(video), scale, mirrored)
 
 
-def _uniform(clips: ClipSet) -> Iterator[CostPoint]:
-    for level in clips.space.levels:
-        number = clips.space.index_of(clips.space.uniform(level, 1))
-        yield clips.point("uniform", level, number.expand(len(clips.video)))
-
-
-def _threshold(clips: ClipSet, count: int) -> Iterator[CostPoint]:
-    """Bounds from the best to the worst uniform assignment's mean distance. Where no candidate stays below the bound,
-    the longest is taken (EVATok §4.5)."""
-    distances, tokens = clips.record.perceptual, clips.space.table().sum(-1)  # (n, A), (A,)
-    worst, best = distances.mean(0)[[0, -1]].tolist()
-    for bound in torch.linspace(best, worst, count, dtype=torch.float64).tolist():
-        # Of the cheapest candidates below the bound the one of least distance.
-        cost = torch.where(distances <= bound, tokens, torch.inf) + distances / (2 * distances.max())  # (n, A)
-        within = (distances <= bound).any(1)
-        chosen = torch.where(within, cost.argmin(1), tokens.argmax())
-        yield clips.point("threshold", bound, chosen)
-
-
-def _max_reward(clips: ClipSet, preference: float) -> CostPoint:
-    chosen = best_assignment(clips.record.distance, preference, clips.space, clips.scale)
-    return clips.point("max reward", preference, chosen, preference)
-
-
-def _mirror_image(clips: ClipSet, preference: float) -> CostPoint:
-    """The assignments that are best for the clips' mirror images."""
-    assert clips.mirrored is not None
-    chosen = best_assignment(clips.mirrored.distance, preference, clips.space, clips.scale)
-    return clips.point("mirror image", preference, chosen, preference)
-
-
-def _best_uniform(clips: ClipSet, preference: float) -> CostPoint:
-    """For each clip the uniform assignment of highest reward (EVATok supplement L)."""
-    numbers = torch.cat([clips.space.index_of(clips.space.uniform(level, 1)) for level in clips.space.levels])
-    reward = proxy_reward(clips.record.distance, preference, clips.space, clips.scale)[:, numbers]  # (n, levels)
-    return clips.point("best uniform", preference, numbers[reward.argmax(1)], preference)
-
-
 def scale_of(config: QualityCost, router: Router, singles: dict[float, Router]) -> ScaleName:
     """The scale of the rewards that all routers were trained on. Raises UserError where one has another."""
     wanted = config.reward_scale or router.config.reward_scale
@@ -315,31 +277,23 @@ def check_candidates(config: QualityCost, space: AssignmentSpace, router: Router
             )
 
 
-def _route(router: Router, clips: ClipSet, preference: float, batch_size: int) -> Tensor:
-    lengths = [router.assign(video.to(router.device), preference) for video in clips.batches(batch_size)]
-    return clips.space.index_of(torch.cat(lengths))
-
-
 def _compare_tokenizers(
-    config: QualityCost, clips: ClipSet, lengths: Tensor, perceptual: FrameDistance, device: torch.device
-) -> dict[str, ReconstructionScores]:
-    """Both tokenizers at the same assignments, all frames compared: their scores by name."""
-    found = {}
-    for name in ("proxy", "final"):
-        tokenizer = load_for(config.run, VideoTokenizer, getattr(config, name), device)
-        found[name] = score_reconstruction(
-            tokenizer,
-            clips.batches(config.batch_size, f"{name} on {clips.name}"),
-            _in_turn(lengths),
-            perceptual,
-        )
+    config: QualityCost, clips: ClipSet, choice: Choice, models: Models
+) -> dict[str, tuple[CostPoint, ReconstructionScores]]:
+    """Both tokenizers at the same assignments, all frames compared: their points and scores by name."""
+    lengths, found = clips.space.lengths_of(choice.numbers), {}
+    for name, tokenizer in {"proxy": models.proxy, "final": models.final}.items():
+        batches = clips.batches(config.batch_size, f"{name} on {clips.name}")
+        scores = score_reconstruction(tokenizer, batches, in_turn(lengths), models.perceptual)
+        point = CostPoint(
+            clips.name, f"{name} tokenizer", choice.dial, scores.tokens_per_clip, scores.psnr, scores.perceptual,
+            scores.motion,
+        )  # fmt: skip
+        if models.detector:
+            (distance,) = frechet_distances(tokenizer, clips, [choice], models.detector, config.batch_size)
+            point = replace(point, frechet=distance)
+        found[name] = point, scores
     return found
-
-
-def _in_turn(lengths: Tensor) -> Callable[[Tensor], Tensor]:
-    """Hands out given lengths (n, T) batch after batch."""
-    rest = iter(lengths)
-    return lambda video: torch.stack([next(rest) for _ in range(len(video))])
 
 
 def _summarise(points: list[CostPoint], conditioned: dict[float, CostPoint]) -> dict:

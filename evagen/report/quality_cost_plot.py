@@ -1,5 +1,6 @@
 """The picture of the quality-cost study: a row for each set of clips, a column for each measure, against tokens."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
 from evagen.kernels.files import atomic_write
+from evagen.scoring.length_choices import CostPoint
 
 MARKS: dict[str, dict[str, Any]] = {
     "uniform": {"color": "#555555", "marker": "s", "linestyle": "--"},
@@ -31,14 +33,14 @@ MEASURES = {
 }
 
 
-def draw(points: list, path: Path) -> None:
-    """points: `quality_cost.CostPoint`s."""
+def draw(points: Sequence[CostPoint], path: Path, frechet: str | None = None) -> None:
+    """frechet: what its axis says, where points have such a distance."""
     sets = list(dict.fromkeys(point.clips for point in points))
-    figure, axes = plt.subplots(
-        len(sets), len(MEASURES), figsize=(16, 4.2 * len(sets)), squeeze=False, layout="constrained"
-    )
+    measures = MEASURES | ({"frechet": frechet} if frechet else {})
+    size = (5.3 * len(measures), 4.2 * len(sets))
+    figure, axes = plt.subplots(len(sets), len(measures), figsize=size, squeeze=False, layout="constrained")
     for row, name in zip(axes, sets):
-        for axis, measure, label in zip(row, MEASURES, MEASURES.values()):
+        for axis, (measure, label) in zip(row, measures.items()):
             for way, marks in MARKS.items():
                 mine = sorted(
                     (p.tokens, getattr(p, measure))

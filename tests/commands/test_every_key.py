@@ -137,6 +137,8 @@ OTHER_VALUES = {  # behind a bar: what else has to be set, in both runs, for the
         **PRECISION, "record": "{}/curation2", "held_out": "{{a: {}/curation2}}", "proxy": "{}/final",
         "final": "{}/proxy", "router": "{}/router2", "single_routers": "{{0.8: {}/router2}}", "preference": "0.8",
         "num_preferences": "2", "reward_scale": "z-score", **COMPARE, "mirrored": "{{a: {}/mirrored}}",
+        "frechet.detector": "offline", "frechet.weights": "/nowhere | frechet.detector=offline",
+        "frechet.points": "2 | frechet.detector=offline",
     },
     "benchmark": {
         **PRECISION, **COMPARE, **LENGTHS, "protocol": "adaptok-ucf101-recon", "tokenizer": "{}/proxy",

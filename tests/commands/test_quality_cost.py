@@ -6,22 +6,14 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tiny_models import LEVELS, tiny_router
+from tiny_models import LEVELS, tiny_router, tiny_tokenizer
 
-from evagen.commands.quality_cost import (
-    ClipSet,
-    CostPoint,
-    QualityCost,
-    _evenly,
-    _max_reward,
-    _saved,
-    _summarise,
-    _threshold,
-    check_candidates,
-    scale_of,
-)
+from evagen.commands.quality_cost import QualityCost, _evenly, _saved, _summarise, check_candidates, scale_of
 from evagen.config import check_config
 from evagen.errors import UserError
+from evagen.kernels.levels import levels_to_floats
+from evagen.scoring.length_choices import Choice, ClipSet, CostPoint, frechet_distances, max_reward, spread, threshold
+from evagen.scoring.reconstruction import frechet_between
 from evagen.tokenizer import AssignmentSpace, RewardScale
 
 
@@ -49,19 +41,20 @@ def clip_set(seed: int) -> ClipSet:
 def test_threshold_takes_the_cheapest_assignment_within_the_bound_or_else_the_longest(seed):
     clips = clip_set(seed)
     tokens = clips.space.table().sum(-1)
-    for point in _threshold(clips, 5):
+    for choice in threshold(clips, 5):
         expected = []
         for distances in clips.record.perceptual:
-            within = [int(tokens[a]) for a in range(9) if distances[a] <= point.dial]
+            within = [int(tokens[a]) for a in range(9) if distances[a] <= choice.dial]
             expected.append(min(within) if within else int(tokens.max()))
-        assert point.tokens == pytest.approx(sum(expected) / 5)
+        assert tokens[choice.numbers].tolist() == expected
+        assert clips.point(choice).tokens == pytest.approx(sum(expected) / 5)
 
 
 def test_no_choice_has_a_higher_reward_than_max_reward():
     clips = clip_set(0)
-    best = _max_reward(clips, 1.2)
+    best = clips.point(max_reward(clips, 1.2))
     for chosen in torch.randint(9, (50, 5), generator=torch.Generator().manual_seed(1)):
-        assert clips.point("any", 0, chosen, 1.2).reward <= best.reward + 1e-12
+        assert clips.point(Choice("any", 0, chosen, 1.2)).reward <= best.reward + 1e-12
 
 
 def test_motion_explained_of_a_choice_by_hand():
@@ -69,7 +62,47 @@ def test_motion_explained_of_a_choice_by_hand():
     chosen = torch.tensor([0, 8, 4, 1, 2])
     record = clips.record
     moving, still = sum(record.moving_mse[i, chosen[i]] for i in range(5)), record.still_mse.sum()
-    assert clips.point("any", 0, chosen).motion == pytest.approx(float(1 - moving / still))
+    assert clips.point(Choice("any", 0, chosen)).motion == pytest.approx(float(1 - moving / still))
+
+
+class Corners(torch.nn.Module):
+    """A detector of four numbers: the means of a clip's corners."""
+
+    name, fingerprint, num_features = "corners", "0", 4
+
+    def forward(self, videos: torch.Tensor) -> torch.Tensor:
+        return torch.nn.functional.adaptive_avg_pool3d(videos.mean(1, keepdim=True), (1, 2, 2)).flatten(1)
+
+
+def test_frechet_distances_are_those_of_each_choice_by_itself():
+    tokenizer = tiny_tokenizer()
+    video = torch.randint(256, (6, 3, 8, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    record = Record(0)
+    record.space = tokenizer.assignments
+    clips = ClipSet("held out", record, video, None)
+    last = tokenizer.assignments.count - 1
+    chosen = [[0, 1, 2, 3, 4, 5], [0, 1, 2, 3, last, last], [last] * 6]
+    choices = [Choice("any", dial, torch.tensor(numbers)) for dial, numbers in enumerate(chosen)]
+    encoded = []
+    encode = tokenizer.encode
+    tokenizer.encode = lambda video, lengths: encoded.append(len(video)) or encode(video, lengths)
+    found = frechet_distances(tokenizer, clips, choices, Corners(), batch_size=4)
+    assert sum(encoded) == 6 + 2 + 4  # what is new in each
+    real = levels_to_floats(video)
+    for choice, distance in zip(choices, found):
+        made = torch.cat([
+            tokenizer.decode(encode(clip[None], tokenizer.assignments.lengths_of(number)[None]))
+            for clip, number in zip(real, choice.numbers)
+        ])  # fmt: skip
+        assert distance == pytest.approx(frechet_between([real], [made], Corners()), rel=1e-3)
+    assert found[0] != pytest.approx(found[2], rel=1e-3)
+
+
+def test_choices_are_spread_over_the_dial_of_each_way():
+    none = torch.zeros(1, dtype=torch.long)
+    choices = [Choice(way, dial, none) for way, dials in (("a", range(9, 0, -1)), ("b", [7])) for dial in dials]
+    kept = [choices[place] for place in spread(choices, 3)]
+    assert [(choice.way, choice.dial) for choice in kept] == [("a", 1), ("a", 5), ("a", 9), ("b", 7)]
 
 
 def routed(tokens: float, psnr: float = 30, perceptual: float = 0.9, motion: float | None = 0.5) -> CostPoint:

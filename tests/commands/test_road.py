@@ -292,6 +292,7 @@ def test_the_quality_cost_study_on_real_files(road, tmp_path):
         "held_out": {"held out": str(tmp_path / "held")}, "mirrored": {"held out": str(tmp_path / "mirrored")},
         "proxy": str(road / "proxy"), "final": str(road / "final"),
         "router": str(road / "router"), "single_routers": {1.0: str(road / "router")}, "num_preferences": 3,
+        "frechet": {"detector": "offline", "points": 2},
     }  # fmt: skip
     out = quality_cost.main(check_config(quality_cost.QualityCost, config, "test"))
     rows = list(csv.DictReader((out / "points.csv").open()))
@@ -314,6 +315,9 @@ def test_the_quality_cost_study_on_real_files(road, tmp_path):
     routed = next(row for row in rows if row["way"] == "router" and float(row["dial"]) == float(proxy["dial"]))
     assert float(proxy["psnr"]) == pytest.approx(float(routed["psnr"]), abs=1e-3)
     assert float(proxy["perceptual"]) == pytest.approx(float(routed["perceptual"]), abs=1e-4)
+    measured = {way: [float(row["dial"]) for row in rows if row["way"] == way and row["frechet"]] for way in dials}
+    assert measured == {"router": [0.8, 1.6], "max reward": [0.4, 2.0]}
+    assert all(row["frechet"] for row in rows if "tokenizer" in row["way"])
     assert (out / "quality_cost.png").stat().st_size > 10_000
     unmirrored = config | {"run": {"out": str(tmp_path / "wrong")}, "mirrored": config["held_out"]}
     with pytest.raises(UserError, match=r"mirrored records of the same clips with mirrored=true; .* are not such"):
