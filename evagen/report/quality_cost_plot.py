@@ -1,5 +1,6 @@
 """The picture of the quality-cost study: a row for each set of clips, a column for each measure, against tokens."""
 
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -49,7 +50,7 @@ def draw(points: Sequence[CostPoint], path: Path, frechet: str | None = None) ->
                 )
                 if mine:
                     axis.plot(*zip(*mine), label=way, **marks)
-            axis.set(title=name, xlabel="tokens per clip", ylabel=label)
+            axis.set(title=name, xlabel="tokens per clip", ylabel=textwrap.fill(label, 40, break_on_hyphens=False))
             axis.grid(alpha=0.25)
             axis.spines[["top", "right"]].set_visible(False)
     axes[0][0].legend(frameon=False)
