@@ -209,13 +209,11 @@ def _usable(
 
 def _items_of(file: VideoFile, num_frames: int, config: DataConfig, stride: Stride) -> list[_Item]:
     last = num_frames - 1 - frame_offset(config.frames - 1, stride)
-    ranges = {
-        "random": [(0, last)],
-        "first": [(0, 0)],
-        "centre": [(last // 2, last // 2)],
-        "all": [(start, start) for start in range(0, last + 1, frame_offset(config.frames, stride))],
-    }
-    return [_Item(file.path, file.label, first, final, stride) for first, final in ranges[config.clip]]
+    if config.clip == "all":
+        ranges = [(start, start) for start in range(0, last + 1, frame_offset(config.frames, stride))]
+    else:
+        ranges = [{"random": (0, last), "first": (0, 0), "centre": (last // 2, last // 2)}[config.clip]]
+    return [_Item(file.path, file.label, first, final, stride) for first, final in ranges]
 
 
 _SAME_RATE = Fraction(101, 100)
