@@ -55,7 +55,7 @@ class FileMemory:
                 some = paths[first : first + _ASKED_TOGETHER]
                 places = ", ".join("?" * len(some))
                 rows = self.connection.execute(
-                    f"SELECT path, size, changed, value FROM files WHERE path IN ({places})",  # noqa: S608  (question marks)
+                    f"SELECT path, size, changed, value FROM files WHERE path IN ({places})",  # noqa: S608
                     some,
                 )
                 known |= {path: ((size, changed), json.loads(value)) for path, size, changed, value in rows}

@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
-from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
 
 from evagen.data.pictures import FOLDER
 from evagen.data.video_reader import VideoError, count_frames, iterate_frames
 from evagen.errors import UserError
+from evagen.report.logged_times import logged_times
 from evagen.report.page import GeneratedClip
 from evagen.report.training_facts import batch_of
 from evagen.sampling.rows import file_of, finished_rows
@@ -180,7 +180,7 @@ def _times(path: Path) -> tuple[float | None, float | None]:
     between the first two."""
     took, pace = 0.0, None
     for file in sorted(path.glob("tracker/events*"), key=lambda each: each.stat().st_mtime):
-        seen = {event.step: event.wall_time for event in EventFileLoader(str(file)).Load() if event.step}
+        seen = logged_times(file)
         if len(seen) > 1:
             first, second, *_ = steps = sorted(seen)
             pace = (seen[steps[-1]] - seen[first]) / (steps[-1] - first)
