@@ -139,13 +139,13 @@ def read_run(
     scores: Mapping[str, str] = {}
     try:
         if command == "sample":
-            rows = list(finished_rows(path).values())
+            rows = _without_codes(path)
         if command == "benchmark" and (path / "record.json").exists():
             scores = figures_of(read_record(path))
     except UserError as error:  # damaged
         facts = {"not readable": str(error), **facts}
     if rows:
-        tokens = sum(len(row["codes"]) for row in rows) / len(rows)
+        tokens = sum(row["tokens"] for row in rows) / len(rows)
         facts = {"clips": f"{len(rows)}", "tokens": f"{tokens:.1f} a clip", **facts}
     return Run(
         path, str(path), command, values, changed, facts,
@@ -157,6 +157,12 @@ def read_run(
         scores=scores,
         best=read_best(path),
     )  # fmt: skip
+
+
+def _without_codes(samples: Path) -> list[dict[str, Any]]:
+    """The rows of sampled clips, each once, with the number of their codes instead of these."""
+    found = {int(row["number"]): row | {"codes": None, "tokens": len(row["codes"])} for row in finished_rows(samples)}
+    return list(found.values())
 
 
 def progress_of(path: Path, command: str, values: Mapping[str, Any], log: Columns) -> Progress:
