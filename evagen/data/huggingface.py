@@ -20,7 +20,7 @@ from evagen.data.layouts import SPLIT_NAMES, SPLIT_OF, LeftOut, Listing, Split, 
 from evagen.errors import UserError
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class TableVideo:
     """The video in a cell of an Arrow file, as `datasets` writes them."""
 
