@@ -18,7 +18,7 @@ from torch import Tensor
 
 from evagen.data.corpus import read_corpus
 from evagen.errors import UserError
-from evagen.sampling.rows import read_rows
+from evagen.sampling.rows import iterate_rows
 from evagen.scoring.table import markdown
 
 DRAWS = 200
@@ -48,7 +48,7 @@ def main(samples: Path, corpus_folder: Path) -> list[ClassLengths]:
     if not (samples / "tokens.jsonl").exists():
         raise UserError(f"no tokens.jsonl in {samples}: give the run folder of a finished `evagen sample`")
     written: dict[str, list[list[int]]] = {}
-    for row in read_rows(samples):
+    for row in iterate_rows(samples):
         written.setdefault(str(row["class"]), []).append(row["lengths"])
     counts = sorted({len(each) for of_class in written.values() for each in of_class} - {lengths.shape[1]})
     if counts:

@@ -11,7 +11,7 @@ import hashlib
 import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from fractions import Fraction
 from pathlib import Path
 from typing import NamedTuple
@@ -20,11 +20,12 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
+from evagen.data.clip_items import ClipItems
 from evagen.data.frame_counts import all_frame_rates, count_all_frames
 from evagen.data.layouts import VideoFile
 from evagen.data.sources import DataConfig, list_files
 from evagen.data.square_clips import read_square
-from evagen.data.video_reader import VideoError, VideoPath
+from evagen.data.video_reader import VideoError
 from evagen.errors import UserError
 from evagen.kernels.files import atomic_write
 from evagen.kernels.names import as_line, as_text
@@ -89,22 +90,26 @@ class ClipDataset(Dataset):
         self.num_files = len(files) + len(listing.left_out)
         counts = count_all_frames([file.path for file in files])
         self.skipped: list[SkippedClip] = []
-        self._items: list[_Item] = []
-        self.paths: list[str] = []
+        self._items = ClipItems()
         for file, count, stride in zip(files, counts, _strides(files, config)):
-            found = _usable(file, count, config, stride)
+            found = _usable(count, config, stride)
             if isinstance(found, str):
                 self.skipped.append(SkippedClip(str(file.path), found))
             else:
-                self.paths.append(str(file.path))
-                self._items += found
+                assert not isinstance(stride, VideoError)
+                self._items.add(file, found, stride)
         self.skipped += [SkippedClip(video.path, video.reason) for video in listing.left_out]
         if not self._items:
             lines: list[str] = []
             report_skipped(self.skipped, self.num_files, lines.append)
             roots = " or ".join(str(source.root) for source in (config, *config.more))
             raise UserError("\n".join([f"no usable video in {roots}", *lines]))
-        self.labels = [item.label for item in self._items]
+        self.labels = self._items.labels()
+
+    @property
+    def paths(self) -> list[str]:
+        """Of the usable videos."""
+        return [str(self._items.path(video)) for video in range(self._items.num_videos)]
 
     def __len__(self) -> int:
         return len(self._items)
@@ -113,10 +118,14 @@ class ClipDataset(Dataset):
         """16 hexadecimal digits that change where a key no longer means the same clip: with the files that are
         there, their lengths and labels, and their frame rates where these matter. The files' contents are not looked
         at."""
-        about = repr(self._items)
+        digest = hashlib.sha256()
+        for number, (path, label, first, last, _) in enumerate(self._items):  # as records and corpora remember it
+            item = f"_Item(path={path!r}, label={label}, first_start={first}, last_start={last})"
+            digest.update((", " if number else "[").encode() + item.encode())
+        digest.update(b"]")
         if self.config.frames_per_second is not None:
-            about += repr([item.stride for item in self._items])
-        return hashlib.sha256(about.encode()).hexdigest()[:16]
+            digest.update(repr([item.stride for item in self._items]).encode())
+        return digest.hexdigest()[:16]
 
     def __iter__(self) -> Iterator[Clip | SkippedClip]:
         return (self[index] for index in range(len(self)))
@@ -184,38 +193,21 @@ def report_skipped(
     write("`evagen data scan FOLDER` finds damaged files beforehand and makes a list of them, which is then left out")
 
 
-@dataclass(frozen=True)
-class _Item:
-    path: VideoPath
-    label: int
-    first_start: int
-    last_start: int
-    stride: Stride = field(repr=False)
-
-
-def _usable(
-    file: VideoFile, count: int | VideoError, config: DataConfig, stride: Stride | VideoError
-) -> list[_Item] | str:
-    """The items of a file, or why it has none."""
+def _usable(count: int | VideoError, config: DataConfig, stride: Stride | VideoError) -> list[tuple[int, int]] | str:
+    """Between which frames the clips of a file begin, or why it has none."""
     if isinstance(count, VideoError):
         return count.reason
     if isinstance(stride, VideoError):
         return stride.reason
     span = frame_offset(config.frames - 1, stride) + 1
-    return (
-        _items_of(file, count, config, stride) if count >= span else f"too short: {count} frames, a clip needs {span}"
-    )
+    return _starts(count, config, stride) if count >= span else f"too short: {count} frames, a clip needs {span}"
 
 
-def _items_of(file: VideoFile, num_frames: int, config: DataConfig, stride: Stride) -> list[_Item]:
+def _starts(num_frames: int, config: DataConfig, stride: Stride) -> list[tuple[int, int]]:
     last = num_frames - 1 - frame_offset(config.frames - 1, stride)
-    ranges = {
-        "random": [(0, last)],
-        "first": [(0, 0)],
-        "centre": [(last // 2, last // 2)],
-        "all": [(start, start) for start in range(0, last + 1, frame_offset(config.frames, stride))],
-    }
-    return [_Item(file.path, file.label, first, final, stride) for first, final in ranges[config.clip]]
+    if config.clip == "all":
+        return [(start, start) for start in range(0, last + 1, frame_offset(config.frames, stride))]
+    return [{"random": (0, last), "first": (0, 0), "centre": (last // 2, last // 2)}[config.clip]]
 
 
 _SAME_RATE = Fraction(101, 100)

@@ -100,8 +100,10 @@ class CurationRecord:
         return self._weighted(LATER)
 
     def _weighted(self, prefix: str) -> Tensor:
+        """Without the columns that weigh nothing: of 100,000 clips and 625 candidates each takes half a gigabyte."""
+        weights = {name: weight for name, weight in self.weights.items() if weight}
         return self._column(prefix + "perceptual") + sum(
-            self.weights[name] * self._column(prefix + WEIGHTED[name]) for name in self.weights
+            weight * self._column(prefix + WEIGHTED[name]) for name, weight in weights.items()
         )
 
     def _column(self, name: str) -> Tensor:
@@ -136,7 +138,8 @@ class CurationRecord:
         """Of its rewards; of states those without a past, so that a preference means what it means for clips: with a
         past more tokens gain less. Raises ValueError as `RewardScale.of` does."""
         begins = (self.past == 0).all(1)  # (n,)
-        return RewardScale.of(self.distance[begins] if begins.any() else self.distance, self.space, name)
+        some = begins.any() and not begins.all()  # to take all of them would be to copy them
+        return RewardScale.of(self.distance[begins] if some else self.distance, self.space, name)
 
     def reward(self, rows: Tensor, preference: float | Tensor, scale: RewardScale) -> Tensor:
         """The reward of what a router can choose, at some rows (B,) and a preference w_q, a number or (B,): float64

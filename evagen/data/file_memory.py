@@ -17,6 +17,8 @@ from evagen.kernels.files import cache_folder
 
 State = tuple[int, int]
 """Size in bytes and time of change in nanoseconds."""
+_ASKED_TOGETHER = 500
+"""Files of a question; SQLite takes 999 at least."""
 
 
 def file_state(video: VideoPath) -> State | None:
@@ -38,22 +40,31 @@ class FileMemory:
         with contextlib.suppress(OSError, sqlite3.Error):
             folder.mkdir(parents=True, exist_ok=True)
             self.connection = sqlite3.connect(folder / f"{name}.sqlite", timeout=30)
-
-    def recall(self) -> dict[str, tuple[State, Any]]:
-        """All that is known, by path."""
-        if self.connection is None:
-            return {}
-        try:
             self.connection.execute(
                 "CREATE TABLE IF NOT EXISTS files (path TEXT PRIMARY KEY, size INT, changed INT, value TEXT)"
             )
-            rows = self.connection.execute("SELECT path, size, changed, value FROM files")
-            return {path: ((size, changed), json.loads(value)) for path, size, changed, value in rows}
+
+    def recall(self, paths: Sequence[str]) -> dict[str, tuple[State, Any]]:
+        """What is known of some files, by path. No others are looked at: a memory is one for all data sets of a user,
+        of which another may have millions."""
+        known: dict[str, tuple[State, Any]] = {}
+        if self.connection is None:
+            return known
+        try:
+            for first in range(0, len(paths), _ASKED_TOGETHER):
+                some = paths[first : first + _ASKED_TOGETHER]
+                places = ", ".join("?" * len(some))
+                rows = self.connection.execute(
+                    f"SELECT path, size, changed, value FROM files WHERE path IN ({places})",  # noqa: S608
+                    some,
+                )
+                known |= {path: ((size, changed), json.loads(value)) for path, size, changed, value in rows}
         except (sqlite3.Error, ValueError):  # not a database, locked for long, or on a read-only disk
             return {}
+        return known
 
     def remember(self, found: Sequence[tuple[str, State, Any]]) -> None:
-        """Path, state and value of each file; to be called after `recall`."""
+        """Path, state and value of each file."""
         if self.connection is None or not found:
             return
         rows = [(path, *state, json.dumps(value)) for path, state, value in found]

@@ -53,8 +53,8 @@ class LostClips:
     Raises UserError where processes have different ones: their batches would be of other clips than they should be."""
 
     def __init__(self, dataset: ClipDataset):
-        self.reasons: dict[str, str] = {}
-        self.note(dataset.skipped)
+        self._known = _by_path(dataset.skipped)  # in all processes
+        self._noted: dict[str, str] = {}  # in this one since
         self.videos = dataset.fingerprint()
         if len(set(gather_object([self.videos]))) > 1:
             raise UserError(
@@ -64,18 +64,20 @@ class LostClips:
     def note(self, skipped: Iterable[SkippedClip]) -> None:
         """Remembers what a batch of this process has lost."""
         for clip in skipped:
-            self.reasons.setdefault(clip.path, clip.reason)
+            if clip.path not in self._known:
+                self._noted.setdefault(clip.path, clip.reason)
 
     def of_all(self) -> list[SkippedClip]:
-        """For all processes together, and the same in all of them."""
+        """For all processes together, and the same in all of them. They send each other what they do not know already:
+        of Kinetics tens of thousands of videos are missing everywhere."""
         found: dict[str, str] = {}
-        for reasons in gather_object([self.reasons]):
-            found = {**reasons, **found}
-        return [SkippedClip(path, reason) for path, reason in found.items()]
+        for noted in gather_object([self._noted]):
+            found = {**noted, **found}
+        return [SkippedClip(path, reason) for path, reason in {**self._known, **found}.items()]
 
     def state_dict(self) -> dict[str, Any]:
         """For all processes together."""
-        return {"reasons": {clip.path: clip.reason for clip in self.of_all()}, "videos": self.videos}
+        return {"reasons": _by_path(self.of_all()), "videos": self.videos}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         if state.get("videos", self.videos) != self.videos:  # states of before do not tell
@@ -83,4 +85,12 @@ class LostClips:
                 "the videos are not those that this training began with: some came, went, or are left out since. It "
                 "goes on with these"
             )
-        self.reasons = {**state["reasons"], **self.reasons}
+        self._known = {**state["reasons"], **self._known}
+
+
+def _by_path(skipped: Iterable[SkippedClip]) -> dict[str, str]:
+    """The first reason of each."""
+    reasons: dict[str, str] = {}
+    for clip in skipped:
+        reasons.setdefault(clip.path, clip.reason)
+    return reasons

@@ -110,7 +110,7 @@ def _check(
     reasons: dict[VideoPath, str] = {}
     videos = list(dict.fromkeys(file.path for file in files))
     with FileMemory("checked_videos") as memory:
-        known = memory.recall()
+        known = memory.recall([as_text(str(video)) for video in videos])
         for video in videos:
             before = known.get(as_text(str(video)))
             if before is not None and before[0] == file_state(video):

@@ -4,6 +4,7 @@ A part is an Arrow file with the rows of some batches. It gets its name when it 
 batches these are and what the rows are made from.
 """
 
+import errno
 import os
 import time
 from pathlib import Path
@@ -88,12 +89,19 @@ def read_parts(table: Path) -> list[Part]:
 
 
 def _read_part(path: Path) -> Part | None:
-    """None for a file that is not whole, which only a crash of the machine can leave."""
+    """None for a file that is not whole, which only a crash of the machine can leave, or is gone by now. Raises
+    UserError for one that the system does not give: it may be whole, so it must not be taken for torn."""
     try:
         with pa.memory_map(str(path)) as file:
             rows = pa.ipc.open_stream(file).read_all()
         info = PartInfo.model_validate_json(rows.schema.metadata[b"evagen"])
-    except (OSError, ValueError, KeyError, TypeError, pa.ArrowException):
+    except (OSError, ValueError, KeyError, TypeError, pa.ArrowException) as error:
+        number = getattr(error, "errno", None)  # pyarrow's own errors have none
+        if number not in (None, errno.ENOENT):
+            raise UserError(
+                f"{path} cannot be read ({os.strerror(number)}); it holds finished clips and stays: see to the disk, "
+                "or to what one may map of it, and give the same command again"
+            ) from error
         return None
     whole = len(rows) == sum(batch.rows for batch in info.batches)
     return Part(info, rows.replace_schema_metadata(None)) if whole else None

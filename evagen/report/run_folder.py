@@ -10,18 +10,18 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
-from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
 
 from evagen.data.pictures import FOLDER
 from evagen.data.video_reader import VideoError, count_frames, iterate_frames
 from evagen.errors import UserError
+from evagen.report.logged_times import logged_times
 from evagen.report.page import GeneratedClip
 from evagen.report.training_facts import batch_of
 from evagen.sampling.rows import file_of, finished_rows
 from evagen.scoring.record import read_record
 from evagen.scoring.table import figures_of
 from evagen.training.best import read_best
-from evagen.training.metrics import read_metrics
+from evagen.training.metrics import Columns, columns_of, iterate_metrics
 
 SOURCES = ("tokenizer", "router", "record", "corpus", "generator", "proxy", "final", "start_from", "samples")
 """Keys of configs that name other runs."""
@@ -133,19 +133,19 @@ def read_run(
     path: Path, command: str, values: Mapping[str, Any], changed: Mapping[str, str], facts: Mapping[str, str]
 ) -> Run:
     """Everything of a run that is in its folder. command, changed, facts: as in `Run`."""
-    log = read_metrics(path) if (path / "metrics.jsonl").exists() else []
+    log = columns_of(iterate_metrics(path) if (path / "metrics.jsonl").exists() else ())
     pictures = sorted((path / FOLDER).glob("*.png"))
     rows: list[dict[str, Any]] = []
     scores: Mapping[str, str] = {}
     try:
         if command == "sample":
-            rows = list(finished_rows(path).values())
+            rows = _without_codes(path)
         if command == "benchmark" and (path / "record.json").exists():
             scores = figures_of(read_record(path))
     except UserError as error:  # damaged
         facts = {"not readable": str(error), **facts}
     if rows:
-        tokens = sum(len(row["codes"]) for row in rows) / len(rows)
+        tokens = sum(row["tokens"] for row in rows) / len(rows)
         facts = {"clips": f"{len(rows)}", "tokens": f"{tokens:.1f} a clip", **facts}
     return Run(
         path, str(path), command, values, changed, facts,
@@ -159,15 +159,21 @@ def read_run(
     )  # fmt: skip
 
 
-def progress_of(path: Path, command: str, values: Mapping[str, Any], log: Sequence[Mapping[str, float]]) -> Progress:
-    """log: the lines of a training's `metrics.jsonl`."""
+def _without_codes(samples: Path) -> list[dict[str, Any]]:
+    """The rows of sampled clips, each once, with the number of their codes instead of these."""
+    found = {int(row["number"]): row | {"codes": None, "tokens": len(row["codes"])} for row in finished_rows(samples)}
+    return list(found.values())
+
+
+def progress_of(path: Path, command: str, values: Mapping[str, Any], log: Columns) -> Progress:
+    """log: what stands in a training's `metrics.jsonl`."""
     left_something = any(path.glob(LEFT_BY.get(command, "summary.json")))
     steps = (values.get("optimizer") or {}).get("steps")
     if not steps:
         return Progress(left_something)
-    step = int(log[-1]["step"]) if log else 0
+    step = int(_last(log, "step") or 0)
     took, pace = _times(path)
-    rate = log[-1].get("clips_per_second") if log else None
+    rate = _last(log, "clips_per_second")
     if pace is None and rate and values["optimizer"].get("batch_size"):
         pace = batch_of(values, path) / rate
     is_finished = left_something and step >= steps
@@ -180,7 +186,7 @@ def _times(path: Path) -> tuple[float | None, float | None]:
     between the first two."""
     took, pace = 0.0, None
     for file in sorted(path.glob("tracker/events*"), key=lambda each: each.stat().st_mtime):
-        seen = {event.step: event.wall_time for event in EventFileLoader(str(file)).Load() if event.step}
+        seen = logged_times(file)
         if len(seen) > 1:
             first, second, *_ = steps = sorted(seen)
             pace = (seen[steps[-1]] - seen[first]) / (steps[-1] - first)
@@ -188,9 +194,13 @@ def _times(path: Path) -> tuple[float | None, float | None]:
     return (took, pace) if pace is not None else (None, None)
 
 
-def curves_of(log: Sequence[Mapping[str, float]]) -> list[Curve]:
+def _last(log: Columns, name: str) -> float | None:
+    return log[name][1][-1] if name in log else None
+
+
+def curves_of(log: Columns) -> list[Curve]:
     """A training's log as drawings: first the losses and the held-out scores."""
-    names = list(dict.fromkeys(name for line in log for name in line if name != "step"))
+    names = [name for name in log if name != "step"]
     groups = [(title, [name for name in members if name in names]) for title, members in CURVES]
     known = {name for _, members in groups for name in members}
     rest: dict[str, list[str]] = {}
@@ -204,9 +214,7 @@ def curves_of(log: Sequence[Mapping[str, float]]) -> list[Curve]:
     ]
 
 
-def _lines(
-    log: Sequence[Mapping[str, float]], title: str, members: Sequence[str]
-) -> dict[str, tuple[list[int], list[float]]]:
+def _lines(log: Columns, title: str, members: Sequence[str]) -> dict[str, tuple[list[int], list[float]]]:
     """The lines of one drawing, by what tells them apart."""
     series = {}
     for name in members:
@@ -215,9 +223,10 @@ def _lines(
     return series
 
 
-def _series(log: Sequence[Mapping[str, float]], name: str, factor: float) -> tuple[list[int], list[float]]:
+def _series(log: Columns, name: str, factor: float) -> tuple[list[int], list[float]]:
     """Steps and values; of a long log the means of its parts."""
-    points = np.array([(line["step"], line[name] * factor) for line in log if name in line])
+    steps, values = map(np.asarray, log[name])
+    points = np.stack([steps, values * factor], axis=1)
     parts = np.array_split(points, min(len(points), MOST_POINTS))
     return [int(part[-1, 0]) for part in parts], [float(part[:, 1].mean()) for part in parts]
 

@@ -8,12 +8,13 @@ import yaml
 
 from evagen.report.findings import format_duration
 from evagen.training.checkpoints import newest_state
-from evagen.training.metrics import read_metrics
+from evagen.training.metrics import iterate_metrics
 
 Facts = dict[str, str]
 COMMANDS = {"tokenizer": "train-tokenizer", "router": "train-router", "generator": "train-generator"}
 MADE_FROM = ("record", "corpus")
 """Keys of configs that name the run folder which the training data came from."""
+HELD_OUT, READ = "held_out_", ("step", "clips_per_second")
 NAMED = {
     "psnr": "PSNR, dB", "motion": "motion explained", "percentile": "percentile of the reward",
     "loss": "loss, nats a token", "content_loss": "loss of content tokens", "length_loss": "loss of length tokens",
@@ -27,7 +28,7 @@ def training_facts(part: str, run: Path, step: int | None = None) -> Facts:
     if not (run / "config.yaml").exists() or not (run / "metrics.jsonl").exists():
         return {}
     config = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))
-    lines = [line for line in read_metrics(run) if step is None or line["step"] <= step]
+    lines = [_read(line) for line in iterate_metrics(run) if step is None or line["step"] <= step]
     optimizer = config.get("optimizer")
     if not optimizer or not lines:
         return {}
@@ -46,6 +47,11 @@ def training_facts(part: str, run: Path, step: int | None = None) -> Facts:
     if clips and (seconds := seconds_of(lines, clips)):
         facts["time"] = format_duration(seconds)
     return facts | last_scores(lines)
+
+
+def _read(line: Mapping[str, float]) -> dict[str, float]:
+    """What of a line of the log is looked at."""
+    return {name: line[name] for name in line if name in READ or name.startswith(HELD_OUT)}
 
 
 def batch_of(config: Mapping[str, Any], run: Path) -> int:
@@ -68,7 +74,7 @@ def seconds_of(lines: Sequence[dict[str, float]], clips_a_step: int) -> float:
 
 def last_scores(lines: Sequence[dict[str, float]]) -> Facts:
     """The last value of all that was measured on clips held out of the training."""
-    last = {name: value for line in lines for name, value in line.items() if name.startswith("held_out_")}
+    last = {name: value for line in lines for name, value in line.items() if name.startswith(HELD_OUT)}
     return {f"held-out {NAMED.get(name := key.removeprefix('held_out_'), name)}": f"{last[key]:.4g}" for key in last}
 
 

@@ -11,6 +11,7 @@ from functools import partial
 import numpy as np
 import torch
 from torch import Tensor
+from tqdm.auto import tqdm
 
 from evagen.ar_model import (
     ClipRequest,
@@ -33,6 +34,8 @@ from evagen.tokenizer import TokenizedClips, TokenizedVideo, VideoTokenizer, dec
 
 DECODED_TOGETHER = 8
 """Clips."""
+SECONDS_WITHOUT_A_WORD = 5
+"""After which a bar says that given clips are read and encoded, which takes half an hour for those of Kinetics."""
 FRAMES_PER_SECOND = 15
 """Of what is written without a config, as of Arcade's videos."""
 
@@ -115,7 +118,8 @@ class SampledClips:
 
     def write(self, numbers: list[int]) -> Iterator[tuple[int, SampledClip]]:
         """These clips, as they get finished. Raises UserError where one cannot be as asked."""
-        requests = [self.request(number) for number in numbers]
+        bar = tqdm(numbers, "given clips", unit="clip", delay=SECONDS_WITHOUT_A_WORD, dynamic_ncols=True)
+        requests = [self.request(number) for number in bar]  # all, so that one that cannot be met is told beforehand
         dtype = HALF.get(precision_on(self.config.run.precision, self.generator.device))
         remembers = self.tokenizer.config.memory_blocks is not None
         decoded = self._streamed if remembers else self._together

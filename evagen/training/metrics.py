@@ -2,7 +2,9 @@
 
 import json
 import math
-from collections.abc import Mapping
+from array import array
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -88,14 +90,23 @@ class MetricsLog:
                 file.truncate(whole)
 
     def drop_after(self, step: int) -> None:
-        """Removes lines beyond the step that a run resumes from: they will be written again."""
-        if self.path.exists():
-            kept = [line for line in self.path.read_text(encoding="utf-8").splitlines() if _step_of(line) <= step]
+        """Removes lines beyond the step that a run resumes from: they will be written again. They are the last ones, so
+        no others are looked at."""
+        if not self.path.exists():
+            return
+        data = self.path.read_bytes()
+        kept = len(data)
+        while kept:
+            begin = data.rfind(b"\n", 0, kept - 1) + 1
+            if data.endswith(b"\n", begin, kept) and _step_of(data[begin:kept]) <= step:
+                break
+            kept = begin
+        if kept < len(data):
             with atomic_write(self.path) as unfinished:
-                unfinished.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
+                unfinished.write_bytes(memoryview(data)[:kept])
 
 
-def _step_of(line: str) -> float:
+def _step_of(line: bytes) -> float:
     """Of a line of the log; beyond all steps for one that a killed process has not finished."""
     try:
         return json.loads(line)["step"]
@@ -103,7 +114,33 @@ def _step_of(line: str) -> float:
         return math.inf
 
 
-def read_metrics(folder: Path) -> list[dict[str, float]]:
+def iterate_metrics(folder: Path) -> Iterator[dict[str, float]]:
     """The logged steps of a run folder, without a line that a killed process has not finished."""
-    lines = (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-    return [json.loads(line) for line in lines if _step_of(line) < math.inf]
+    with (folder / "metrics.jsonl").open("rb") as log:
+        for line in log:
+            with suppress(ValueError):
+                values = json.loads(line)
+                if isinstance(values, dict) and "step" in values:
+                    yield values
+
+
+def read_metrics(folder: Path) -> list[dict[str, float]]:
+    """All of them; of a long training they take gigabytes."""
+    return list(iterate_metrics(folder))
+
+
+Columns = Mapping[str, tuple[array, array]]
+"""Of each name in a log the steps that tell it, and its values, float64 both."""
+
+
+def columns_of(lines: Iterable[Mapping[str, float]]) -> Columns:
+    """A log by names, `step` among them: a seventh of what the lines take."""
+    columns: dict[str, tuple[array, array]] = {}
+    for line in lines:
+        for name, value in line.items():
+            if name not in columns:
+                columns[name] = array("d"), array("d")
+            steps, values = columns[name]
+            steps.append(line["step"])
+            values.append(value)
+    return columns

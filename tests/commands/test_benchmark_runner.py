@@ -6,10 +6,12 @@ import json
 import os
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from datasets import Dataset
 from safetensors.torch import load_file
 from scored_models import benchmark, make_models, stub
 from tiny_models import LEVELS, tiny_block_router, tiny_tokenizer
@@ -17,7 +19,7 @@ from two_processes import launch
 from video_fixtures import moving_frames
 
 from evagen.ar_model import ClipRequest, SamplingOptions, VideoGenerator, sample_in_order
-from evagen.commands.benchmark import load_benchmark, main, read_rows
+from evagen.commands.benchmark import load_benchmark, main, read_rows, token_use
 from evagen.config import save_config
 from evagen.data.clip_table import open_table
 from evagen.data.clips import ClipDataset
@@ -376,3 +378,19 @@ def test_models_with_a_memory_are_scored_on_clips(root, tmp_path):
     assert set(map(len, read_rows(tmp_path / "gen", record.generated_clips)["lengths"])) == {4}
     record = score(recon(root, tmp_path / "recon", tokenizer=models["tokenizer"], router=tmp_path / "router"))
     assert record.score.value > 0
+
+
+def test_tokens_are_not_counted_clip_by_clip(monkeypatch):
+    """Which takes a hundred times as long, minutes for those of a large score."""
+
+    def one_by_one(table):
+        raise AssertionError("rows are read one by one")
+
+    codes = [[0, 1], [1, 2, 3], [5]]
+    rows = Dataset.from_dict({"codes": codes, "number": [0, 1, 2]}).with_format("numpy")
+    tokenizer = SimpleNamespace(config=SimpleNamespace(codebook_size=8))
+    monkeypatch.setattr(Dataset, "__iter__", one_by_one)
+    tokens = token_use(rows, tokenizer)
+    assert (tokens.tokens_per_clip, tokens.codes_used) == (2, 5 / 8)
+    shares = np.array([1, 2, 1, 1, 1]) / 6
+    assert tokens.perplexity == pytest.approx(np.exp(-(shares * np.log(shares)).sum()))

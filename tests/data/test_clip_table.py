@@ -1,5 +1,6 @@
 """Tables made by several processes, killed and resumed: always the table of one uninterrupted process."""
 
+import errno
 import json
 import multiprocessing
 import os
@@ -16,6 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from evagen.data import clip_table as clip_table
+from evagen.data import table_parts
 from evagen.data.clip_table import fill_table, open_table
 from evagen.data.clips import Clip, SkippedClip
 from evagen.data.loader import ClipBatch
@@ -197,6 +199,23 @@ def test_a_part_that_is_cut_off_anywhere_is_computed_again(straight, tmp_path_fa
     assert content(table) == content(straight)
     again = {key for key in machine.computed if key < 9}
     assert again in ({3, 5}, set())  # nothing at all where only the end mark was cut off
+
+
+def test_a_part_that_the_disk_does_not_give_is_kept(straight, tmp_path, monkeypatch):
+    """As a disk of the network that has gone for a moment, or a machine that maps no more files."""
+
+    def gone(path):
+        raise OSError(errno.EIO, os.strerror(errno.EIO), path)
+
+    table, clips = interrupted(tmp_path), Clips(20, broken=(4, 13))
+    before = {path: path.read_bytes() for path in (tmp_path / "table.parts").iterdir()}
+    monkeypatch.setattr(table_parts.pa, "memory_map", gone)
+    with pytest.raises(UserError, match=r"\.arrow cannot be read \(.*\); it holds finished clips and stays: see"):
+        fill(table, clips, Machine())
+    assert {path: path.read_bytes() for path in (tmp_path / "table.parts").iterdir()} == before
+    monkeypatch.undo()
+    fill(table, clips, Machine())
+    assert content(table) == content(straight)
 
 
 def test_two_runs_at_once_on_one_folder_do_no_harm(straight, tmp_path):

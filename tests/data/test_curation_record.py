@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 from tiny_curation import made_up_record, write_inputs
 
 from evagen.data.curation_record import check_alike, read_record
@@ -29,6 +30,32 @@ def test_a_record_tells_what_measured_it(root):
     network = PerceptualDistance()
     expected = (str(root / "tokenizer"), tokenizer, f"{network.name} {network.fingerprint}", 1)
     assert read_record(root / "record").measured_with == expected
+
+
+class Watched:
+    """A table that knows which columns were read."""
+
+    def __init__(self, table):
+        self.table, self.read = table, []
+
+    def __getitem__(self, name):
+        self.read.append(name)
+        return self.table[name]
+
+    def __len__(self):
+        return len(self.table)
+
+
+@pytest.mark.parametrize(
+    ("weights", "read"),
+    [({"mse_weight": 0.0}, []), ({"mse_weight": 2.0}, ["mse"]), ({"mse_weight": 2.0, "motion_weight": 0.0}, ["mse"])],
+)
+def test_columns_that_weigh_nothing_are_not_read(root, weights, read):
+    """Of a large record each takes half a gigabyte."""
+    record = read_record(root / "record")
+    watched = replace(record, table=Watched(record.table), weights=weights)
+    assert torch.equal(watched.distance, record.perceptual + weights["mse_weight"] * record.mse)
+    assert watched.table.read == ["perceptual", *read]
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """Frame counts are remembered for as long as a file stays the same, and nothing else depends on it."""
 
 import os
+import sqlite3
 
 import pytest
 from video_fixtures import moving_frames
@@ -41,6 +42,42 @@ def test_only_new_and_changed_files_are_opened_again(tmp_path, opened):
     write_video(files[0], moving_frames(7), 10)
     assert count_all_frames(files[:2]) == [7, 5]
     assert opened == ["3.avi"]
+
+
+def videos_of(folder, lengths):
+    paths = [str(folder / f"{n}.avi") for n in lengths]
+    for path, n in zip(paths, lengths):
+        write_video(path, moving_frames(n), 10)
+    return paths
+
+
+def test_what_is_known_of_other_files_is_not_looked_at(tmp_path, opened):
+    """Of another data set there may be millions."""
+    paths = videos_of(tmp_path, (3, 5))
+    count_all_frames(paths)
+    with sqlite3.connect(tmp_path / "cache" / "decoded_frames.sqlite") as memory:
+        memory.execute("INSERT INTO files VALUES ('elsewhere.avi', 1, 1, 'would be an error to read')")
+    opened.clear()
+    assert count_all_frames(paths) == [3, 5]
+    assert not opened
+
+
+def test_what_was_counted_before_the_process_was_killed_is_not_counted_again(tmp_path, opened, monkeypatch):
+    monkeypatch.setattr(frame_counts, "_TOGETHER", 2)
+    paths, count = videos_of(tmp_path, (3, 4, 5, 6, 7)), frame_counts.count_frames
+
+    def until_killed(path):
+        if path == paths[-1]:
+            raise KeyboardInterrupt
+        return count(path)
+
+    monkeypatch.setattr(frame_counts, "count_frames", until_killed)
+    with pytest.raises(KeyboardInterrupt):
+        count_all_frames(paths)
+    monkeypatch.setattr(frame_counts, "count_frames", count)
+    opened.clear()
+    assert count_all_frames(paths) == [3, 4, 5, 6, 7]
+    assert opened == ["7.avi"]
 
 
 @pytest.mark.parametrize("state", ["damaged", "a file in its place"])

@@ -146,7 +146,6 @@ def test_rates_are_remembered_beside_the_counts_and_older_counts_stay_good(video
     monkeypatch.setenv("EVAGEN_CACHE", str(tmp_path / "cache"))
     paths = [str(path) for path, _, _ in videos.values()]
     with FileMemory("decoded_frames") as memory:  # as before rates were known
-        memory.recall()
         memory.remember([(path, file_state(path), NUM_FRAMES) for path in paths])
     opened = []
 

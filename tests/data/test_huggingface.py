@@ -4,6 +4,7 @@ import pickle
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Value, Video
@@ -53,6 +54,21 @@ def test_clips_are_those_of_the_files(files, kind, tmp_path):
         expected = next(other for other in alone if other.path == file)
         assert clip.start == expected.start
         assert torch.equal(clip.video, expected.video)
+
+
+def test_each_of_many_files_is_opened_once(tmp_path, monkeypatch):
+    """Large data sets have more than a thousand, and clips are drawn from all of them in turn."""
+    videos, opened, memory_map = [], [], pa.memory_map
+    for number in range(300):
+        cells = pa.table({"video": [b"%d" % number, None]})
+        path = str(tmp_path / f"{number}.arrow")
+        with pa.ipc.new_stream(path, cells.schema) as stream:
+            stream.write_table(cells)
+        videos.append(TableVideo(path, "video", 0))
+    monkeypatch.setattr(pa, "memory_map", lambda path: opened.append(path) or memory_map(path))
+    for _ in range(2):
+        assert [video.open_stream().read() for video in videos] == [b"%d" % number for number in range(300)]
+    assert len(opened) == 300
 
 
 def test_random_access_inside_a_table_equals_that_of_the_file(files, tmp_path):

@@ -76,6 +76,28 @@ def test_lost_clips_are_counted_once_and_belong_to_the_state(broken):
     }  # fmt: skip
 
 
+def test_processes_tell_each_other_only_what_they_do_not_all_know(broken, monkeypatch):
+    """Tens of thousands of Kinetics' videos are missing everywhere."""
+    sent = []
+
+    def gathered(own):
+        sent.extend(own)
+        return [*own, {"of another": "why"}]
+
+    broken.skipped.extend(SkippedClip(f"missing {number}", "not in this copy") for number in range(100))
+    lost, again = LostClips(broken), LostClips(broken)
+    monkeypatch.setattr("evagen.data.lost_clips.gather_object", gathered)
+    lost.note([SkippedClip("missing 7", "again"), SkippedClip("a", "first")])
+    found = {clip.path: clip.reason for clip in lost.of_all()}
+    assert sent == [{"a": "first"}]
+    assert found == {f"missing {number}": "not in this copy" for number in range(100)} | {
+        "a": "first", "of another": "why"
+    }  # fmt: skip
+    again.load_state_dict({"reasons": found})
+    assert {clip.path: clip.reason for clip in again.of_all()} == found
+    assert sent[1:] == [{}]
+
+
 def test_that_the_videos_are_others_than_at_the_beginning_is_told(broken, caplog):
     lost = LostClips(broken)
     lost.load_state_dict(lost.state_dict())

@@ -287,7 +287,6 @@ def test_what_was_remembered_when_frames_were_counted_otherwise_is_checked_again
     facts = check_video(video)
     monkeypatch.setattr("evagen.data.scan.check_all", lambda videos, *_: ((video, facts) for video in videos))
     with FileMemory("video_checks") as memory:
-        memory.recall()
         memory.remember([(str(video), file_state(video), asdict(replace(facts, counted=9)))])
     record, _ = scan(source(tmp_path), workers=1)
     assert record.summary["fewer_frames_than_said"] == 0

@@ -1,15 +1,20 @@
 """What is read of a run folder: thinned where it is long, and how long it still takes."""
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from PIL import Image
+from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
+from tensorboard.compat.proto.event_pb2 import Event
 from torch.utils.tensorboard import SummaryWriter
 from video_fixtures import moving_frames
 
 from evagen.data.video_writer import write_video
+from evagen.report import logged_times
 from evagen.report.run_folder import MOST_FRAMES, MOST_PICTURES, MOST_POINTS, curves_of, progress_of, read_run
+from evagen.training.metrics import columns_of
 
 TRAINING = {"run": {"out": "x"}, "optimizer": {"steps": 100, "batch_size": 4, "accumulation": 2}}
 
@@ -33,7 +38,7 @@ def test_what_belongs_together_is_in_one_drawing():
         {"step": 1, "loss": 1.0, "l1": 0.5, "l2": 0.2, "share_4": 0.25, "share_16": 0.75, "codes_used": 0.5},
         {"step": 2, "loss": 0.9, "l1": 0.4, "l2": 0.1, "share_4": 0.5, "share_16": 0.5, "held_out_psnr": 20.0},
     ]
-    curves = {curve.title: curve for curve in curves_of(log)}
+    curves = {curve.title: curve for curve in curves_of(columns_of(log))}
     assert {name: list(curve.series) for name, curve in curves.items()} == {
         "loss": [""], "terms of the loss": ["l1", "l2"], "held-out PSNR, dB": [""], "share": ["4", "16"],
         "share of the codes in use": [""],
@@ -53,16 +58,39 @@ def write_times(folder, start: float, steps: range, seconds: float) -> None:
 def test_how_long_it_takes_follows_from_the_newest_start(tmp_path):
     write_times(tmp_path, 1000.0, range(10, 31, 10), seconds=5.0)
     write_times(tmp_path, 9000.0, range(31, 41), seconds=2.0)
-    progress = progress_of(tmp_path, "train-generator", TRAINING, [{"step": 40, "loss": 1.0}])
+    progress = progress_of(tmp_path, "train-generator", TRAINING, columns_of([{"step": 40, "loss": 1.0}]))
     assert (progress.is_finished, progress.step, progress.steps) == (False, 40, 100)
     assert progress.took == pytest.approx(30 * 5.0 + 10 * 2.0)  # with the steps before the first that is logged
     assert progress.left == pytest.approx(60 * 2.0)
 
 
+def test_of_what_tensorboard_was_told_only_the_ends_are_read(tmp_path, monkeypatch):
+    """A long training has told it millions of numbers."""
+    read = []
+
+    def watched(record):
+        read.append(record)
+        return Event.FromString(record)
+
+    monkeypatch.setattr(logged_times, "Event", SimpleNamespace(FromString=watched))
+    write_times(tmp_path, 1000.0, range(10, 5000, 10), seconds=5.0)
+    (file,) = tmp_path.glob("tracker/events*")
+    everything = {event.step: event.wall_time for event in EventFileLoader(str(file)).Load() if event.step}
+    ends = {step: everything[step] for step in (10, 20, 30, 4990)}
+    assert logged_times.logged_times(file) == ends
+    assert len(read) < 10
+    whole = file.read_bytes()
+    for end in (b"\0" * 5, whole[-40:], b""):  # is being written
+        file.write_bytes(whole + end[:20])
+        assert logged_times.logged_times(file) == ends
+    file.write_bytes(b"")
+    assert logged_times.logged_times(file) == {}
+
+
 def test_without_tensorboard_the_speed_says_it(tmp_path):
-    progress = progress_of(tmp_path, "train-generator", TRAINING, [{"step": 40, "clips_per_second": 16.0}])
+    progress = progress_of(tmp_path, "train-generator", TRAINING, columns_of([{"step": 40, "clips_per_second": 16.0}]))
     assert (progress.took, progress.left) == (None, pytest.approx(60 * 8 / 16))
-    assert progress_of(tmp_path, "train-generator", TRAINING, []).left is None
+    assert progress_of(tmp_path, "train-generator", TRAINING, {}).left is None
 
 
 def test_of_a_long_clip_the_beginning_is_shown_with_the_lengths_of_its_blocks(tmp_path):

@@ -3,6 +3,7 @@
 import errno
 import json
 import shutil
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +26,7 @@ from evagen.errors import UserError
 from evagen.kernels.levels import video_to_frames
 from evagen.models.lengths import RoutedLengths
 from evagen.models.loading import fingerprint, load_model
+from evagen.sampling import rows as sample_rows
 from evagen.sampling.clips import clip_seed
 from evagen.sampling.given import Given, encode_given
 from evagen.sampling.rows import SampleRows, finished_rows, read_rows
@@ -164,7 +166,7 @@ def test_a_process_that_begins_again_never_hides_the_rows_of_its_file(samples, t
 
     def looked_at_from_elsewhere(path, data):
         path.open("wb").close()
-        seen.append(set(finished_rows(tmp_path)))
+        seen.append({row["number"] for row in finished_rows(tmp_path)})
         return write(path, data)
 
     monkeypatch.setattr(Path, "write_bytes", looked_at_from_elsewhere)
@@ -172,6 +174,31 @@ def test_a_process_that_begins_again_never_hides_the_rows_of_its_file(samples, t
     assert seen == [{0}]
     assert rows.done == {0}
     assert (tmp_path / "tokens.0.jsonl").read_text() == line
+
+
+def test_rows_are_joined_one_after_another(tmp_path, monkeypatch):
+    """In the order of their numbers, and with never more of them in memory than one: codes are many. A row that was
+    joined already, by a process that was killed then, comes once."""
+    held, most = weakref.WeakSet(), []
+
+    class Row(dict):
+        __hash__ = object.__hash__
+
+        def __init__(self, *values):
+            super().__init__(*values)
+            held.add(self)
+            most.append(len(held))
+
+    for number in (5, 2, 0, 4, 3, 1):
+        SampleRows(tmp_path, number % 2).add(number, codes=[number] * 9, name="é")
+    (tmp_path / "tokens.jsonl").write_text((tmp_path / "tokens.1.jsonl").read_text())
+    expected = [{"number": number, "codes": [number] * 9, "name": "é"} for number in range(6)]
+    monkeypatch.setattr(sample_rows.json, "loads", lambda line, loads=json.loads: Row(loads(line)))
+    SampleRows(tmp_path, 0).join()
+    monkeypatch.undo()
+    assert max(most) <= 2  # one, and the next
+    assert (tmp_path / "tokens.jsonl").read_text() == "".join(json.dumps(row) + "\n" for row in expected)
+    assert not list(tmp_path.glob("tokens.*.jsonl"))
 
 
 def test_two_processes_write_the_same_clips(models, samples, tmp_path):

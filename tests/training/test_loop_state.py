@@ -15,9 +15,9 @@ from test_training import Linear, batches, linear, start, train
 from torch import nn
 
 from evagen.errors import UserError
-from evagen.training import checkpoints
+from evagen.training import checkpoints, metrics
 from evagen.training.best import BestWeights, read_best
-from evagen.training.metrics import MetricsLog, read_metrics
+from evagen.training.metrics import MetricsLog, columns_of, iterate_metrics, read_metrics
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 OFTEN = {"save_every": 1}
@@ -263,6 +263,38 @@ def test_a_run_without_a_checkpoint_yet_begins_its_log_again(tmp_path):
         train(start(tmp_path, linear()), batches(), stop_at=2)
     train(start(tmp_path, linear()), batches())
     assert [line["step"] for line in read_metrics(tmp_path)] == [1, 2, 3, 4, 5, 6]
+
+
+def test_of_a_long_log_only_the_lines_that_go_are_looked_at(tmp_path, monkeypatch):
+    path, looked_at = tmp_path / "metrics.jsonl", []
+    log = MetricsLog(path)
+    for step in range(1, 101):
+        log.write(step, {"loss": 0.5})
+    whole = path.read_text()
+    path.write_text(whole + '{"step": 101, "lo')  # killed in it
+
+    def watched(line):
+        looked_at.append(line)
+        return json.loads(line)
+
+    monkeypatch.setattr(metrics, "json", SimpleNamespace(loads=watched))
+    log.drop_after(97)
+    monkeypatch.undo()
+    assert len(looked_at) <= 5
+    assert path.read_text() == "".join(whole.splitlines(keepends=True)[:97])
+    before = path.stat()
+    log.drop_after(97)
+    assert (path.stat().st_ino, path.stat().st_mtime_ns) == (before.st_ino, before.st_mtime_ns)  # nothing is written
+    log.drop_after(0)
+    assert path.read_text() == ""
+
+
+def test_a_log_by_names_tells_what_its_lines_do(tmp_path):
+    lines = [{"step": 1, "loss": 0.5}, {"step": 2, "loss": 0.25, "held_out_loss": 0.75}]
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines) + '{"st\n3\n')
+    assert list(iterate_metrics(tmp_path)) == lines
+    columns = {name: tuple(map(list, column)) for name, column in columns_of(iterate_metrics(tmp_path)).items()}
+    assert columns == {"step": ([1, 2], [1, 2]), "loss": ([1, 2], [0.5, 0.25]), "held_out_loss": ([2], [0.75])}
 
 
 def test_a_run_that_ended_early_leaves_no_weights(tmp_path):
