@@ -68,6 +68,8 @@ class PackedLinear(nn.Linear):
         self.may_pack, self.packed = False, None
 
     def forward(self, x: Tensor) -> Tensor:
+        if torch.compiler.is_compiling():  # whose compiler lays weights out by itself, and cannot read this layout
+            return F.linear(x, self.weight, self.bias)  # (…, out)
         as_packed = x.dtype == torch.float32 and not torch.is_autocast_enabled(x.device.type)
         if not self.may_pack or torch.is_grad_enabled() or not as_packed or not x.numel():
             return F.linear(x, self.weight, self.bias)  # (…, out)

@@ -78,6 +78,14 @@ def test_weights_that_an_optimizer_changes_in_eval_mode_are_packed_anew():
         torch.testing.assert_close(packed(x), x @ packed.weight.t() + packed.bias, atol=1e-5, rtol=1e-5)
 
 
+def test_a_layer_compiles_as_a_plain_one():
+    plain, packed = plain_and_packed()
+    x = torch.randn(5, 24)
+    with torch.no_grad():
+        compiled = torch.compile(packed, backend="eager", fullgraph=True)
+        assert torch.equal(compiled(x), plain(x))
+
+
 def test_a_layer_that_was_made_in_inference_mode_is_packed():
     with torch.inference_mode():
         plain, packed = plain_and_packed()
