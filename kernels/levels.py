@@ -19,11 +19,16 @@ FURTHEST = 2.0
 """Beyond [-1, 1] a resized or filtered picture may reach a little; values beyond this are of another range."""
 
 
+def check_floats(video: Tensor) -> None:
+    """Raises ValueError for a video of whole numbers."""
+    if not video.is_floating_point():
+        raise ValueError(f"videos are floating point in [-1, 1], not {video.dtype}: levels / 127.5 - 1 gives that")
+
+
 def check_range(video: Tensor) -> None:
     """Raises ValueError for a video or picture, of any shape, whose values are not floating point in [-1, 1], or a
     little beyond. On a GPU this waits for it."""
-    if not video.is_floating_point():
-        raise ValueError(f"videos are floating point in [-1, 1], not {video.dtype}: levels / 127.5 - 1 gives that")
+    check_floats(video)
     if not video.numel():
         return
     low, high = torch.stack(video.detach().aminmax()).tolist()

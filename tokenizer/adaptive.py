@@ -56,10 +56,12 @@ class TokenizedVideo:
 
     @property
     def num_clips(self) -> int:
+        """Each tile of a stretch of time counts; with a memory each tile is one."""
         return len(self.tokens.lengths)
 
     @property
     def num_tokens(self) -> int:
+        """Of the whole video."""
         return len(self.tokens.codes)
 
     def over_time(self, num_tiles: int) -> Tensor:
@@ -83,15 +85,17 @@ class AdaptiveTokenizer:
         clips_per_chunk: stretches of time that are in memory at once, each with all its tiles. The tokens do not
             depend on it.
 
-    Raises ValueError for a router of other levels or clips than the tokenizer's."""
+    Raises ValueError for a tokenizer with a memory, and for a router of other levels or clips than the tokenizer's."""
 
     def __init__(
         self, tokenizer: VideoTokenizer, router: Router, short_side: int | None = None, clips_per_chunk: int = 4
     ):
         check_router_fits(tokenizer, router)
+        if clips_per_chunk < 1:
+            raise ValueError(f"clips_per_chunk={clips_per_chunk}: at least 1 is in memory at once")
         self.tokenizer = tokenizer.eval()
         self.router = router.eval()
-        self.short_side = short_side or tokenizer.config.resolution
+        self.short_side = checked_short_side(short_side, tokenizer)
         self.clips_per_chunk = clips_per_chunk
 
     @torch.no_grad()
@@ -277,7 +281,13 @@ def _of_size(frames: Tensor, size: tuple[int, int]) -> Iterator[Tensor]:
 
 
 def check_router_fits(tokenizer: VideoTokenizer, router: Router) -> None:
-    """Raises ValueError unless both know the same levels, frames in a clip and frames in a block."""
+    """Raises ValueError unless both know the same levels, frames in a clip and frames in a block, and for a tokenizer
+    with a memory or the router of one."""
+    if not isinstance(router, Router) or getattr(tokenizer.config, "memory_blocks", None) is not None:
+        raise ValueError(
+            f"a tokenizer without a memory and a Router go together, got a {type(tokenizer).__name__} and a "
+            f"{type(router).__name__}: with a memory LiveTokenizer takes a BlockRouter"
+        )
     shapes = [(list(m.config.levels), m.config.num_frames, m.config.temporal_patch) for m in (tokenizer, router)]
     if shapes[0] != shapes[1]:
         (levels, frames, step), (router_levels, router_frames, router_step) = shapes
@@ -286,6 +296,13 @@ def check_router_fits(tokenizer: VideoTokenizer, router: Router) -> None:
             f"the router {router_levels} for blocks of {router_step} frames in clips of {router_frames}; "
             "give the router that was trained for this tokenizer"
         )
+
+
+def checked_short_side(short_side: int | None, tokenizer: VideoTokenizer) -> int:
+    """The side that is encoded, the trained one if None. Raises ValueError for less than a pixel."""
+    if short_side is not None and short_side < 1:
+        raise ValueError(f"short_side={short_side}: a number of pixels is needed, or None for the trained one")
+    return short_side or tokenizer.config.resolution
 
 
 def check_dials(preference: float | None, mean_tokens: float | None) -> None:
@@ -302,6 +319,11 @@ def check_dials(preference: float | None, mean_tokens: float | None) -> None:
 
 def _checked_size(frame: Tensor, size: tuple[int, int] | None) -> tuple[int, int]:
     """(H, W) of a frame. Raises ValueError unless it is a picture in [-1, 1], of the size of those before it."""
+    if not isinstance(frame, Tensor):
+        raise ValueError(
+            "a video is a tensor 3 F H W in [-1, 1], or frames 3 H W one by one; got a "
+            f"{type(frame).__name__} in place of a frame"
+        )
     if frame.ndim != 3 or len(frame) != 3 or not frame.is_floating_point():
         raise ValueError(
             f"a video is floating point 3 F H W in [-1, 1], or frames 3 H W one by one; got {frame.dtype} "

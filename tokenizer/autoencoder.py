@@ -15,7 +15,7 @@ from diffusers.models.modeling_utils import ModelMixin
 from einops import rearrange
 from torch import Tensor, nn
 
-from evagen.kernels.levels import check_range
+from evagen.kernels.levels import check_floats, check_range
 from evagen.kernels.sources import FromAnywhere
 from evagen.kernels.transfer import send
 from evagen.tokenizer.assignments import AssignmentSpace
@@ -34,7 +34,10 @@ BEFORE_IT_WAS_SET = {"finest_blocks": 1.0, "decoder_start": "first"}
 
 @dataclass(frozen=True)
 class TokenizedClips:
-    """Clips as discrete tokens, end to end. codes: int64 (N,); lengths: int64 (B, T) on the CPU."""
+    """Clips as discrete tokens, end to end. codes: int64 (N,); lengths: int64 (B, T) on the CPU.
+
+    The generator's `ClipTokens` are one clip: `ClipTokens(clip.codes, clip.lengths[0])` of each of `split()`, and
+    `TokenizedClips(clip.codes, clip.lengths[None])` back."""
 
     codes: Tensor
     lengths: Tensor
@@ -46,6 +49,7 @@ class TokenizedClips:
 
     @staticmethod
     def join(clips: Sequence["TokenizedClips"]) -> "TokenizedClips":
+        """Clips of as many blocks, one behind another."""
         return TokenizedClips(torch.cat([c.codes for c in clips]), torch.cat([c.lengths for c in clips]))
 
 
@@ -98,6 +102,8 @@ class VideoTokenizer(FromAnywhere, ModelMixin, ConfigMixin):
             1,000 is computed as block 10, and `stream` goes through a video in constant memory.
         finest_blocks: shortest wavelength of the rotary embedding in time, in blocks (`positions.Rotary`). Checkpoints
             that do not name it have 1, with which one pair of each head does nothing.
+
+    Attributes: `assignments`, the `AssignmentSpace` of its clips; `quantizer`; `config`, the settings above.
     """
 
     part = "tokenizer"
@@ -168,7 +174,9 @@ class VideoTokenizer(FromAnywhere, ModelMixin, ConfigMixin):
     # Whole clips
 
     def forward(self, video: Tensor, lengths: Tensor) -> TokenizerOutput:
-        """Training pass: video (B, C, F, H, W) in [-1, 1], lengths (B, T) → reconstruction and quantiser losses."""
+        """Training pass: video (B, C, F, H, W) in [-1, 1], lengths int64 (B, T) → reconstruction and quantiser losses.
+        It alone has gradients: to the weights, and through the codes (straight-through) to the video. The range is not
+        looked at. Raises ValueError as `encode` does for sizes and lengths."""
         lengths = self._lengths_of(video, lengths)
         whole = send(self._plan(lengths, self.patch_grid(tuple(video.shape[-2:]))), video.device)
         quantized = self.quantizer(self._encode(video, whole), with_losses=True)
@@ -328,6 +336,10 @@ class VideoTokenizer(FromAnywhere, ModelMixin, ConfigMixin):
 
     def check_tokens(self, tokens: TokenizedClips) -> None:
         """Raises ValueError for codes outside the codebook or a number of codes that the lengths do not add up to."""
+        if tokens.lengths.ndim != 2 or not len(tokens.lengths):
+            raise ValueError(
+                f"lengths are those of the blocks of clips, (B, T), of one at least; got {tuple(tokens.lengths.shape)}"
+            )
         expected = int(tokens.lengths.sum())
         if len(tokens.codes) != expected:
             raise ValueError(f"the lengths add up to {expected} tokens, but {len(tokens.codes)} codes were given")
@@ -342,8 +354,9 @@ class VideoTokenizer(FromAnywhere, ModelMixin, ConfigMixin):
 
 
 def _check_layout(video: Tensor) -> None:
-    if video.ndim != 5 or video.shape[1] != 3:
-        raise ValueError(f"videos are of shape (B, 3, F, H, W), got {tuple(video.shape)}")
+    if video.ndim != 5 or video.shape[1] != 3 or not len(video):
+        raise ValueError(f"videos are of shape (B, 3, F, H, W), one at least; got {tuple(video.shape)}")
+    check_floats(video)
 
 
 def attend_nearby(attention: Attention) -> None:

@@ -15,6 +15,7 @@ from timm.layers import PatchEmbed
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
+from evagen.kernels.levels import check_range
 from evagen.kernels.sources import FromAnywhere
 from evagen.kernels.transfer import send
 from evagen.tokenizer.assignments import AssignmentSpace
@@ -40,6 +41,7 @@ class VideoAssignment:
 
     @property
     def mean_tokens(self) -> float:
+        """Of a clip."""
         return self.lengths.sum().item() / len(self.lengths)
 
 
@@ -147,6 +149,10 @@ class Router(FromAnywhere, ModelMixin, ConfigMixin):
         width, depth, num_heads: of the ViT.
         drop_rate: dropout before the head and on token embeddings, in training.
         reward_scale: of the rewards that it was trained on, which its preferences mean (`tokenizer.reward`).
+
+    It learns by cross-entropy of `router(router.features(video), preference)` against `best_assignment` of the clips at
+    the same preferences, which are drawn from `PREFERENCE_RANGE`. Attributes: `assignments`, the `AssignmentSpace` of
+    its classes.
     """
 
     part = "router"
@@ -201,7 +207,9 @@ class Router(FromAnywhere, ModelMixin, ConfigMixin):
             max_tokens: bound for each single clip: the assignment is the most probable among those within it,
             prefix: and among those whose first blocks have these lengths (EVATok §4.4: 512, 128 for given frames).
 
-        Raises ValueError when no assignment is as short as `max_tokens`, or has the prefix."""
+        Raises ValueError when no assignment is as short as `max_tokens`, or has the prefix, and for videos of other
+        shapes, or far out of [-1, 1]."""
+        check_range(video)
         allowed = self._allowed("max_tokens", max_tokens, prefix)  # (A,)
         logits = self._logits(self.features(video), preference)  # (B, A)
         if not allowed.all():
@@ -265,6 +273,7 @@ class Router(FromAnywhere, ModelMixin, ConfigMixin):
         allowed = send(allowed, self.device)
         found = []
         for video in clips:
+            check_range(video)
             features = self.features(video)
             logits = {preference: self._logits(features, preference) for preference in {p for p, _ in dials}}
             every = torch.stack([logits[preference] for preference, _ in dials])  # (d, B, A)
