@@ -4,6 +4,7 @@ Legend: S sampling slots, T blocks, L levels.
 """
 
 import numbers
+import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -22,7 +23,7 @@ class LengthConstraints:
     """What is asked of the lengths that a generator writes. Blocks that are given keep theirs."""
 
     forced: Sequence[int | None] | None = None
-    """A length for each block, None where it is free."""
+    """A length for each block, None where it is free; a tensor (T,) too."""
     max_length: int | None = None
     """No block gets more tokens."""
     max_tokens: int | None = None
@@ -36,6 +37,16 @@ class LengthConstraints:
         for name in ("max_length", "max_tokens"):
             if not isinstance(value := getattr(self, name), numbers.Integral | None):
                 raise ValueError(f"{name} is a whole number, got {value!r}")
+        if self.forced is None:
+            return
+        try:
+            forced = tuple(None if length is None else operator.index(length) for length in self.forced)
+        except TypeError as error:
+            raise ValueError(
+                f"forced lengths are a list of whole numbers, one for each block, None where it is free; got "
+                f"{self.forced!r}"
+            ) from error
+        object.__setattr__(self, "forced", forced)
 
     def least(self, grammar: SequenceGrammar) -> list[int]:
         """The fewest tokens that each block can have, (T,)."""

@@ -13,6 +13,7 @@ Legend: C = 3 channels, F frames, H × W pixels of the video, h × w pixels that
 stretches of time in a chunk, f frames of a clip, T temporal blocks, N tokens.
 """
 
+import numbers
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -120,7 +121,7 @@ class AdaptiveTokenizer:
 
         Raises ValueError for dials that exclude each other or are out of range, a budget that even the shortest
         lengths exceed, no frames, and frames of other shapes."""
-        check_dials(preference, mean_tokens)
+        check_dials(preference, mean_tokens, max_tokens)
         lengths = None  # of all clips (B, T), where they are known beforehand
         if mean_tokens is not None:
             if isinstance(video, Iterator):
@@ -305,9 +306,15 @@ def checked_short_side(short_side: int | None, tokenizer: VideoTokenizer) -> int
     return short_side or tokenizer.config.resolution
 
 
-def check_dials(preference: float | None, mean_tokens: float | None) -> None:
-    """Raises ValueError for a preference out of the range that routers are trained on, or beside a mean."""
+def check_dials(preference: float | None, mean_tokens: float | None, max_tokens: int | None) -> None:
+    """Raises ValueError for what is no number, and for a preference out of the range that routers are trained on, or
+    beside a mean."""
     low, high = PREFERENCE_RANGE
+    for name, value in (("preference", preference), ("mean_tokens", mean_tokens)):
+        if value is not None and not isinstance(value, numbers.Real):
+            raise ValueError(f"{name}={value!r}: a number is needed")
+    if max_tokens is not None and not isinstance(max_tokens, numbers.Integral):
+        raise ValueError(f"max_tokens={max_tokens!r}: a whole number is needed")
     if preference is not None and mean_tokens is not None:
         raise ValueError(
             f"preference={preference} and mean_tokens={mean_tokens} exclude each other: a mean finds the preference "

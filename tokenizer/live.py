@@ -192,7 +192,7 @@ class LiveTokenizer:
         self, preference: float | None, max_tokens: int | None, rate: Rate | None, lengths: Sequence[int]
     ) -> None:
         """Raises ValueError for dials that exclude each other, and without anything that says the lengths."""
-        check_dials(preference, None)
+        check_dials(preference, None, max_tokens)
         given = {"preference": preference, "rate": rate, "lengths": tuple(lengths) or None}
         named = [name for name, value in given.items() if value is not None]
         if rate is not None and not isinstance(rate, Rate):

@@ -81,6 +81,10 @@ class VideoPipeline(SavedWithoutSource, DiffusionPipeline):
         router: Router | BlockRouter | None = None,
     ):
         super().__init__()
+        for name, part in {"tokenizer": tokenizer, "generator": generator, "router": router}.items():
+            if not isinstance(part, PARTS[name]) and (part is not None or name == "tokenizer"):
+                kinds = " or a ".join(kind.__name__ for kind in PARTS[name])
+                raise UserError(f"the {name} is a {type(part).__name__}, a {kinds} is needed")
         if tokenizer.dtype != torch.float32:
             raise UserError(
                 f"the tokenizer's weights are {tokenizer.dtype}, which changes its tokens: load it in fp32, as "
@@ -128,7 +132,7 @@ class VideoPipeline(SavedWithoutSource, DiffusionPipeline):
             ) from error
         except ValueError as error:  # a variant that is not there, a name that cannot be one, absurd settings
             raise UserError(f"no pipeline at {source}: {error}") from error
-        return pipeline.to(next((dtype for dtype in dtypes if dtype is not None), torch.float32))
+        return pipeline.to(dtype=next((dtype for dtype in dtypes if dtype is not None), torch.float32))
 
     def save_pretrained(self, save_directory: str | Path, **options: Any) -> None:
         """As diffusers', and with `pipeline.py`, by which its own `DiffusionPipeline` can load the folder."""
@@ -153,8 +157,11 @@ class VideoPipeline(SavedWithoutSource, DiffusionPipeline):
     def to(self, *args: Any, **options: Any) -> "VideoPipeline":
         """To a device, and to a dtype: bf16, fp16 or fp32 of the matrix products. As everywhere in evagen the weights
         stay in fp32, and so do the quantiser, the logits and the drawing of tokens. Raises UserError for another
-        dtype, and for bf16 on a GPU without it."""
-        dtypes = [each for each in (*args, options.pop("dtype", None)) if isinstance(each, torch.dtype)]
+        dtype, and for bf16 on a GPU without it. The models are for inference from then on: frozen, and on a CPU with
+        packed weights; to train one further take it out and call `.train().requires_grad_(True)`."""
+        dtypes = [each for each in args if isinstance(each, torch.dtype)]
+        if (named := options.pop("dtype", None)) is not None:
+            dtypes.append(named)
         super().to(*(each for each in args if not isinstance(each, torch.dtype)), **options)
         for part in (self.tokenizer, self.generator, self.router):
             if part is not None:
