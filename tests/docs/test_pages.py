@@ -46,7 +46,7 @@ ENDS = {
     "docs/peers.md": ["runs/larp/record.json"],
     "docs/results.md": ["runs/arcade-nano/gfvd/record.json", "runs/generation/rfvd-uniform/record.json"],
     "docs/sampling.md": ["runs/mine/two/manifest.json", "runs/mine/from-python/model_index.json"],
-    "docs/tokens.md": ["holiday_decoded.mp4", "side_by_side.mp4"],
+    "docs/tokens.md": ["holiday_decoded.mp4", "side_by_side.mp4", "mine.safetensors"],
     "docs/your-own-videos.md": ["runs/mine/samples/manifest.json", "holiday_beside.mp4", "runs/mine/tuned/config.json"],
 }
 """Files that the commands of a page leave."""

@@ -271,7 +271,7 @@ def test_a_variant_is_asked_for_by_its_name(pipeline, tmp_path):
     pipeline.save_pretrained(tmp_path / "variant", variant="fp16")
     loaded = VideoPipeline.from_pretrained(tmp_path / "variant", variant="fp16")
     assert codes(loaded("Boxing", seed=4)) == codes(pipeline("Boxing", seed=4))
-    with pytest.raises(UserError, match="dtype=bfloat16: the pipeline computes in torch.float32"):
+    with pytest.raises(UserError, match="dtype=bfloat16: the pipeline computes in"):
         VideoPipeline.from_pretrained(tmp_path / "variant", variant="fp16", dtype="bfloat16")
     with pytest.raises(UserError, match="variant=bf16"):
         VideoPipeline.from_pretrained(tmp_path / "variant", variant="bf16")
