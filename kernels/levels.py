@@ -54,10 +54,23 @@ def floats_to_levels(video: Tensor, rounding: Rounding = "nearest even") -> Tens
 
 
 def frames_to_video(frames: np.ndarray) -> Tensor:
-    """uint8 `F H W C` → float32 `C F H W` in [-1, 1]."""
+    """uint8 `F H W C` → float32 `C F H W` in [-1, 1]. Raises ValueError for other types and shapes."""
+    if not isinstance(frames, np.ndarray) or frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[-1] != 3:
+        raise ValueError(f"frames are a numpy array of uint8, F H W 3; got {_found(frames)}")
+    if min(frames.strides) < 0:  # of a mirrored array, which torch does not know
+        frames = frames.copy()
     return levels_to_floats(torch.from_numpy(frames).permute(3, 0, 1, 2).contiguous())
 
 
 def video_to_frames(video: Tensor) -> np.ndarray:
-    """Floating point `C F H W` in [-1, 1] (clamped) → uint8 `F H W C`; the inverse of `frames_to_video`."""
+    """Floating point `C F H W` in [-1, 1] (clamped) → uint8 `F H W C`; the inverse of `frames_to_video`. Raises
+    ValueError for other types and shapes."""
+    if not isinstance(video, Tensor) or not video.is_floating_point() or video.ndim != 4 or len(video) != 3:
+        raise ValueError(f"a video is a floating point tensor 3 F H W in [-1, 1]; got {_found(video)}")
     return floats_to_levels(video).permute(1, 2, 3, 0).contiguous().cpu().numpy()
+
+
+def _found(given: object) -> str:
+    """What was given, in words."""
+    dtype, shape = getattr(given, "dtype", None), getattr(given, "shape", None)
+    return f"a {type(given).__name__}" if shape is None else f"a {type(given).__name__} of {dtype} {tuple(shape)}"
