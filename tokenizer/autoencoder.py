@@ -10,12 +10,13 @@ from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
-from diffusers.configuration_utils import ConfigMixin, register_to_config
+from diffusers.configuration_utils import ConfigMixin
 from diffusers.models.modeling_utils import ModelMixin
 from einops import rearrange
 from torch import Tensor, nn
 
 from evagen.kernels.levels import check_floats, check_range
+from evagen.kernels.registered import register_to_config
 from evagen.kernels.sources import FromAnywhere
 from evagen.kernels.transfer import send
 from evagen.tokenizer.assignments import AssignmentSpace
@@ -67,9 +68,9 @@ class _WholeClips:
 
 @dataclass(frozen=True)
 class TokenizerOutput:
-    """reconstruction: float32 (B, C, F, H, W), unclamped; tokens; encoded: (N, c), what was quantised
-    (`Quantized.inputs`); quantizer_losses: scalars by name, those that the quantiser has; decoder_features: what each
-    decoder layer put out, (B, T, Hp, Wp, Dd)."""
+    """What a training pass gives. reconstruction: float32 (B, C, F, H, W), unclamped; tokens: of the clips; encoded:
+    (N, c), what was quantised (`Quantized.inputs`); quantizer_losses: scalars by name, those that the quantiser has;
+    decoder_features: what each decoder layer put out, (B, T, Hp, Wp, Dd)."""
 
     reconstruction: Tensor
     tokens: TokenizedClips
@@ -153,7 +154,7 @@ class VideoTokenizer(FromAnywhere, ModelMixin, ConfigMixin):
 
     @property
     def quantizer(self) -> Quantizer:
-        """The module. Without this diffusers would give the setting of the same name."""
+        """The module, one of those that `make_quantizer` makes; `config.quantizer` is its kind."""
         return self._modules["quantizer"]
 
     def meaning_of_weights(self) -> dict[str, Any]:

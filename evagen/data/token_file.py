@@ -66,15 +66,15 @@ class TokenFile(pydantic.BaseModel):
     tokens_per_second: float = Field(ge=0)
     share_of_longest: float = Field(ge=0, le=1)
     """Tokens relative to the longest lengths everywhere."""
-    preference: float | None = Field(None, ge=0, le=2)
+    preference: float | None = Field(default=None, ge=0, le=2)
     """w_q that the router was given, or that was found for a mean; None where a rate or lengths were given."""
     max_tokens: Count | None = None
     """Bound on the tokens of each clip; of a tokenizer with a memory of each block."""
-    asked_tokens_per_second: float | None = Field(None, gt=0)
+    asked_tokens_per_second: float | None = Field(default=None, gt=0)
     """The rate that was kept, …"""
-    rate_window_seconds: float | None = Field(None, gt=0)
+    rate_window_seconds: float | None = Field(default=None, gt=0)
     """… over windows of this length."""
-    tokenizer_fingerprint: str | None = Field(None, pattern=r"^[0-9a-f]{16}$")
+    tokenizer_fingerprint: str | None = Field(default=None, pattern=r"^[0-9a-f]{16}$")
 
     @pydantic.model_validator(mode="after")
     def _pictures_that_can_be_held(self) -> "TokenFile":

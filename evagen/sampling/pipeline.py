@@ -9,7 +9,7 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import torch
 from diffusers import DiffusionPipeline
@@ -54,8 +54,8 @@ OnClip = Callable[["VideoPipeline", int, ClipTokens], object]
 
 @dataclass
 class VideoPipelineOutput(BaseOutput):
-    """frames: by output_type, `np` float32 (B, F, H, W, 3) in [0, 1], `pt` (B, F, 3, H, W) in [0, 1], `pil` a list of
-    pictures for each clip, `latent` the tokens; tokens: of each clip."""
+    """What a call gives. frames: by output_type, `np` float32 (B, F, H, W, 3) in [0, 1], `pt` (B, F, 3, H, W) in
+    [0, 1], `pil` a list of pictures for each clip, `latent` the tokens; tokens: of each clip."""
 
     frames: Frames | list[ClipTokens]
     tokens: list[ClipTokens]
@@ -73,6 +73,9 @@ class VideoPipeline(SavedWithoutSource, DiffusionPipeline):
     """
 
     _optional_components: ClassVar = ["generator", "router"]  # diffusers adds a list to it
+    tokenizer: VideoTokenizer
+    generator: VideoGenerator  # these two may be None, which whoever asks for clips or tokens need not look at
+    router: Router | BlockRouter
 
     def __init__(
         self,
@@ -99,8 +102,8 @@ class VideoPipeline(SavedWithoutSource, DiffusionPipeline):
 
     @staticmethod
     def of(generator: str | Path | None, tokenizer: str | Path, router: str | Path | None = None) -> "VideoPipeline":
-        """From trained models, each wherever `kernels.sources` finds it. Raises UserError where one is missing or they
-        do not fit each other."""
+        """From trained models, each a run, a folder, a hub id or a name in the box, as `from_pretrained` of a model
+        takes it. Raises UserError where one is missing or they do not fit each other."""
         loaded = load_model(VideoTokenizer, tokenizer)
         return VideoPipeline(
             loaded, load_model(VideoGenerator, generator) if generator else None,
@@ -108,7 +111,7 @@ class VideoPipeline(SavedWithoutSource, DiffusionPipeline):
         )  # fmt: skip
 
     @classmethod
-    def from_pretrained(cls, source: str | Path, **options: Any) -> "VideoPipeline":
+    def from_pretrained(cls, source: str | Path, **options: Any) -> Self:
         """From a folder, a hub id, or the name of models in the box (`evagen/arcade`). options: of diffusers: revision,
         variant, token, cache_dir, … With `dtype` (or `torch_dtype`) as `to(dtype)`. Raises UserError where there is no
         such pipeline."""
@@ -194,7 +197,7 @@ class VideoPipeline(SavedWithoutSource, DiffusionPipeline):
         return_dict: bool = True,
         callback_on_clip_end: OnClip | None = None,
         **options: Any,
-    ) -> VideoPipelineOutput | tuple:
+    ) -> VideoPipelineOutput | Any:  # a tuple if asked for, at which type checkers are not to stop
         """Clips of each class, `num_videos_per_class` one behind another. A progress bar counts them
         (`set_progress_bar_config`).
 
