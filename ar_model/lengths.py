@@ -20,10 +20,11 @@ LARGEST = 1e6
 
 @dataclass(frozen=True)
 class LengthConstraints:
-    """What is asked of the lengths that a generator writes. Blocks that are given keep theirs."""
+    """What is asked of the lengths that a generator writes. Blocks that are given keep theirs. In Python `forced` may
+    be a tensor (T,) too, such as another clip's lengths. Raises ValueError for what are no numbers of their kind."""
 
     forced: Sequence[int | None] | None = None
-    """A length for each block, None where it is free; a tensor (T,) too."""
+    """A length for each block, None where it is free."""
     max_length: int | None = None
     """No block gets more tokens."""
     max_tokens: int | None = None

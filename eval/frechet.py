@@ -177,9 +177,9 @@ class FrechetVideoDistance(Metric):
     """Fréchet distance between real and generated (or reconstructed) videos in a detector's features.
 
         metric = FrechetVideoDistance(detector)
-        metric.update(real_clips, real=True)        # B 3 F H W in [-1, 1], as often as needed
+        metric.update(real_clips, real=True)  # B 3 F H W in [-1, 1], as often as needed
         metric.update(generated_clips, real=False)
-        metric.compute()                            # float64 (), over all processes
+        metric.compute()  # float64 (), over all processes
 
     The detector stays its owner's: the metric neither moves it (put it on the clips' device) nor saves it.
 
@@ -208,6 +208,7 @@ class FrechetVideoDistance(Metric):
 
     @property
     def detector(self) -> VideoDetector:
+        """The network whose features are compared."""
         return self._unregistered[0]
 
     def update(self, videos: Tensor | GaussianStatistics, real: bool) -> None:

@@ -70,6 +70,7 @@ class KernelVideoDistance(Metric):
 
     @property
     def detector(self) -> VideoDetector:
+        """The network whose features are compared."""
         return self._unregistered[0]
 
     def update(self, videos: Tensor, real: bool) -> None:

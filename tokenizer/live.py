@@ -38,7 +38,8 @@ from evagen.tokenizer.stream import TokenizerStream
 
 @dataclass(frozen=True)
 class Rate:
-    """tokens_per_second: never above it over window_seconds (`RateControl`); frames_per_second: of the video."""
+    """Tokens a second that a video keeps. tokens_per_second: never more, on average over any window_seconds, and little
+    less; frames_per_second: of the video."""
 
     tokens_per_second: float
     frames_per_second: float

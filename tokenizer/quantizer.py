@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 @dataclass
 class Quantized:
-    """vectors: (N, c) codes (straight-through in training); codes: int64 (N,); inputs: (N, c), what was quantised, as
-    it was compared with the codes (at unit length, where these have it); losses: scalar tensors, those of `codebook`,
-    `commitment`, `entropy` that the quantiser has, empty when not asked for."""
+    """What a quantiser gives. vectors: (N, c) codes (straight-through in training); codes: int64 (N,); inputs: (N, c),
+    what was quantised, as it was compared with the codes (at unit length, where these have it); losses: scalar tensors,
+    those of `codebook`, `commitment`, `entropy` that the quantiser has, empty when not asked for."""
 
     vectors: Tensor
     codes: Tensor
@@ -59,6 +59,7 @@ class VectorQuantizer(nn.Module):
 
     @property
     def codebook_size(self) -> int:
+        """K."""
         return self.codebook.shape[0]
 
     def lookup(self, codes: Tensor) -> Tensor:

@@ -32,7 +32,9 @@ ScaleName = Literal["min-max", "z-score"]
 
 @dataclass(frozen=True)
 class RewardScale:
-    """distance_zero, distance_unit: d_0 and d_1; tokens_zero, tokens_unit: n_0 and n_1, of clips of `num_blocks`."""
+    """What distances and numbers of tokens are measured by, so that the reward R = w_q · (d_0 - d) / d_1 - (2 - w_q) ·
+    (n - n_0) / n_1 compares them. distance_zero, distance_unit: d_0 and d_1; tokens_zero, tokens_unit: n_0 and n_1, of
+    clips of `num_blocks`."""
 
     name: ScaleName
     distance_zero: float
