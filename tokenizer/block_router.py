@@ -18,7 +18,7 @@ from diffusers.models.modeling_utils import ModelMixin
 from einops import rearrange
 from torch import Tensor
 
-from evagen.kernels.levels import check_range
+from evagen.kernels.levels import check_range_where_it_costs_nothing
 from evagen.kernels.registered import register_to_config
 from evagen.kernels.sources import FromAnywhere
 from evagen.tokenizer.assignments import AssignmentSpace
@@ -120,8 +120,8 @@ class BlockRouter(FromAnywhere, ModelMixin, ConfigMixin):
             prefix: lengths of the first blocks.
 
         Raises ValueError where no level is as short as `max_tokens`, or the prefix has none, and for videos of other
-        shapes, or far out of [-1, 1]."""
-        check_range(video)
+        shapes, or far out of [-1, 1] (on a CPU, where looking costs nothing)."""
+        check_range_where_it_costs_nothing(video)
         levels, step = torch.tensor(self.assignments.levels), self.config.temporal_patch
         self.assignments.check_levels(torch.tensor(prefix, dtype=torch.int64))
         too_long = self.too_long(max_tokens)

@@ -15,7 +15,7 @@ from timm.layers import PatchEmbed
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
-from evagen.kernels.levels import check_range
+from evagen.kernels.levels import check_range_where_it_costs_nothing
 from evagen.kernels.registered import register_to_config
 from evagen.kernels.sources import FromAnywhere
 from evagen.kernels.transfer import send
@@ -209,8 +209,8 @@ class Router(FromAnywhere, ModelMixin, ConfigMixin):
             prefix: and among those whose first blocks have these lengths (EVATok §4.4: 512, 128 for given frames).
 
         Raises ValueError when no assignment is as short as `max_tokens`, or has the prefix, and for videos of other
-        shapes, or far out of [-1, 1]."""
-        check_range(video)
+        shapes, or far out of [-1, 1] (on a CPU, where looking costs nothing)."""
+        check_range_where_it_costs_nothing(video)
         allowed = self._allowed("max_tokens", max_tokens, prefix)  # (A,)
         logits = self._logits(self.features(video), preference)  # (B, A)
         if not allowed.all():
@@ -274,7 +274,7 @@ class Router(FromAnywhere, ModelMixin, ConfigMixin):
         allowed = send(allowed, self.device)
         found = []
         for video in clips:
-            check_range(video)
+            check_range_where_it_costs_nothing(video)
             features = self.features(video)
             logits = {preference: self._logits(features, preference) for preference in {p for p, _ in dials}}
             every = torch.stack([logits[preference] for preference, _ in dials])  # (d, B, A)
