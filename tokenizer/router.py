@@ -128,6 +128,8 @@ def make_vit(
 def with_preference(features: Tensor, preference: Tensor) -> Tensor:
     """A router's features (B, c, h, w) and a preference w_q for each (B,) → (B, c + 1, h, w): one more channel, which
     is constant."""
+    if features.ndim != 4:
+        raise ValueError(f"a router takes what its features(…) are, (B, c, h, w); got {tuple(features.shape)}")
     low, high = PREFERENCE_RANGE
     scaled = (preference.to(features) - low) / (high - low) * 2 - 1  # (B,)
     plane = scaled.view(-1, 1, 1, 1).expand(-1, 1, *features.shape[2:])  # (B, 1, h, w)
@@ -182,7 +184,7 @@ class Router(FromAnywhere, ModelMixin, ConfigMixin):
         )
 
     def forward(self, features: Tensor, preference: Tensor) -> Tensor:
-        """Router features (B, c, H/s, T·W/s), preference w_q (B,) → logits (B, A)."""
+        """What `features` gives of clips (B, c, H/s, T·W/s), preference w_q (B,) → logits (B, A)."""
         return self.vit(with_preference(features, preference))
 
     def features(self, video: Tensor) -> Tensor:

@@ -234,6 +234,8 @@ class CandidateSearch:
         self.block_evaluations += len(pixels)
         clips, parent = send((batch.numbers[children.clips], children.parent), batch.device)
         found = self.distance(pixels, clips, block - batch.first_searched)
+        if not isinstance(found, dict):
+            raise ValueError(f"the distance gives {{name: distances (S,)}}, not a {type(found).__name__}")
         sums = {name: values[parent] for name, values in parents.sums.items()}
         for name, values in found.items():
             sums[name] = values.to(batch.sums_dtype) + sums.get(name, 0)  # (S,)

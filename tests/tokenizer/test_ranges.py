@@ -61,6 +61,8 @@ def test_a_training_pass_and_a_router_refuse_whole_numbers_and_an_empty_batch(le
         with pytest.raises(ValueError, match="one at least"):
             empty()
     for router in (tiny_router(), tiny_block_router()):
+        with pytest.raises(ValueError, match=r"a router takes what its features\(…\) are"):
+            router(video, torch.ones(1))
         with pytest.raises(ValueError, match=r"in \[-1, 1\], not torch\.uint8"):
             router.assign(levels[None])
         with pytest.raises(ValueError, match=r"values in \[-1, 1\], got 0 to 255"):

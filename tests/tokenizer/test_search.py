@@ -88,6 +88,7 @@ def test_what_cannot_be_searched_or_rewarded_is_told(model):
     scale = RewardScale.min_max(space, 0.1, 0.2)
     for wrong, message in (
         (lambda: search.all_distances(video * 127.5 + 127.5), r"values in \[-1, 1\]"),
+        (lambda: CandidateSearch(model, lambda *_: torch.zeros(1)).all_distances(video), "not a Tensor"),
         (lambda: search.autoregressive(video, 1.2, scale, name="lpips"), "name='lpips': the distances are called"),
         (lambda: RewardScale.of(distances[:, :4], space), rf"distances are \(B, {space.count}\)"),
         (lambda: RewardScale.of(-space.table().sum(1)[None].double(), space, "zscore"), "one of min-max, z-score"),
