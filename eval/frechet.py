@@ -173,6 +173,17 @@ class VideoDetector(Protocol):
     def __call__(self, videos: Tensor) -> Tensor: ...
 
 
+def checked_detector(detector: VideoDetector) -> VideoDetector:
+    """Raises ValueError for what lacks an attribute of a `VideoDetector`."""
+    lacking = [name for name in ("name", "fingerprint", "num_features") if not hasattr(detector, name)]
+    if lacking:
+        raise ValueError(
+            f"a detector has name, fingerprint and num_features (VideoDetector); a {type(detector).__name__} lacks "
+            f"{', '.join(lacking)}"
+        )
+    return detector
+
+
 class FrechetVideoDistance(Metric):
     """Fréchet distance between real and generated (or reconstructed) videos in a detector's features.
 
@@ -187,6 +198,8 @@ class FrechetVideoDistance(Metric):
         detector: the network whose features are compared.
         ddof: 0 divides covariances by the number of videos, 1 by one less; the protocol says which.
         min_videos: `compute` refuses fewer on either side.
+
+    Raises ValueError for what is no `VideoDetector`.
     """
 
     is_differentiable = False
@@ -200,7 +213,7 @@ class FrechetVideoDistance(Metric):
         self, detector: VideoDetector, ddof: int = 0, min_videos: int = 2, **torchmetrics_options: Any
     ) -> None:
         super().__init__(**torchmetrics_options)
-        self._unregistered = (detector,)  # an attribute of its own would make it a submodule
+        self._unregistered = (checked_detector(detector),)  # an attribute of its own would make it a submodule
         self.ddof, self.min_videos = ddof, min_videos
         empty = torch.zeros(detector.num_features + 1, detector.num_features + 1, dtype=torch.float64)
         self.add_state("real", empty, dist_reduce_fx=_merged_states)

@@ -23,6 +23,7 @@ from evagen.eval.frechet import (
     frechet_distance,
     frechet_distance_between,
 )
+from evagen.eval.kernel import KernelVideoDistance
 
 pytestmark = pytest.mark.filterwarnings("ignore::evagen.eval.frechet.FewSamplesWarning")
 
@@ -237,6 +238,12 @@ def test_features_that_are_not_finite_are_refused():
     metric = FrechetVideoDistance(PixelDetector())
     with pytest.raises(ValueError, match="detector pixels gave features"):
         metric.update(torch.full((2, 3, 2, 4, 4), float("nan")), real=True)
+
+
+@pytest.mark.parametrize("distance", [FrechetVideoDistance, KernelVideoDistance])
+def test_what_is_no_detector_is_told(distance):
+    with pytest.raises(ValueError, match="a Linear lacks name, fingerprint, num_features"):
+        distance(nn.Linear(2, 2))
 
 
 def test_what_is_no_video_and_statistics_of_another_detector_are_told():
