@@ -8,8 +8,10 @@ decode_step.py, on CUDA in half precision decode_step_triton.py. Everything else
 Legend: R rows, N packed tokens, M cache length, D width, h heads, d = D / h, E hidden width of the MLP, V vocabulary.
 """
 
+import functools
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -24,6 +26,7 @@ from evagen.kernels.plans import plan_causal
 from evagen.kernels.transfer import send
 
 Attend = Callable[[Tensor, Tensor, Tensor, int], Tensor]
+Method = TypeVar("Method", bound=Callable)
 Step = Callable[[Tensor, Tensor], Tensor]
 """Tokens and positions int64 (R,) → logits (R, V)."""
 LARGEST_ERROR = 0.1
@@ -49,6 +52,17 @@ class FusedLayer(nn.Module):
         self.out = _joined(dtype, attention.o_proj)
         self.gate_up = _joined(dtype, mlp.gate_proj, mlp.up_proj)
         self.down = _joined(dtype, mlp.down_proj)
+
+
+def _in_its_own_precision(method: Method) -> Method:
+    """A method of `Decoder` that autocast around it does not reach: the cache has one type of number."""
+
+    @functools.wraps(method)
+    def wrapped(self: "Decoder", *arguments):
+        with torch.autocast(self.device.type, enabled=False):
+            return method(self, *arguments)
+
+    return wrapped
 
 
 class Decoder:
@@ -91,6 +105,7 @@ class Decoder:
         rows, heads, length, width = shape
         return torch.zeros(2, rows, length, heads, width, device=self.device, dtype=self.dtype).transpose(2, 3)
 
+    @_in_its_own_precision
     def prefill(self, rows: Sequence[int], prompts: Sequence[Tensor]) -> None:
         """Starts these rows anew with prompts, int64 (n,) each, all but whose last tokens are read in one pass; the
         last ones are due in the next `step`."""
@@ -135,6 +150,7 @@ class Decoder:
         seen = max(self._seen) + 1
         return seen if self.device.type == "cpu" else min(-(-seen // KEYS_AT_ONCE) * KEYS_AT_ONCE, self.length)
 
+    @_in_its_own_precision
     def _step_in_torch(self, tokens: Tensor) -> Tensor:
         seen = self.keys_read
         mask = None  # (R, 1, 1, seen): what each row has written so far

@@ -30,7 +30,8 @@ from torch import Tensor
 
 
 class ClipTokens(NamedTuple):
-    """Some blocks of one clip. codes: int64 (n,); lengths: int64 (blocks,), which add up to n."""
+    """Some blocks of one clip. codes: int64 (n,); lengths: int64 (blocks,), which add up to n. The tokenizer's
+    `TokenizedClips` are several clips, and say how one becomes the other."""
 
     codes: Tensor
     lengths: Tensor
@@ -58,6 +59,9 @@ class SequenceGrammar:
         num_classes: class tokens; 0 for a generator without classes.
         num_given_blocks: G for frame prediction; 0 for none.
         endless: whether clips are windows of longer videos, of T blocks.
+
+    Attributes: these, and of the vocabulary, codes first, `first_length`, `first_class`, `null_class`, `separator` and
+    `end`, the numbers of tokens; `vocabulary_size`; `max_sequence_length`.
 
     Raises ValueError for windows with given blocks of frame prediction or of one block, and for sizes of which there
     is no clip.
@@ -109,17 +113,27 @@ class SequenceGrammar:
 
     def block_tokens(self, clip: ClipTokens) -> Tensor:
         """Blocks as [length] content … [length] content …, int64 (n + blocks,). Raises ValueError for a length that
-        is no level or does not match the codes."""
+        is no level or does not match the codes, and for codes out of range."""
+        if clip.lengths.ndim != 1:
+            raise ValueError(
+                f"lengths are those of the blocks of one clip, (blocks,); got {tuple(clip.lengths.shape)}. A lone clip "
+                "of `TokenizedClips` is ClipTokens(clip.codes, clip.lengths[0])"
+            )
         unknown = sorted(set(clip.lengths.tolist()) - set(self.levels))
         if unknown or int(clip.lengths.sum()) != len(clip.codes):
             raise ValueError(
                 f"blocks of lengths {clip.lengths.tolist()} for {len(clip.codes)} codes: "
                 f"the lengths should be of {list(self.levels)} and add up to the number of codes"
             )
-        parts = []
-        for length, content in zip(clip.lengths.tolist(), clip.codes.split(clip.lengths.tolist())):
+        codes, parts = clip.codes.long(), []  # of a smaller type they would leave no room for the other tokens
+        if len(codes) and not 0 <= int(codes.min()) <= int(codes.max()) < self.codebook_size:
+            raise ValueError(
+                f"codes run from 0 to {self.codebook_size - 1}, got {int(codes.min())} to {int(codes.max())}: tokens "
+                "of another tokenizer?"
+            )
+        for length, content in zip(clip.lengths.tolist(), codes.split(clip.lengths.tolist())):
             parts += [content.new_tensor([self.first_length + self.levels.index(length)]), content]
-        return torch.cat(parts) if parts else clip.codes
+        return torch.cat(parts) if parts else codes
 
     def prompt(self, label: int, given: ClipTokens | None = None, begins_later: bool = False) -> Tensor:
         """What is given of a clip: its class token, with its given blocks if any, int64 (n,).
@@ -152,11 +166,16 @@ class SequenceGrammar:
     ) -> tuple[Tensor, list[int]]:
         """Whole clips to token sequences, end to end, for training: tokens int64 (N + …,) and the length of each
         clip's sequence. labels: int64 (B,); given: each clip's given blocks, for frame prediction; begins_later: which
-        are later windows of a clip."""
+        are later windows of a clip. Raises ValueError for clips of another number of blocks, and as `block_tokens` and
+        `prompt` do."""
         parts, sequence_lengths = [], []
-        for i, (clip, label) in enumerate(zip(clips, labels.tolist(), strict=True)):
+        if len(labels) != len(clips):
+            raise ValueError(f"{len(clips)} clips need a label each, -1 for none; got {len(labels)} labels")
+        for i, (clip, label) in enumerate(zip(clips, torch.as_tensor(labels).tolist())):
+            if len(clip.lengths) != self.num_blocks and clip.lengths.ndim == 1:
+                raise ValueError(f"clips have {self.num_blocks} blocks; clip {i} has {len(clip.lengths)}")
             later = begins_later is not None and begins_later[i]
-            start = self.prompt(label, given[i] if given is not None else None, later).to(clip.codes)
+            start = self.prompt(label, given[i] if given is not None else None, later).to(clip.codes.device)
             sequence = torch.cat([start, self.block_tokens(clip), start.new_tensor([self.end])])
             parts.append(sequence)
             sequence_lengths.append(len(sequence))

@@ -4,6 +4,7 @@ Legend: S sampling slots, T blocks, L levels.
 """
 
 import numbers
+import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -19,7 +20,8 @@ LARGEST = 1e6
 
 @dataclass(frozen=True)
 class LengthConstraints:
-    """What is asked of the lengths that a generator writes. Blocks that are given keep theirs."""
+    """What is asked of the lengths that a generator writes. Blocks that are given keep theirs. In Python `forced` may
+    be a tensor (T,) too, such as another clip's lengths. Raises ValueError for what are no numbers of their kind."""
 
     forced: Sequence[int | None] | None = None
     """A length for each block, None where it is free."""
@@ -36,6 +38,16 @@ class LengthConstraints:
         for name in ("max_length", "max_tokens"):
             if not isinstance(value := getattr(self, name), numbers.Integral | None):
                 raise ValueError(f"{name} is a whole number, got {value!r}")
+        if self.forced is None:
+            return
+        try:
+            forced = tuple(None if length is None else operator.index(length) for length in self.forced)
+        except TypeError as error:
+            raise ValueError(
+                f"forced lengths are a list of whole numbers, one for each block, None where it is free; got "
+                f"{self.forced!r}"
+            ) from error
+        object.__setattr__(self, "forced", forced)
 
     def least(self, grammar: SequenceGrammar) -> list[int]:
         """The fewest tokens that each block can have, (T,)."""

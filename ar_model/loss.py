@@ -16,7 +16,8 @@ from evagen.kernels.transfer import send
 
 @dataclass(frozen=True)
 class GeneratorLoss:
-    """loss: mean over predicted tokens, in nats; length_loss and content_loss: the same over tokens of each kind."""
+    """Mean losses in nats. loss: over all predicted tokens; length_loss, content_loss: over those of each kind, without
+    gradients."""
 
     loss: Tensor
     length_loss: Tensor

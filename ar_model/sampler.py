@@ -10,6 +10,7 @@ the last half of them as the beginning of the next window. So neither the cache 
 Legend: S slots, R rows of the decoder (S, or 2·S with guidance), V vocabulary.
 """
 
+import operator
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
@@ -41,6 +42,13 @@ class ClipRequest:
     given: ClipTokens | None = None
     constraints: LengthConstraints = field(default_factory=LengthConstraints)
     num_blocks: int | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("seed", "label"):
+            try:
+                object.__setattr__(self, name, operator.index(getattr(self, name)))
+            except TypeError as error:
+                raise ValueError(f"{name} is a whole number, got {getattr(self, name)!r}") from error
 
 
 class _Clip:
@@ -95,7 +103,8 @@ def sample(
     dtype: torch.dtype | None = None,
 ) -> Iterator[tuple[int, ClipTokens]]:
     """Writes a clip for each request; yields its number and its tokens, on the CPU, as clips get finished. Continued
-    clips come with the blocks that they were given. dtype: of the matrix products, the model's if None.
+    clips come with the blocks that they were given. dtype: of the matrix products, the model's if None, whatever
+    autocast is around. Dropout is off in either mode of the model.
 
     Raises ValueError for requests or options that the model cannot follow, before anything is written.
     """
@@ -108,9 +117,15 @@ def sample(
     return ContinuousBatch(model, requests, options, min(num_slots, len(requests)), dtype).run()
 
 
-def sample_in_order(model: VideoGenerator, requests: Sequence[ClipRequest], *rest, **options) -> list[ClipTokens]:
-    """The clips of `sample` in the order of their requests."""
-    clips = dict(sample(model, requests, *rest, **options))
+def sample_in_order(
+    model: VideoGenerator,
+    requests: Sequence[ClipRequest],
+    options: SamplingOptions | None = None,
+    num_slots: int = 64,
+    dtype: torch.dtype | None = None,
+) -> list[ClipTokens]:
+    """The clips of `sample`, whose arguments these are, in the order of their requests."""
+    clips = dict(sample(model, requests, options, num_slots, dtype))
     return [clips[number] for number in range(len(requests))]
 
 

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
-from diffusers.configuration_utils import ConfigMixin, register_to_config
+from diffusers.configuration_utils import ConfigMixin
 from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
@@ -16,6 +16,7 @@ from torch.utils.checkpoint import checkpoint
 from evagen.ar_model.grammar import SequenceGrammar
 from evagen.kernels.attention import PlannedAttention
 from evagen.kernels.plans import AttentionPlan, plan_causal
+from evagen.kernels.registered import register_to_config
 from evagen.kernels.sources import FromAnywhere
 from evagen.kernels.transfer import send
 
@@ -110,6 +111,8 @@ class VideoGenerator(FromAnywhere, ModelMixin, ConfigMixin):
         endless: whether it learnt windows of `num_blocks` blocks from anywhere in long videos, and so can go on from
             the last blocks of what it wrote.
 
+    Attributes: `grammar`, the `SequenceGrammar` of its sequences; `config`, the settings above.
+
     Raises ValueError for sizes that do not go together, and for a lone name in place of class names.
     """
 
@@ -173,7 +176,9 @@ class VideoGenerator(FromAnywhere, ModelMixin, ConfigMixin):
 
     def forward(self, tokens: Tensor, sequence_lengths: Sequence[int]) -> Tensor:
         """Packed sequences, tokens int64 (N,) → logits (N, V) of the token that follows each. Lie sequences of equal
-        length beside each other, attention takes fewer calls."""
+        length beside each other, attention takes fewer calls. Raises ValueError for lengths that do not add up."""
+        if tokens.shape != (sum(sequence_lengths),):
+            raise ValueError(f"sequences of {sum(sequence_lengths)} tokens in all, got tokens of {tuple(tokens.shape)}")
         plan = plan_causal(sequence_lengths)
         plan, positions = send((plan, plan.positions), tokens.device)
         cos, sin = self.rotary(positions)  # (N, 1, d / 2)

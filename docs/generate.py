@@ -8,17 +8,19 @@ import json
 import re
 import textwrap
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, get_args, get_origin
 
 import typer
+from pydantic import BaseModel
 
 from evagen.cli import app
 from evagen.commands import COMMANDS, KEYS
-from evagen.commands.keys import Key, keys_of_class
+from evagen.commands.keys import Key, beneath_attributes, keys_of_class
 from evagen.config import Section, known_keys
+from evagen.kernels.sources import FromAnywhere
 from evagen.scoring.config import Benchmark
 
 DOCS = Path(__file__).parent
@@ -39,28 +41,79 @@ Every name that evagen's libraries and the pages' examples import, with shapes, 
 Videos are floats in [-1, 1] of shape (B, C, F, H, W) in models, and `uint8 F H W C` in files. B clips, C = 3 channels,
 F frames, H × W pixels, T temporal blocks, K codes. Examples: [sampling](../sampling.md#in-python),
 [tokens](../tokens.md#in-python), [long videos](../long-videos.md#in-python), [scores](../evaluation.md#in-python),
-[`examples/`](../../examples).
+[training by hand](../library.md), [`examples/`](../../examples). evagen brings its types along (`py.typed`).
 """
 PYTHON = {
     "The pipeline": {"evagen": ["VideoPipeline"], "evagen.sampling.pipeline": ["VideoPipelineOutput"]},
-    "The tokenizer": {"evagen.tokenizer": None},
-    "The generator": {"evagen.ar_model": None, "evagen.ar_model.llama": ["GrammarLogits", "grammar_of"]},
-    "Scores": {"evagen.eval": None},
+    "Videos into tokens": {
+        "evagen.tokenizer": [
+            "VideoTokenizer", "TokenizedClips", "TokenizerOutput", "AdaptiveTokenizer", "TokenizedVideo",
+            "LiveTokenizer", "LiveBlock", "Rate", "TokenizerStream", "TileStreams", "decode_in_chunks", "num_tiles",
+            "check_decodable", "check_router_fits", "check_block_router_fits",
+        ],
+    },
+    "How many tokens": {
+        "evagen.tokenizer": [
+            "AssignmentSpace", "Router", "VideoAssignment", "BlockRouter", "PREFERENCE_RANGE", "CandidateSearch",
+            "brute_force_distances", "RewardScale", "proxy_reward", "best_assignment", "reward_percentile",
+        ],
+    },
+    "Training a tokenizer": {
+        "evagen.tokenizer": [
+            "tokenizer_loss", "LossWeights", "DeadCodeRestart", "CodebookUsage", "make_quantizer", "VectorQuantizer",
+            "FiniteScalarQuantizer", "BinarySphericalQuantizer", "Quantized",
+        ],
+    },
+    "The generator": {
+        "evagen.ar_model": [
+            "VideoGenerator", "SIZES", "Size", "shape_of", "with_shape", "ClipTokens", "SequenceGrammar",
+            "GrammarState", "next_token_loss", "GeneratorLoss", "drop_classes", "length_shares", "LengthShares",
+            "sample", "sample_in_order", "ClipRequest", "SamplingOptions", "LengthConstraints", "is_guided",
+        ],
+        "evagen.ar_model.llama": ["GrammarLogits", "grammar_of"],
+    },
+    "Reconstructions scored": {
+        "evagen.eval": [
+            "reconstruction_metrics", "psnr", "psnr_of_mse", "ssim", "MotionExplained", "motion_explained",
+            "moving_errors", "moving_places", "moving_share", "frame_change", "PerceptualDistance", "LPIPSDistance",
+            "FrameDistance",
+        ],
+    },
+    "Sets of videos scored": {
+        "evagen.eval": [
+            "FrechetVideoDistance", "KernelVideoDistance", "VideoDetector", "ImageNetworkDetector", "I3DDetector",
+            "I3D_FILE", "VideoMAEDetector", "features_of", "GaussianStatistics", "frechet_distance",
+            "frechet_distance_between", "FewSamplesWarning", "kernel_distance", "bootstrap_interval", "Interval",
+            "extrapolated_distance", "Extrapolation", "paired_bootstrap",
+        ],
+    },
+    "Protocols of published scores": {
+        "evagen.eval": [
+            "get_protocol", "PROTOCOLS", "Protocol", "SourceVideo", "SourceClip", "ClipChoice", "FramePreparation",
+            "NetworkInput", "PreparedDetector", "load_detector",
+        ],
+    },
     "Videos and tokens in files": {
-        "evagen.data.video_reader": ["frame_rate", "read_frames"],
+        "evagen.data.video_reader": ["read_frames", "frame_rate", "VideoError"],
         "evagen.data.video_writer": ["write_video"],
         "evagen.kernels.levels": ["frames_to_video", "levels_to_floats", "video_to_frames"],
-        "evagen.data.token_file": ["read_token_file", "write_token_file"],
-        "evagen.data.clips": ["ClipDataset"],
+        "evagen.data.token_file": ["read_token_file", "write_token_file", "TokenFile"],
         "evagen.data.sources": ["DataConfig"],
+        "evagen.data.clips": ["ClipDataset", "Clip", "SkippedClip"],
+        "evagen.data.loader": ["collate_clips", "ClipBatch", "train_loader"],
+        "evagen.errors": ["UserError"],
     },
-}
-"""Modules and their names that the page of Python has; None for all that a library offers."""
-THEIRS = {"extract_init_dict", "load_state_dict", "meaning_of_weights", "state_dict", "to_json_string"}
-"""Methods that diffusers, torch or loading call, and no reader."""
+}  # fmt: skip
+"""Modules and their names that the page of Python has, in the order in which they are met. Of a library all."""
+INSIDE = {
+    "extract_init_dict", "meaning_of_weights", "to_json_string",  # which diffusers and loading call
+    "embed_video", "tokens_of", "patches_of", "patch_rows", "make_queries", "embed_codes", "decoder_queries", "pixels",
+    "too_long", "precision", "levels_on", "sync",
+}  # fmt: skip
+"""Methods that no reader calls."""
 CONTENTS = {
     "Begin": ["five-minutes.md", "install.md", "demo.md", "method.md"],
-    "Use": ["tokens.md", "sampling.md", "long-videos.md", "hub.md", "llama.md"],
+    "Use": ["tokens.md", "sampling.md", "long-videos.md", "hub.md", "library.md", "llama.md"],
     "Train": ["your-own-videos.md", "configs.md", "watching.md", "paper.md", "recipe.md"],
     "Measure": ["evaluation.md", "results.md", "peers.md"],
     "Look up": ["reference/commands.md", "reference/configs.md", "reference/python.md"],
@@ -206,69 +259,125 @@ def _default(value: Any) -> str:
 
 
 def python_page() -> str:
-    """Every public name with its signature, docstring and methods."""
+    """Every public name with its signature, docstring, fields and methods."""
     lines = [HEAD_OF_PYTHON]
     for title, modules in PYTHON.items():
         lines += [f"## {title}", ""]
+        entries = {name: list(_public(module, name)) for module, names in modules.items() for name in names}
         for module, names in modules.items():
-            names = names or importlib.import_module(module).__all__
-            lines += ["```python", *_import_of(module, names), "```", ""]
-            for name in names:
-                lines += _public(module, name)
+            lines += [f"From `{module}`:", ""]
+            lines += [*(f"- [`{name}`](#{slug(name)}): {_first_sentence(entries[name])}" for name in names), ""]
+        for name, entry in entries.items():
+            lines += [f"### {name}", "", *entry, ""]
     return re.sub(r"\n{3,}", "\n\n", "\n".join(lines)).rstrip() + "\n"
-
-
-def _import_of(module: str, names: list[str]) -> list[str]:
-    line = f"from {module} import {', '.join(names)}"
-    if len(line) <= 120:
-        return [line]
-    return [f"from {module} import (", *textwrap.wrap(", ".join(names) + ",", 110, initial_indent="    ",
-                                                     subsequent_indent="    "), ")"]  # fmt: skip
 
 
 def _public(module: str, name: str) -> Iterator[str]:
     """A class or function, or a constant by the text below it."""
     each = getattr(importlib.import_module(module), name)
-    yield from (f"### {name}", "")
     if not inspect.isclass(each) and not inspect.isfunction(each):
         yield from (_text_below(module, name), "")
         return
-    yield from ("```python", name + _signature(each), "```", "", *_described(each.__doc__), "")
-    for method, raw in vars(each).items() if inspect.isclass(each) else ():
-        if (method.startswith("_") and method != "__call__") or method in THEIRS:
+    if not _has_no_call(each):
+        yield from ("```python", _signature(name, each), "```", "")
+    yield from (*_described(each.__doc__, _names(each)), "")
+    if not inspect.isclass(each):
+        return
+    yield from _fields(each)
+    inherited = vars(FromAnywhere) if issubclass(each, FromAnywhere) else {}
+    for method, raw in (inherited | vars(each)).items():
+        if (method.startswith("_") and method != "__call__") or method in INSIDE:
             continue
         function = raw.fget if isinstance(raw, property) else getattr(raw, "__func__", raw)
         if inspect.isfunction(function) and function.__doc__:
-            about = list(_described(function.__doc__))
-            arguments = "" if isinstance(raw, property) else _signature(function)
+            about = list(_described(function.__doc__, _names(function)))
             shown = "" if method == "__call__" else f".{method}"
-            yield from (f"- **`{shown}{arguments}`**", "", *textwrap.indent("\n".join(about), "  ").split("\n"), "")
+            called = shown if isinstance(raw, property) else _signature(shown, function)
+            head = [f"- **`{called}`**"] if "\n" not in called else ["- ```python", *called.split("\n"), "```"]
+            yield from (head[0], *textwrap.indent("\n".join([*head[1:], "", *about]), "  ").split("\n"), "")
 
 
-def _signature(each: Any) -> str:
-    """Arguments, types by their last names; without what a class or an instance is passed as itself."""
-    if inspect.isclass(each) and (issubclass(each, (Exception, Section)) or getattr(each, "_is_protocol", False)):
-        return ""  # nobody makes the first, keys are on a page of their own, the last is an interface
+def _fields(kind: type) -> Iterator[str]:
+    """What is written beneath the fields of a class, or all keys of a section."""
+    if issubclass(kind, BaseModel):
+        for key, _ in keys_of_class(kind):  # type: ignore[arg-type]
+            default = "" if key.value == "needed" else f" = {key.value!r}"
+            yield f"- `{key.name}: {key.kind}{default}`: {_inline(key.about)}".removesuffix(": ")
+    else:
+        yield from (f"- `{name}`: {_inline(about)}" for name, about in beneath_attributes(kind).items())
+    yield ""
+
+
+def _signature(name: str, each: Any) -> str:
+    """A call with types by their last names, without what a class or an instance is passed as itself; a long one has
+    an argument a line."""
     signature = inspect.signature(each)
     own = [value for key, value in signature.parameters.items() if key not in ("self", "cls")]
-    text = str(signature.replace(parameters=own)).replace("'", '"')
-    text = text.replace("<factory>", "…")
+    whole = _short(str(signature.replace(parameters=own)))
+    if len(name + whole) <= 110 or not own:
+        return name + whole
+    bars = [number for number, value in enumerate(own) if value.kind is inspect.Parameter.KEYWORD_ONLY][:1]
+    arguments = [_short(str(value)) for value in own]
+    if bars and not any(value.kind is inspect.Parameter.VAR_POSITIONAL for value in own):
+        arguments.insert(bars[0], "*")
+    ending = whole[whole.rindex(") ->") :] if ") ->" in whole else ")"
+    return "\n".join([f"{name}(", *(f"    {argument}," for argument in arguments), ending])
+
+
+def _has_no_call(each: Any) -> bool:
+    """Nobody makes an error or an interface; of a config the fields are listed."""
+    return inspect.isclass(each) and (issubclass(each, (Exception, BaseModel)) or getattr(each, "_is_protocol", False))
+
+
+def _names(each: Any) -> Iterable[str]:
+    """Of what a docstring may tell one by one: arguments, or the attributes of a class."""
+    arguments = () if _has_no_call(each) else inspect.signature(each).parameters
+    return [*arguments, *getattr(each, "__annotations__", {})]
+
+
+def _short(text: str) -> str:
+    text = text.replace("'", '"').replace("<factory>", "…")
     text = re.sub(r"\b(?:[a-z_]\w*\.)+(?=\w)", "", text)
-    return re.sub(r'-> "(\w+)"', r"-> \1", text).removesuffix(" -> None")
+    return re.sub(r'(-> |\[)"([A-Z]\w+)"', r"\1\2", text).removesuffix(" -> None")  # not literals
 
 
-def _described(docstring: str | None) -> Iterator[str]:
-    """A docstring as Markdown: lists of `name: what it is` become lists, examples blocks."""
+def _first_sentence(entry: list[str]) -> str:
+    """Of what a name's entry says, below its signature."""
+    text = re.sub(r"^```.*?^```$", "", "\n".join(entry), flags=re.M | re.S).strip().split("\n\n")[0]
+    return re.split(r"(?<=\.)\s(?=[A-Z`])", _cell(text))[0].rstrip(".:")
+
+
+def _described(docstring: str | None, names: Iterable[str] = ()) -> Iterator[str]:
+    """A docstring as Markdown: lists of `name: what it is` become lists, examples blocks. names: of arguments or
+    fields, which may be told of in running text too."""
     for paragraph in inspect.cleandoc(docstring or "").split("\n\n"):
         text = textwrap.dedent(paragraph.removeprefix("Args:\n"))
         entries = re.split(r"\n(?=\S)", text)
         if text.startswith(" ") or paragraph.startswith("    "):
             yield from ("```python", text, "```", "")
-        elif all(re.match(r"[a-z][\w, …]*: ", entry) for entry in entries):
+        elif (len(entries) > 1 or text != paragraph) and all(re.match(r"[a-z][\w, …]*: ", each) for each in entries):
             yield from (_inline(re.sub(r"^([^:]+):", r"- `\1`:", _cell(entry))) for entry in entries)
             yield ""
         else:
-            yield from (_inline(text), "")
+            yield from (*_with_entries(text, set(names)), "")
+
+
+def _with_entries(text: str, names: set[str]) -> Iterator[str]:
+    """Text in which `name: what it is; other: …` of these names becomes a list."""
+    flat = _cell(text)
+    heads = [each for each in re.finditer(r"(?:(?<=^)|(?<=[.;,:] ))((?:\w+, )*\w+): ", flat)
+             if set(each[1].split(", ")) <= names]  # fmt: skip
+    if not heads:
+        yield _inline(text)
+        return
+    if before := flat[: heads[0].start()].strip():
+        yield from (_inline(before), "")
+    raises = re.search(r"(?<=[.;]) Raises |$", flat[heads[-1].end() :])
+    assert raises is not None
+    end = heads[-1].end() + raises.start()
+    for head, after in zip(heads, [*(each.start() for each in heads[1:]), end]):
+        yield _inline(f"- `{head[1]}`: {flat[head.end() : after].strip().rstrip(';.')}.")
+    yield from ("", _inline(flat[end:].strip()))
 
 
 def _inline(text: str) -> str:

@@ -48,7 +48,7 @@ class ImageNetworkDetector(nn.Module):
             size = (self.frame_size, self.frame_size)
             frames = F.interpolate(frames, size, mode="bilinear", antialias=True)  # (B·F, 3, 128, 128)
         with torch.autocast(frames.device.type, enabled=False):  # half precision is another network
-            (maps,) = self.network(frames.float())  # (B·F, C, h, w)
+            (maps,) = self.network(frames)  # (B·F, C, h, w)
         maps = rearrange(maps, "(b f) c h w -> b f c h w", b=videos.shape[0])  # (B, F, C, h, w)
         appearance = maps.mean((1, 3, 4))  # (B, C)
         motion = maps.diff(dim=1).abs().mean((1, 3, 4))  # (B, C)

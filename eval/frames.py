@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -34,9 +35,10 @@ class FramePreparation:
     long_side: Literal["floor", "ceil"] = "floor"
     crop: Literal["round", "floor"] = "round"
 
-    def __call__(self, frames: Tensor, num_frames: int | None = None) -> Tensor:
+    def __call__(self, frames: Tensor | np.ndarray, num_frames: int | None = None) -> Tensor:
         """uint8 `F H W C` → float32 `C F S S` in [-1, 1]; with `num_frames`, filled up to so many frames by repeating
         the last one. Raises ValueError for other frames, none, or more than `num_frames`."""
+        frames = torch.as_tensor(frames)
         if frames.dtype != torch.uint8 or frames.ndim != 4 or frames.shape[-1] != 3 or not frames.numel():
             raise ValueError(f"frames should be uint8 F H W 3, not {frames.dtype} {tuple(frames.shape)}")
         if num_frames is not None and len(frames) > num_frames:

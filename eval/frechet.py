@@ -31,6 +31,7 @@ class GaussianStatistics:
 
     @property
     def num_features(self) -> int:
+        """D."""
         return len(self.mean)
 
     def covariance(self, ddof: int = 0) -> Tensor:
@@ -106,8 +107,11 @@ def frechet_distance_between(
 ) -> Tensor:
     """Fréchet distance of the Gaussians fitted to two sets of samples → float64 `()`.
 
-    Warns (`FewSamplesWarning`) where a set has no more samples than features. Raises ValueError with fewer than
-    `min_samples` on either side; 2 is the least a covariance can be made of, and far from enough for a score."""
+    Warns (`FewSamplesWarning`) where a set has no more samples than features. Raises ValueError for sets of other
+    features, and with fewer than `min_samples` on either side; 2 is the least a covariance can be made of, and far from
+    enough for a score."""
+    if real.num_features != generated.num_features:
+        raise ValueError(f"{real.num_features} and {generated.num_features} features do not compare: of one detector?")
     check_sample_counts(int(real.count), int(generated.count), real.num_features, min_samples)
     return frechet_distance(real.mean, real.covariance(ddof), generated.mean, generated.covariance(ddof))
 
@@ -144,27 +148,49 @@ class VideoDetector(Protocol):
     """What a distance needs: videos `B 3 F H W` in [-1, 1] → features `(B, num_features)`.
 
     A distance is comparable only with those of the same `name` and `fingerprint`, so both are reported
-    beside it. Only the I3D network of the FVD papers may be named as giving FVD."""
+    beside it. Only the I3D network of the FVD papers may be named as giving FVD. One of your own is any module or other
+    object that can be called and has these three attributes:
+
+        class Colours(torch.nn.Module):
+            name, fingerprint, num_features = "colours", "1", 6
+
+            def forward(self, videos):  # B 3 F H W
+                return torch.cat([videos.mean((2, 3, 4)), videos.std((2, 3, 4))], dim=1)  # (B, 6)
+    """
 
     @property
-    def name(self) -> str: ...
+    def name(self) -> str:
+        """Of the network and of what is taken of it."""
 
     @property
-    def fingerprint(self) -> str: ...
+    def fingerprint(self) -> str:
+        """Changes with its weights."""
 
     @property
-    def num_features(self) -> int: ...
+    def num_features(self) -> int:
+        """D."""
 
     def __call__(self, videos: Tensor) -> Tensor: ...
+
+
+def checked_detector(detector: VideoDetector) -> VideoDetector:
+    """Raises ValueError for what lacks an attribute of a `VideoDetector`."""
+    lacking = [name for name in ("name", "fingerprint", "num_features") if not hasattr(detector, name)]
+    if lacking:
+        raise ValueError(
+            f"a detector has name, fingerprint and num_features (VideoDetector); a {type(detector).__name__} lacks "
+            f"{', '.join(lacking)}"
+        )
+    return detector
 
 
 class FrechetVideoDistance(Metric):
     """Fréchet distance between real and generated (or reconstructed) videos in a detector's features.
 
         metric = FrechetVideoDistance(detector)
-        metric.update(real_clips, real=True)        # B 3 F H W in [-1, 1], as often as needed
+        metric.update(real_clips, real=True)  # B 3 F H W in [-1, 1], as often as needed
         metric.update(generated_clips, real=False)
-        metric.compute()                            # float64 (), over all processes
+        metric.compute()  # float64 (), over all processes
 
     The detector stays its owner's: the metric neither moves it (put it on the clips' device) nor saves it.
 
@@ -172,6 +198,8 @@ class FrechetVideoDistance(Metric):
         detector: the network whose features are compared.
         ddof: 0 divides covariances by the number of videos, 1 by one less; the protocol says which.
         min_videos: `compute` refuses fewer on either side.
+
+    Raises ValueError for what is no `VideoDetector`.
     """
 
     is_differentiable = False
@@ -185,7 +213,7 @@ class FrechetVideoDistance(Metric):
         self, detector: VideoDetector, ddof: int = 0, min_videos: int = 2, **torchmetrics_options: Any
     ) -> None:
         super().__init__(**torchmetrics_options)
-        self._unregistered = (detector,)  # an attribute of its own would make it a submodule
+        self._unregistered = (checked_detector(detector),)  # an attribute of its own would make it a submodule
         self.ddof, self.min_videos = ddof, min_videos
         empty = torch.zeros(detector.num_features + 1, detector.num_features + 1, dtype=torch.float64)
         self.add_state("real", empty, dist_reduce_fx=_merged_states)
@@ -193,14 +221,20 @@ class FrechetVideoDistance(Metric):
 
     @property
     def detector(self) -> VideoDetector:
+        """The network whose features are compared."""
         return self._unregistered[0]
 
     def update(self, videos: Tensor | GaussianStatistics, real: bool) -> None:
         """Adds clips `B 3 F H W` in [-1, 1], or videos by their features `(B, D)`, or all that statistics are of, say
         those of a cache; of several processes only one should add these, since the processes' videos are added up.
-        Raises ValueError when the features are not finite `(B, D)`."""
-        if isinstance(videos, Tensor):
+        Raises ValueError when the features are not finite `(B, D)`, and for statistics of another D."""
+        if not isinstance(videos, GaussianStatistics):
             videos = GaussianStatistics.of(features_of(self.detector, videos))
+        elif videos.num_features != self.detector.num_features:
+            raise ValueError(
+                f"statistics of {videos.num_features} features are not of detector {self.detector.name}, which has "
+                f"{self.detector.num_features}"
+            )
         name = "real" if real else "generated"
         state = getattr(self, name)
         setattr(self, name, _merged_states(torch.stack([state, videos.packed().to(state.device)])))
@@ -217,6 +251,10 @@ class FrechetVideoDistance(Metric):
 def features_of(detector: VideoDetector, videos: Tensor) -> Tensor:
     """Clips `B 3 F H W` in [-1, 1] → features `(B, D)`, which may also be given already. Raises ValueError when they
     are not finite `(B, D)`."""
+    if not isinstance(videos, Tensor):
+        raise ValueError(
+            f"clips are a tensor B 3 F H W in [-1, 1], their features one of (B, D); got a {type(videos).__name__}"
+        )
     features = videos if videos.ndim == 2 else detector(videos)  # (B, D)
     if features.shape != (len(videos), detector.num_features) or not features.isfinite().all():
         raise ValueError(

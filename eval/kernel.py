@@ -12,7 +12,7 @@ from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
-from evagen.eval.frechet import VideoDetector, features_of
+from evagen.eval.frechet import VideoDetector, checked_detector, features_of
 
 ROWS_AT_ONCE = 1024
 """Rows of the kernel matrix that are in memory together."""
@@ -64,12 +64,13 @@ class KernelVideoDistance(Metric):
 
     def __init__(self, detector: VideoDetector, **torchmetrics_options: Any):
         super().__init__(**torchmetrics_options)
-        self._unregistered = (detector,)  # an attribute of its own would make it a submodule
+        self._unregistered = (checked_detector(detector),)  # an attribute of its own would make it a submodule
         self.add_state("real", [], dist_reduce_fx="cat")
         self.add_state("generated", [], dist_reduce_fx="cat")
 
     @property
     def detector(self) -> VideoDetector:
+        """The network whose features are compared."""
         return self._unregistered[0]
 
     def update(self, videos: Tensor, real: bool) -> None:

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
-from evagen.eval.video_pairs import checked_pair
+from evagen.eval.video_pairs import checked, checked_pair
 from evagen.kernels.motion import departure, still_background
 
 MOVES = 0.2
@@ -52,14 +52,14 @@ def motion_explained(of_reconstruction: Tensor, of_background: Tensor) -> float 
 
 
 def moving_share(video: Tensor) -> Tensor:
-    """Share of places that move, 0 to 1: videos `B 3 F H W` in [-1, 1] → `(B,)`."""
-    return moving_places(video, still_background(video)).flatten(1).float().mean(1)
+    """Share of places that move, 0 to 1: videos `B 3 F H W` in [-1, 1] → `(B,)`. Raises ValueError for others."""
+    return moving_places(checked(video), still_background(video)).flatten(1).float().mean(1)
 
 
 def frame_change(video: Tensor) -> Tensor:
     """Mean absolute difference of neighbouring frames, 0 to 2: videos `B 3 F H W` in [-1, 1] → `(B,)`. A video of one
-    frame has 0."""
-    if video.shape[2] < 2:
+    frame has 0. Raises ValueError for others."""
+    if checked(video).shape[2] < 2:
         return video.new_zeros(len(video))
     return video.diff(dim=2).abs().flatten(1).mean(1)
 

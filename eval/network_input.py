@@ -7,11 +7,12 @@ Letters: B videos, F frames of a video, H and W pixels, C = 3 channels.
 from dataclasses import dataclass
 from typing import Literal
 
+import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from evagen.kernels.levels import floats_to_levels, levels_to_floats
+from evagen.kernels.levels import check_range, floats_to_levels, levels_to_floats
 
 Rounding = Literal["none", "nearest", "truncate"]
 
@@ -32,11 +33,12 @@ class NetworkInput:
     network_size: int | None = None
 
     def __call__(self, videos: Tensor) -> Tensor:
-        """Raises ValueError for other than floating point `B 3 F H W`."""
+        """Raises ValueError for other than floating point `B 3 F H W`, and far out of [-1, 1]."""
         if videos.ndim != 5 or videos.shape[1] != 3 or not videos.is_floating_point():
             raise ValueError(
                 f"videos should be floating point B 3 F H W in [-1, 1], not {videos.dtype} {tuple(videos.shape)}"
             )
+        check_range(videos)
         videos = videos.float().clamp(-1, 1)
         if self.size is not None:
             videos = resized(videos, self.size, antialias=True)
@@ -56,7 +58,6 @@ class PreparedDetector(nn.Module):
         self.name: str = detector.name  # type: ignore[assignment]
         self.fingerprint: str = detector.fingerprint  # type: ignore[assignment]
         self.num_features: int = detector.num_features  # type: ignore[assignment]
-        self.min_frames: int = detector.min_frames  # type: ignore[assignment]
 
     def forward(self, videos: Tensor) -> Tensor:
         """videos `B 3 F H W` in [-1, 1] → features `(B, D)`. Raises ValueError as the detector does."""
@@ -64,8 +65,8 @@ class PreparedDetector(nn.Module):
 
 
 def as_floats(videos: Tensor) -> Tensor:
-    """uint8 levels → float32 in [-1, 1]; floats stay."""
-    return videos if videos.is_floating_point() else levels_to_floats(videos)
+    """uint8 levels, or floats of any precision in [-1, 1] → float32 in [-1, 1]."""
+    return videos.float() if videos.is_floating_point() else levels_to_floats(videos)
 
 
 def resized(videos: Tensor, size: int, antialias: bool) -> Tensor:
@@ -78,9 +79,13 @@ def resized(videos: Tensor, size: int, antialias: bool) -> Tensor:
 
 
 def check_videos(videos: Tensor, min_frames: int, network: str) -> None:
-    """Raises ValueError for other than `B 3 F H W` (uint8, or floating point in [-1, 1]), F ≥ min_frames."""
+    """Raises ValueError for other than `B 3 F H W` (uint8, or floating point in [-1, 1]), B ≥ 1, F ≥ min_frames."""
     if videos.ndim != 5 or videos.shape[1] != 3 or videos.shape[2] < min_frames:
         raise ValueError(
             f"videos should be B 3 F H W with at least {min_frames} frames, which {network} cannot do without, "
             f"not {tuple(videos.shape)}"
         )
+    if not len(videos):
+        raise ValueError(f"there is no video in a batch of {tuple(videos.shape)}: leave empty batches out")
+    if videos.dtype != torch.uint8:
+        check_range(videos)

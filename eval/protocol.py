@@ -18,6 +18,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -102,8 +103,9 @@ class Protocol:
             )
         return clips
 
-    def prepare(self, frames: Tensor) -> Tensor:
-        """The frames that a `SourceClip` names, uint8 `F H W C` → float32 `C num_frames S S` in [-1, 1]."""
+    def prepare(self, frames: Tensor | np.ndarray) -> Tensor:
+        """The frames that a `SourceClip` names, uint8 `F H W C`, as `read_frames` gives them → float32
+        `C num_frames S S` in [-1, 1]."""
         return self.frames(frames, self.num_frames)
 
     def labels_to_generate(self, clips: Sequence[SourceClip], videos: Sequence[SourceVideo]) -> list[int]:

@@ -52,7 +52,7 @@ class VideoMAEDetector(nn.Module):
         check_videos(videos, self.min_frames, "VideoMAE")
         if videos.shape[2] != self.min_frames:
             raise ValueError(f"VideoMAE takes clips of {self.min_frames} frames, not {videos.shape[2]}")
-        frames = as_network_input(as_floats(videos).float(), self.size)  # (B, F, 3, 224, 224)
+        frames = as_network_input(as_floats(videos), self.size)  # (B, F, 3, 224, 224)
         with torch.no_grad(), torch.autocast(videos.device.type, enabled=False):
             return self.features(frames)  # (B, D)
 

@@ -32,11 +32,11 @@ for share in (0.2, 0.4, 0.8):  # of the longest lengths
     tokens = model.encode(video, mean_tokens=budget)
     rebuilt = model.decode(tokens)  # C F H W in [-1, 1]
     motion = motion_explained(*moving_errors(rebuilt[None], video[None]))
-    spent = tokens.num_tokens * rate / video.shape[1]
-    points.append((spent, psnr(rebuilt[None], video[None]).item(), motion))
+    a_second = tokens.num_tokens * rate / video.shape[1]
+    points.append((a_second, psnr(rebuilt[None], video[None]).item(), motion))
     write_video(f"{path.stem}_{budget}.mp4", video_to_frames(rebuilt), fps=rate)
     moves = "nothing moves" if motion is None else f"motion explained {motion:.2f}"
-    print(f"at most {budget} tokens a clip: {spent:.0f} a second, PSNR {points[-1][1]:.1f} dB, {moves}")
+    print(f"at most {budget} tokens a clip: {a_second:.0f} a second, PSNR {points[-1][1]:.1f} dB, {moves}")
 
 figure, axes = plt.subplots(1, 2, figsize=(8, 3), layout="constrained")
 spent, decibels, motions = zip(*points)

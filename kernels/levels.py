@@ -19,11 +19,16 @@ FURTHEST = 2.0
 """Beyond [-1, 1] a resized or filtered picture may reach a little; values beyond this are of another range."""
 
 
+def check_floats(video: Tensor) -> None:
+    """Raises ValueError for a video of whole numbers."""
+    if not video.is_floating_point():
+        raise ValueError(f"videos are floating point in [-1, 1], not {video.dtype}: levels / 127.5 - 1 gives that")
+
+
 def check_range(video: Tensor) -> None:
     """Raises ValueError for a video or picture, of any shape, whose values are not floating point in [-1, 1], or a
     little beyond. On a GPU this waits for it."""
-    if not video.is_floating_point():
-        raise ValueError(f"videos are floating point in [-1, 1], not {video.dtype}: levels / 127.5 - 1 gives that")
+    check_floats(video)
     if not video.numel():
         return
     low, high = torch.stack(video.detach().aminmax()).tolist()
@@ -31,6 +36,13 @@ def check_range(video: Tensor) -> None:
         raise ValueError(
             f"videos have values in [-1, 1], got {low:.4g} to {high:.4g}: levels / 127.5 - 1 gives that of 0…255"
         )
+
+
+def check_range_where_it_costs_nothing(video: Tensor) -> None:
+    """`check_range` on a CPU; elsewhere, where it would wait, the type alone is looked at."""
+    check_floats(video)
+    if video.device.type == "cpu":
+        check_range(video)
 
 
 def levels_to_floats(levels: Tensor) -> Tensor:
@@ -49,10 +61,23 @@ def floats_to_levels(video: Tensor, rounding: Rounding = "nearest even") -> Tens
 
 
 def frames_to_video(frames: np.ndarray) -> Tensor:
-    """uint8 `F H W C` → float32 `C F H W` in [-1, 1]."""
+    """uint8 `F H W C` → float32 `C F H W` in [-1, 1]. Raises ValueError for other types and shapes."""
+    if not isinstance(frames, np.ndarray) or frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[-1] != 3:
+        raise ValueError(f"frames are a numpy array of uint8, F H W 3; got {_found(frames)}")
+    if min(frames.strides) < 0:  # of a mirrored array, which torch does not know
+        frames = frames.copy()
     return levels_to_floats(torch.from_numpy(frames).permute(3, 0, 1, 2).contiguous())
 
 
 def video_to_frames(video: Tensor) -> np.ndarray:
-    """Floating point `C F H W` in [-1, 1] (clamped) → uint8 `F H W C`; the inverse of `frames_to_video`."""
+    """Floating point `C F H W` in [-1, 1] (clamped) → uint8 `F H W C`; the inverse of `frames_to_video`. Raises
+    ValueError for other types and shapes."""
+    if not isinstance(video, Tensor) or not video.is_floating_point() or video.ndim != 4 or len(video) != 3:
+        raise ValueError(f"a video is a floating point tensor 3 F H W in [-1, 1]; got {_found(video)}")
     return floats_to_levels(video).permute(1, 2, 3, 0).contiguous().cpu().numpy()
+
+
+def _found(given: object) -> str:
+    """What was given, in words."""
+    dtype, shape = getattr(given, "dtype", None), getattr(given, "shape", None)
+    return f"a {type(given).__name__}" if shape is None else f"a {type(given).__name__} of {dtype} {tuple(shape)}"

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pydantic
 from huggingface_hub import hf_hub_download
-from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidationError
+from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from safetensors import SafetensorError, safe_open
 
 from evagen.kernels.files import read_json, words_of
@@ -111,9 +111,13 @@ def fetch(source: str, subfolder: str | None, variant: str | None, asked: Mappin
         except EntryNotFoundError:
             for each in parts_of(get(index)):
                 get(each)
+    except (LocalEntryNotFoundError, HFValidationError) as error:
+        raise FileNotFoundError(
+            f"no model at {source}: no such folder here, and no hub id within reach ({error})"
+        ) from error
     except EntryNotFoundError as error:
-        raise FileNotFoundError(f"{source} holds no file named {name}, or it is out of reach: {error}") from error
-    except (HfHubHTTPError, HFValidationError, OSError) as error:
+        raise FileNotFoundError(f"{source} holds no file named {name}: {error}") from error
+    except (HfHubHTTPError, OSError) as error:
         raise OSError(f"{source}: {error}") from error
     return folder
 

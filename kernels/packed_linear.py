@@ -8,8 +8,8 @@ a third of that rate or less (figures in docs/log.md). Two other ways reach it, 
     more rows          oneDNN's own layout, which inductor's freezing uses too
 
 The packed weights are a second copy, made when first needed. They serve while gradients are off and are dropped when
-the weights are moved, converted, loaded or trained; `pack_linears` allows them again. Where oneDNN is missing, nothing
-is packed and everything works.
+the weights are moved, converted, loaded or trained; `pack_linears` allows them again. Weights that were written into
+since, as an optimizer does in any mode, are packed anew. Where oneDNN is missing, nothing is packed and all works.
 """
 
 import functools
@@ -47,6 +47,8 @@ class PackedLinear(nn.Linear):
 
     may_pack = False
     packed: Tensor | None = None
+    packed_version: int | None = None
+    """Of the weights that were packed: torch counts how often a tensor was written into."""
 
     @classmethod
     def sharing(cls, linear: nn.Linear) -> "PackedLinear":
@@ -66,13 +68,16 @@ class PackedLinear(nn.Linear):
         self.may_pack, self.packed = False, None
 
     def forward(self, x: Tensor) -> Tensor:
+        if torch.compiler.is_compiling():  # whose compiler lays weights out by itself, and cannot read this layout
+            return F.linear(x, self.weight, self.bias)  # (…, out)
         as_packed = x.dtype == torch.float32 and not torch.is_autocast_enabled(x.device.type)
         if not self.may_pack or torch.is_grad_enabled() or not as_packed or not x.numel():
             return F.linear(x, self.weight, self.bias)  # (…, out)
         rows = x.numel() // self.in_features
         if rows > 2:
-            if self.packed is None:
-                self.packed = _pack(self.weight)
+            version = None if self.weight.is_inference() else self.weight._version  # which has no count
+            if self.packed is None or version != self.packed_version:
+                self.packed, self.packed_version = _pack(self.weight), version
             return _packed_product(x, self.packed, self.bias)  # (…, out)
         two = x.reshape(rows, -1)
         two = torch.cat([two, two]) if rows == 1 else two  # one row alone would be slow again

@@ -18,7 +18,7 @@ import logging
 import socket
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, Self
 from urllib.parse import urlsplit
 from urllib.request import getproxies
 
@@ -168,6 +168,8 @@ class SavedWithoutSource:
 class FromAnywhere(SavedWithoutSource):
     """For a diffusers model: its `from_pretrained` takes all that `locate` knows."""
 
+    config: Any
+    """Its settings, as attributes: diffusers says a dict, of which type checkers know no names."""
     part: ClassVar[str]
     """The name of the model's folder in a pipeline."""
 
@@ -188,9 +190,10 @@ class FromAnywhere(SavedWithoutSource):
         make_readable(Path(save_directory).glob("*.safetensors"))
 
     @classmethod
-    def from_pretrained(cls, source: str | Path, **options: Any) -> Any:
-        """The model in eval mode; as diffusers', and from everything that `kernels.sources` lists. Weights are loaded
-        in fp32, whatever they are stored in, unless `torch_dtype` says otherwise. They are safetensors; with
+    def from_pretrained(cls, source: str | Path, **options: Any) -> Self:
+        """The model in eval mode. As diffusers', and from a name in the box (`evagen/arcade`), a run, a snapshot of it
+        (`runs/x@5000`, `runs/x@best`) or a pipeline, of which it takes its part (docs/hub.md). Weights are loaded in
+        fp32, whatever they are stored in, unless `torch_dtype` says otherwise. They are safetensors; with
         `use_safetensors=False` a pickle is read, of which nothing but tensors is taken (torch's `weights_only`).
 
         Raises OSError where there is no such model, ValueError for a config.json that is not of this model or whose

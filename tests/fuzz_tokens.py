@@ -25,8 +25,7 @@ from evagen.commands import decode
 from evagen.commands.info import main as info
 from evagen.data.token_file import TokenFile, write_token_file
 from evagen.errors import UserError
-from evagen.models.loading import fingerprint
-from evagen.tokenizer import AdaptiveTokenizer, LiveTokenizer, TokenizedVideo, VideoTokenizer, num_tiles
+from evagen.tokenizer import AdaptiveTokenizer, LiveTokenizer, TokenizedVideo, VideoTokenizer
 
 NASTY = (
     None, True, False, "", "4", "NaN", [], [1], {}, {"a": {"b": []}}, 0, -1, 1, 2, 3, 7, 8, 15, 16, 17, 33, 100_000,
@@ -48,14 +47,8 @@ class Example:
             self.video: TokenizedVideo = LiveTokenizer(self.model, tiny_block_router()).encode(video)
         else:
             self.video = AdaptiveTokenizer(self.model, tiny_router()).encode(video)
-        clips, tokens = self.video.tokens, self.video.num_tokens
-        self.about = TokenFile(
-            source="a.mp4", frames=19, height=40, width=70, frames_per_second=25, clips=self.video.num_clips,
-            encoded_height=self.video.encoded_size[0], encoded_width=self.video.encoded_size[1],
-            tiles=num_tiles(self.model, self.video.encoded_size), blocks=clips.lengths.numel(), tokens=tokens,
-            tokens_per_second=tokens * 25 / 19, share_of_longest=0.5, preference=self.video.preference,
-            tokenizer_fingerprint=fingerprint(self.model),
-        )  # fmt: skip
+        self.about = TokenFile.of(self.video, self.model, 25, "a.mp4")
+        clips = self.video.tokens
         self.tensors = {"codes": clips.codes.int(), "lengths": clips.lengths.int()}
 
     def write(self, path: Path) -> None:

@@ -202,6 +202,8 @@ def test_a_wheel_holds_the_whole_project_under_one_name(wheel):
         "tokenizer/router.py",
         "eval/protocols.py",
         "demo/page.css",
+        "py.typed",
+        "__init__.pyi",
         "demo/clips/Frogger.mp4",
     ):
         assert f"evagen/{name}" in names

@@ -18,9 +18,9 @@ from evagen.tokenizer.autoencoder import TokenizedClips, TokenizerOutput, VideoT
 from evagen.tokenizer.block_router import BlockRouter
 from evagen.tokenizer.brute_force import brute_force_distances
 from evagen.tokenizer.lattices import BinarySphericalQuantizer, FiniteScalarQuantizer
-from evagen.tokenizer.live import LiveTokenizer, Rate, check_block_router_fits
+from evagen.tokenizer.live import LiveBlock, LiveTokenizer, Rate, check_block_router_fits
 from evagen.tokenizer.losses import LossWeights, tokenizer_loss
-from evagen.tokenizer.quantizer import CodebookUsage, DeadCodeRestart, VectorQuantizer
+from evagen.tokenizer.quantizer import CodebookUsage, DeadCodeRestart, Quantized, VectorQuantizer
 from evagen.tokenizer.quantizer_kinds import make_quantizer
 from evagen.tokenizer.reward import PREFERENCE_RANGE, RewardScale, best_assignment, proxy_reward, reward_percentile
 from evagen.tokenizer.router import Router, VideoAssignment
@@ -37,8 +37,10 @@ __all__ = [
     "CodebookUsage",
     "DeadCodeRestart",
     "FiniteScalarQuantizer",
+    "LiveBlock",
     "LiveTokenizer",
     "LossWeights",
+    "Quantized",
     "Rate",
     "RewardScale",
     "Router",

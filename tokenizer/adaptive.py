@@ -13,6 +13,7 @@ Legend: C = 3 channels, F frames, H × W pixels of the video, h × w pixels that
 stretches of time in a chunk, f frames of a clip, T temporal blocks, N tokens.
 """
 
+import numbers
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -56,10 +57,12 @@ class TokenizedVideo:
 
     @property
     def num_clips(self) -> int:
+        """Each tile of a stretch of time counts; with a memory each tile is one."""
         return len(self.tokens.lengths)
 
     @property
     def num_tokens(self) -> int:
+        """Of the whole video."""
         return len(self.tokens.codes)
 
     def over_time(self, num_tiles: int) -> Tensor:
@@ -83,15 +86,17 @@ class AdaptiveTokenizer:
         clips_per_chunk: stretches of time that are in memory at once, each with all its tiles. The tokens do not
             depend on it.
 
-    Raises ValueError for a router of other levels or clips than the tokenizer's."""
+    Raises ValueError for a tokenizer with a memory, and for a router of other levels or clips than the tokenizer's."""
 
     def __init__(
         self, tokenizer: VideoTokenizer, router: Router, short_side: int | None = None, clips_per_chunk: int = 4
     ):
         check_router_fits(tokenizer, router)
+        if clips_per_chunk < 1:
+            raise ValueError(f"clips_per_chunk={clips_per_chunk}: at least 1 is in memory at once")
         self.tokenizer = tokenizer.eval()
         self.router = router.eval()
-        self.short_side = short_side or tokenizer.config.resolution
+        self.short_side = checked_short_side(short_side, tokenizer)
         self.clips_per_chunk = clips_per_chunk
 
     @torch.no_grad()
@@ -116,7 +121,7 @@ class AdaptiveTokenizer:
 
         Raises ValueError for dials that exclude each other or are out of range, a budget that even the shortest
         lengths exceed, no frames, and frames of other shapes."""
-        check_dials(preference, mean_tokens)
+        check_dials(preference, mean_tokens, max_tokens)
         lengths = None  # of all clips (B, T), where they are known beforehand
         if mean_tokens is not None:
             if isinstance(video, Iterator):
@@ -277,7 +282,13 @@ def _of_size(frames: Tensor, size: tuple[int, int]) -> Iterator[Tensor]:
 
 
 def check_router_fits(tokenizer: VideoTokenizer, router: Router) -> None:
-    """Raises ValueError unless both know the same levels, frames in a clip and frames in a block."""
+    """Raises ValueError unless both know the same levels, frames in a clip and frames in a block, and for a tokenizer
+    with a memory or the router of one."""
+    if not isinstance(router, Router) or getattr(tokenizer.config, "memory_blocks", None) is not None:
+        raise ValueError(
+            f"a tokenizer without a memory and a Router go together, got a {type(tokenizer).__name__} and a "
+            f"{type(router).__name__}: with a memory LiveTokenizer takes a BlockRouter"
+        )
     shapes = [(list(m.config.levels), m.config.num_frames, m.config.temporal_patch) for m in (tokenizer, router)]
     if shapes[0] != shapes[1]:
         (levels, frames, step), (router_levels, router_frames, router_step) = shapes
@@ -288,9 +299,22 @@ def check_router_fits(tokenizer: VideoTokenizer, router: Router) -> None:
         )
 
 
-def check_dials(preference: float | None, mean_tokens: float | None) -> None:
-    """Raises ValueError for a preference out of the range that routers are trained on, or beside a mean."""
+def checked_short_side(short_side: int | None, tokenizer: VideoTokenizer) -> int:
+    """The side that is encoded, the trained one if None. Raises ValueError for less than a pixel."""
+    if short_side is not None and short_side < 1:
+        raise ValueError(f"short_side={short_side}: a number of pixels is needed, or None for the trained one")
+    return short_side or tokenizer.config.resolution
+
+
+def check_dials(preference: float | None, mean_tokens: float | None, max_tokens: int | None) -> None:
+    """Raises ValueError for what is no number, and for a preference out of the range that routers are trained on, or
+    beside a mean."""
     low, high = PREFERENCE_RANGE
+    for name, value in (("preference", preference), ("mean_tokens", mean_tokens)):
+        if value is not None and not isinstance(value, numbers.Real):
+            raise ValueError(f"{name}={value!r}: a number is needed")
+    if max_tokens is not None and not isinstance(max_tokens, numbers.Integral):
+        raise ValueError(f"max_tokens={max_tokens!r}: a whole number is needed")
     if preference is not None and mean_tokens is not None:
         raise ValueError(
             f"preference={preference} and mean_tokens={mean_tokens} exclude each other: a mean finds the preference "
@@ -302,6 +326,11 @@ def check_dials(preference: float | None, mean_tokens: float | None) -> None:
 
 def _checked_size(frame: Tensor, size: tuple[int, int] | None) -> tuple[int, int]:
     """(H, W) of a frame. Raises ValueError unless it is a picture in [-1, 1], of the size of those before it."""
+    if not isinstance(frame, Tensor):
+        raise ValueError(
+            "a video is a tensor 3 F H W in [-1, 1], or frames 3 H W one by one; got a "
+            f"{type(frame).__name__} in place of a frame"
+        )
     if frame.ndim != 3 or len(frame) != 3 or not frame.is_floating_point():
         raise ValueError(
             f"a video is floating point 3 F H W in [-1, 1], or frames 3 H W one by one; got {frame.dtype} "

@@ -20,6 +20,8 @@ class AssignmentSpace:
     Args:
         levels: the candidate lengths in tokens, strictly increasing, all at least 1.
         num_blocks: T.
+
+    Attributes: these two, and `min_tokens` and `max_tokens` of an assignment.
     """
 
     def __init__(self, levels: Sequence[int], num_blocks: int):
@@ -35,7 +37,7 @@ class AssignmentSpace:
 
     @property
     def count(self) -> int:
-        """A, which may be more than `len` could say."""
+        """A, how many there are; it may be more than `len` could say."""
         return len(self.levels) ** self.num_blocks
 
     def table(self) -> Tensor:

@@ -10,12 +10,13 @@ from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
-from diffusers.configuration_utils import ConfigMixin, register_to_config
+from diffusers.configuration_utils import ConfigMixin
 from diffusers.models.modeling_utils import ModelMixin
 from einops import rearrange
 from torch import Tensor, nn
 
-from evagen.kernels.levels import check_range
+from evagen.kernels.levels import check_floats, check_range
+from evagen.kernels.registered import register_to_config
 from evagen.kernels.sources import FromAnywhere
 from evagen.kernels.transfer import send
 from evagen.tokenizer.assignments import AssignmentSpace
@@ -34,7 +35,10 @@ BEFORE_IT_WAS_SET = {"finest_blocks": 1.0, "decoder_start": "first"}
 
 @dataclass(frozen=True)
 class TokenizedClips:
-    """Clips as discrete tokens, end to end. codes: int64 (N,); lengths: int64 (B, T) on the CPU."""
+    """Clips as discrete tokens, end to end. codes: int64 (N,); lengths: int64 (B, T) on the CPU.
+
+    The generator's `ClipTokens` are one clip: `ClipTokens(clip.codes, clip.lengths[0])` of each of `split()`, and
+    `TokenizedClips(clip.codes, clip.lengths[None])` back."""
 
     codes: Tensor
     lengths: Tensor
@@ -46,6 +50,7 @@ class TokenizedClips:
 
     @staticmethod
     def join(clips: Sequence["TokenizedClips"]) -> "TokenizedClips":
+        """Clips of as many blocks, one behind another."""
         return TokenizedClips(torch.cat([c.codes for c in clips]), torch.cat([c.lengths for c in clips]))
 
 
@@ -63,9 +68,9 @@ class _WholeClips:
 
 @dataclass(frozen=True)
 class TokenizerOutput:
-    """reconstruction: float32 (B, C, F, H, W), unclamped; tokens; encoded: (N, c), what was quantised
-    (`Quantized.inputs`); quantizer_losses: scalars by name, those that the quantiser has; decoder_features: what each
-    decoder layer put out, (B, T, Hp, Wp, Dd)."""
+    """What a training pass gives. reconstruction: float32 (B, C, F, H, W), unclamped; tokens: of the clips; encoded:
+    (N, c), what was quantised (`Quantized.inputs`); quantizer_losses: scalars by name, those that the quantiser has;
+    decoder_features: what each decoder layer put out, (B, T, Hp, Wp, Dd)."""
 
     reconstruction: Tensor
     tokens: TokenizedClips
@@ -98,6 +103,8 @@ class VideoTokenizer(FromAnywhere, ModelMixin, ConfigMixin):
             1,000 is computed as block 10, and `stream` goes through a video in constant memory.
         finest_blocks: shortest wavelength of the rotary embedding in time, in blocks (`positions.Rotary`). Checkpoints
             that do not name it have 1, with which one pair of each head does nothing.
+
+    Attributes: `assignments`, the `AssignmentSpace` of its clips; `quantizer`; `config`, the settings above.
     """
 
     part = "tokenizer"
@@ -147,7 +154,7 @@ class VideoTokenizer(FromAnywhere, ModelMixin, ConfigMixin):
 
     @property
     def quantizer(self) -> Quantizer:
-        """The module. Without this diffusers would give the setting of the same name."""
+        """The module, one of those that `make_quantizer` makes; `config.quantizer` is its kind."""
         return self._modules["quantizer"]
 
     def meaning_of_weights(self) -> dict[str, Any]:
@@ -168,7 +175,9 @@ class VideoTokenizer(FromAnywhere, ModelMixin, ConfigMixin):
     # Whole clips
 
     def forward(self, video: Tensor, lengths: Tensor) -> TokenizerOutput:
-        """Training pass: video (B, C, F, H, W) in [-1, 1], lengths (B, T) → reconstruction and quantiser losses."""
+        """Training pass: video (B, C, F, H, W) in [-1, 1], lengths int64 (B, T) → reconstruction and quantiser losses.
+        It alone has gradients: to the weights, and through the codes (straight-through) to the video. The range is not
+        looked at. Raises ValueError as `encode` does for sizes and lengths."""
         lengths = self._lengths_of(video, lengths)
         whole = send(self._plan(lengths, self.patch_grid(tuple(video.shape[-2:]))), video.device)
         quantized = self.quantizer(self._encode(video, whole), with_losses=True)
@@ -328,6 +337,10 @@ class VideoTokenizer(FromAnywhere, ModelMixin, ConfigMixin):
 
     def check_tokens(self, tokens: TokenizedClips) -> None:
         """Raises ValueError for codes outside the codebook or a number of codes that the lengths do not add up to."""
+        if tokens.lengths.ndim != 2 or not len(tokens.lengths):
+            raise ValueError(
+                f"lengths are those of the blocks of clips, (B, T), of one at least; got {tuple(tokens.lengths.shape)}"
+            )
         expected = int(tokens.lengths.sum())
         if len(tokens.codes) != expected:
             raise ValueError(f"the lengths add up to {expected} tokens, but {len(tokens.codes)} codes were given")
@@ -342,8 +355,9 @@ class VideoTokenizer(FromAnywhere, ModelMixin, ConfigMixin):
 
 
 def _check_layout(video: Tensor) -> None:
-    if video.ndim != 5 or video.shape[1] != 3:
-        raise ValueError(f"videos are of shape (B, 3, F, H, W), got {tuple(video.shape)}")
+    if video.ndim != 5 or video.shape[1] != 3 or not len(video):
+        raise ValueError(f"videos are of shape (B, 3, F, H, W), one at least; got {tuple(video.shape)}")
+    check_floats(video)
 
 
 def attend_nearby(attention: Attention) -> None:

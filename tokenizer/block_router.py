@@ -13,11 +13,13 @@ from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
-from diffusers.configuration_utils import ConfigMixin, register_to_config
+from diffusers.configuration_utils import ConfigMixin
 from diffusers.models.modeling_utils import ModelMixin
 from einops import rearrange
 from torch import Tensor
 
+from evagen.kernels.levels import check_range_where_it_costs_nothing
+from evagen.kernels.registered import register_to_config
 from evagen.kernels.sources import FromAnywhere
 from evagen.tokenizer.assignments import AssignmentSpace
 from evagen.tokenizer.reward import ScaleName
@@ -59,6 +61,8 @@ class BlockRouter(FromAnywhere, ModelMixin, ConfigMixin):
         resolution: height and width that it looks at in pixels.
         downscale, patch, width, depth, num_heads, drop_rate: as in `Router`.
         reward_scale: of the rewards that it was trained on, which its preferences mean (`tokenizer.reward`).
+
+    Attributes: `assignments`, the `AssignmentSpace` of one block, whose lengths are its classes.
     """
 
     part = "router"
@@ -115,7 +119,9 @@ class BlockRouter(FromAnywhere, ModelMixin, ConfigMixin):
             max_tokens: of each block.
             prefix: lengths of the first blocks.
 
-        Raises ValueError where no level is as short as `max_tokens`, or the prefix has none."""
+        Raises ValueError where no level is as short as `max_tokens`, or the prefix has none, and for videos of other
+        shapes, or far out of [-1, 1] (on a CPU, where looking costs nothing)."""
+        check_range_where_it_costs_nothing(video)
         levels, step = torch.tensor(self.assignments.levels), self.config.temporal_patch
         self.assignments.check_levels(torch.tensor(prefix, dtype=torch.int64))
         too_long = self.too_long(max_tokens)

@@ -20,7 +20,16 @@ from torch import Tensor
 
 from evagen.kernels.transfer import send
 from evagen.tokenizer import tiles
-from evagen.tokenizer.adaptive import TokenizedVideo, Video, check_dials, decode_in_chunks, fit_size, grouped, resize
+from evagen.tokenizer.adaptive import (
+    TokenizedVideo,
+    Video,
+    check_dials,
+    checked_short_side,
+    decode_in_chunks,
+    fit_size,
+    grouped,
+    resize,
+)
 from evagen.tokenizer.autoencoder import TokenizedClips, VideoTokenizer
 from evagen.tokenizer.block_router import BlockRouter
 from evagen.tokenizer.rate_control import RateControl
@@ -29,7 +38,8 @@ from evagen.tokenizer.stream import TokenizerStream
 
 @dataclass(frozen=True)
 class Rate:
-    """tokens_per_second: never above it over window_seconds (`RateControl`); frames_per_second: of the video."""
+    """Tokens a second that a video keeps. tokens_per_second: never more, on average over any window_seconds, and little
+    less; frames_per_second: of the video."""
 
     tokens_per_second: float
     frames_per_second: float
@@ -100,10 +110,10 @@ class LiveTokenizer:
 
     def __init__(self, tokenizer: VideoTokenizer, router: BlockRouter | None = None, short_side: int | None = None):
         TokenizerStream(tokenizer)  # refuses one without a memory
-        if router:
+        if router is not None:
             check_block_router_fits(tokenizer, router)
         self.tokenizer, self.router = tokenizer.eval(), router
-        self.short_side = short_side or tokenizer.config.resolution
+        self.short_side = checked_short_side(short_side, tokenizer)
 
     def encode(
         self,
@@ -129,7 +139,7 @@ class LiveTokenizer:
         blocks = list(self.blocks(video, preference=preference, max_tokens=max_tokens, rate=rate, lengths=lengths))
         if not blocks:
             raise ValueError("the video holds no frame; at least one is needed")
-        size, steered = blocks[0].size, rate is not None or bool(lengths)
+        size, steered = blocks[0].size, rate is not None or len(lengths) > 0
         of_tiles = list(zip(*(block.codes for block in blocks)))  # k of T of (N,)
         codes = torch.cat([codes for tile in of_tiles for codes in tile]).cpu()
         return TokenizedVideo(
@@ -149,6 +159,7 @@ class LiveTokenizer:
     ) -> Iterator[LiveBlock]:
         """The blocks of `encode`, each as soon as its frames have been read; the same arguments and errors."""
         config, step = self.tokenizer.config, self.tokenizer.config.temporal_patch
+        lengths = [int(length) for length in lengths]  # of a tensor too
         self._check(preference, max_tokens, rate, lengths)
         live: list[tuple[TokenizerStream, LiveLengths | None]] = []  # of each tile
         for group, size in grouped(video, step):
@@ -182,9 +193,11 @@ class LiveTokenizer:
         self, preference: float | None, max_tokens: int | None, rate: Rate | None, lengths: Sequence[int]
     ) -> None:
         """Raises ValueError for dials that exclude each other, and without anything that says the lengths."""
-        check_dials(preference, None)
+        check_dials(preference, None, max_tokens)
         given = {"preference": preference, "rate": rate, "lengths": tuple(lengths) or None}
         named = [name for name, value in given.items() if value is not None]
+        if rate is not None and not isinstance(rate, Rate):
+            raise ValueError(f"rate={rate!r}: give Rate(tokens_per_second, frames_per_second)")
         if len(named) > 1:
             raise ValueError(f"{' and '.join(named)} exclude each other: give one of them")
         if lengths:
@@ -214,11 +227,16 @@ class LiveTokenizer:
 
 def check_block_router_fits(tokenizer: VideoTokenizer, router: BlockRouter) -> None:
     """Raises ValueError unless both know the same levels, frames in a block and blocks in memory."""
-    names = ("levels", "temporal_patch", "memory_blocks")
+    if not isinstance(router, BlockRouter):
+        raise ValueError(f"a tokenizer with a memory goes with a BlockRouter, got a {type(router).__name__}")
+    ours, theirs = (
+        {"levels": list(config.levels), "temporal_patch": config.temporal_patch, "memory_blocks": config.memory_blocks}
+        for config in (tokenizer.config, router.config)
+    )
     differing = [
-        f"{name} {tokenizer.config[name]} of the tokenizer and {router.config[name]} of the router"
-        for name in names
-        if tokenizer.config[name] != router.config[name]
+        f"{name} {ours[name]} of the tokenizer and {theirs[name]} of the router"
+        for name in ours
+        if ours[name] != theirs[name]
     ]
     if differing:
         raise ValueError(f"{', '.join(differing)} differ; give the router that was trained for this tokenizer")

@@ -64,7 +64,7 @@ def tokenizer_loss(
     output: TokenizerOutput,
     video: Tensor,
     weights: LossWeights,
-    perceptual: Callable[[Tensor, Tensor], Tensor],
+    perceptual: Callable[[Tensor, Tensor], Tensor] | None = None,
     frames: Tensor | None = None,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """The objective and its unweighted terms.
@@ -73,8 +73,11 @@ def tokenizer_loss(
         output: what the tokenizer made of `video`.
         video: (B, C, F, H, W) in [-1, 1].
         weights: factors.
-        perceptual: distance of pictures, two of (M, C, H, W) in [-1, 1] → (M,).
+        perceptual: distance of pictures, two of (M, C, H, W) in [-1, 1] → (M,), such as `eval.PerceptualDistance()`;
+            not needed where its weight is 0.
         frames: int64 (M,), frames of the batch (0 … B·F - 1) that the perceptual distance looks at; all if None.
+
+    Raises ValueError where the perceptual distance has a weight and is not given.
     """
     error = output.reconstruction - video  # (B, C, F, H, W)
     if weights.pixel_range == "unit":
@@ -86,6 +89,11 @@ def tokenizer_loss(
         code_width = output.encoded.shape[-1]
         terms |= {name: terms[name] / code_width for name in ("codebook", "commitment") if name in terms}
     if weights.perceptual:
+        if perceptual is None:
+            raise ValueError(
+                f"the perceptual distance has the weight {weights.perceptual:g} and is not given: give perceptual, or "
+                "LossWeights(perceptual=0)"
+            )
         fake, real = (v.transpose(1, 2).flatten(0, 1) for v in (output.reconstruction, video))  # (B·F, C, H, W)
         if frames is not None:
             fake, real = fake[frames], real[frames]  # (M, C, H, W)

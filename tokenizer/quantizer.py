@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 @dataclass
 class Quantized:
-    """vectors: (N, c) codes (straight-through in training); codes: int64 (N,); inputs: (N, c), what was quantised, as
-    it was compared with the codes (at unit length, where these have it); losses: scalar tensors, those of `codebook`,
-    `commitment`, `entropy` that the quantiser has, empty when not asked for."""
+    """What a quantiser gives. vectors: (N, c) codes (straight-through in training); codes: int64 (N,); inputs: (N, c),
+    what was quantised, as it was compared with the codes (at unit length, where these have it); losses: scalar tensors,
+    those of `codebook`, `commitment`, `entropy` that the quantiser has, empty when not asked for."""
 
     vectors: Tensor
     codes: Tensor
@@ -59,6 +59,7 @@ class VectorQuantizer(nn.Module):
 
     @property
     def codebook_size(self) -> int:
+        """K."""
         return self.codebook.shape[0]
 
     def lookup(self, codes: Tensor) -> Tensor:
@@ -104,17 +105,23 @@ class DeadCodeRestart:
     Args:
         quantizer: whose codes to watch.
         patience: steps without use after which a code is moved.
+
+    Raises ValueError for a quantizer whose codes are fixed.
     """
 
     def __init__(self, quantizer: VectorQuantizer, patience: int):
+        if quantizer.codebook is None:
+            raise ValueError(f"the codes of a {type(quantizer).__name__} are fixed: none of them is to be moved")
         self.quantizer = quantizer
         self.patience = patience
         self.steps_unused = torch.zeros(quantizer.codebook_size, dtype=torch.int64)
 
     def state_dict(self) -> dict[str, Tensor]:
+        """For checkpoints: how long each code has not been used."""
         return {"steps_unused": self.steps_unused}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """What `state_dict` gave."""
         self.steps_unused = state["steps_unused"]
 
     @torch.no_grad()
@@ -126,7 +133,10 @@ class DeadCodeRestart:
         sum_over_processes: Callable[[Tensor], Tensor] | None = None,
     ) -> Tensor:
         """Counts a step's codes (N,) and moves the codes that are due to inputs (N, c), code k to number drawn[k],
-        int64 (K,); returns which, bool (K,). All on one device, and nothing waits for it.
+        int64 (K,); returns which, bool (K,). All on one device, and nothing waits for it. After a training pass:
+
+            drawn = torch.randint(len(output.encoded), (quantizer.codebook_size,))
+            restart.step(output.tokens.codes, output.encoded, drawn)
 
         Processes that train one codebook together give what sums a tensor over them, int64 (K,). Then a code is dead
         only where none of them uses it, and all find the same codes due. Each moves them to inputs of its own:
@@ -170,9 +180,10 @@ class CodebookUsage:
         return (self.counts > 0).float().mean().item()
 
     def perplexity(self) -> float:
-        """exp of the entropy of the code distribution: between 1 and K."""
+        """e to the power of the entropy of the codes' distribution, between 1 and K."""
         p = self.counts.double() / self.counts.sum().clamp_min(1)
         return torch.special.entr(p).sum().exp().item()
 
     def reset(self) -> None:
+        """Begins a new window."""
         self.counts.zero_()

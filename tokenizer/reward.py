@@ -17,7 +17,7 @@ Legend: B clips, A candidate assignments, T temporal blocks.
 """
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
@@ -32,7 +32,9 @@ ScaleName = Literal["min-max", "z-score"]
 
 @dataclass(frozen=True)
 class RewardScale:
-    """distance_zero, distance_unit: d_0 and d_1; tokens_zero, tokens_unit: n_0 and n_1, of clips of `num_blocks`."""
+    """What distances and numbers of tokens are measured by, so that the reward R = w_q · (d_0 - d) / d_1 - (2 - w_q) ·
+    (n - n_0) / n_1 compares them. distance_zero, distance_unit: d_0 and d_1; tokens_zero, tokens_unit: n_0 and n_1, of
+    clips of `num_blocks`."""
 
     name: ScaleName
     distance_zero: float
@@ -57,7 +59,9 @@ class RewardScale:
     @staticmethod
     def of(distances: Tensor, space: AssignmentSpace, name: ScaleName = "min-max") -> "RewardScale":
         """From every candidate's distance, (B, A) in index order. Raises ValueError where more tokens
-        do not lower the mean distance: such a tokenizer is not trained enough to curate with."""
+        do not lower the mean distance: such a tokenizer is not trained enough to curate with; and for distances of
+        another number of candidates."""
+        _check_candidates(distances, space)
         distances = distances.double()
         d_max, d_min = distances.mean(0)[[0, -1]].tolist()
         if not d_min < d_max:
@@ -65,6 +69,8 @@ class RewardScale:
                 f"the mean distance at the longest assignment ({d_min:.4g}) is not below that at the shortest "
                 f"({d_max:.4g}): the tokenizer has not learnt to use more tokens; train it longer"
             )
+        if name not in get_args(ScaleName):
+            raise ValueError(f"a scale is one of {', '.join(get_args(ScaleName))}; got {name!r}")
         if name == "min-max":
             return RewardScale.min_max(space, d_min, d_max)
         return RewardScale.z_score(space, distances.mean().item(), distances.std(correction=0).item())
@@ -85,7 +91,9 @@ def same_preference(preference: float, of: RewardScale, to: RewardScale) -> floa
 
 
 def proxy_reward(distances: Tensor, preference: float | Tensor, space: AssignmentSpace, scale: RewardScale) -> Tensor:
-    """R of every candidate: distances (B, A), preference w_q a number or (B,) → float64 (B, A)."""
+    """R of every candidate: distances (B, A), preference w_q a number or (B,) → float64 (B, A). Raises ValueError for
+    distances of another number of candidates, and for a preference out of [0, 2]."""
+    _check_candidates(distances, space)
     w_q = torch.as_tensor(preference, dtype=torch.float64, device=distances.device).reshape(-1, 1)  # (B or 1, 1)
     if not bool(((w_q >= 0) & (w_q <= 2)).all()):
         raise ValueError(
@@ -98,11 +106,20 @@ def proxy_reward(distances: Tensor, preference: float | Tensor, space: Assignmen
 def best_assignment(
     distances: Tensor, preference: float | Tensor, space: AssignmentSpace, scale: RewardScale
 ) -> Tensor:
-    """a* = argmax R, the cheapest among equals: (B, A) → int64 (B,)."""
+    """a* = argmax R, the cheapest among equals: distances (B, A) → numbers of assignments int64 (B,), of which
+    `space.lengths_of` makes lengths. Raises ValueError as `proxy_reward` does."""
     reward = proxy_reward(distances, preference, space, scale)  # (B, A)
     tokens = space.table().sum(-1).to(reward.device)  # (A,)
     is_best = reward == reward.max(-1, keepdim=True).values
     return torch.where(is_best, tokens, tokens.max() + 1).argmin(-1)
+
+
+def _check_candidates(distances: Tensor, space: AssignmentSpace) -> None:
+    if distances.ndim != 2 or distances.shape[1] != space.count:
+        raise ValueError(
+            f"distances are (B, {space.count}), one for each assignment of {space.num_blocks} blocks of "
+            f"{list(space.levels)}; got {tuple(distances.shape)}"
+        )
 
 
 def reward_percentile(reward: Tensor, chosen: Tensor) -> float:

@@ -8,13 +8,15 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from diffusers.configuration_utils import ConfigMixin, register_to_config
+from diffusers.configuration_utils import ConfigMixin
 from diffusers.models.modeling_utils import ModelMixin
 from einops import rearrange
 from timm.layers import PatchEmbed
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
+from evagen.kernels.levels import check_range_where_it_costs_nothing
+from evagen.kernels.registered import register_to_config
 from evagen.kernels.sources import FromAnywhere
 from evagen.kernels.transfer import send
 from evagen.tokenizer.assignments import AssignmentSpace
@@ -40,6 +42,7 @@ class VideoAssignment:
 
     @property
     def mean_tokens(self) -> float:
+        """Of a clip."""
         return self.lengths.sum().item() / len(self.lengths)
 
 
@@ -125,6 +128,8 @@ def make_vit(
 def with_preference(features: Tensor, preference: Tensor) -> Tensor:
     """A router's features (B, c, h, w) and a preference w_q for each (B,) → (B, c + 1, h, w): one more channel, which
     is constant."""
+    if features.ndim != 4:
+        raise ValueError(f"a router takes what its features(…) are, (B, c, h, w); got {tuple(features.shape)}")
     low, high = PREFERENCE_RANGE
     scaled = (preference.to(features) - low) / (high - low) * 2 - 1  # (B,)
     plane = scaled.view(-1, 1, 1, 1).expand(-1, 1, *features.shape[2:])  # (B, 1, h, w)
@@ -147,6 +152,10 @@ class Router(FromAnywhere, ModelMixin, ConfigMixin):
         width, depth, num_heads: of the ViT.
         drop_rate: dropout before the head and on token embeddings, in training.
         reward_scale: of the rewards that it was trained on, which its preferences mean (`tokenizer.reward`).
+
+    It learns by cross-entropy of `router(router.features(video), preference)` against `best_assignment` of the clips at
+    the same preferences, which are drawn from `PREFERENCE_RANGE`. Attributes: `assignments`, the `AssignmentSpace` of
+    its classes.
     """
 
     part = "router"
@@ -175,7 +184,7 @@ class Router(FromAnywhere, ModelMixin, ConfigMixin):
         )
 
     def forward(self, features: Tensor, preference: Tensor) -> Tensor:
-        """Router features (B, c, H/s, T·W/s), preference w_q (B,) → logits (B, A)."""
+        """What `features` gives of clips (B, c, H/s, T·W/s), preference w_q (B,) → logits (B, A)."""
         return self.vit(with_preference(features, preference))
 
     def features(self, video: Tensor) -> Tensor:
@@ -201,7 +210,9 @@ class Router(FromAnywhere, ModelMixin, ConfigMixin):
             max_tokens: bound for each single clip: the assignment is the most probable among those within it,
             prefix: and among those whose first blocks have these lengths (EVATok §4.4: 512, 128 for given frames).
 
-        Raises ValueError when no assignment is as short as `max_tokens`, or has the prefix."""
+        Raises ValueError when no assignment is as short as `max_tokens`, or has the prefix, and for videos of other
+        shapes, or far out of [-1, 1] (on a CPU, where looking costs nothing)."""
+        check_range_where_it_costs_nothing(video)
         allowed = self._allowed("max_tokens", max_tokens, prefix)  # (A,)
         logits = self._logits(self.features(video), preference)  # (B, A)
         if not allowed.all():
@@ -265,6 +276,7 @@ class Router(FromAnywhere, ModelMixin, ConfigMixin):
         allowed = send(allowed, self.device)
         found = []
         for video in clips:
+            check_range_where_it_costs_nothing(video)
             features = self.features(video)
             logits = {preference: self._logits(features, preference) for preference in {p for p, _ in dials}}
             every = torch.stack([logits[preference] for preference, _ in dials])  # (d, B, A)

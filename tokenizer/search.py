@@ -25,6 +25,7 @@ import torch
 from torch import Tensor
 
 from evagen.kernels.attention import KeyValue
+from evagen.kernels.levels import check_range
 from evagen.kernels.plans import plan_families
 from evagen.kernels.transfer import send
 from evagen.tokenizer.autoencoder import VideoTokenizer
@@ -106,8 +107,19 @@ class CandidateSearch:
 
     Args:
         tokenizer: the proxy tokenizer, in eval mode.
-        distance: compares reconstructed blocks with the originals.
+        distance: compares reconstructed blocks with the originals: blocks (S, C, f, H, W) in [-1, 1], their clips'
+            numbers int64 (S,), the number t of their block → distances (S,) by name. A clip's distance is the mean over
+            its blocks.
         max_segments: how many blocks are evaluated in one batch, which bounds memory; if n is more than that, n.
+
+    For instance with the mean absolute difference:
+
+        blocks = video.split(tokenizer.config.temporal_patch, dim=2)  # T times (B, C, f, H, W)
+
+        def distance(reconstruction, clips, t):
+            return {"l1": (reconstruction - blocks[t][clips]).abs().flatten(1).mean(1)}
+
+        distances = CandidateSearch(tokenizer, distance).all_distances(video)["l1"]  # (B, A)
     """
 
     def __init__(self, tokenizer: VideoTokenizer, distance: BlockDistance, max_segments: int = 128):
@@ -125,7 +137,9 @@ class CandidateSearch:
         past: lengths int64 (B, p) of first blocks, which are given: the candidates are the assignments of the blocks
         that follow, and theirs are the distances, in which block number 0 is the first of them.
         future: lengths int64 (B, q) of last blocks, which are given too: behind each assignment of the blocks between,
-        they are decoded and measured, so that what these leave to later ones can count."""
+        they are decoded and measured, so that what these leave to later ones can count.
+
+        Raises ValueError for videos of other shapes or far out of [-1, 1], and for lengths that are no levels."""
         parts: list[dict[str, Tensor]] = []
         clips_at_once = self.max_segments // len(self.tokenizer.assignments.levels)
         for batch in self._batches(video, clips_at_once, past, future):
@@ -142,7 +156,8 @@ class CandidateSearch:
         The reward is a sum over blocks, so prefixes compare fairly; what a choice does to later blocks is what
         the beam looks at. Evaluates at most T · n · beam blocks a clip: linear in T, for videos of any length.
         Memory grows with the larger of max_segments and n · beam, times T.
-        video (B, C, F, H, W) in [-1, 1] → lengths int64 (B, T)."""
+        video (B, C, F, H, W) in [-1, 1] → lengths int64 (B, T). name: which of the distances counts. Raises ValueError
+        where there is none of that name, and as `all_distances` does."""
         if beam < 1:
             raise ValueError(f"beam must be at least 1, got {beam}")
         clips_at_once = self.max_segments // (beam * len(self.tokenizer.assignments.levels))
@@ -152,6 +167,7 @@ class CandidateSearch:
     def _batches(
         self, video: Tensor, clips_at_once: int, past: Tensor | None = None, future: Tensor | None = None
     ) -> Iterator[SearchBatch]:
+        check_range(video)
         none = torch.empty(len(video), 0, dtype=torch.int64)
         past, future = (none if given is None else self._level_numbers(given) for given in (past, future))
         at_once = max(1, clips_at_once)
@@ -169,6 +185,8 @@ class CandidateSearch:
         parents = _roots(batch)
         for _ in range(batch.num_blocks):
             children = self._evaluate(parents, batch)
+            if name not in children.sums:
+                raise ValueError(f"name={name!r}: the distances are called {', '.join(children.sums)}")
             quality = -children.sums[name].cpu() / batch.num_blocks / scale.distance_unit  # (S,)
             length = levels[children.levels].sum(1) / tokens_unit  # (S,)
             order = (preference * quality - (2 - preference) * length).argsort(descending=True)  # best reward first
@@ -216,6 +234,8 @@ class CandidateSearch:
         self.block_evaluations += len(pixels)
         clips, parent = send((batch.numbers[children.clips], children.parent), batch.device)
         found = self.distance(pixels, clips, block - batch.first_searched)
+        if not isinstance(found, dict):
+            raise ValueError(f"the distance gives {{name: distances (S,)}}, not a {type(found).__name__}")
         sums = {name: values[parent] for name, values in parents.sums.items()}
         for name, values in found.items():
             sums[name] = values.to(batch.sums_dtype) + sums.get(name, 0)  # (S,)

@@ -19,7 +19,7 @@ from evagen.kernels.attention import KeyValue
 from evagen.kernels.levels import check_range
 from evagen.kernels.plans import AttentionPlan
 from evagen.kernels.transfer import send
-from evagen.tokenizer.autoencoder import VideoTokenizer
+from evagen.tokenizer.autoencoder import TokenizedClips, VideoTokenizer
 from evagen.tokenizer.layers import Past, Plans
 from evagen.tokenizer.packing import PackedLayout, plan_block_causal, plan_within_blocks
 from evagen.tokenizer.places import Blocks, patch_places
@@ -67,7 +67,8 @@ class _Kept:
 
 
 class TokenizerStream:
-    """One video through a tokenizer, to tokens and back; both ways are independent of each other.
+    """One video through a tokenizer, to tokens and back; both ways are independent of each other, and each has
+    pictures of one size.
 
     Raises ValueError for a tokenizer without a memory."""
 
@@ -81,6 +82,13 @@ class TokenizerStream:
         self.tokenizer = tokenizer
         self.num_encoded = self.num_decoded = 0
         self._patches, self._encoded, self._tokens, self._decoded = (_Kept(memory) for _ in range(4))
+        self._sizes: dict[str, tuple[int, int]] = {}
+
+    def _check_size(self, way: str, size: tuple[int, int]) -> None:
+        """Of the pictures that go one way."""
+        check_picture(self.tokenizer, size)
+        if (first := self._sizes.setdefault(way, size)) != size:
+            raise ValueError(f"a stream has pictures of one size; after (H, W) {first} comes {size}: begin another one")
 
     @torch.no_grad()
     def encode(self, blocks: Tensor, lengths: Tensor) -> Tensor:
@@ -88,7 +96,7 @@ class TokenizerStream:
         as `VideoTokenizer.encode` does."""
         model, lengths = self.tokenizer, lengths.cpu()
         check_range(blocks)
-        check_picture(model, (blocks.shape[-2], blocks.shape[-1]))
+        self._check_size("encoded", (blocks.shape[-2], blocks.shape[-1]))
         patches = model.embed_video(blocks[None])  # (1, n, Hp, Wp, De)
         if len(lengths) != patches.shape[1]:
             raise ValueError(f"{patches.shape[1]} blocks need as many lengths; got {len(lengths)}")
@@ -116,7 +124,8 @@ class TokenizerStream:
         ValueError as `VideoTokenizer.decode` does."""
         model, lengths = self.tokenizer, lengths.cpu()
         resolution = resolution or (model.config.resolution, model.config.resolution)
-        check_picture(model, resolution)
+        model.check_tokens(TokenizedClips(codes, lengths[None]))
+        self._check_size("decoded", tuple(resolution))
         grid = model.patch_grid(resolution)
         new = Blocks(torch.arange(self.num_decoded, self.num_decoded + len(lengths)), lengths, grid)
         of_patches = torch.full_like(lengths, grid[0] * grid[1])

@@ -58,6 +58,7 @@ def _timed(items: Iterable[Item], times: list[float]) -> Iterator[Item]:
 
 
 def _tokenizer() -> VideoTokenizer:
+    torch.manual_seed(0)  # every process has the same
     model = VideoTokenizer(
         levels=LEVELS, num_frames=16, resolution=64, encoder_width=128, encoder_depth=1, encoder_heads=4,
         decoder_width=128, decoder_depth=2, decoder_heads=4, codebook_size=512, code_width=8, memory_blocks=MEMORY,
@@ -70,18 +71,15 @@ def _encode(folder: Path, name: str, seconds: int) -> list[float]:
     times: list[float] = []
     live = LiveTokenizer(_tokenizer(), pack_linears(router.eval()))
     tokens = live.encode(_timed(VideoFrames(folder / f"{name}.avi"), times))
-    about = TokenFile(
-        source=name, frames=tokens.num_frames, height=64, width=64, frames_per_second=FRAMES_PER_SECOND,
-        encoded_height=64, encoded_width=64, clips=1, tokens=tokens.num_tokens, tokens_per_second=1, share_of_longest=1,
-    )  # fmt: skip
+    about = TokenFile.of(tokens, live.tokenizer, FRAMES_PER_SECOND, name)
     write_token_file(folder / f"{name}.safetensors", tokens.tokens, about)
     return times
 
 
 def _decode(folder: Path, name: str, seconds: int) -> list[float]:
     tokens, about = read_token_file(folder / f"{name}.safetensors")
-    video = TokenizedVideo(tokens, about.frames, (64, 64), (64, 64), None, None)
-    pieces = decode_in_chunks(_tokenizer(), video)
+    tokenizer = _tokenizer()
+    pieces = decode_in_chunks(tokenizer, about.video(tokens, tokenizer))
     times: list[float] = []
     frames = (frame for piece in pieces for frame in video_to_frames(piece))
     write_video(folder / f"decoded_{name}.avi", _timed(frames, times), FRAMES_PER_SECOND)

@@ -10,12 +10,10 @@ from tqdm.auto import tqdm
 
 from evagen.data.token_file import TokenFile, read_token_file
 from evagen.data.video_writer import write_video
-from evagen.errors import UserError
 from evagen.kernels.levels import video_to_frames
-from evagen.models.fit import check_same_tokenizer
 from evagen.models.inference import RunPrecision, autocast_to, precision_on
-from evagen.models.loading import fingerprint, load_model, tokenizer_of
-from evagen.tokenizer import TokenizedVideo, VideoTokenizer, check_decodable, decode_in_chunks, num_tiles
+from evagen.models.loading import load_model, tokenizer_of
+from evagen.tokenizer import VideoTokenizer, decode_in_chunks
 
 
 @dataclass(frozen=True)
@@ -46,25 +44,9 @@ def open_tokens(tokens: Path, tokenizer: str | None, clips_per_chunk: int, preci
     clips, about = read_token_file(tokens)
     tokenizer = tokenizer or tokenizer_of(about.tokenizer_fingerprint)
     model = load_model(VideoTokenizer, tokenizer, PartialState().device)
-    check_same_tokenizer(
-        about.tokenizer_fingerprint, fingerprint(model), f"{tokens} holds tokens of", tokenizer,
-        "give the one that they were encoded with",
-    )  # fmt: skip
-    video = TokenizedVideo(
-        clips, about.frames, (about.height, about.width), (about.encoded_height, about.encoded_width),
-        about.preference, about.max_tokens,
-    )  # fmt: skip
+    video = about.video(clips, model, str(tokens), tokenizer)
+    lengths = video.over_time(about.tiles).tolist()
     chosen = precision_on(precision, model.device)
-    tiles = num_tiles(model, video.encoded_size)
-    if about.tiles != tiles:
-        raise UserError(
-            f"{tokens}: the header says {about.tiles} tiles, pictures of this size are {tiles}: encode again"
-        )
-    try:
-        check_decodable(model, video)
-        lengths = video.over_time(about.tiles).tolist()
-    except ValueError as error:
-        raise UserError(f"{tokens}: {error}") from error
 
     def frames() -> Iterator[np.ndarray]:
         pieces = decode_in_chunks(model, video, clips_per_chunk)

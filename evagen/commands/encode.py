@@ -1,23 +1,21 @@
 """`evagen encode`: a video file into a file of tokens."""
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from accelerate import PartialState
-from pydantic import ValidationError
 
 from evagen.data.token_file import TokenFile, write_token_file
 from evagen.data.video_frames import VideoFrames
 from evagen.data.video_reader import VideoError, frame_rate
 from evagen.errors import UserError
-from evagen.kernels.files import check_writable, words_of
+from evagen.kernels.files import check_writable
 from evagen.kernels.names import as_text
 from evagen.models.inference import RunPrecision, autocast_to, precision_on
-from evagen.models.loading import fingerprint, load_model, load_router, router_beside
+from evagen.models.loading import load_model, load_router, router_beside
 from evagen.report.tokens_over_time import draw, graph
-from evagen.tokenizer import AdaptiveTokenizer, LiveTokenizer, Rate, TokenizedVideo, VideoTokenizer, num_tiles
+from evagen.tokenizer import AdaptiveTokenizer, LiveTokenizer, Rate, VideoTokenizer
 
 
 @dataclass(frozen=True)
@@ -34,9 +32,12 @@ class Dials:
     rate_window: float | None = None
     lengths: Sequence[int] = ()
 
-    @property
-    def window_seconds(self) -> float:
-        return Rate.window_seconds if self.rate_window is None else self.rate_window
+    def rate(self, frames_per_second: float) -> Rate | None:
+        """That is to be kept, if one."""
+        if self.tokens_per_second is None:
+            return None
+        window = Rate.window_seconds if self.rate_window is None else self.rate_window
+        return Rate(self.tokens_per_second, frames_per_second, window)
 
     def check(self, remembers: bool) -> None:
         """Raises UserError for dials of another kind of tokenizer, and for a window of no rate."""
@@ -92,7 +93,11 @@ def main(
             check_writable(each)
         with autocast_to(precision_on(precision, encoder.device), encoder.device):
             if remembers:
-                tokens = _encode_live(encoder, router, frames, dials, rate, short_side)
+                live = LiveTokenizer(encoder, load_router(encoder, router) if router else None, short_side)
+                tokens = live.encode(
+                    frames, preference=dials.preference, max_tokens=dials.max_tokens, rate=dials.rate(rate),
+                    lengths=dials.lengths,
+                )  # fmt: skip
             else:
                 model = AdaptiveTokenizer(encoder, load_router(encoder, str(router)), short_side, clips_per_chunk)
                 tokens = model.encode(
@@ -101,49 +106,9 @@ def main(
                 )  # fmt: skip
     except (VideoError, ValueError) as error:
         raise UserError(str(error)) from error
-    try:
-        about = _about(video.name, tokens, rate, encoder, dials)
-    except ValidationError as error:
-        raise UserError(f"{video} cannot be described in a token file: {words_of(error)}") from error
+    about = TokenFile.of(tokens, encoder, rate, video.name, dials.rate(rate))
     write_token_file(out, tokens.tokens, about)
     lengths = tokens.over_time(about.tiles).tolist()
     if plot:
         draw(lengths, frames.changes, rate, encoder.config.temporal_patch, plot, dials.tokens_per_second)
     return about, graph(lengths, frames.changes)
-
-
-def _encode_live(
-    encoder: VideoTokenizer, router: str | None, frames: VideoFrames, dials: Dials, fps: float, short_side: int | None
-) -> TokenizedVideo:
-    assigner = load_router(encoder, router) if router else None
-    rate = None
-    if dials.tokens_per_second is not None:
-        rate = Rate(dials.tokens_per_second, fps, dials.window_seconds)
-    model = LiveTokenizer(encoder, assigner, short_side)
-    return model.encode(
-        frames, preference=dials.preference, max_tokens=dials.max_tokens, rate=rate, lengths=dials.lengths
-    )
-
-
-def _about(source: str, tokens: TokenizedVideo, rate: float, tokenizer: VideoTokenizer, dials: Dials) -> TokenFile:
-    num_blocks = tokens.tokens.lengths.numel()
-    return TokenFile(
-        source=os.fsencode(source).decode(errors="replace"),  # a name need not be UTF-8
-        frames=tokens.num_frames,
-        height=tokens.size[0],
-        width=tokens.size[1],
-        frames_per_second=rate,
-        encoded_height=tokens.encoded_size[0],
-        encoded_width=tokens.encoded_size[1],
-        tiles=num_tiles(tokenizer, tokens.encoded_size),
-        clips=tokens.num_clips,
-        blocks=num_blocks,
-        tokens=tokens.num_tokens,
-        tokens_per_second=tokens.num_tokens * rate / tokens.num_frames,
-        share_of_longest=tokens.num_tokens / (num_blocks * tokenizer.assignments.levels[-1]),
-        preference=tokens.preference,
-        max_tokens=tokens.max_tokens,
-        asked_tokens_per_second=dials.tokens_per_second,
-        rate_window_seconds=dials.window_seconds if dials.tokens_per_second is not None else None,
-        tokenizer_fingerprint=fingerprint(tokenizer),
-    )

@@ -72,11 +72,12 @@ def explanations(section: type[Section]) -> dict[str, str]:
     component = getattr(section, "component", None)
     for each in (*reversed(section.__mro__), component):
         if inspect.isclass(each) and each not in (object, BaseModel):
-            found |= _of_arguments(each) | _beneath_attributes(each)
+            found |= _of_arguments(each) | beneath_attributes(each)
     return found
 
 
-def _beneath_attributes(kind: type) -> dict[str, str]:
+def beneath_attributes(kind: type) -> dict[str, str]:
+    """What stands below each annotated attribute of a class."""
     try:
         (tree,) = ast.parse(textwrap.dedent(inspect.getsource(kind))).body
     except (OSError, TypeError):  # made by a program

@@ -37,7 +37,7 @@ class VideoSource(Section):
     name on the hub, see `evagen.data.huggingface`."""
     split: Split | None = None
     """That of the data set if None."""
-    split_index: int = Field(1, ge=1)
+    split_index: int = Field(default=1, ge=1)
     """Which of UCF-101's three train/test lists."""
     csv: Path | None = None
     """Kinetics' lists, a CSV file or a folder of them, where they are not in `root` or `root/annotations`."""
@@ -58,16 +58,16 @@ class DataConfig(VideoSource):
     more: list[VideoSource] = Field(default_factory=list)
     """Further places whose videos belong to the same data set. Their classes are appended; classes of the same name
     share a label."""
-    frames: int = Field(16, ge=1)
+    frames: int = Field(default=16, ge=1)
     """Frames in a clip."""
-    stride: int = Field(1, ge=1)
+    stride: int = Field(default=1, ge=1)
     """Distance between the frames of a clip: 2 takes every second one."""
-    frames_per_second: float | None = Field(None, gt=0)
+    frames_per_second: float | None = Field(default=None, gt=0)
     """Instead of a stride: frame i of a clip is the one of the file that is nearest to i / frames_per_second seconds
     after the clip's first, of two equally near ones the earlier. Frames of the file are counted as evenly spread at
     its average rate. A file of a lower rate is left out and listed; one that is lower by at most 1%, as 29.97 is for
     30, gives every frame. The paper reads WebVid at 3 (section H). The files' own rates if None."""
-    size: int = Field(128, ge=1)
+    size: int = Field(default=128, ge=1)
     """Height and width of a clip in pixels: the short side is resized to it, the long side cropped."""
     clip: Literal["random", "first", "centre", "all"] = "random"
     """Which part of a video: one clip at a random, the first or the central place, or all clips that
@@ -82,7 +82,7 @@ class DataConfig(VideoSource):
     """Use these classes only; labels stay those of the full set."""
     without_classes: list[str] = Field(default_factory=list)
     """Leave these classes out, to see later how a model does on what it has never seen."""
-    limit: int | None = Field(None, ge=1)
+    limit: int | None = Field(default=None, ge=1)
     """Use the first N videos only, taken in turn from every class."""
 
     @model_validator(mode="after")

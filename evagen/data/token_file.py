@@ -1,10 +1,16 @@
 """Token files, which hold one video as tokens.
 
+    about = TokenFile.of(tokens, tokenizer, frames_per_second=25)   # of AdaptiveTokenizer.encode or LiveTokenizer's
+    write_token_file("a.safetensors", tokens.tokens, about)
+    clips, about = read_token_file("a.safetensors")
+    tokens = about.video(clips, tokenizer)                          # as `decode` takes them
+
 A token file is a safetensors file: `codes` int32 (N,), all clips end to end; `lengths` int32 (clips, T), the tokens
 of each temporal block, where a video of a tokenizer with a memory is one clip; and in its header, which is JSON at the
 start of the file, the fields of `TokenFile`.
 """
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -17,7 +23,9 @@ from safetensors.torch import save_file
 from evagen.data.frame_times import SLOWEST
 from evagen.errors import UserError
 from evagen.kernels.files import atomic_write, json_object, words_of
-from evagen.tokenizer import TokenizedClips
+from evagen.models.fit import check_same_tokenizer
+from evagen.models.loading import fingerprint
+from evagen.tokenizer import Rate, TokenizedClips, TokenizedVideo, VideoTokenizer, check_decodable, num_tiles
 
 LARGEST_HEADER = 2**16
 """Bytes."""
@@ -29,7 +37,7 @@ STORED_AS = ("I32", "I64")
 Count = Annotated[int, Field(ge=1, le=2**40)]
 Side = Annotated[int, Field(ge=1, le=2**14)]
 """Pixels; video formats end there or earlier."""
-Rate = Annotated[float, Field(ge=float(SLOWEST), le=1e5)]
+PerSecond = Annotated[float, Field(ge=float(SLOWEST), le=1e5)]
 """A second: as few as a video may have, or ten times as many as any camera takes."""
 
 
@@ -45,7 +53,7 @@ class TokenFile(pydantic.BaseModel):
     frames: Count
     height: Side
     width: Side
-    frames_per_second: Rate
+    frames_per_second: PerSecond
     encoded_height: Side
     """Pixels that the tokenizer saw."""
     encoded_width: Side
@@ -58,15 +66,15 @@ class TokenFile(pydantic.BaseModel):
     tokens_per_second: float = Field(ge=0)
     share_of_longest: float = Field(ge=0, le=1)
     """Tokens relative to the longest lengths everywhere."""
-    preference: float | None = Field(None, ge=0, le=2)
+    preference: float | None = Field(default=None, ge=0, le=2)
     """w_q that the router was given, or that was found for a mean; None where a rate or lengths were given."""
     max_tokens: Count | None = None
     """Bound on the tokens of each clip; of a tokenizer with a memory of each block."""
-    asked_tokens_per_second: float | None = Field(None, gt=0)
+    asked_tokens_per_second: float | None = Field(default=None, gt=0)
     """The rate that was kept, …"""
-    rate_window_seconds: float | None = Field(None, gt=0)
+    rate_window_seconds: float | None = Field(default=None, gt=0)
     """… over windows of this length."""
-    tokenizer_fingerprint: str | None = Field(None, pattern=r"^[0-9a-f]{16}$")
+    tokenizer_fingerprint: str | None = Field(default=None, pattern=r"^[0-9a-f]{16}$")
 
     @pydantic.model_validator(mode="after")
     def _pictures_that_can_be_held(self) -> "TokenFile":
@@ -74,6 +82,62 @@ class TokenFile(pydantic.BaseModel):
             if height * width > MOST_PIXELS:
                 raise ValueError(f"pictures of {width}x{height} pixels: at most {MOST_PIXELS:,} pixels are possible")
         return self
+
+    @staticmethod
+    def of(
+        tokens: TokenizedVideo,
+        tokenizer: VideoTokenizer,
+        frames_per_second: float,
+        source: str = "a video",
+        rate: Rate | None = None,
+    ) -> "TokenFile":
+        """What is said of a video's tokens. source: the video's name; rate: which `LiveTokenizer` kept, if one. Raises
+        UserError for a video of which no file can tell."""
+        num_blocks = tokens.tokens.lengths.numel()
+        try:
+            return TokenFile(
+                source=os.fsencode(source).decode(errors="replace"),  # a name need not be UTF-8
+                frames=tokens.num_frames,
+                height=tokens.size[0],
+                width=tokens.size[1],
+                frames_per_second=frames_per_second,
+                encoded_height=tokens.encoded_size[0],
+                encoded_width=tokens.encoded_size[1],
+                tiles=num_tiles(tokenizer, tokens.encoded_size),
+                clips=tokens.num_clips,
+                blocks=num_blocks,
+                tokens=tokens.num_tokens,
+                tokens_per_second=tokens.num_tokens * frames_per_second / tokens.num_frames,
+                share_of_longest=tokens.num_tokens / (num_blocks * tokenizer.assignments.levels[-1]),
+                preference=tokens.preference,
+                max_tokens=tokens.max_tokens,
+                asked_tokens_per_second=rate.tokens_per_second if rate else None,
+                rate_window_seconds=rate.window_seconds if rate else None,
+                tokenizer_fingerprint=fingerprint(tokenizer),
+            )
+        except pydantic.ValidationError as error:
+            raise UserError(f"{source} cannot be described in a token file: {words_of(error)}") from error
+
+    def video(
+        self, clips: TokenizedClips, tokenizer: VideoTokenizer, where: str = "the file", called: str = "this one"
+    ) -> TokenizedVideo:
+        """The tokens of the file as `decode` takes them. Raises UserError, in which `where` names the file and `called`
+        the tokenizer, for tokens of another tokenizer and for those that are not of so many pictures."""
+        check_same_tokenizer(
+            self.tokenizer_fingerprint, fingerprint(tokenizer), f"{where} holds tokens of", called,
+            "give the one that they were encoded with",
+        )  # fmt: skip
+        sizes = (self.height, self.width), (self.encoded_height, self.encoded_width)
+        video = TokenizedVideo(clips, self.frames, *sizes, self.preference, self.max_tokens)
+        if self.tiles != (tiles := num_tiles(tokenizer, video.encoded_size)):
+            raise UserError(
+                f"{where}: the header says {self.tiles} tiles, pictures of this size are {tiles}: encode again"
+            )
+        try:
+            check_decodable(tokenizer, video)
+        except ValueError as error:
+            raise UserError(f"{where}: {error}") from error
+        return video
 
     def summary(self) -> str:
         """A few lines for the terminal."""
@@ -100,18 +164,19 @@ class TokenFile(pydantic.BaseModel):
         )
 
 
-def write_token_file(path: Path, tokens: TokenizedClips, about: TokenFile) -> None:
+def write_token_file(path: str | Path, tokens: TokenizedClips, about: TokenFile) -> None:
     """Writes tokens and header; the file appears under its name only when it is complete."""
     tensors = {"codes": tokens.codes.int(), "lengths": tokens.lengths.int()}
     # One entry: safetensors writes several in an order that changes, and equal videos should make equal files.
     header = {"evagen": about.model_dump_json(exclude_none=True)}
-    with atomic_write(path) as unfinished:
+    with atomic_write(Path(path)) as unfinished:
         save_file(tensors, unfinished, header)
 
 
-def read_token_file(path: Path) -> tuple[TokenizedClips, TokenFile]:
+def read_token_file(path: str | Path) -> tuple[TokenizedClips, TokenFile]:
     """Tokens and header of a file, perhaps somebody else's: all that it says is within its bounds and adds up. Raises
     UserError for a file that `write_token_file` did not write, before memory is taken for what it asks for."""
+    path = Path(path)
     if not path.exists():
         raise UserError(f"there is no token file at {path}")
     try:

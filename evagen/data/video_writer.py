@@ -87,6 +87,8 @@ def _alike(frames: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
     first = None
     for frame in frames:
         first = frame if first is None else first
+        if not isinstance(frame, np.ndarray):
+            raise ValueError(f"frames are numpy arrays, not {type(frame).__name__}: video_to_frames(video) makes them")
         if frame.dtype != np.uint8 or frame.ndim != 3 or frame.shape[-1] != 3 or frame.shape != first.shape:
             raise ValueError(f"each frame should be uint8 H W 3 and of one size, not {frame.dtype} {frame.shape}")
         yield frame

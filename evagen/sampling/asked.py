@@ -3,7 +3,7 @@
 import dataclasses
 import difflib
 import numbers
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -32,10 +32,12 @@ NOT_HERE = {
 
 def names_of(classes: str | Sequence[str | None] | None, num_videos_per_class: int) -> list[str | None]:
     """The class of each clip, None for any. Raises UserError for what is no name, and for no clip at all."""
-    names = [classes] if classes is None or isinstance(classes, str) else list(classes)
+    names = list(classes) if isinstance(classes, Iterable) and not isinstance(classes, str) else [classes]
     wrong = [name for name in names if name is not None and not isinstance(name, str)]
     if wrong:
         raise UserError(f"classes={wrong[0]!r}: classes are given by their names, as text, or None for any")
+    if not isinstance(num_videos_per_class, numbers.Integral):
+        raise UserError(f"num_videos_per_class={num_videos_per_class!r}: give a whole number")
     if not names or num_videos_per_class < 1:
         raise UserError(
             f"classes={names} with num_videos_per_class={num_videos_per_class} ask for no clip: give at least one class"
@@ -52,9 +54,11 @@ def seeds_of(seed: int | None, generator: Generators | None, num_clips: int) -> 
     if seed is not None:
         if not isinstance(seed, numbers.Integral):
             raise UserError(f"seed={seed!r}: give a whole number")
-        return [clip_seed(seed, number) for number in range(num_clips)]
+        return [clip_seed(int(seed), number) for number in range(num_clips)]
     if generator is None or isinstance(generator, torch.Generator):
         return _draw(generator, num_clips)
+    if not isinstance(generator, Sequence) or not all(isinstance(each, torch.Generator) for each in generator):
+        raise UserError(f"generator={generator!r}: give a torch.Generator, or a list of them, one for each clip")
     if len(generator) != num_clips:
         raise UserError(f"{len(generator)} generators for {num_clips} clips: give one, or as many as clips")
     return [_draw(each, 1)[0] for each in generator]
@@ -69,12 +73,13 @@ def constraints_of(lengths: Sequence[int | None] | LengthConstraints | None) -> 
     """What is asked of the lengths. Raises UserError for what is no list of whole numbers."""
     if lengths is None or isinstance(lengths, LengthConstraints):
         return lengths or LengthConstraints()
-    if not isinstance(lengths, Sequence) or not all(n is None or isinstance(n, numbers.Integral) for n in lengths):
+    try:
+        return LengthConstraints(lengths)
+    except ValueError as error:
         raise UserError(
             f"lengths={lengths!r}: give a list of whole numbers, the tokens of each block, None where the generator "
             "chooses; or LengthConstraints"
-        )
-    return LengthConstraints(lengths)
+        ) from error
 
 
 def check_clips(clips: Sequence[ClipTokens]) -> None:

@@ -53,7 +53,7 @@ def as_video(given: GivenVideo) -> Video:
             "a tensor (F, 3, H, W)"
         )
     if given.dtype == np.uint8 and given.ndim == 4 and given.shape[-1] == 3:
-        return frames_to_video(np.ascontiguousarray(given))  # torch knows no negative strides, as of mirrored arrays
+        return frames_to_video(given)
     if given.dtype.kind not in "fiu":
         raise UserError(f"an array of {given.dtype} is no video: uint8 levels, or floats in [0, 1], are needed")
     return _from_floats(

@@ -9,7 +9,7 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import torch
 from diffusers import DiffusionPipeline
@@ -54,8 +54,8 @@ OnClip = Callable[["VideoPipeline", int, ClipTokens], object]
 
 @dataclass
 class VideoPipelineOutput(BaseOutput):
-    """frames: by output_type, `np` float32 (B, F, H, W, 3) in [0, 1], `pt` (B, F, 3, H, W) in [0, 1], `pil` a list of
-    pictures for each clip, `latent` the tokens; tokens: of each clip."""
+    """What a call gives. frames: by output_type, `np` float32 (B, F, H, W, 3) in [0, 1], `pt` (B, F, 3, H, W) in
+    [0, 1], `pil` a list of pictures for each clip, `latent` the tokens; tokens: of each clip."""
 
     frames: Frames | list[ClipTokens]
     tokens: list[ClipTokens]
@@ -73,6 +73,9 @@ class VideoPipeline(SavedWithoutSource, DiffusionPipeline):
     """
 
     _optional_components: ClassVar = ["generator", "router"]  # diffusers adds a list to it
+    tokenizer: VideoTokenizer
+    generator: VideoGenerator  # these two may be None, which whoever asks for clips or tokens need not look at
+    router: Router | BlockRouter
 
     def __init__(
         self,
@@ -81,6 +84,10 @@ class VideoPipeline(SavedWithoutSource, DiffusionPipeline):
         router: Router | BlockRouter | None = None,
     ):
         super().__init__()
+        for name, part in {"tokenizer": tokenizer, "generator": generator, "router": router}.items():
+            if not isinstance(part, PARTS[name]) and (part is not None or name == "tokenizer"):
+                kinds = " or a ".join(kind.__name__ for kind in PARTS[name])
+                raise UserError(f"the {name} is a {type(part).__name__}, a {kinds} is needed")
         if tokenizer.dtype != torch.float32:
             raise UserError(
                 f"the tokenizer's weights are {tokenizer.dtype}, which changes its tokens: load it in fp32, as "
@@ -95,8 +102,8 @@ class VideoPipeline(SavedWithoutSource, DiffusionPipeline):
 
     @staticmethod
     def of(generator: str | Path | None, tokenizer: str | Path, router: str | Path | None = None) -> "VideoPipeline":
-        """From trained models, each wherever `kernels.sources` finds it. Raises UserError where one is missing or they
-        do not fit each other."""
+        """From trained models, each a run, a folder, a hub id or a name in the box, as `from_pretrained` of a model
+        takes it. Raises UserError where one is missing or they do not fit each other."""
         loaded = load_model(VideoTokenizer, tokenizer)
         return VideoPipeline(
             loaded, load_model(VideoGenerator, generator) if generator else None,
@@ -104,7 +111,7 @@ class VideoPipeline(SavedWithoutSource, DiffusionPipeline):
         )  # fmt: skip
 
     @classmethod
-    def from_pretrained(cls, source: str | Path, **options: Any) -> "VideoPipeline":
+    def from_pretrained(cls, source: str | Path, **options: Any) -> Self:
         """From a folder, a hub id, or the name of models in the box (`evagen/arcade`). options: of diffusers: revision,
         variant, token, cache_dir, … With `dtype` (or `torch_dtype`) as `to(dtype)`. Raises UserError where there is no
         such pipeline."""
@@ -128,7 +135,7 @@ class VideoPipeline(SavedWithoutSource, DiffusionPipeline):
             ) from error
         except ValueError as error:  # a variant that is not there, a name that cannot be one, absurd settings
             raise UserError(f"no pipeline at {source}: {error}") from error
-        return pipeline.to(next((dtype for dtype in dtypes if dtype is not None), torch.float32))
+        return pipeline.to(dtype=next((dtype for dtype in dtypes if dtype is not None), torch.float32))
 
     def save_pretrained(self, save_directory: str | Path, **options: Any) -> None:
         """As diffusers', and with `pipeline.py`, by which its own `DiffusionPipeline` can load the folder."""
@@ -153,8 +160,11 @@ class VideoPipeline(SavedWithoutSource, DiffusionPipeline):
     def to(self, *args: Any, **options: Any) -> "VideoPipeline":
         """To a device, and to a dtype: bf16, fp16 or fp32 of the matrix products. As everywhere in evagen the weights
         stay in fp32, and so do the quantiser, the logits and the drawing of tokens. Raises UserError for another
-        dtype, and for bf16 on a GPU without it."""
-        dtypes = [each for each in (*args, options.pop("dtype", None)) if isinstance(each, torch.dtype)]
+        dtype, and for bf16 on a GPU without it. The models are for inference from then on: frozen, and on a CPU with
+        packed weights; to train one further take it out and call `.train().requires_grad_(True)`."""
+        dtypes = [each for each in args if isinstance(each, torch.dtype)]
+        if (named := options.pop("dtype", None)) is not None:
+            dtypes.append(named)
         super().to(*(each for each in args if not isinstance(each, torch.dtype)), **options)
         for part in (self.tokenizer, self.generator, self.router):
             if part is not None:
@@ -187,7 +197,7 @@ class VideoPipeline(SavedWithoutSource, DiffusionPipeline):
         return_dict: bool = True,
         callback_on_clip_end: OnClip | None = None,
         **options: Any,
-    ) -> VideoPipelineOutput | tuple:
+    ) -> VideoPipelineOutput | Any:  # a tuple if asked for, at which type checkers are not to stop
         """Clips of each class, `num_videos_per_class` one behind another. A progress bar counts them
         (`set_progress_bar_config`).
 

@@ -77,6 +77,20 @@ def test_a_sequence_by_hand():
     assert (tokens.tolist(), lengths) == ([9, 5, 3, 10, 5, 4, 6, 0, 1, 11], [10])
 
 
+def test_codes_of_any_whole_type_and_labels_of_a_list_are_packed():
+    grammar = SequenceGrammar(250, LEVELS, 3, 2)
+    clip = ClipTokens(torch.arange(240, 245), torch.tensor([1, 3, 1]))
+    wanted, lengths = grammar.pack([clip], torch.tensor([1]))
+    small, again = grammar.pack([ClipTokens(clip.codes.to(torch.uint8), clip.lengths.int())], [1])
+    assert torch.equal(small, wanted)
+    assert again == lengths
+
+
+def test_sequences_that_do_not_add_up_are_refused(model):
+    with pytest.raises(ValueError, match=r"sequences of 5 tokens in all, got tokens of \(4,\)"):
+        model(torch.zeros(4, dtype=torch.int64), [2, 3])
+
+
 def test_blocks_that_do_not_fit_are_refused():
     grammar = SequenceGrammar(11, LEVELS, 3, 2)
     two = ClipTokens(torch.arange(4), torch.tensor([1, 3]))
@@ -84,6 +98,16 @@ def test_blocks_that_do_not_fit_are_refused():
         grammar.prompt(0, ClipTokens(torch.arange(3), torch.tensor([1, 2])))
     with pytest.raises(ValueError, match="at most 2 of them can be given"):
         grammar.prompt(0, ClipTokens(torch.arange(5), torch.tensor([1, 3, 1])))
+    whole, label = ClipTokens(torch.arange(5), torch.tensor([1, 3, 1])), torch.tensor([0])
+    for clips, labels, message in (
+        ([two], label, "clips have 3 blocks; clip 0 has 2"),
+        ([ClipTokens(whole.codes + 7, whole.lengths)], label, "codes run from 0 to 10, got 7 to 11: tokens of another"),
+        ([ClipTokens(whole.codes - 1, whole.lengths)], label, "got -1 to 3"),
+        ([ClipTokens(whole.codes, whole.lengths[None])], label, r"ClipTokens\(clip.codes, clip.lengths\[0\]\)"),
+        ([whole, whole], label, "2 clips need a label each"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            grammar.pack(clips, labels)
     with pytest.raises(ValueError, match="starts from 1 given blocks, got 2"):
         SequenceGrammar(11, LEVELS, 3, 2, num_given_blocks=1).prompt(0, two)
     with pytest.raises(ValueError, match="starts from 1 given blocks, got 0"):

@@ -314,6 +314,15 @@ def test_what_the_model_cannot_follow_is_refused_before_anything_is_written(mode
             LengthConstraints(bias=bias)
     with pytest.raises(ValueError, match=r"max_tokens is a whole number, got 5\.5"):
         LengthConstraints(max_tokens=5.5)
+    for wrong in (torch.tensor([1.0, 1.0, 1.0]), [1, 1.5, 1], 3):
+        with pytest.raises(ValueError, match="forced lengths are a list of whole numbers"):
+            LengthConstraints(wrong)
+    for wrong, message in (
+        ((None,), "seed is a whole number, got None"),
+        ((0, "a"), "label is a whole number, got 'a'"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            ClipRequest(*wrong)
     for slots in (0, -1):
         with pytest.raises(ValueError, match=f"num_slots={slots}: at least 1 clip"):
             sample(model, [ClipRequest(0)], num_slots=slots)

@@ -7,10 +7,12 @@ import fuzz_tokens
 import pytest
 import torch
 from safetensors.torch import save_file
+from tiny_models import tiny_tokenizer
 
 from evagen.commands.decode import open_tokens
-from evagen.data.token_file import read_token_file
+from evagen.data.token_file import TokenFile, read_token_file, write_token_file
 from evagen.errors import UserError
+from evagen.tokenizer import Rate
 
 
 @pytest.fixture(scope="module")
@@ -54,6 +56,22 @@ def test_a_header_is_within_its_bounds(examples, tmp_path, monkeypatch, changes,
     monkeypatch.setattr("evagen.commands.decode.load_model", lambda *_: examples[0].model)
     with pytest.raises(UserError, match=message):
         open_tokens(path, "its own", 4, "fp32")
+
+
+@pytest.mark.parametrize("number", [0, 1], ids=["clips", "memory"])
+def test_a_video_goes_into_a_file_and_back_in_python(examples, tmp_path, number):
+    model, tokens, path = examples[number].model, examples[number].video, str(tmp_path / "a.safetensors")
+    write_token_file(path, tokens.tokens, TokenFile.of(tokens, model, 25, rate=Rate(90, 25)))
+    clips, about = read_token_file(path)
+    again = about.video(clips, model)
+    assert torch.equal(again.tokens.codes, tokens.tokens.codes)
+    assert torch.equal(again.tokens.lengths, tokens.tokens.lengths)
+    assert {**vars(again), "tokens": None} == {**vars(tokens), "tokens": None}
+    assert (about.asked_tokens_per_second, about.rate_window_seconds) == (90, 4)
+    with pytest.raises(UserError, match=r"the file holds tokens of tokenizer \w{16}, but that of this one is \w{16}"):
+        about.video(clips, tiny_tokenizer(seed=5))
+    with pytest.raises(UserError, match="a video cannot be described in a token file: frames_per_second"):
+        TokenFile.of(tokens, model, 0.0)
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ import av
 import imageio.v3 as iio
 import numpy as np
 import pytest
+import torch
 from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTrc
 from video_fixtures import moving_frames
 
@@ -116,6 +117,8 @@ def test_a_killed_writer_leaves_no_half_file(tmp_path):
 
 def test_impossible_frames_and_names_are_refused_and_leave_nothing(tmp_path):
     frames = moving_frames(2)
+    with pytest.raises(ValueError, match="numpy arrays, not Tensor: video_to_frames"):
+        write_video(tmp_path / "a.avi", torch.zeros(2, 48, 64, 3, dtype=torch.uint8), 25)
     with pytest.raises(ValueError, match=r"uint8 F H W 3, not float32 \(2, 48, 64, 3\)"):
         write_video(tmp_path / "clip.avi", frames.astype(np.float32), fps=25)
     with pytest.raises(UserError, match=r"clip.webm: the name should end in one of .avi, .mp4, .mkv, .gif"):

@@ -156,6 +156,18 @@ PYTHON_SWAPS = {
         ('"you/my-model", revision="main"', '"runs/mine/pipeline"'),
         ('"you/my-model"', '"runs/mine/pipeline"'),
     ),
+    "docs/library.md": (
+        ("STEPS = 2000", "STEPS = 2"),
+        ("batch_size=8", "batch_size=2"),
+        ("size=64", "size=32"),
+        ("resolution=64", "resolution=32"),
+        ("coder_width=192", "coder_width=32"),
+        ("coder_depth=4", "coder_depth=1"),
+        ("coder_heads=3", "coder_heads=2"),
+        ("RewardScale.of(distances, space)", "RewardScale.min_max(space, 0.1, 0.2)"),
+        ("width=96, depth=4, num_heads=3", "width=32, depth=1, num_heads=2"),
+        ("    width=192,\n    depth=4,\n    num_heads=3,", "    width=32, depth=1, num_heads=2,"),
+    ),
     "docs/evaluation.md": (
         ('get_protocol("larp-ucf101-class2video")', 'get_protocol("larp-ucf101-class2video").changed(drawn=2)'),
         ('load_detector(protocol).to("cuda")', "PreparedDetector(ImageNetworkDetector(), protocol.network_input)"),

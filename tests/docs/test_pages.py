@@ -39,6 +39,7 @@ ENDS = {
     ],
     "docs/five-minutes.md": ["boxing.mp4", "my_decoded.mp4", "side_by_side.mp4", "few.safetensors"],
     "docs/install.md": ["runs/quickstart/router/config.yaml"],
+    "docs/library.md": ["runs/by-hand/tokenizer/config.json", "runs/by-hand/generator/config.json"],
     "docs/llama.md": ["runs/mine/llama/model.safetensors", "runs/mine/generator-again/config.json"],
     "docs/long-videos.md": ["game_decoded.mp4", "game.png", "runs/mine/long-continued/manifest.json"],
     "docs/method.md": ["method_lengths.png", "method_dial.png", "method_writing.png"],
@@ -46,7 +47,7 @@ ENDS = {
     "docs/peers.md": ["runs/larp/record.json"],
     "docs/results.md": ["runs/arcade-nano/gfvd/record.json", "runs/generation/rfvd-uniform/record.json"],
     "docs/sampling.md": ["runs/mine/two/manifest.json", "runs/mine/from-python/model_index.json"],
-    "docs/tokens.md": ["holiday_decoded.mp4", "side_by_side.mp4"],
+    "docs/tokens.md": ["holiday_decoded.mp4", "side_by_side.mp4", "mine.safetensors"],
     "docs/your-own-videos.md": ["runs/mine/samples/manifest.json", "holiday_beside.mp4", "runs/mine/tuned/config.json"],
 }
 """Files that the commands of a page leave."""
@@ -84,7 +85,7 @@ def folder(begun, tmp_path, monkeypatch) -> Path:
 def run_python(block: Block, variables: dict[str, Any]) -> None:
     text = block.text
     for there, here in PYTHON_SWAPS.get(block.page, ()):
-        assert there in text
+        assert there in PAGES[block.page]
         text = text.replace(there, here)
     code = compile(text, f"{block.page}, line {block.line}", "exec")
     if not any(words in text for words in PYTHON_NOT_RUN):

@@ -1,5 +1,7 @@
 """What is made from the code is current, and every command's help ends in an example that can be typed."""
 
+import importlib
+import inspect
 import re
 import shlex
 
@@ -8,27 +10,51 @@ from pages import COMMAND_NAMES, PAGES, generate
 from typed import command_of
 from typer.testing import CliRunner
 
-from evagen import cli
+from evagen import ar_model, cli, eval, tokenizer
 from evagen.commands import COMMANDS
 from evagen.commands.benchmark import load_benchmark
 
+MADE = generate.pages()
+PYTHON_PAGE = MADE[generate.DOCS / "reference" / "python.md"]
 
-@pytest.mark.parametrize("path", generate.pages(), ids=lambda path: path.name)
+
+@pytest.mark.parametrize("path", MADE, ids=lambda path: path.name)
 def test_made_pages_are_current(path):
-    assert path.read_text() == generate.pages()[path], "`make docs` writes it anew"
+    assert path.read_text() == MADE[path], "`make docs` writes it anew"
 
 
 def test_pages_for_readers_show_no_class_of_python():
-    assert [path.name for path, text in generate.pages().items() if "<class" in text] == []
+    assert [path.name for path, text in MADE.items() if "<class" in text] == []
 
 
 def test_every_public_name_says_what_it_is():
-    page = generate.python_page()
+    page = PYTHON_PAGE
     parts = re.split(r"^### (\w+)$", re.sub(r"^```.*?^```$", "", page, flags=re.M | re.S), flags=re.M)[1:]
     about = dict(zip(parts[::2], parts[1::2]))
     assert len(about) > 100
     silent = [name for name, text in about.items() if not re.match(r"\s+\S.{10}", text)]
     assert silent == [], "each needs a docstring, or a text below the line that sets it"
+
+
+def test_the_page_of_python_has_all_that_the_libraries_offer_and_every_method_says_what_it_does():
+    for library in (tokenizer, ar_model, eval):
+        listed = [name for modules in generate.PYTHON.values() for name in modules.get(library.__name__, ())]
+        assert sorted(listed) == sorted(library.__all__)
+    silent = []
+    for modules in generate.PYTHON.values():
+        for each in (getattr(importlib.import_module(module), name) for module in modules for name in modules[module]):
+            for method, raw in vars(each).items() if inspect.isclass(each) else ():
+                function = raw.fget if isinstance(raw, property) else getattr(raw, "__func__", raw)
+                if not method.startswith("_") and method not in generate.INSIDE and inspect.isfunction(function):
+                    silent += [f"{each.__name__}.{method}"] * (not function.__doc__)
+    assert silent == []
+
+
+def test_signatures_are_python_as_it_is_written():
+    page = PYTHON_PAGE
+    assert 'output_type: Literal["np", "pt", "pil", "latent"] = "np",' in page
+    assert "Callable[[VideoPipeline, int, ClipTokens], object]" in page
+    assert max(len(line) for line in page.splitlines() if line.startswith(("    ", "      "))) < 200
 
 
 def test_every_page_is_in_the_contents():

@@ -101,7 +101,7 @@ def test_frame_prediction_is_scored_at_64_pixels(stub, sha256):
 
 def test_fvd_of_the_stub_reaches_the_metric(stub, sha256):
     detector = load_detector(get_protocol("larp-ucf101-recon"), stub, sha256)
-    assert (detector.num_features, detector.min_frames, detector.fingerprint) == (400, 10, sha256)
+    assert (detector.num_features, detector.fingerprint) == (400, sha256)
     metric = FrechetVideoDistance(detector)
     metric.update(clips(4), real=True)
     metric.update(clips(4, seed=1), real=False)
@@ -192,6 +192,20 @@ def test_autocast_and_training_mode_change_nothing(stub, sha256):
         assert torch.equal(detector(clips()), expected)
     assert not list(detector.parameters())
     assert not detector.state_dict()
+
+
+def test_a_detector_of_three_attributes_takes_a_protocols_preprocessing():
+    class Means(torch.nn.Module):
+        name, fingerprint, num_features = "means", "1", 3
+
+        def forward(self, videos):
+            return videos.mean((2, 3, 4))
+
+    detector = PreparedDetector(Means(), get_protocol("larp-ucf101-recon").network_input)
+    assert (detector.name, detector.num_features) == ("means", 3)
+    assert detector(clips(2)).shape == (2, 3)
+    with pytest.raises(ValueError, match=r"values in \[-1, 1\]"):
+        detector(clips(2) * 127.5 + 127.5)
 
 
 def test_the_offline_network_takes_the_same_preprocessing():

@@ -86,6 +86,11 @@ def test_frames_of_the_right_size_are_left_alone():
         assert torch.equal(prepare(clip), exact)
 
 
+def test_frames_as_they_are_read_from_a_file_are_taken():
+    given = frames(3, 20, 20)
+    assert torch.equal(FramePreparation(16)(given.numpy()), FramePreparation(16)(given))
+
+
 def test_short_clips_repeat_their_last_frame():
     clip = frames(5, 128, 140)
     video = get_protocol("larp-ucf101-recon").prepare(clip)

@@ -23,6 +23,7 @@ from evagen.eval.frechet import (
     frechet_distance,
     frechet_distance_between,
 )
+from evagen.eval.kernel import KernelVideoDistance
 
 pytestmark = pytest.mark.filterwarnings("ignore::evagen.eval.frechet.FewSamplesWarning")
 
@@ -239,6 +240,24 @@ def test_features_that_are_not_finite_are_refused():
         metric.update(torch.full((2, 3, 2, 4, 4), float("nan")), real=True)
 
 
+@pytest.mark.parametrize("distance", [FrechetVideoDistance, KernelVideoDistance])
+def test_what_is_no_detector_is_told(distance):
+    with pytest.raises(ValueError, match="a Linear lacks name, fingerprint, num_features"):
+        distance(nn.Linear(2, 2))
+
+
+def test_what_is_no_video_and_statistics_of_another_detector_are_told():
+    metric = FrechetVideoDistance(PixelDetector())
+    for wrong, words in (([torch.zeros(3, 2, 4, 4)], "got a list"), (np.zeros((2, 3, 2, 4, 4)), "got a ndarray")):
+        with pytest.raises(ValueError, match=words):
+            metric.update(wrong, real=True)
+    other = GaussianStatistics.of(random(9, 5))
+    with pytest.raises(ValueError, match="statistics of 5 features are not of detector pixels, which has 8"):
+        metric.update(other, real=True)
+    with pytest.raises(ValueError, match="8 and 5 features do not compare"):
+        frechet_distance_between(GaussianStatistics.of(random(9, 8)), other)
+
+
 def test_detector_weights_are_not_in_the_metric():
     metric = FrechetVideoDistance(PixelDetector())
     metric.persistent(True)
@@ -261,5 +280,11 @@ def test_image_network_detector_sees_appearance_and_motion():
     torch.testing.assert_close(shuffled[:, :112], features[:, :112], rtol=1e-3, atol=1e-4)
     assert (shuffled[:, 112:].mean(1) > features[:, 112:].mean(1)).all()
     assert (detector.name, detector.fingerprint) == ("efficientnet-lite0-framewise", "153bf98ba91b079c")
-    with pytest.raises(ValueError, match="at least 2 frames"):
-        detector(moving[:, :, :1])
+    torch.testing.assert_close(detector(moving.bfloat16()), detector(moving.bfloat16().float()))
+    for wrong, words in (
+        (moving[:, :, :1], "at least 2 frames"),
+        (moving * 127.5 + 127.5, r"values in \[-1, 1\]"),
+        (moving[:0], "no video"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            detector(wrong)

@@ -97,3 +97,11 @@ def test_how_much_moves_by_hand():
 def test_bad_input_is_refused():
     with pytest.raises(ValueError, match="B 3 F H W"):
         moving_errors(walkers(2), walkers(3))
+    for measure in (frame_change, moving_share):
+        for wrong, words in (
+            (walkers(2)[0], "B 3 F H W"),
+            (walkers(2).byte(), "uint8"),
+            (walkers(2) * 127.5 + 127.5, r"values in \[-1, 1\]"),
+        ):
+            with pytest.raises(ValueError, match=words):
+                measure(wrong)

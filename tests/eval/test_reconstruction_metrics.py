@@ -142,6 +142,8 @@ def test_bad_input_is_refused(perceptual):
             measure(reconstruction[0], original[0])
     with pytest.raises(ValueError, match="uint8"):
         psnr(original.byte(), original.byte())
+    with pytest.raises(ValueError, match=r"values in \[-1, 1\]"):  # where all would be clipped to white
+        psnr(original * 127.5 + 127.5, original * 127.5 + 127.5)
     with pytest.raises(ValueError, match="11×11"):
         ssim(reconstruction[..., :10], original[..., :10])
     with pytest.warns(UserWarning, match="before the"), pytest.raises(ValueError, match="at least 1 video"):

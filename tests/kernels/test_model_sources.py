@@ -152,6 +152,13 @@ def test_a_revision_of_a_hub_id(root, wanted, hub, tmp_path):
         VideoTokenizer.from_pretrained("somebody/video", revision="v3")
 
 
+@pytest.mark.parametrize("source", ["runs/quickstart/fnal", "/tmp/nothing", "runs/fnal"])
+def test_a_folder_that_is_not_there_is_told_as_one(source, monkeypatch):
+    monkeypatch.setattr(sources, "_hub_is_unknown", lambda: True)
+    with pytest.raises(OSError, match=f"no model at {source}: no such folder here, and no hub id within reach"):
+        VideoTokenizer.from_pretrained(source)
+
+
 def test_a_variant_and_a_dtype_are_diffusers_own(root, tmp_path):
     half = VideoTokenizer.from_pretrained(root / "tokenizer").half()
     half.save_pretrained(tmp_path / "tokenizer", variant="fp16")

@@ -66,6 +66,33 @@ def test_weights_that_may_have_changed_are_not_used_packed(change):
         torch.testing.assert_close(packed(x), x @ packed.weight.t() + packed.bias, atol=1e-6, rtol=1e-5)
 
 
+def test_weights_that_an_optimizer_changes_in_eval_mode_are_packed_anew():
+    _, packed = plain_and_packed()
+    x, optimizer = torch.randn(5, 24), torch.optim.SGD(packed.parameters(), lr=1.0)
+    for _ in range(2):
+        with torch.no_grad():
+            torch.testing.assert_close(packed(x), x @ packed.weight.t() + packed.bias, atol=1e-6, rtol=1e-5)
+        packed(x).square().mean().backward()
+        optimizer.step()
+    with torch.no_grad():
+        torch.testing.assert_close(packed(x), x @ packed.weight.t() + packed.bias, atol=1e-5, rtol=1e-5)
+
+
+def test_a_layer_compiles_as_a_plain_one():
+    plain, packed = plain_and_packed()
+    x = torch.randn(5, 24)
+    with torch.no_grad():
+        compiled = torch.compile(packed, backend="eager", fullgraph=True)
+        assert torch.equal(compiled(x), plain(x))
+
+
+def test_a_layer_that_was_made_in_inference_mode_is_packed():
+    with torch.inference_mode():
+        plain, packed = plain_and_packed()
+        x = torch.randn(5, 24)
+        torch.testing.assert_close(packed(x), plain(x), atol=1e-6, rtol=1e-5)
+
+
 def test_copies_and_pickles_work_and_hold_no_packed_weights():
     plain, packed = plain_and_packed()
     x = torch.randn(5, 24)

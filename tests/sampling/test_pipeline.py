@@ -77,12 +77,16 @@ def test_lengths_and_what_cannot_be_done(root):
     [
         ({"classes": "Boxin"}, "knows no class 'Boxin'; the nearest are Boxing"),
         ({"classes": [1]}, "classes=1: classes are given by their names"),
+        ({"classes": 1}, "classes=1: classes are given by their names"),
         ({"classes": []}, "ask for no clip"),
+        ({"num_videos_per_class": "2"}, "num_videos_per_class='2': give a whole number"),
+        ({"generator": 3}, r"generator=3: give a torch\.Generator, or a list of them"),
         ({"num_videos_per_class": 0}, "ask for no clip"),
         ({"top_p": 0.0}, "top_p must lie in"),
         ({"temperature": "hot"}, "'temperature': 'hot'}: numbers are needed"),
         ({"lengths": [3, 3, 3, 3]}, "cannot write these clips"),
-        ({"lengths": torch.tensor([2, 4])}, r"lengths=tensor\(\[2, 4\]\): give a list of whole numbers"),
+        ({"lengths": torch.tensor([2.0, 4.0])}, r"lengths=tensor\(\[2., 4.\]\): give a list of whole numbers"),
+        ({"lengths": 24}, "lengths=24: give a list of whole numbers"),
         ({"lengths": [2.0, 4.0]}, "give a list of whole numbers"),
         ({"lengths": "24"}, "give a list of whole numbers"),
         ({"num_slots": 0}, "num_slots=0: at least 1"),
@@ -111,6 +115,20 @@ def test_tokens_that_are_not_those_of_some_clips_are_explained(pipeline):
     for message, tokens in wrong.items():
         with pytest.raises(UserError, match=f"these tokens cannot be decoded: .*{message}"):
             pipeline.decode(tokens)
+
+
+def test_numbers_of_numpy_and_lengths_of_tensors_are_taken(pipeline):
+    (wanted,) = pipeline("Boxing", seed=4, lengths=[2, 4, 2, 8]).tokens
+    (again,) = pipeline("Boxing", seed=np.int64(4), lengths=wanted.lengths).tokens
+    assert torch.equal(again.codes, wanted.codes)
+
+
+@pytest.mark.parametrize("around", [torch.inference_mode(), torch.autocast("cpu", torch.bfloat16)], ids=str)
+def test_what_is_around_a_call_changes_nothing_that_is_written(pipeline, around):
+    wanted = pipeline("Boxing", seed=4, guidance_scale=1.5).tokens[0]
+    with around:
+        assert torch.equal(pipeline("Boxing", seed=4, guidance_scale=1.5).tokens[0].codes, wanted.codes)
+    assert torch.equal(pipeline("Boxing", seed=4, guidance_scale=1.5).tokens[0].codes, wanted.codes)
 
 
 def test_a_lone_class_is_one_class_and_several_videos_stand_together(pipeline):
@@ -203,6 +221,13 @@ def test_a_video_that_is_none_is_explained(pipeline):
             pipeline.encode(given)
     with pytest.raises(UserError, match="exclude each other"):
         pipeline.encode(np.zeros((4, 32, 32, 3), np.uint8), preference=1.0, mean_tokens=20)
+    for dials, message in (
+        ({"preference": "1"}, "preference='1': a number"),
+        ({"mean_tokens": "20"}, "mean_tokens='20': a number"),
+        ({"max_tokens": 20.5}, r"max_tokens=20\.5: a whole number"),
+    ):
+        with pytest.raises(UserError, match=message):
+            pipeline.encode(np.zeros((4, 32, 32, 3), np.uint8), **dials)
     with pytest.raises(UserError, match=r"'latent': give one of np, pt, pil$"):
         pipeline.decode([], "latent")
 
@@ -225,6 +250,8 @@ def test_with_a_memory_blocks_are_encoded_as_they_go_by():
         live.encode(video, mean_tokens=8)
     with pytest.raises(UserError, match="the router is a BlockRouter, and this tokenizer needs a Router"):
         VideoPipeline(tiny_tokenizer(), router=live.router)
+    with pytest.raises(UserError, match="the tokenizer is a BlockRouter, a VideoTokenizer is needed"):
+        VideoPipeline(live.router)
 
 
 def test_what_diffusers_own_class_does_with_a_saved_pipeline(saved, pipeline):
@@ -244,6 +271,8 @@ def test_a_variant_is_asked_for_by_its_name(pipeline, tmp_path):
     pipeline.save_pretrained(tmp_path / "variant", variant="fp16")
     loaded = VideoPipeline.from_pretrained(tmp_path / "variant", variant="fp16")
     assert codes(loaded("Boxing", seed=4)) == codes(pipeline("Boxing", seed=4))
+    with pytest.raises(UserError, match="dtype=bfloat16: the pipeline computes in"):
+        VideoPipeline.from_pretrained(tmp_path / "variant", variant="fp16", dtype="bfloat16")
     with pytest.raises(UserError, match="variant=bf16"):
         VideoPipeline.from_pretrained(tmp_path / "variant", variant="bf16")
 

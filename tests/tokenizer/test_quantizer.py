@@ -2,9 +2,10 @@
 
 import math
 
+import pytest
 import torch
 
-from evagen.tokenizer import CodebookUsage, DeadCodeRestart, VectorQuantizer
+from evagen.tokenizer import CodebookUsage, DeadCodeRestart, VectorQuantizer, make_quantizer
 
 
 def quantizer(size: int = 16, width: int = 4) -> VectorQuantizer:
@@ -53,6 +54,11 @@ def test_usage_counts():
     assert abs(usage.perplexity() - 2) < 1e-9
     usage.reset()
     assert usage.used_fraction() == 0
+
+
+def test_fixed_codes_cannot_be_moved():
+    with pytest.raises(ValueError, match="codes of a FiniteScalarQuantizer are fixed"):
+        DeadCodeRestart(make_quantizer("fsq", 240, 4), patience=2)
 
 
 def test_codes_unused_for_a_while_move_to_vectors_just_encoded():

@@ -82,6 +82,22 @@ def test_no_more_tokens_are_kept_than_those_of_the_prefixes_at_hand(model, monke
     assert max(sizes) == (4 * 3 if model.config.encoder_self_attention == "block" else 3 + 3 * 9)
 
 
+def test_what_cannot_be_searched_or_rewarded_is_told(model):
+    video, space = torch.zeros(2, 3, 12, 24, 24), model.assignments
+    search, distances = CandidateSearch(model, block_errors(video)), torch.rand(2, space.count)
+    scale = RewardScale.min_max(space, 0.1, 0.2)
+    for wrong, message in (
+        (lambda: search.all_distances(video * 127.5 + 127.5), r"values in \[-1, 1\]"),
+        (lambda: CandidateSearch(model, lambda *_: torch.zeros(1)).all_distances(video), "not a Tensor"),
+        (lambda: search.autoregressive(video, 1.2, scale, name="lpips"), "name='lpips': the distances are called"),
+        (lambda: RewardScale.of(distances[:, :4], space), rf"distances are \(B, {space.count}\)"),
+        (lambda: RewardScale.of(-space.table().sum(1)[None].double(), space, "zscore"), "one of min-max, z-score"),
+        (lambda: best_assignment(distances[0], 1.2, space, scale), rf"distances are \(B, {space.count}\)"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            wrong()
+
+
 def test_some_candidates_by_brute_force_several_at_once(model):
     video = torch.rand(2, 3, 12, 24, 24, generator=torch.Generator().manual_seed(6)) * 2 - 1
     everything = brute_force_distances(model, video, block_errors(video))["mse"]

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from evagen.tokenizer import TokenizedClips, VideoTokenizer
+from evagen.tokenizer import LossWeights, TokenizedClips, VideoTokenizer, tokenizer_loss
 from evagen.tokenizer.positions import Rotary
 
 RESOLUTION = 32
@@ -24,6 +24,16 @@ def model() -> VideoTokenizer:
 
 def clips(count: int, seed: int = 0, frames: int = 16, size: int = RESOLUTION) -> torch.Tensor:
     return torch.rand(count, 3, frames, size, size, generator=torch.Generator().manual_seed(seed)) * 2 - 1
+
+
+def test_the_loss_needs_a_perceptual_distance_where_that_has_a_weight(model):
+    video = clips(1)
+    output = model(video, torch.tensor([[2, 8, 4, 2]]))
+    total, terms = tokenizer_loss(output, video, LossWeights(perceptual=0))
+    assert total.isfinite()
+    assert "perceptual" not in terms
+    with pytest.raises(ValueError, match=r"give perceptual, or LossWeights\(perceptual=0\)"):
+        tokenizer_loss(output, video, LossWeights())
 
 
 @pytest.mark.parametrize("block", [0, 1, 2, 3])
