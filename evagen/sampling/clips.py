@@ -42,7 +42,7 @@ FRAMES_PER_SECOND = 15
 
 def usual_options(generator: VideoGenerator) -> SamplingOptions:
     """Where nobody chooses: without guidance where a generator always knew the class."""
-    return SamplingOptions(top_p=0.8, guidance=1.0 if generator.config.class_dropout == 0 else 1.5)
+    return SamplingOptions(top_p=0.9, guidance=1.0 if generator.config.class_dropout == 0 else 1.5)
 
 
 @dataclass(frozen=True)

@@ -49,7 +49,7 @@ def test_games_it_knows_come_back_from_their_tokens(arcade, tmp_path):
 def test_every_class_gives_clips_that_differ_from_other_classes(arcade):
     classes = arcade.generator.config.class_names
     assert {"Boxing", "Frogger"} <= set(classes)  # which the documentation names
-    frames = arcade(classes, seed=0, top_p=0.8, guidance_scale=1.5).frames  # B F H W C
+    frames = arcade(classes, seed=0, top_p=0.9, guidance_scale=1.5).frames  # B F H W C
     assert frames.shape == (len(classes), 16, 64, 64, 3)
     pictures = torch.from_numpy(frames).mean(1).flatten(1)
     nearest = torch.cdist(pictures, pictures).fill_diagonal_(torch.inf).min(1).values
