@@ -123,7 +123,9 @@ def test_numbers_of_numpy_and_lengths_of_tensors_are_taken(pipeline):
     assert torch.equal(again.codes, wanted.codes)
 
 
-@pytest.mark.parametrize("around", [torch.inference_mode(), torch.autocast("cpu", torch.bfloat16)], ids=str)
+@pytest.mark.parametrize(
+    "around", [torch.inference_mode(), torch.autocast("cpu", torch.bfloat16)], ids=["inference", "autocast"]
+)
 def test_what_is_around_a_call_changes_nothing_that_is_written(pipeline, around):
     wanted = pipeline("Boxing", seed=4, guidance_scale=1.5).tokens[0]
     with around:
