@@ -163,6 +163,8 @@ def _unused(config: Benchmark, protocol: Protocol) -> dict[str, str]:
     if config.samples:
         return dict.fromkeys(OF_MODELS, f"is of models; {config.samples} holds videos")
     unused = {}
+    if protocol.task != "reconstruction":
+        unused["compare"] = f"compares reconstructed frames with real ones; {protocol.name} is {protocol.task}"
     if not config.router:
         unused["preference"] = "is of a router, and none is given"
     if protocol.given_lengths:

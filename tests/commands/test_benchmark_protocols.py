@@ -162,6 +162,7 @@ def test_nothing_is_asked_of_videos_that_only_models_have(root, tmp_path, given)
         ("larp-ucf101-class2video", {"preference": 0.3}, "preference is of a router, and none is given"),
         ("larp-ucf101-class2video", {"prefix": [4]}, "prefix is of lengths that router or uniform_length say"),
         ("larp-ucf101-recon", {"uniform_length": 4, "preference": 0.3}, "preference is of a router"),
+        ("larp-ucf101-class2video", {"compare": {"network": "offline"}}, "compare.network compares reconstructed"),
     ],
 )
 def test_nothing_is_asked_that_the_task_does_not_look_at(root, tmp_path, protocol, given, words):

@@ -49,7 +49,8 @@ WITHOUT_NETWORKS = "loss.alignment.weight=0 loss.adversarial.discriminator=none 
 PAPER = "(ucf101_k600|webvid)/"
 FEWER_LEVELS = "data.size=32 model.levels=[2,4]"
 SCORES = "detector=offline certainty.resamples=3 batch_size=4 changes.dataset=small cache=cache"
-OF_MODELS = "run.precision=fp32 compare.network=offline"
+OF_MODELS = "run.precision=fp32"
+OF_TOKENIZERS = f"{OF_MODELS} compare.network=offline"
 """Half precision is slow on a CPU. Neither is asked of videos."""
 ELSEWHERE = (
     ("data.root=(/|data/)(ucf101|UCF-101)", r"data.root=ucf101 data.layout=ucf101"),
@@ -105,20 +106,20 @@ PLANS = (
     Plan("evagen sample", "run", "one clip of each class", add="clips_per_class=1 slots=4"),
     Plan("evagen benchmark .*LARP", "run", "few clips, a tiny model of LARP's kind", swap=(
         *ELSEWHERE, (r"tokenizer=\S+", "tokenizer=larp"), ("uniform_length=1024", "uniform_length=24")),
-        add=f"{SCORES} {OF_MODELS} changes.size=32"),
+        add=f"{SCORES} {OF_TOKENIZERS} changes.size=32"),
     Plan("evagen benchmark .*k600-frame-prediction", "run", "few clips, without networks to download", swap=ELSEWHERE,
          add=f"{SCORES} {OF_MODELS} changes.size=32 changes.drawn=2 changes.given_lengths=[4,2]"),
     Plan("evagen benchmark .*-class2video.*runs/ucf101_k600", "run", "few clips, without networks to download",
          swap=ELSEWHERE, add=f"{SCORES} {OF_MODELS} changes.size=32 changes.drawn=4"),
     Plan("evagen benchmark .*runs/ucf101_k600", "run", "few clips, without networks to download", swap=ELSEWHERE,
-         add=f"{SCORES} {OF_MODELS} changes.size=32"),
+         add=f"{SCORES} {OF_TOKENIZERS} changes.size=32"),
     Plan("evagen benchmark .*samples=", "run", "two clips", swap=ELSEWHERE,
          add=f"{SCORES} changes.size=64 changes.drawn=2"),
     Plan("evagen benchmark .*(-class2video|-heldout)", "run", "few clips, without networks to download",
          swap=ELSEWHERE, add=f"{SCORES} {OF_MODELS} changes.size=64 changes.drawn=2"),
     Plan("evagen benchmark", "run", "few clips, without networks to download",
          swap=(*ELSEWHERE, (r"uniform_length=\d+", "uniform_length=24"), (r"changes.drawn=\d+", "changes.drawn=2")),
-         add=f"{SCORES} {OF_MODELS} changes.size=64"),
+         add=f"{SCORES} {OF_TOKENIZERS} changes.size=64"),
     Plan("evagen fvd", "run", "without networks to download", add="--detector offline --resamples 3"),
     Plan("evagen (configs|protocols|compare|info|encode|decode|reconstruct|export|import|report)", "run",
          "as it stands"),
