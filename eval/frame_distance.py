@@ -10,6 +10,8 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
+from evagen.kernels.levels import check_layout
+
 
 class FrameDistance(nn.Module):
     """Frozen, symmetric, 0 for equal frames, and differentiable in both arguments. `name` and `fingerprint` say which
@@ -43,8 +45,7 @@ class FrameDistance(nn.Module):
         return self.distance_from_features(self.features(x), self.features(y))  # (N,)
 
     def video_distance(self, x: Tensor, y: Tensor) -> Tensor:
-        """Videos `B 3 F H W` in [-1, 1] → the distance of every frame, `(B, F)`."""
-        if x.ndim != 5:
-            raise ValueError(f"videos should be B 3 F H W, not {tuple(x.shape)}")
+        """Videos `B 3 F H W` in [-1, 1] → the distance of every frame, `(B, F)`. Raises ValueError for others."""
+        check_layout(x)
         frames_x, frames_y = (rearrange(video, "b c f h w -> (b f) c h w") for video in (x, y))
         return rearrange(self(frames_x, frames_y), "(b f) -> b f", b=x.shape[0])

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from evagen.kernels.levels import check_range, floats_to_levels, levels_to_floats
+from evagen.kernels.levels import check_layout, check_range, floats_to_levels, levels_to_floats
 
 Rounding = Literal["none", "nearest", "truncate"]
 
@@ -34,10 +34,7 @@ class NetworkInput:
 
     def __call__(self, videos: Tensor) -> Tensor:
         """Raises ValueError for other than floating point `B 3 F H W`, and far out of [-1, 1]."""
-        if videos.ndim != 5 or videos.shape[1] != 3 or not videos.is_floating_point():
-            raise ValueError(
-                f"videos should be floating point B 3 F H W in [-1, 1], not {videos.dtype} {tuple(videos.shape)}"
-            )
+        check_layout(videos)
         check_range(videos)
         videos = videos.float().clamp(-1, 1)
         if self.size is not None:
@@ -80,12 +77,11 @@ def resized(videos: Tensor, size: int, antialias: bool) -> Tensor:
 
 def check_videos(videos: Tensor, min_frames: int, network: str) -> None:
     """Raises ValueError for other than `B 3 F H W` (uint8, or floating point in [-1, 1]), B ≥ 1, F ≥ min_frames."""
-    if videos.ndim != 5 or videos.shape[1] != 3 or videos.shape[2] < min_frames:
+    check_layout(videos, levels_too=True)
+    if videos.shape[2] < min_frames:
         raise ValueError(
-            f"videos should be B 3 F H W with at least {min_frames} frames, which {network} cannot do without, "
+            f"videos should have at least {min_frames} frames, which {network} cannot do without, "
             f"not {tuple(videos.shape)}"
         )
-    if not len(videos):
-        raise ValueError(f"there is no video in a batch of {tuple(videos.shape)}: leave empty batches out")
     if videos.dtype != torch.uint8:
         check_range(videos)

@@ -25,6 +25,15 @@ def check_floats(video: Tensor) -> None:
         raise ValueError(f"videos are floating point in [-1, 1], not {video.dtype}: levels / 127.5 - 1 gives that")
 
 
+def check_layout(video: Tensor, levels_too: bool = False) -> None:
+    """Raises ValueError for other than floating point videos (B, 3, F, H, W), at least one, of at least one pixel.
+    levels_too: uint8 is taken as well."""
+    if video.ndim != 5 or video.shape[1] != 3 or not video.numel():
+        raise ValueError(f"videos are floating point B 3 F H W in [-1, 1], at least one; got {_found(video)}")
+    if not (levels_too and video.dtype == torch.uint8):
+        check_floats(video)
+
+
 def check_range(video: Tensor) -> None:
     """Raises ValueError for a video or picture, of any shape, whose values are not floating point in [-1, 1], or a
     little beyond. On a GPU this waits for it."""

@@ -15,6 +15,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from evagen.kernels.levels import check_layout
 from evagen.kernels.model_files import LARGEST, MOST_LAYERS, check_numbers, parts_of
 from evagen.kernels.sources import is_out_of_reach
 
@@ -89,10 +90,7 @@ def check_network(source: str | Path, config: Mapping[str, Any]) -> None:
 def as_network_input(video: Tensor, size: tuple[int, int]) -> Tensor:
     """video (B, C, F, H, W) in [-1, 1] → (B, F, C, h, w), resized to `size` = (h, w), which may stretch it, and in
     ImageNet's mean and deviation: what VideoMAE and V-JEPA 2 were trained on. Raises ValueError for other layouts."""
-    if video.ndim != 5 or video.shape[1] != 3 or not video.is_floating_point():
-        raise ValueError(
-            f"videos should be floating point B 3 F H W in [-1, 1], not {video.dtype} {tuple(video.shape)}"
-        )
+    check_layout(video)
     frames = rearrange(video, "b c f h w -> (b f) c h w")  # (B·F, C, H, W)
     if frames.shape[-2:] != size:
         frames = F.interpolate(frames, size, mode="bilinear", antialias=True)  # (B·F, C, h, w)

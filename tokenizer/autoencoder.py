@@ -15,7 +15,7 @@ from diffusers.models.modeling_utils import ModelMixin
 from einops import rearrange
 from torch import Tensor, nn
 
-from evagen.kernels.levels import check_floats, check_range
+from evagen.kernels.levels import check_layout, check_range
 from evagen.kernels.registered import register_to_config
 from evagen.kernels.sources import FromAnywhere
 from evagen.kernels.transfer import send
@@ -211,7 +211,7 @@ class VideoTokenizer(FromAnywhere, ModelMixin, ConfigMixin):
 
     def _lengths_of(self, video: Tensor, lengths: Tensor) -> Tensor:
         """Lengths on the CPU. Raises ValueError where they are not of this video."""
-        _check_layout(video)
+        check_layout(video)
         num_clips, num_blocks = len(video), self._num_blocks(video.shape[2])
         if lengths.shape != (num_clips, num_blocks):
             raise ValueError(
@@ -276,7 +276,7 @@ class VideoTokenizer(FromAnywhere, ModelMixin, ConfigMixin):
     def embed_video(self, video: Tensor) -> Tensor:
         """(B, C, F, H, W) in [-1, 1] → patch embeddings (B, T, Hp, Wp, De). They hold no position: the codes
         should tell what is there, and attention knows the places."""
-        _check_layout(video)
+        check_layout(video)
         self.patch_grid((video.shape[-2], video.shape[-1]))  # refuses sizes that do not fit
         self._num_blocks(video.shape[2])
         step, patch = self.config.temporal_patch, self.config.spatial_patch
@@ -337,9 +337,9 @@ class VideoTokenizer(FromAnywhere, ModelMixin, ConfigMixin):
 
     def check_tokens(self, tokens: TokenizedClips) -> None:
         """Raises ValueError for codes outside the codebook or a number of codes that the lengths do not add up to."""
-        if tokens.lengths.ndim != 2 or not len(tokens.lengths):
+        if tokens.lengths.ndim != 2 or not tokens.lengths.numel():
             raise ValueError(
-                f"lengths are those of the blocks of clips, (B, T), of one at least; got {tuple(tokens.lengths.shape)}"
+                f"lengths are those of the blocks of clips, (B, T), at least one; got {tuple(tokens.lengths.shape)}"
             )
         expected = int(tokens.lengths.sum())
         if len(tokens.codes) != expected:
@@ -352,12 +352,6 @@ class VideoTokenizer(FromAnywhere, ModelMixin, ConfigMixin):
                 f"codes run from 0 to {self.quantizer.codebook_size - 1}, got {lowest} to {highest}: tokens of another "
                 "tokenizer?"
             )
-
-
-def _check_layout(video: Tensor) -> None:
-    if video.ndim != 5 or video.shape[1] != 3 or not len(video):
-        raise ValueError(f"videos are of shape (B, 3, F, H, W), one at least; got {tuple(video.shape)}")
-    check_floats(video)
 
 
 def attend_nearby(attention: Attention) -> None:

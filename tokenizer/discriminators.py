@@ -19,6 +19,7 @@ from torch.nn.utils.parametrizations import spectral_norm
 from transformers import VideoMAEModel
 
 from evagen.kernels.frozen import Frozen
+from evagen.kernels.levels import check_layout
 from evagen.kernels.pretrained import as_network_input, height_width, load_pretrained
 
 VIDEOMAE_B = "MCG-NJU/videomae-base"
@@ -62,8 +63,7 @@ class PatchDiscriminator3D(nn.Module):
     def forward(self, video: Tensor) -> Tensor:
         """video (B, C, F, H, W) in [-1, 1] → logits (B, F // 4, H // 8, W // 8), high where it looks real.
         Raises ValueError for clips of less than 4 frames or 8 pixels and for another layout."""
-        if video.ndim != 5 or video.shape[1] != 3:
-            raise ValueError(f"videos should be B 3 F H W, not {tuple(video.shape)}")
+        check_layout(video)
         self.check_size(*video.shape[2:])
         x = video
         for layer in self.layers:
@@ -120,8 +120,7 @@ class TransformerDiscriminator(nn.Module):
     def forward(self, video: Tensor) -> Tensor:
         """video (B, C, F, H, W) in [-1, 1] → logits (B, F / 4, H / 8, W / 8), or (B, 1), high where it looks real.
         Raises ValueError for clips that the patches do not divide and for another layout."""
-        if video.ndim != 5 or video.shape[1] != 3:
-            raise ValueError(f"videos should be B 3 F H W, not {tuple(video.shape)}")
+        check_layout(video)
         self.check_size(*video.shape[2:])
         step, patch = self.temporal_patch, self.spatial_patch
         pixels = rearrange(video, "b c (t f) (y p) (x q) -> b t y x (c f p q)", f=step, p=patch, q=patch)

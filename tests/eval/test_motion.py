@@ -100,6 +100,7 @@ def test_bad_input_is_refused():
     for measure in (frame_change, moving_share):
         for wrong, words in (
             (walkers(2)[0], "B 3 F H W"),
+            (walkers(2)[:0], "at least one"),
             (walkers(2).byte(), "uint8"),
             (walkers(2) * 127.5 + 127.5, r"values in \[-1, 1\]"),
         ):

@@ -135,11 +135,16 @@ def test_autocast_around_a_measure_changes_nothing(name):
 
 def test_bad_input_is_refused(perceptual):
     reconstruction, original = videos()
-    for measure in (psnr, ssim):
-        with pytest.raises(ValueError, match="B 3 F H W"):
-            measure(reconstruction[:1], original)
-        with pytest.raises(ValueError, match="B 3 F H W"):
-            measure(reconstruction[0], original[0])
+    frames_first = reconstruction.transpose(1, 2), original.transpose(1, 2)
+    for measure in (psnr, ssim, moving_errors):
+        for pair in (
+            (reconstruction[:1], original),
+            (reconstruction[0], original[0]),
+            frames_first,
+            (reconstruction[:0], original[:0]),
+        ):
+            with pytest.raises(ValueError, match="B 3 F H W"):
+                measure(*pair)
     with pytest.raises(ValueError, match="uint8"):
         psnr(original.byte(), original.byte())
     with pytest.raises(ValueError, match=r"values in \[-1, 1\]"):  # where all would be clipped to white

@@ -134,7 +134,7 @@ def test_a_logit_sees_its_own_surroundings_only():
 
 @pytest.mark.parametrize("shape", [(1, 3, 3, 32, 32), (1, 3, 16, 4, 32), (1, 1, 16, 32, 32), (3, 16, 32, 32)])
 def test_clips_too_small_or_of_another_layout_are_refused(shape):
-    with pytest.raises(ValueError, match=r"should be B 3 F H W|at least 4 frames of 8 × 8 pixels"):
+    with pytest.raises(ValueError, match=r"videos are floating point B 3 F H W|at least 4 frames of 8 × 8 pixels"):
         patch_discriminator()(torch.zeros(shape))
 
 
@@ -189,7 +189,7 @@ def test_places_are_all_different():
 
 @pytest.mark.parametrize("shape", [(1, 3, 6, 32, 32), (1, 3, 8, 32, 36), (1, 1, 8, 32, 32), (3, 8, 32, 32)])
 def test_the_transformer_refuses_clips_that_its_patches_do_not_divide(shape):
-    with pytest.raises(ValueError, match=r"frames in fours .* not|should be B 3 F H W"):
+    with pytest.raises(ValueError, match=r"frames in fours .* not|videos are floating point B 3 F H W"):
         transformer_discriminator()(torch.zeros(shape))
 
 
