@@ -15,12 +15,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 from evagen.commands.train_generator import GeneratorTraining
+from evagen.commands.train_router import RouterTraining
 from evagen.commands.train_tokenizer import TokenizerTraining
 from evagen.config import Section, find_config, format_values, load_config, read_values, save_config
 from evagen.errors import UserError
 
 STARTS = {"quickstart/proxy": TokenizerTraining, "quickstart/final": TokenizerTraining,
-          "quickstart/generator": GeneratorTraining}  # fmt: skip
+          "quickstart/generator": GeneratorTraining, "quickstart/router": RouterTraining}  # fmt: skip
 TEXTS = {name: format_values(read_values(find_config(name))) for name in STARTS}
 SECONDS = 5
 """A config that takes longer hangs."""

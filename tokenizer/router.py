@@ -105,7 +105,9 @@ def make_vit(
     drop_rate: float,
 ) -> VisionTransformer:
     """Untrained, for features of so many channels, of blocks side by side, and the preference's channel. Raises
-    ValueError for a resolution that patches of averaged pixels do not divide."""
+    ValueError for a resolution that patches of averaged pixels do not divide, and a width that the heads do not."""
+    if num_heads < 1 or width % num_heads:
+        raise ValueError(f"width {width} is not divisible by {num_heads} heads")
     if resolution % (downscale * patch):
         raise ValueError(
             f"frames of {resolution} pixels, averaged over {downscale}, do not divide into patches of {patch}"
@@ -176,6 +178,8 @@ class Router(FromAnywhere, ModelMixin, ConfigMixin):
         reward_scale: ScaleName = "min-max",
     ):
         super().__init__()
+        if num_frames % temporal_patch:
+            raise ValueError(f"{num_frames} frames do not divide into blocks of {temporal_patch}")
         self.assignments = AssignmentSpace(levels, num_frames // temporal_patch)
         num_blocks = self.assignments.num_blocks
         channels, classes = 4 * temporal_patch + num_blocks - 1, self.assignments.count

@@ -130,6 +130,11 @@ def test_bad_preference_ranges_are_explained(record, tmp_path, bounds):
         routing(record, tmp_path, preference_range=bounds)
 
 
+def test_heads_that_do_not_divide_the_width_are_explained(record, tmp_path):
+    with pytest.raises(UserError, match="no Router can be made with these settings: width 32 is not divisible by 3"):
+        train_router.main(routing(record, tmp_path, model={"width": 32, "num_heads": 3, "patch": 8, "depth": 1}))
+
+
 def test_records_that_cannot_be_trained_on_are_explained(root, record, tmp_path, monkeypatch):
     useless = curated_with(lambda video: -torch.ones(len(video)), root, tmp_path / "useless")
     with pytest.raises(UserError, match="cannot be trained on: the mean distance at the longest assignment"):

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny_models import tiny_generator, tiny_tokenizer
+from tiny_models import tiny_generator, tiny_router, tiny_tokenizer
 
 from evagen.errors import UserError
 from evagen.models.loading import load_model, start_from
-from evagen.tokenizer import VideoTokenizer
+from evagen.tokenizer import Router, VideoTokenizer
 
 SIZES = {"vq": (32, 5), "svq": (32, 5), "fsq": (243, 5), "bsq": (32, 5)}
 
@@ -48,6 +48,14 @@ def test_a_tokenizer_with_each_quantiser_is_loaded(tmp_path, kind):
 def test_weights_of_another_quantiser_are_explained(tmp_path, kind, config, message):
     with pytest.raises(UserError, match=message):
         load_model(VideoTokenizer, saved(tmp_path, kind, config))
+
+
+def test_a_router_whose_config_does_not_fit_together_is_explained(tmp_path):
+    tiny_router().save_pretrained(tmp_path)
+    config = tmp_path / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"num_heads": 3}))
+    with pytest.raises(UserError, match=r"in config\.json: width 32 is not divisible by 3 heads"):
+        load_model(Router, tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -231,6 +231,18 @@ def test_the_features_of_a_mirror_image_are_the_mirrored_features(num_frames):
     )
 
 
-def test_a_router_whose_patches_do_not_fit_is_explained():
-    with pytest.raises(ValueError, match="48 pixels, averaged over 2, do not divide into patches of 16"):
-        Router([2, 4], resolution=48, downscale=2, patch=16)
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (
+            {"resolution": 48, "downscale": 2, "patch": 16},
+            "48 pixels, averaged over 2, do not divide into patches of 16",
+        ),
+        ({"width": 100}, "width 100 is not divisible by 7 heads"),
+        ({"num_heads": 0}, "width 448 is not divisible by 0 heads"),
+        ({"temporal_patch": 5}, "16 frames do not divide into blocks of 5"),
+    ],
+)
+def test_a_router_whose_settings_do_not_fit_is_explained(settings, message):
+    with pytest.raises(ValueError, match=message):
+        Router([2, 4], **settings)
