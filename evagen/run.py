@@ -25,6 +25,7 @@ from accelerate.utils import (
     InitProcessGroupKwargs,
     ProjectConfiguration,
     gather_object,
+    parse_flag_from_env,
 )
 from pydantic import Field
 from torch import nn
@@ -111,15 +112,7 @@ def start_accelerator(
     another process is at work in the folder, for a tracker that is not installed, and for what `accelerate launch` or
     the environment asks for and this run would not do."""
     refuse_unheard(accumulation)
-    mixed_precision = mixed_precision or os.environ.get("ACCELERATE_MIXED_PRECISION", "no").lower()
-    if mixed_precision != "no" and hasattr(getattr(config, "run", None), "precision"):
-        logger.warning("ACCELERATE_MIXED_PRECISION=%s is for trainings: run.precision counts here", mixed_precision)
-        mixed_precision = "no"
-    if mixed_precision == "bf16" and torch.cuda.is_available() and not has_bf16(torch.device("cuda")):
-        raise UserError(
-            f"run.mixed_precision=bf16, or Accelerate's: {torch.cuda.get_device_name()} has no bf16; "
-            "give run.mixed_precision=fp16 or no"
-        )
+    mixed_precision = _computed_in(mixed_precision, config)
     if tracker != "none" and tracker not in {each.value for each in get_available_trackers()}:
         raise UserError(
             f"run.tracker={tracker} is not installed: pip install {tracker}, or give run.tracker=tensorboard"
@@ -148,6 +141,27 @@ def start_accelerator(
     if tracker != "none":
         _start_tracker(accelerator, tracker, project, config, out)
     return accelerator
+
+
+def _computed_in(asked: str | None, config: Section) -> str:
+    """The mixed precision of a run, Accelerate's setting where none is asked for. Raises UserError for one that the
+    device does not have."""
+    asked = asked or os.environ.get("ACCELERATE_MIXED_PRECISION", "no").lower()
+    if asked != "no" and hasattr(getattr(config, "run", None), "precision"):
+        logger.warning("ACCELERATE_MIXED_PRECISION=%s is for trainings: run.precision counts here", asked)
+        return "no"
+    if asked == "bf16" and torch.cuda.is_available() and not has_bf16(torch.device("cuda")):
+        raise UserError(
+            f"run.mixed_precision=bf16, or Accelerate's: {torch.cuda.get_device_name()} has no bf16; "
+            "give run.mixed_precision=fp16 or no"
+        )
+    on_cpu = parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.accelerator.is_available()
+    if asked == "fp16" and on_cpu:  # Accelerate would compute in fp32 and say nothing
+        raise UserError(
+            "run.mixed_precision=fp16, or Accelerate's, is for GPUs, and this runs on a CPU: give "
+            "run.mixed_precision=bf16 or no"
+        )
+    return asked
 
 
 def _lock(out: Path) -> None:

@@ -69,6 +69,15 @@ def linear() -> Linear:
     return Linear()
 
 
+@pytest.mark.parametrize("run", [{"mixed_precision": "fp16"}, {}])
+def test_fp16_on_a_cpu_is_refused_wherever_it_is_asked_for(tmp_path, monkeypatch, run):
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "no" if run else "fp16")
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
+    with pytest.raises(UserError, match="fp16, or Accelerate's, is for GPUs, and this runs on a CPU"):
+        start(tmp_path / "run", linear(), run)
+    assert not list(tmp_path.iterdir())
+
+
 def test_accumulated_batches_make_the_step_of_one_large_batch(tmp_path):
     small, large = linear(), linear()
     train(start(tmp_path / "small", small, accumulation=3), batches())
