@@ -28,7 +28,7 @@ from evagen.kernels.levels import check_range
 from evagen.kernels.transfer import send
 from evagen.tokenizer import tiles
 from evagen.tokenizer.autoencoder import TokenizedClips, VideoTokenizer
-from evagen.tokenizer.reward import PREFERENCE_RANGE
+from evagen.tokenizer.reward import preference_within
 from evagen.tokenizer.router import Router
 from evagen.tokenizer.stream import TokenizerStream
 
@@ -114,7 +114,8 @@ class AdaptiveTokenizer:
         Args:
             video: (C, F, H, W), or an iterable of frames (C, H, W), float in [-1, 1]; for `mean_tokens` one that
                 can be gone through up to four times, such as a list or an object that reads a file anew.
-            preference: the quality dial w_q, from 0.8 (few tokens) to 1.6 (best quality); 1.2 if no dial is given.
+            preference: the quality dial w_q, from 0.8 (few tokens) to 1.6 (best quality), or what the router was
+                trained for; 1.2, or what is nearest to it, if no dial is given.
             max_tokens: bound for each clip. Clips are independent of each other under these two.
             mean_tokens: bound for the average of all clips of the video, see `Router.assign_video`.
             prefix: lengths of the first blocks of each clip; the router chooses the others.
@@ -128,7 +129,7 @@ class AdaptiveTokenizer:
                 raise ValueError("mean_tokens reads the video several times, and an iterator can be read only once")
             found = self.router.assign_video(_RouterClips(self, video), mean_tokens, max_tokens, prefix)
             preference, max_tokens, lengths = found.preference, found.max_tokens, found.lengths
-        preference = 1.2 if preference is None else preference
+        preference = preference_within(preference, self.router.preference_range)
         encoded: list[TokenizedClips] = []
         num_frames = num_clips = 0
         for chunk in self._chunks(video):
@@ -307,9 +308,7 @@ def checked_short_side(short_side: int | None, tokenizer: VideoTokenizer) -> int
 
 
 def check_dials(preference: float | None, mean_tokens: float | None, max_tokens: int | None) -> None:
-    """Raises ValueError for what is no number, and for a preference out of the range that routers are trained on, or
-    beside a mean."""
-    low, high = PREFERENCE_RANGE
+    """Raises ValueError for what is no number, and for a preference beside a mean."""
     for name, value in (("preference", preference), ("mean_tokens", mean_tokens)):
         if value is not None and not isinstance(value, numbers.Real):
             raise ValueError(f"{name}={value!r}: a number is needed")
@@ -320,8 +319,6 @@ def check_dials(preference: float | None, mean_tokens: float | None, max_tokens:
             f"preference={preference} and mean_tokens={mean_tokens} exclude each other: a mean finds the preference "
             "that it needs; give one of them"
         )
-    if preference is not None and not low <= preference <= high:
-        raise ValueError(f"a preference lies between {low} (few tokens) and {high} (best quality); got {preference}")
 
 
 def _checked_size(frame: Tensor, size: tuple[int, int] | None) -> tuple[int, int]:

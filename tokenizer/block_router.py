@@ -22,7 +22,7 @@ from evagen.kernels.levels import check_range_where_it_costs_nothing
 from evagen.kernels.registered import register_to_config
 from evagen.kernels.sources import FromAnywhere
 from evagen.tokenizer.assignments import AssignmentSpace
-from evagen.tokenizer.reward import ScaleName
+from evagen.tokenizer.reward import PREFERENCE_RANGE, ScaleName, checked_range, preference_within
 from evagen.tokenizer.router import CHANGE_SCALE, make_vit, with_preference
 
 
@@ -60,9 +60,9 @@ class BlockRouter(FromAnywhere, ModelMixin, ConfigMixin):
         levels, memory_blocks, temporal_patch: of the tokenizer that it serves.
         resolution: height and width that it looks at in pixels.
         downscale, patch, width, depth, num_heads, drop_rate: as in `Router`.
-        reward_scale: of the rewards that it was trained on, which its preferences mean (`tokenizer.reward`).
+        reward_scale, preference_range: as in `Router`.
 
-    Attributes: `assignments`, the `AssignmentSpace` of one block, whose lengths are its classes.
+    Attributes: `preference_range`; `assignments`, the `AssignmentSpace` of one block, whose lengths are its classes.
     """
 
     part = "router"
@@ -81,8 +81,10 @@ class BlockRouter(FromAnywhere, ModelMixin, ConfigMixin):
         num_heads: int = 7,
         drop_rate: float = 0.0,
         reward_scale: ScaleName = "min-max",
+        preference_range: Sequence[float] = PREFERENCE_RANGE,
     ):
         super().__init__()
+        self.preference_range = checked_range(preference_range)
         self.assignments = AssignmentSpace(levels, 1)
         channels = 4 * temporal_patch + 2 * memory_blocks
         self.vit = make_vit(resolution, 1, downscale, patch, channels, len(levels), width, depth, num_heads, drop_rate)
@@ -115,12 +117,14 @@ class BlockRouter(FromAnywhere, ModelMixin, ConfigMixin):
         """The most probable length of each block in turn: (B, C, F, H, W) → int64 (B, T) on the CPU.
 
         Args:
-            preference: w_q, the quality dial: 0.8 spends few tokens, 1.6 many.
+            preference: w_q, the quality dial, within `preference_range`: 0.8 spends few tokens, 1.6 many.
             max_tokens: of each block.
             prefix: lengths of the first blocks.
 
-        Raises ValueError where no level is as short as `max_tokens`, or the prefix has none, and for videos of other
-        shapes, or far out of [-1, 1] (on a CPU, where looking costs nothing)."""
+        Raises ValueError where no level is as short as `max_tokens`, or the prefix has none, for a preference that the
+        router was not trained for, and for videos of other shapes, or far out of [-1, 1] (on a CPU, where looking costs
+        nothing)."""
+        preference = preference_within(preference, self.preference_range)
         check_range_where_it_costs_nothing(video)
         levels, step = torch.tensor(self.assignments.levels), self.config.temporal_patch
         self.assignments.check_levels(torch.tensor(prefix, dtype=torch.int64))

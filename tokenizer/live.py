@@ -33,6 +33,7 @@ from evagen.tokenizer.adaptive import (
 from evagen.tokenizer.autoencoder import TokenizedClips, VideoTokenizer
 from evagen.tokenizer.block_router import BlockRouter
 from evagen.tokenizer.rate_control import RateControl
+from evagen.tokenizer.reward import preference_within
 from evagen.tokenizer.stream import TokenizerStream
 
 
@@ -51,20 +52,22 @@ class LiveLengths:
 
     Args:
         router: put into eval mode.
-        preference: w_q, where there is no control.
+        preference: w_q, where there is no control; as of `AdaptiveTokenizer.encode` if None.
         max_tokens: of each block.
         control: keeps a rate with levels of which none is longer than `max_tokens`.
 
-    Raises ValueError for `max_tokens` below the shortest length."""
+    Raises ValueError for `max_tokens` below the shortest length, and for a preference that the router was not trained
+    for."""
 
     def __init__(
         self,
         router: BlockRouter,
-        preference: float = 1.2,
+        preference: float | None = None,
         max_tokens: int | None = None,
         control: RateControl | None = None,
     ):
-        self.router, self.preference, self.control = router.eval(), preference, control
+        self.router, self.control = router.eval(), control
+        self.preference = preference_within(preference, router.preference_range)
         self._levels = torch.tensor(router.assignments.levels)  # (L,)
         self._too_long = router.too_long(max_tokens)  # (L,)
         self._before = torch.empty(1, 3, 0, router.config.resolution, router.config.resolution, device=router.device)
@@ -129,7 +132,7 @@ class LiveTokenizer:
         Args:
             video: (C, F, H, W), or an iterable of frames (C, H, W), float in [-1, 1]. A last block that is not whole is
                 filled up with the last frame.
-            preference: the quality dial w_q, from 0.8 (few tokens) to 1.6 (best quality); 1.2 if there is no other.
+            preference: the quality dial w_q, as of `AdaptiveTokenizer.encode`.
             max_tokens: bound for each block.
             rate: tokens a second that are kept in place of a preference.
             lengths: of the first blocks, given outright; the last of them is that of all further ones.
@@ -139,13 +142,15 @@ class LiveTokenizer:
         blocks = list(self.blocks(video, preference=preference, max_tokens=max_tokens, rate=rate, lengths=lengths))
         if not blocks:
             raise ValueError("the video holds no frame; at least one is needed")
-        size, steered = blocks[0].size, rate is not None or len(lengths) > 0
+        size, asked = blocks[0].size, None
+        if rate is None and self.router is not None and not len(lengths):
+            asked = preference_within(preference, self.router.preference_range)
         of_tiles = list(zip(*(block.codes for block in blocks)))  # k of T of (N,)
         codes = torch.cat([codes for tile in of_tiles for codes in tile]).cpu()
         return TokenizedVideo(
             TokenizedClips(codes, torch.tensor([[len(codes) for codes in tile] for tile in of_tiles])),
             sum(block.num_frames for block in blocks), size, self.encoded_size(size),
-            None if steered else (1.2 if preference is None else preference), max_tokens,
+            asked, max_tokens,
         )  # fmt: skip
 
     def blocks(
@@ -206,6 +211,8 @@ class LiveTokenizer:
             self.tokenizer.assignments.check_levels(torch.tensor(lengths))
         elif self.router is None:
             raise ValueError("without a router lengths have to be given")
+        else:
+            preference_within(preference, self.router.preference_range)
 
     def _chooser(
         self, preference: float | None, max_tokens: int | None, rate: Rate | None, num_tiles: int
@@ -219,10 +226,12 @@ class LiveTokenizer:
             blocks_per_second = rate.frames_per_second / self.tokenizer.config.temporal_patch
             of_tile = rate.tokens_per_second / num_tiles
             try:
-                control = RateControl(levels, of_tile, rate.window_seconds, blocks_per_second)
+                control = RateControl(
+                    levels, of_tile, rate.window_seconds, blocks_per_second, self.router.preference_range
+                )
             except ValueError as error:
                 raise ValueError(f"{f'for each of {num_tiles} tiles ' * (num_tiles > 1)}{error}") from error
-        return LiveLengths(self.router, 1.2 if preference is None else preference, max_tokens, control)
+        return LiveLengths(self.router, preference, max_tokens, control)
 
 
 def check_block_router_fits(tokenizer: VideoTokenizer, router: BlockRouter) -> None:

@@ -38,12 +38,19 @@ class RateControl:
         tokens_per_second: the rate.
         window_seconds: over which it holds; rounded down to whole blocks (`window_blocks` of them).
         blocks_per_second: of the video.
+        preferences: that the router was trained for, low and high.
 
     Raises ValueError for a window shorter than a block, and for a rate that the shortest lengths exceed."""
 
     def __init__(
-        self, levels: Sequence[int], tokens_per_second: float, window_seconds: float, blocks_per_second: float
+        self,
+        levels: Sequence[int],
+        tokens_per_second: float,
+        window_seconds: float,
+        blocks_per_second: float,
+        preferences: tuple[float, float] = PREFERENCE_RANGE,
     ):
+        self._preferences = preferences
         self.levels, self.shortest, self.longest = tuple(levels), levels[0], levels[-1]
         self.per_block = tokens_per_second / blocks_per_second  # r
         self.window_blocks = int(window_seconds * blocks_per_second + 1e-9)  # n
@@ -86,13 +93,13 @@ class RateControl:
     @property
     def preference(self) -> float:
         """w_q for the next block."""
-        low, high = PREFERENCE_RANGE
+        low, high = self._preferences
         return min(max((low + high) / 2 + self._drive, low), high)
 
     @property
     def bias(self) -> float:
         """Added to a level's log-odds for each doubling of its length; 0 within the range of preferences."""
-        return BIAS * (sum(PREFERENCE_RANGE) / 2 + self._drive - self.preference)
+        return BIAS * (sum(self._preferences) / 2 + self._drive - self.preference)
 
     def add(self, length: int) -> None:
         """The length that the next block was given."""

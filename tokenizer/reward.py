@@ -16,6 +16,7 @@ Distances are what is stored, so any preference of either scale can be applied a
 Legend: B clips, A candidate assignments, T temporal blocks.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -26,6 +27,8 @@ from evagen.tokenizer.assignments import AssignmentSpace
 
 PREFERENCE_RANGE = (0.8, 1.6)
 """Of w_q, for routers of either scale (EVATok §4.2)."""
+USUAL_PREFERENCE = 1.2
+"""Where nobody asks for another."""
 
 ScaleName = Literal["min-max", "z-score"]
 
@@ -82,6 +85,29 @@ class RewardScale:
     def length(self, tokens: Tensor) -> Tensor:
         """L of total numbers of tokens, any shape, float64."""
         return (tokens.double() - self.tokens_zero) / self.tokens_unit
+
+
+def checked_range(preferences: Sequence[float]) -> tuple[float, float]:
+    """The preferences that a router is trained for, (low, high). Raises ValueError for what is no range of w_q."""
+    if len(preferences) != 2 or not 0 <= preferences[0] <= preferences[1] <= 2:
+        raise ValueError(f"two numbers are needed, 0 <= low <= high <= 2; got {list(preferences)}")
+    low, high = preferences
+    return low, high
+
+
+def preference_within(preference: float | None, trained_for: tuple[float, float]) -> float:
+    """What a router is asked for: the preference, or, where none is given, 1.2 or what of the range is nearest to it.
+    Raises ValueError for one that the router was not trained for, of which it knows nothing."""
+    low, high = trained_for
+    if preference is None:
+        return min(max(USUAL_PREFERENCE, low), high)
+    if not low <= preference <= high:
+        between = f"preferences between {low:g} (few tokens) and {high:g} (best quality)"
+        raise ValueError(
+            f"this router was trained for {f'the preference {low:g} alone' if low == high else between}; got "
+            f"{preference}: ask for what it knows, or train one with another preference_range"
+        )
+    return preference
 
 
 def same_preference(preference: float, of: RewardScale, to: RewardScale) -> float:

@@ -20,7 +20,7 @@ from evagen.kernels.registered import register_to_config
 from evagen.kernels.sources import FromAnywhere
 from evagen.kernels.transfer import send
 from evagen.tokenizer.assignments import AssignmentSpace
-from evagen.tokenizer.reward import PREFERENCE_RANGE, ScaleName
+from evagen.tokenizer.reward import PREFERENCE_RANGE, ScaleName, checked_range, preference_within
 
 READINGS = 3
 """How often `assign_video` reads the video to find the preference for a budget."""
@@ -154,10 +154,11 @@ class Router(FromAnywhere, ModelMixin, ConfigMixin):
         width, depth, num_heads: of the ViT.
         drop_rate: dropout before the head and on token embeddings, in training.
         reward_scale: of the rewards that it was trained on, which its preferences mean (`tokenizer.reward`).
+        preference_range: the preferences that it is trained for, low and high. It is asked for no other.
 
     It learns by cross-entropy of `router(router.features(video), preference)` against `best_assignment` of the clips at
-    the same preferences, which are drawn from `PREFERENCE_RANGE`. Attributes: `assignments`, the `AssignmentSpace` of
-    its classes.
+    the same preferences, which are drawn from `preference_range`. Attributes: this, and `assignments`, the
+    `AssignmentSpace` of its classes.
     """
 
     part = "router"
@@ -176,8 +177,10 @@ class Router(FromAnywhere, ModelMixin, ConfigMixin):
         num_heads: int = 7,
         drop_rate: float = 0.0,
         reward_scale: ScaleName = "min-max",
+        preference_range: Sequence[float] = PREFERENCE_RANGE,
     ):
         super().__init__()
+        self.preference_range = checked_range(preference_range)
         if num_frames % temporal_patch:
             raise ValueError(f"{num_frames} frames do not divide into blocks of {temporal_patch}")
         self.assignments = AssignmentSpace(levels, num_frames // temporal_patch)
@@ -210,12 +213,14 @@ class Router(FromAnywhere, ModelMixin, ConfigMixin):
         A clip's assignment does not depend on the others in the batch.
 
         Args:
-            preference: w_q, the quality dial: 0.8 spends few tokens, 1.6 many.
+            preference: w_q, the quality dial, within `preference_range`: 0.8 spends few tokens, 1.6 many.
             max_tokens: bound for each single clip: the assignment is the most probable among those within it,
             prefix: and among those whose first blocks have these lengths (EVATok §4.4: 512, 128 for given frames).
 
-        Raises ValueError when no assignment is as short as `max_tokens`, or has the prefix, and for videos of other
-        shapes, or far out of [-1, 1] (on a CPU, where looking costs nothing)."""
+        Raises ValueError when no assignment is as short as `max_tokens`, or has the prefix, for a preference that the
+        router was not trained for, and for videos of other shapes, or far out of [-1, 1] (on a CPU, where looking costs
+        nothing)."""
+        preference = preference_within(preference, self.preference_range)
         check_range_where_it_costs_nothing(video)
         allowed = self._allowed("max_tokens", max_tokens, prefix)  # (A,)
         logits = self._logits(self.features(video), preference)  # (B, A)
@@ -234,7 +239,7 @@ class Router(FromAnywhere, ModelMixin, ConfigMixin):
         """Assignments of all clips of ONE video, on average at most `mean_tokens` a clip.
 
         One preference serves the whole video, so that tokens go to the clips that gain most from them: the largest
-        in `PREFERENCE_RANGE` that keeps the average, found to 1/64 of the range. Where none keeps it, each clip is
+        in `preference_range` that keeps the average, found to 1/64 of the range. Where none keeps it, each clip is
         bounded too, by the largest bound that does; so the average is kept always. Unlike in `assign`, a clip's
         assignment does depend on the others: do not mix videos.
 
@@ -247,9 +252,15 @@ class Router(FromAnywhere, ModelMixin, ConfigMixin):
             mean_tokens: the budget.
             max_tokens, prefix: of each single clip, as in `assign`.
 
-        Raises ValueError for a budget below the shortest assignment, for a prefix that none has, and for no clips."""
+        Raises ValueError for a budget below the shortest assignment, for a prefix that none has, for no clips, and
+        where the router was trained for one preference alone."""
         self._allowed("mean_tokens", mean_tokens, prefix)
-        low, high = PREFERENCE_RANGE
+        low, high = self.preference_range
+        if low == high:
+            raise ValueError(
+                f"mean_tokens={mean_tokens} is met by a preference that spends it, and this router was trained for "
+                f"{low:g} alone: give max_tokens, or a router trained with preference_range=[0.8,1.6]"
+            )
         tried: dict[float, VideoAssignment] = {}
         for _ in range(READINGS):
             new = set(torch.linspace(low, high, TRIED_AT_ONCE, dtype=torch.float64).tolist()) - set(tried)
@@ -259,7 +270,7 @@ class Router(FromAnywhere, ModelMixin, ConfigMixin):
             if not within:
                 return self._bounded(clips, low, mean_tokens, prefix)
             low = max(within)
-            if low == PREFERENCE_RANGE[1]:
+            if low == self.preference_range[1]:
                 break
             high = min(preference for preference in tried if preference > low)
         return tried[low]

@@ -165,7 +165,7 @@ def find_preferences(config: FixedAgainstAdaptive, router_source: str) -> dict[s
         try:
             assigned = router.assign_video(batches, budget)
         except ValueError as error:
-            raise UserError(f"fixed_length={config.fixed_length} is too short for the router: {error}") from error
+            raise UserError(f"fixed_length={config.fixed_length} and the router at {router_source}: {error}") from error
         if assigned.max_tokens is not None:
             raise UserError(
                 f"the router at {router_source} spends more than {budget:g} tokens a clip at its lowest preference; "

@@ -32,6 +32,7 @@ from evagen.errors import UserError
 from evagen.eval import PerceptualDistance, motion_explained, moving_errors, psnr
 from evagen.eval.reconstruction import perceptual_distance
 from evagen.kernels.files import write_whole
+from evagen.models.lengths import check_asked
 from evagen.models.loading import fingerprint, load_model, load_router
 from evagen.report import tokens_over_time
 from evagen.report.long_plot import draw
@@ -194,6 +195,7 @@ Way = tuple[str, float, Encode, VideoTokenizer]
 def _ways(config: LongVideos, device: torch.device) -> Iterator[Way]:
     live, clips = _live(config, device), load_model(VideoTokenizer, config.clips.tokenizer, device)
     adaptive = AdaptiveTokenizer(clips, load_router(clips, config.clips.router))
+    check_asked(config.clips.router, adaptive.router, *config.preferences)
     models = {"memory": live.tokenizer, "its router": live.router, "clips": clips, "their router": adaptive.router}
     _check_models(config.run.out / "ways" / "models.json", {name: fingerprint(each) for name, each in models.items()})
     for w_q in config.preferences:
@@ -221,6 +223,7 @@ def _check_models(path: Path, models: dict[str, str]) -> None:
 def _live(config: LongVideos, device: torch.device) -> LiveTokenizer:
     remembers = load_model(VideoTokenizer, config.memory.tokenizer, device)
     router = load_router(remembers, config.memory.router)
+    check_asked(config.memory.router, router, *config.preferences)
     try:
         return LiveTokenizer(remembers, router)
     except ValueError as error:

@@ -32,6 +32,7 @@ from evagen.kernels.files import atomic_write, write_whole
 from evagen.kernels.levels import floats_to_levels
 from evagen.models.fit import check_same_tokenizer
 from evagen.models.inference import autocast, load_for
+from evagen.models.lengths import check_asked
 from evagen.models.loading import fingerprint
 from evagen.models.networks import DetectorName, PerceptualNetwork, choose_detector, gives_fvd
 from evagen.report.quality_cost_plot import draw
@@ -51,11 +52,11 @@ from evagen.scoring.length_choices import (
     uniform,
 )
 from evagen.scoring.reconstruction import ReconstructionScores, score_reconstruction
-from evagen.tokenizer import PREFERENCE_RANGE, AssignmentSpace, RewardScale, Router, VideoTokenizer
+from evagen.tokenizer import AssignmentSpace, RewardScale, Router, VideoTokenizer
 from evagen.tokenizer.reward import ScaleName
 
 SEARCHED_RANGE = (0.4, 2.0)
-"""Of w_q for lengths found by search (EVATok §4.2). Routers know `PREFERENCE_RANGE`."""
+"""Of w_q for lengths found by search (EVATok §4.2). Routers are asked for what they were trained for."""
 
 
 PROTOCOL = "evatok-ucf101-recon"
@@ -101,7 +102,7 @@ class QualityCost(Section):
     """Routers trained for one preference each."""
     reward_scale: ScaleName | None = None
     """That of the routers if None, and no other one."""
-    preference: float = Field(1.2, ge=PREFERENCE_RANGE[0], le=PREFERENCE_RANGE[1])
+    preference: float = Field(1.2, ge=0, le=2)
     """At which proxy and final tokenizer are compared."""
     compare: PerceptualNetwork = PerceptualNetwork()
     """What compares the frames of proxy and final tokenizer. The other ways have the distance of their record, so it
@@ -110,8 +111,8 @@ class QualityCost(Section):
     """For figures like the paper's with rFVD. It takes about as long as encoding and decoding all clips `points` times
     for each way."""
     num_preferences: int = Field(33, ge=2)
-    """Points of each way that has a dial, evenly over the dial's range: 0.8 to 1.6 for routers, 0.4 to 2 for what is
-    searched, which has the routers' points too."""
+    """Points of each way that has a dial, evenly over the dial's range: what a router was trained for, or 0.4 to 2 for
+    what is searched, which has the routers' points too."""
     batch_size: Annotated[int, ONLY_HOW] = Field(16, ge=1)
     """Clips in memory together."""
 
@@ -147,6 +148,7 @@ def main(config: QualityCost) -> Path:
     record = records[config.record]
     scale = RewardScale.of(record.distance, record.space, scale_of(config, models.router, models.singles))
     check_candidates(config, record.space, models.router, models.singles)
+    check_preferences(config, models.router, models.singles)
     check_same_tokenizer(
         record.measured_with.tokenizer, fingerprint(models.proxy),
         "the records were measured with", f"proxy={config.proxy}", "give the tokenizer of the records",
@@ -192,7 +194,7 @@ def _axis_of(detector: PreparedDetector) -> str:
 
 def _measure(config: QualityCost, clips: ClipSet, models: Models) -> tuple[list[CostPoint], dict]:
     """Every way on one set of clips: its points, and its summary."""
-    preferences = _evenly(PREFERENCE_RANGE, config.num_preferences)
+    preferences = _evenly(models.router.preference_range, config.num_preferences)
     searched = sorted({*preferences, *_evenly(SEARCHED_RANGE, config.num_preferences)})
     asked = {*preferences, *models.singles, config.preference}
     by_router = {p: routed("router", models.router, clips, p, config.batch_size) for p in asked}
@@ -262,6 +264,19 @@ def scale_of(config: QualityCost, router: Router, singles: dict[float, Router]) 
                 f"reward_scale={wanted}"
             )
     return wanted
+
+
+def check_preferences(config: QualityCost, router: Router, singles: dict[float, Router]) -> None:
+    """Raises UserError for a preference that a router was not trained for, and where all share one alone."""
+    check_asked(config.router, router, config.preference, *singles)
+    for w_q, one in singles.items():
+        check_asked(config.single_routers[w_q], one, w_q)
+    low, high = router.preference_range
+    if low == high:
+        raise UserError(
+            f"the router at {config.router} was trained for the preference {low:g} alone, and a curve needs several: "
+            "give one trained with preference_range=[0.8,1.6]"
+        )
 
 
 def check_candidates(config: QualityCost, space: AssignmentSpace, router: Router, singles: dict[float, Router]) -> None:

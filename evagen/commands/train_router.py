@@ -27,14 +27,16 @@ from evagen.models.loading import new_model
 from evagen.run import ReadsClips
 from evagen.tokenizer import PREFERENCE_RANGE, BlockRouter, RewardScale, Router, reward_percentile
 from evagen.tokenizer.block_router import block_features
-from evagen.tokenizer.reward import ScaleName
+from evagen.tokenizer.reward import ScaleName, checked_range
 from evagen.tokenizer.router import mirrored, router_features
 from evagen.training.failures import explained
 from evagen.training.resuming import is_finished
 from evagen.training.run import TrainingRun, batch_generator, seed_draws
 from evagen.training.settings import OptimizerConfig, TrainingSettings
 
-ModelConfig = section_of(Router, leave_out=["levels", "num_frames", "resolution", "temporal_patch", "reward_scale"])
+RECORDS = ["levels", "num_frames", "resolution", "temporal_patch", "reward_scale", "preference_range"]
+"""Of a router: what the record says, or the training."""
+ModelConfig = section_of(Router, leave_out=RECORDS)
 
 CACHE_BYTES = 2**30
 """Memory for what the router sees of clips, in each process: room for all of a small record, or some of a large one."""
@@ -55,7 +57,7 @@ class RouterTraining(Section):
     reward_scale: ScaleName = "min-max"
     """How distances and lengths are scaled in the reward, see `evagen.tokenizer.reward`: `z-score` as published."""
     preference_range: tuple[float, float] = PREFERENCE_RANGE
-    """The preferences w_q to train for, [low, high]. With low = high the router is for that one alone."""
+    """The preferences w_q to train for, [low, high], and to be asked for. With low = high it is that one alone."""
     target_temperature: float = Field(0.0, ge=0)
     """0 trains on the best assignment alone; above it on softmax(reward / temperature), which tells the router
     how much worse the others are and suits small records."""
@@ -66,9 +68,7 @@ class RouterTraining(Section):
     @field_validator("preference_range")
     @classmethod
     def _within_bounds(cls, value: tuple[float, float]) -> tuple[float, float]:
-        if not 0 <= value[0] <= value[1] <= 2:
-            raise ValueError("two numbers are needed, 0 <= low <= high <= 2")
-        return value
+        return checked_range(value)
 
 
 @explained
@@ -132,7 +132,8 @@ def _new_router(config: RouterTraining, record: CurationRecord) -> Router | Bloc
     settings = {
         "levels": list(record.space.levels), "resolution": record.clips.size,
         "temporal_patch": record.clips.frames // (record.num_past + record.space.num_blocks + record.num_future),
-        "reward_scale": config.reward_scale, **config.model.model_dump(),
+        "reward_scale": config.reward_scale, "preference_range": list(config.preference_range),
+        **config.model.model_dump(),
     }  # fmt: skip
     if record.is_of_states:
         return new_model(BlockRouter, memory_blocks=record.memory_blocks, **settings)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from pydantic import Field
@@ -13,6 +14,7 @@ from evagen.models.larp import LarpTokenizer
 from evagen.models.loading import fingerprint, load_router
 from evagen.tokenizer import BlockRouter, Router, VideoTokenizer
 from evagen.tokenizer.adaptive import resize_clips
+from evagen.tokenizer.reward import preference_within
 
 Assign = Callable[[Tensor], Tensor]
 """Video B C F H W in [-1, 1] → lengths int64 B T."""
@@ -56,13 +58,22 @@ def _begun(prefix: tuple[int, ...]) -> str:
     return f", first blocks {', '.join(map(str, prefix))}" if prefix else ""
 
 
+def check_asked(source: str | Path, router: Router | BlockRouter, *preferences: float) -> None:
+    """Raises UserError for a preference that a router, which lies at `source`, was not trained for."""
+    try:
+        for preference in preferences:
+            preference_within(preference, router.preference_range)
+    except ValueError as error:
+        raise UserError(f"{source}: {error}") from error
+
+
 class LengthChoice(Section):
     """Who says how many tokens each block gets: a part of every config in which clips are encoded."""
 
     router: Place | None = None
     """A trained router, folder or hub id. This or `uniform_length`."""
     preference: float = Field(1.2, ge=0, le=2)
-    """w_q of the router: higher spends more tokens."""
+    """w_q of the router, one that it was trained for: higher spends more tokens."""
     uniform_length: int | None = Field(None, ge=1)
     """In place of a router: so many tokens for every block."""
     prefix: tuple[int, ...] = ()
@@ -74,7 +85,8 @@ class LengthChoice(Section):
         return self.router is not None or self.uniform_length is not None
 
     def load(self, tokenizer: VideoTokenizer | LarpTokenizer) -> RoutedLengths | UniformLengths:
-        """Raises UserError for both or neither, and where the lengths are not the tokenizer's."""
+        """Raises UserError for both or neither, where the lengths are not the tokenizer's, and for a preference that
+        the router was not trained for."""
         if (self.router is None) == (self.uniform_length is None):
             raise UserError("give either router, or uniform_length, the tokens of every block")
         space = tokenizer.assignments
@@ -84,6 +96,7 @@ class LengthChoice(Section):
             raise UserError(f"prefix={list(self.prefix)}: {error}") from error
         if self.router is not None:
             router = load_router(tokenizer, self.router)
+            check_asked(self.router, router, self.preference)
             return RoutedLengths(router, self.preference, self.prefix)
         assert self.uniform_length is not None
         if self.uniform_length not in space.levels:

@@ -36,7 +36,7 @@ from evagen.tokenizer import AssignmentSpace, Router, VideoTokenizer
 from evagen.training.metrics import read_metrics
 
 FURTHER_PREFERENCES = (0.8, 1.6)
-"""w_q that the report shows beside the run's own."""
+"""w_q that the report shows beside the run's own, where the router knows them."""
 PAIRS_SHOWN_PER_CLASS, GENERATED_SHOWN_PER_CLASS, REAL_SHOWN_PER_CLASS = 3, 4, 4
 SCORING_BATCH = 16
 TERMS = {
@@ -72,7 +72,9 @@ def measure_quickstart(
 
     space = proxy.assignments
     uniform = [score(proxy, lambda v, k=level: space.uniform(k, len(v))) for level in space.levels]
-    routed = {p: score(proxy, lambda v, p=p: router.assign(v, p)) for p in (preference, *FURTHER_PREFERENCES)}
+    low, high = router.preference_range
+    asked = (preference, *(further for further in FURTHER_PREFERENCES if low <= further <= high))
+    routed = {p: score(proxy, lambda v, p=p: router.assign(v, p)) for p in asked}
     adaptive = routed.pop(preference)
     final_scores = score(final, lambda v: router.assign(v, preference))
     final_longest = score(final, lambda v: final.assignments.uniform(max(final.assignments.levels), len(v)))

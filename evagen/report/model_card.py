@@ -198,7 +198,7 @@ def _usage(parts: Mapping[str, StoredPart], name: str) -> str:
             called = _quoted(writes["class_names"][0]) if writes["class_names"] else "None"
             python.append(f"frames = pipeline({called}, seed=0).frames  # float (1, frames, height, width, 3), 0 to 1")
         if "router" in parts:
-            python.append('tokens = pipeline.encode("holiday.mp4", preference=1.2)')
+            python.append('tokens = pipeline.encode("holiday.mp4")  # preference= and max_tokens= say how many')
             python.append("frames = pipeline.decode(tokens)")
     return "\n".join(["```bash", *shell, "```", "", "```python", *python, "```"])
 

@@ -148,6 +148,8 @@ def test_what_is_not_defined_is_a_dash():
 def test_bad_input(models, tmp_path):
     with pytest.raises(UserError, match=r"preference=1.3 is none of the preferences \[0.8, 1.2\]"):
         long_videos.main(study(models, tmp_path / "a", preference=1.3))
+    with pytest.raises(UserError, match=r"this router was trained for preferences between .*; got 0.5"):
+        long_videos.main(study(models, tmp_path / "e", preferences=[0.5], preference=0.5))
     with pytest.raises(UserError, match=r"motion_frames=16 do not divide data\.frames=24"):
         long_videos.main(study(models, tmp_path / "d", motion_frames=16))
     swapped = {"tokenizer": str(models / "tokenizer"), "router": str(models / "router")}

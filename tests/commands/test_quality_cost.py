@@ -8,7 +8,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny_models import LEVELS, tiny_router, tiny_tokenizer
 
-from evagen.commands.quality_cost import QualityCost, _evenly, _saved, _summarise, check_candidates, scale_of
+from evagen.commands.quality_cost import (
+    QualityCost,
+    _evenly,
+    _saved,
+    _summarise,
+    check_candidates,
+    check_preferences,
+    scale_of,
+)
 from evagen.config import check_config
 from evagen.errors import UserError
 from evagen.kernels.levels import levels_to_floats
@@ -161,6 +169,21 @@ def test_routers_of_another_scale_are_refused(asked, main, single, blamed):
     with pytest.raises(UserError, match=f"the router at {blamed}"):
         scale_of(study(reward_scale=asked), routers[0], {1.2: routers[1]})
     assert scale_of(study(reward_scale=single), routers[1], {1.2: routers[1]}) == single
+
+
+@pytest.mark.parametrize(
+    ("main", "single", "blamed"),
+    [
+        ([1.2, 1.2], [1.2, 1.2], "the router at routed was trained for the preference 1.2 alone, and a curve needs"),
+        ([0.8, 1.0], [1.2, 1.2], "routed: this router was trained for preferences between 0.8 .* and 1 .*; got 1.2"),
+        ([0.8, 1.6], [1.4, 1.4], "single: this router was trained for the preference 1.4 alone; got 1.2"),
+    ],
+)
+def test_routers_are_asked_for_what_they_were_trained_for(main, single, blamed):
+    routers = [tiny_router(preference_range=trained_for) for trained_for in (main, single)]
+    with pytest.raises(UserError, match=blamed):
+        check_preferences(study(), routers[0], {1.2: routers[1]})
+    check_preferences(study(), tiny_router(), {1.2: tiny_router(preference_range=[1.2, 1.2])})
 
 
 @pytest.mark.parametrize(

@@ -96,6 +96,7 @@ def test_a_router_for_one_preference_is_trained_on_that_alone(record, tmp_path, 
     monkeypatch.setattr(Router, "forward", watched)
     train_router.main(routing(record, tmp_path, preference_range=[1.2, 1.2]))
     assert torch.equal(torch.cat(seen), torch.full((5 * (4 + 3),), 1.2))  # 4 trained on and 3 held out in each step
+    assert Router.from_pretrained(tmp_path).preference_range == (1.2, 1.2)
 
 
 def test_what_is_logged_of_held_out_clips_is_what_the_averaged_weights_reach(record, tmp_path, monkeypatch):

@@ -119,7 +119,7 @@ def test_a_rate_below_the_fewest_tokens_gives_the_fewest(models, video, name):
 
 
 def test_a_preference_out_of_range_is_explained(models, video):
-    with pytest.raises(UserError, match="lies between"):
+    with pytest.raises(UserError, match="preferences between"):
         list(rebuild(models["clips"], video, Wish(3.0), Limits()))
 
 

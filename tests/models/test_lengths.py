@@ -30,6 +30,14 @@ def test_a_router_sees_clips_of_any_size_in_its_own(tmp_path):
     assert assign(larger).shape == assign(own).shape
 
 
+def test_a_preference_that_the_router_was_not_trained_for(tmp_path):
+    tiny_router(preference_range=[1.2, 1.2]).save_pretrained(tmp_path)
+    choice = {"router": str(tmp_path)}
+    check_config(LengthChoice, choice, "test").load(tiny_tokenizer())
+    with pytest.raises(UserError, match=f"{tmp_path}: this router was trained for the preference 1.2 alone; got 1.3"):
+        check_config(LengthChoice, {**choice, "preference": 1.3}, "test").load(tiny_tokenizer())
+
+
 def test_a_prefix_beside_random_lengths():
     with pytest.raises(UserError, match=r"prefix=\[4\] needs router or uniform_length beside it"):
         COMMANDS["train-tokenizer"].load("quickstart/proxy", ["prefix=[4]"])

@@ -132,6 +132,14 @@ def test_a_rate_is_kept_and_used(tokens_per_second, window):
     assert 0.95 <= float(lengths.sum()) / (tokens_per_second * 60) <= 1
 
 
+def test_a_rate_steers_a_router_of_few_preferences_by_its_log_odds():
+    control = RateControl([4, 16, 64], 30, 10, 1, preferences=(1.1, 1.2))
+    for length, preference, leans_to_long in ((64, 1.1, False), (4, 1.2, True)):
+        for _ in range(100):
+            control.add(length)
+        assert (control.preference, control.bias > 0) == (preference, leans_to_long)
+
+
 def test_a_bound_on_blocks_goes_with_a_rate():
     """Where the rate would need longer blocks than the bound leaves, they are as long as that."""
     live, video = model(), video_of(80)
@@ -163,7 +171,7 @@ def test_no_frames_are_read_ahead(monkeypatch):
         ({"preference": 1.2, "rate": Rate(50, 15)}, "preference and rate exclude each other"),
         ({"lengths": (8,), "max_tokens": 4}, r"lengths=\[8\] leave nothing to bound"),
         ({"lengths": (3,)}, r"\[3\] are no levels"),
-        ({"preference": 3.0}, "a preference lies between 0.8"),
+        ({"preference": 3.0}, "preferences between 0.8"),
         ({"max_tokens": 1}, "max_tokens=1 cannot be met: a block takes at least 2 tokens"),
         ({"rate": Rate(7, 15)}, "7 tokens a second cannot be kept: the shortest lengths, 2 a block, take 7.5 a second"),
         ({"rate": Rate(50, 15, 0.2)}, "a window of 0.2 seconds is shorter than a block, which takes 0.267 seconds"),

@@ -5,10 +5,10 @@ import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from timm.layers import PatchEmbed
-from tiny_models import random_clips, tiny_router
+from tiny_models import random_clips, tiny_router, tiny_tokenizer
 from torch import Tensor
 
-from evagen.tokenizer import PREFERENCE_RANGE, AssignmentSpace, RewardScale, Router, proxy_reward
+from evagen.tokenizer import PREFERENCE_RANGE, AdaptiveTokenizer, AssignmentSpace, RewardScale, Router, proxy_reward
 from evagen.tokenizer.router import LinearPatchEmbed, mirrored, router_features
 
 LOW, HIGH = PREFERENCE_RANGE
@@ -189,6 +189,33 @@ def test_no_clips_and_clips_that_are_gone_after_one_reading_are_explained(perfec
         perfect.assign_video([], 9)
     with pytest.raises(ValueError, match="put them into a list"):
         perfect.assign_video(iter([random_clips(9, seed=3)]), 9)
+
+
+def test_a_router_is_asked_only_for_what_it_was_trained_for(tmp_path):
+    """Of other preferences it knows nothing; those of a router that does not say are 0.8 to 1.6."""
+    tiny_router(preference_range=[1.1, 1.3]).save_pretrained(tmp_path)
+    router, video = Router.from_pretrained(tmp_path), random_clips(6)
+    assert (router.preference_range, tiny_router().preference_range) == ((1.1, 1.3), PREFERENCE_RANGE)
+    assert torch.equal(router.assign(video, 1.3), tiny_router().assign(video, 1.3))
+    assert router.assign_video([video], SPACE.max_tokens).preference == 1.3
+    assert 1.1 <= router.assign_video([video], SPACE.min_tokens + 1).preference <= 1.3
+    for wrong in (1.0, 1.31, float("nan")):
+        with pytest.raises(ValueError, match=r"trained for preferences between 1.1 .* and 1.3 .*; got"):
+            router.assign(video, wrong)
+    for wrong in ([1.3, 1.1], [1.0], [-1.0, 1.0]):
+        with pytest.raises(ValueError, match="0 <= low <= high <= 2"):
+            tiny_router(preference_range=wrong)
+
+
+def test_a_router_for_one_preference_is_asked_for_no_other_and_meets_no_mean():
+    router, video = tiny_router(preference_range=[0.9, 0.9]), random_clips(2)
+    assert router.assign(video, 0.9).shape == (2, 2)
+    with pytest.raises(ValueError, match=r"trained for the preference 0.9 alone; got 1.2: ask for what it knows"):
+        router.assign(video)
+    with pytest.raises(ValueError, match=r"mean_tokens=9 is met by .* 0.9 alone: give max_tokens, or a router trained"):
+        router.assign_video([video], 9)
+    model = AdaptiveTokenizer(tiny_tokenizer(), router)
+    assert model.encode(video[0]).preference == 0.9  # in place of the usual 1.2
 
 
 def test_the_patch_embedding_is_timms_convolution():
