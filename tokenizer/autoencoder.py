@@ -14,6 +14,7 @@ from diffusers.configuration_utils import ConfigMixin
 from diffusers.models.modeling_utils import ModelMixin
 from einops import rearrange
 from torch import Tensor, nn
+from torch.utils._pytree import register_dataclass
 
 from evagen.kernels.levels import check_layout, check_range
 from evagen.kernels.registered import register_to_config
@@ -77,6 +78,10 @@ class TokenizerOutput:
     encoded: Tensor
     quantizer_losses: dict[str, Tensor]
     decoder_features: list[Tensor]
+
+
+for output in (TokenizedClips, TokenizerOutput):  # or FSDP of older torch sees no tensor in it, and no gradient comes
+    register_dataclass(output)
 
 
 class VideoTokenizer(FromAnywhere, ModelMixin, ConfigMixin):

@@ -282,5 +282,8 @@ def test_two_processes_with_sharded_weights_are_not_disturbed_and_one_writes(roa
     launch(str(tmp_path / "both.py"), *files, options=shipped("fsdp"))
     watched, plain = (VideoTokenizer.from_pretrained(tmp_path / name) for name in ("watched", "unwatched"))
     assert all(torch.equal(a, b) for a, b in zip(watched.state_dict().values(), plain.state_dict().values()))
+    torch.manual_seed(config.run.seed)
+    untrained = VideoTokenizer(**model, num_frames=config.data.frames, resolution=config.data.size).state_dict()
+    assert all((plain.state_dict()[name] - weight).abs().max() > 1e-4 for name, weight in untrained.items())
     assert len(list((tmp_path / "watched" / "pictures").iterdir())) == 3
     assert load_model(VideoTokenizer, f"{tmp_path / 'watched'}@best").config.quantizer == "bsq"

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch.utils._pytree import tree_leaves, tree_map
 
 from evagen.tokenizer import LossWeights, TokenizedClips, VideoTokenizer, tokenizer_loss
 from evagen.tokenizer.positions import Rotary
@@ -34,6 +35,17 @@ def test_the_loss_needs_a_perceptual_distance_where_that_has_a_weight(model):
     assert "perceptual" not in terms
     with pytest.raises(ValueError, match=r"give perceptual, or LossWeights\(perceptual=0\)"):
         tokenizer_loss(output, video, LossWeights())
+
+
+def test_what_a_training_pass_gives_is_a_tree_of_tensors(model):
+    """By which FSDP finds those that gradients come back through."""
+    output = model(clips(1), torch.tensor([[2, 8, 4, 2]]))
+    leaves = tree_leaves(output)
+    assert any(leaf is output.reconstruction for leaf in leaves)
+    assert all(isinstance(leaf, torch.Tensor) for leaf in leaves)
+    again = tree_map(lambda leaf: leaf, output)
+    assert type(again) is type(output)
+    assert again.tokens.lengths is output.tokens.lengths
 
 
 @pytest.mark.parametrize("block", [0, 1, 2, 3])
