@@ -14,6 +14,7 @@ from evagen.eval.i3d import I3DDetector
 from evagen.eval.network_input import PreparedDetector, as_floats, check_videos
 from evagen.eval.offline_network import StageFeatures, load_offline_network
 from evagen.eval.protocol import Protocol
+from evagen.kernels.fp32 import in_fp32
 from evagen.kernels.frozen import Frozen
 from evagen.kernels.weights import weights_fingerprint
 
@@ -47,7 +48,7 @@ class ImageNetworkDetector(nn.Module):
         if frames.shape[-2:] != (self.frame_size, self.frame_size):
             size = (self.frame_size, self.frame_size)
             frames = F.interpolate(frames, size, mode="bilinear", antialias=True)  # (B·F, 3, 128, 128)
-        with torch.autocast(frames.device.type, enabled=False):  # half precision is another network
+        with in_fp32(frames.device):  # half precision is another network
             (maps,) = self.network(frames)  # (B·F, C, h, w)
         maps = rearrange(maps, "(b f) c h w -> b f c h w", b=videos.shape[0])  # (B, F, C, h, w)
         appearance = maps.mean((1, 3, 4))  # (B, C)

@@ -6,17 +6,18 @@ Letters: N frames, B videos, C channels, F frames of a video, H and W pixels, h 
 from abc import abstractmethod
 from contextlib import AbstractContextManager, nullcontext
 
-import torch
 from einops import rearrange
 from torch import Tensor, nn
 
+from evagen.kernels.fp32 import in_fp32
 from evagen.kernels.levels import check_layout
 
 
 class FrameDistance(nn.Module):
     """Frozen, symmetric, 0 for equal frames, and differentiable in both arguments. `name` and `fingerprint` say which
     network it is; distances of others do not compare. Computed in fp32 whatever the precision around it, as scores
-    must be; where `is_exact` is set to False, for a loss, the network's layers follow autocast and all else is fp32."""
+    must be; where `is_exact` is set to False, for a loss, the network's layers follow autocast and
+    torch's settings (TF32 in convolutions) and all else is fp32."""
 
     name: str
     fingerprint: str
@@ -24,7 +25,7 @@ class FrameDistance(nn.Module):
 
     def precision(self, x: Tensor) -> AbstractContextManager:
         """What the network is to be called in."""
-        return torch.autocast(x.device.type, enabled=False) if self.is_exact else nullcontext()
+        return in_fp32(x.device) if self.is_exact else nullcontext()
 
     @abstractmethod
     def features(self, x: Tensor) -> list[Tensor]:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from evagen.eval.network_input import check_videos
 from evagen.eval.weight_files import WeightFile
+from evagen.kernels.fp32 import in_fp32
 from evagen.kernels.frozen import Frozen
 
 I3D_FILE = WeightFile(
@@ -67,7 +68,7 @@ class I3DDetector(nn.Module):
         check_videos(videos, self.min_frames, "I3D")
         resize = videos.shape[-2:] != (self.network_size, self.network_size)
         levels = videos.dtype == torch.uint8
-        with torch.no_grad(), torch.autocast(videos.device.type, enabled=False):  # half precision is another network
+        with torch.no_grad(), in_fp32(videos.device):  # half precision is another network
             return self.network(
                 videos if levels else videos.float(), rescale=levels, resize=resize, return_features=True
             )  # (B, D)

@@ -14,6 +14,7 @@ from torchvision import models
 
 from evagen.eval.frame_distance import FrameDistance
 from evagen.eval.weight_files import WeightFile
+from evagen.kernels.fp32 import in_fp32
 from evagen.kernels.frozen import Frozen
 from evagen.kernels.pretrained import UNTRAINED
 from evagen.kernels.weights import weights_fingerprint
@@ -99,7 +100,7 @@ class _Head(nn.Module):
         self.weight = nn.Parameter(weight.flatten())
 
     def forward(self, x: Tensor) -> Tensor:
-        with torch.autocast(x.device.type, enabled=False):
+        with in_fp32(x.device):
             return torch.einsum("...chw,c->...hw", x, self.weight)  # (..., C, h, w) → (..., h, w)
 
 

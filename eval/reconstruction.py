@@ -18,6 +18,7 @@ from torchmetrics.functional.image import structural_similarity_index_measure
 from evagen.eval.frame_distance import FrameDistance
 from evagen.eval.motion import MotionExplained
 from evagen.eval.video_pairs import checked_pair
+from evagen.kernels.fp32 import in_fp32
 
 # A video reconstructed without any error would have an infinite PSNR and so would the mean over all
 # videos. The cap is out of the way of real scores: rounding to 8 bits alone limits PSNR to 59 dB.
@@ -50,7 +51,7 @@ def ssim(reconstruction: Tensor, original: Tensor) -> Tensor:
     for videos in zip(reconstruction, original):  # one at a time: the filtered images take 5 times its memory
         # SSIM compares means as ratios, so black has to be 0: [-1, 1] → [0, 1].
         given, wanted = (rearrange(video, "c f h w -> f c h w") / 2 + 0.5 for video in videos)  # (F, 3, H, W)
-        with torch.autocast(original.device.type, enabled=False):  # its differences of large means need all digits
+        with in_fp32(original.device):  # its differences of large means need all digits
             score = structural_similarity_index_measure(given, wanted, data_range=1.0)  # (), mean over frames
         assert isinstance(score, Tensor)  # a tuple only where the full similarity images are asked for
         scores.append(score)

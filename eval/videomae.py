@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from transformers import VideoMAEForVideoClassification, VideoMAEModel
 
 from evagen.eval.network_input import as_floats, check_videos
+from evagen.kernels.fp32 import in_fp32
 from evagen.kernels.frozen import Frozen
 from evagen.kernels.pretrained import as_network_input, height_width, load_pretrained
 from evagen.kernels.weights import weights_fingerprint
@@ -53,7 +54,7 @@ class VideoMAEDetector(nn.Module):
         if videos.shape[2] != self.min_frames:
             raise ValueError(f"VideoMAE takes clips of {self.min_frames} frames, not {videos.shape[2]}")
         frames = as_network_input(as_floats(videos), self.size)  # (B, F, 3, 224, 224)
-        with torch.no_grad(), torch.autocast(videos.device.type, enabled=False):
+        with torch.no_grad(), in_fp32(videos.device):
             return self.features(frames)  # (B, D)
 
 

@@ -15,14 +15,16 @@ from stub_i3d import StubI3D
 from torch import Tensor, nn
 from transformers import VideoMAEConfig, VideoMAEForVideoClassification, VideoMAEModel, ViTConfig, ViTModel
 
-from evagen.eval import i3d
+from evagen.eval import i3d, reconstruction
 from evagen.eval.detectors import ImageNetworkDetector, load_detector
 from evagen.eval.frechet import FrechetVideoDistance
 from evagen.eval.i3d import I3D_FILE, I3DDetector
 from evagen.eval.network_input import NetworkInput, PreparedDetector
+from evagen.eval.perceptual import PerceptualDistance
 from evagen.eval.protocols import get_protocol
 from evagen.eval.videomae import VideoMAEDetector
 from evagen.eval.weight_files import WeightFile
+from evagen.kernels.frozen import Frozen
 
 
 @pytest.fixture(scope="module")
@@ -246,6 +248,34 @@ def test_videomae_is_loaded_from_a_folder(tiny_videomae, tmp_path):
     assert not detector.state_dict()
     with pytest.raises(ValueError, match="clips of 4 frames, not 6"):
         detector(clips(frames=6))
+
+
+def test_networks_behind_metrics_and_ssim_compute_in_fp32(stub, sha256, tiny_videomae, tmp_path, monkeypatch):
+    """On a GPU their convolutions would be in TF32, which is another network."""
+    seen, look = [], Frozen.forward
+
+    def watched(call):
+        def watching(*args, **kwargs):
+            seen.append((torch.backends.cudnn.conv.fp32_precision, torch.is_autocast_enabled("cpu")))
+            return call(*args, **kwargs)
+
+        return watching
+
+    monkeypatch.setattr(Frozen, "forward", watched(look))
+    ssim_of_images = reconstruction.structural_similarity_index_measure
+    monkeypatch.setattr(reconstruction, "structural_similarity_index_measure", watched(ssim_of_images))
+    VideoMAEModel(tiny_videomae).save_pretrained(tmp_path)
+    perceptual, video = PerceptualDistance(), clips(1, frames=10, size=32)
+    detectors = (I3DDetector(stub, sha256), ImageNetworkDetector(), VideoMAEDetector(tmp_path))
+    with torch.autocast("cpu", torch.bfloat16):
+        for detector in detectors:
+            detector(video[:, :, : 4 if isinstance(detector, VideoMAEDetector) else None])
+        reconstruction.ssim(video, video)
+        perceptual.video_distance(video, video)
+        assert seen == [("ieee", False)] * 6
+        perceptual.is_exact = False  # of a loss
+        perceptual.video_distance(video, video)
+        assert seen[6:] == [("tf32", True)] * 2
 
 
 def imagenet(video: Tensor, size: int) -> Tensor:
