@@ -174,7 +174,8 @@ def _family_attention(
 def _with_sums_of_runs(query: Tensor, key: Tensor, value: Tensor, plan: AttentionPlan) -> tuple[Tensor, Tensor]:
     """What every query attends to, (Nq, h, d), and the logarithms of its sums of weights, (Nq, h, 1)."""
     output, log_sum_exps = _attend_runs(query, key, value, plan.runs)
-    sums = query.new_empty(*query.shape[:2], 1)
+    exact = torch.promote_types(query.dtype, torch.float32)  # as the kernel's sums are
+    sums = query.new_empty(*query.shape[:2], 1, dtype=exact)
     for run, log_sum_exp in zip(plan.runs, log_sum_exps):
         _queries(sums, run).copy_(log_sum_exp[..., None])
     return output, sums

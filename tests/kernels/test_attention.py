@@ -183,6 +183,16 @@ def test_families_refuse_gradients_they_have_not():
         planned_attention(query, key, key, plan_families([2], [2, 2], [2, 2]), shared=(key[:2], key[:2]))
 
 
+def test_families_in_half_precision_weigh_their_keys_in_fp32():
+    """By the sums of weights, whose logarithms bf16 would round by a hundredth."""
+    shared = plan_families([5, 3], [2, 3, 2, 3], [2, 3, 2, 3]).shared
+    query, key, value = (torch.randn(3, 10, 2, 4, generator=torch.Generator().manual_seed(0)) * 5).bfloat16()
+    _, sums = attention._with_sums_of_runs(query, key[:8], value[:8], shared)
+    assert sums.dtype == torch.float32
+    _, exact = attention._with_sums_of_runs(query.float(), key[:8].float(), value[:8].float(), shared)
+    torch.testing.assert_close(sums, exact, atol=1e-3, rtol=1e-4)
+
+
 @EVERY_KIND
 def test_half_precision_on_a_cpu(kind):
     plan, mask = plan_and_mask(kind, [[5, 9, 9], [4, 1, 9]])
