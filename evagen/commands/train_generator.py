@@ -27,6 +27,7 @@ from evagen.ar_model import (
 )
 from evagen.config import ONLY_HOW, Place, Section, section_of
 from evagen.data.corpus import Windows, read_corpus
+from evagen.kernels.transfer import send
 from evagen.sampling.while_training import SamplesConfig, open_samples
 from evagen.training.failures import explained, where_room
 from evagen.training.generator import FROM_CORPUS, new_generator
@@ -113,7 +114,7 @@ def main(config: GeneratorTraining) -> Path:
     for _, batch in zip(run.batches(), weighted):
         keys = sorted(batch.keys, key=batches.tokens_of)
         tokens, sequence_lengths = pack_clips(windows, keys, model.grammar, config)
-        tokens = tokens.to(run.device)  # N
+        tokens = send(tokens, run.device)  # N
         logits = run.model(tokens, sequence_lengths)  # N V
         losses = next_token_loss(logits, tokens, sequence_lengths, model.grammar)
         length_logits = logits[:, model.grammar.first_length : model.grammar.first_class].detach().clone()  # N L

@@ -23,6 +23,7 @@ from evagen.data.curation_record import CurationRecord, read_record
 from evagen.data.loader import clip_loader
 from evagen.data.lost_clips import LostClips, check_not_all_lost, others_than
 from evagen.errors import UserError
+from evagen.kernels.transfer import send
 from evagen.models.loading import new_model
 from evagen.run import ReadsClips
 from evagen.tokenizer import PREFERENCE_RANGE, BlockRouter, RewardScale, Router, reward_percentile
@@ -106,11 +107,11 @@ def main(config: RouterTraining) -> Path:
     for _, drawn, batch in zip(run.batches(), to_train, loader):
         lost.note(batch.skipped)
         check_not_all_lost(batch.skipped, batch.features is not None)
-        features = batch.features.to(run.device)  # B c h T·w
-        features = mirrored(features, side_by_side) if drawn.is_mirrored else features
         reward = record.reward(batch.rows, drawn.preference, scale)  # B A
-        target = _target(reward, config.target_temperature).to(run.device)
-        logits = run.model(features, drawn.preference.to(run.device))  # B A
+        target = _target(reward, config.target_temperature)  # B A
+        features, preference, target = send((batch.features, drawn.preference, target), run.device)  # B c h T·w, B, B A
+        features = mirrored(features, side_by_side) if drawn.is_mirrored else features
+        logits = run.model(features, preference)  # B A
         loss = F.cross_entropy(logits, target)
         accuracy = (logits.argmax(-1) == target.argmax(-1)).float().mean()
         run.update(loss, {"accuracy": accuracy}, len(batch.rows))

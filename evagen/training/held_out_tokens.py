@@ -15,6 +15,7 @@ from evagen.ar_model import SequenceGrammar, next_token_loss
 from evagen.config import ONLY_HOW, Section
 from evagen.data.corpus import Corpus, Windows, read_corpus
 from evagen.errors import UserError
+from evagen.kernels.transfer import send
 from evagen.models.fit import check_same_tokenizer
 from evagen.training.best import BestWeights
 from evagen.training.run import TrainingRun
@@ -125,7 +126,7 @@ class HeldOutTokens:
             for numbers in self.batches:
                 clips, labels, given, begins_later = self.windows.read(numbers)
                 tokens, sequence_lengths = grammar.pack(clips, self._labels[labels], given, begins_later)
-                tokens = tokens.to(run.device)  # N
+                tokens = send(tokens, run.device)  # N
                 losses = next_token_loss(run.model(tokens, sequence_lengths), tokens, sequence_lengths, grammar)
                 of_each = torch.stack([losses.content_loss, losses.length_loss]).double()
                 sums += of_each * of_each.new_tensor(self._tokens_of_each_kind(numbers))

@@ -6,7 +6,8 @@
     gpu.meetings                                  # Counter of (kind, place): where host and device met
 
 A meeting is a copy between host and device in either direction, or an operation whose result's shape or value the host
-needs (`item`, `nonzero`, …): on a real GPU each drains the queue of kernels or costs a launch of its own.
+needs (`item`, `nonzero`, …): on a real GPU each drains the queue of kernels, but for `to the device`, a copy that is
+not waited for and costs a launch of its own.
 """
 
 import sys
@@ -40,6 +41,8 @@ VIEWS = {
 }  # fmt: skip
 """Operations that launch no kernel."""
 OURS = {"evagen::flash_attention": attend, "evagen::flash_attention_backward": attend_backward}
+WAITING = "to the device, waited for"
+"""A copy that the host does not go on beside."""
 INDEXING = {"index", "index_put", "index_put_", "_index_put_impl_"}
 MATH_ATTENTION = 0
 """What `_fused_sdp_choice` answers for attention made of matrix products."""
@@ -203,8 +206,10 @@ class PretendedGPU(TorchDispatchMode):
 
     def _copy_across(self, func, args: tuple, kwargs: dict, device: torch.device | None) -> Tensor:
         to_host = device.type == "cpu" if device is not None else not isinstance(args[0], Pretended)
-        self._meet("to the host" if to_host else "to the device", _place())
-        if func._schema.name == "aten::copy_":
+        in_place = func._schema.name == "aten::copy_"
+        goes_on = args[2] if in_place and len(args) > 2 else kwargs.get("non_blocking", False)
+        self._meet("to the host" if to_host else "to the device" if goes_on else WAITING, _place())
+        if in_place:
             func(*map(_inner, args))
             return args[0]
         kwargs = {key: value for key, value in kwargs.items() if key not in ("device", "non_blocking", "pin_memory")}
@@ -221,7 +226,7 @@ class PretendedGPU(TorchDispatchMode):
                 raise RuntimeError("indices should be either on cpu or on the same device as the indexed tensor (cpu)")
             for index in indices:
                 if not isinstance(index, Pretended):
-                    self._meet("to the device", place)
+                    self._meet(WAITING, place)
                 if index.dtype in (torch.bool, torch.uint8):
                     self._meet("nonzero", place)
             tensors = [args[0], *(x for x in args[2:] if isinstance(x, Tensor))]
