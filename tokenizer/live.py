@@ -12,6 +12,7 @@ Legend: C = 3 channels, F frames, H × W pixels of the video, h × w pixels that
 of the router's picture, k tiles, T blocks, N tokens.
 """
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -45,6 +46,12 @@ class Rate:
     tokens_per_second: float
     frames_per_second: float
     window_seconds: float = 4.0
+
+    def __post_init__(self) -> None:
+        """Raises ValueError for what is no number above 0."""
+        for name, value in vars(self).items():
+            if not 0 < value < math.inf:
+                raise ValueError(f"{name}={value}: a number above 0 is needed")
 
 
 class LiveLengths:

@@ -49,6 +49,12 @@ class LossWeights:
     code_reduction: Literal["sum", "mean"] = "sum"
     """Over the c numbers of a code, in `codebook` and `commitment`; over the codes of a batch it is the mean."""
 
+    def __post_init__(self) -> None:
+        """Raises ValueError for a `pixel_range` or a `code_reduction` that there is not."""
+        for name, known in (("pixel_range", ("signed", "unit")), ("code_reduction", ("sum", "mean"))):
+            if getattr(self, name) not in known:
+                raise ValueError(f"{name}={getattr(self, name)!r}: {' or '.join(known)} is possible")
+
 
 FULL_MOTION = 0.5
 """Distance from the background from which on a place has the whole extra weight. Beyond it a thing's colour, and not

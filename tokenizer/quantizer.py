@@ -106,12 +106,14 @@ class DeadCodeRestart:
         quantizer: whose codes to watch.
         patience: steps without use after which a code is moved.
 
-    Raises ValueError for a quantizer whose codes are fixed.
+    Raises ValueError for a quantizer whose codes are fixed, and for a patience of no step.
     """
 
     def __init__(self, quantizer: VectorQuantizer, patience: int):
         if quantizer.codebook is None:
             raise ValueError(f"the codes of a {type(quantizer).__name__} are fixed: none of them is to be moved")
+        if patience < 1:
+            raise ValueError(f"patience={patience}: with less than 1 step every code would move at each")
         self.quantizer = quantizer
         self.patience = patience
         self.steps_unused = torch.zeros(quantizer.codebook_size, dtype=torch.int64)

@@ -1,5 +1,7 @@
 """Lengths and tokens of videos that go by: live equals whole, and a rate is kept."""
 
+import math
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -180,6 +182,12 @@ def test_no_frames_are_read_ahead(monkeypatch):
 def test_dials_that_cannot_be_are_explained(dials, message):
     with pytest.raises(ValueError, match=message):
         model().encode(video_of(8), **dials)
+
+
+@pytest.mark.parametrize("wrong", [(100, 0), (0, 15), (50, 15, 0), (math.inf, 15), (50, math.nan)])
+def test_a_rate_is_of_numbers_above_zero(wrong):
+    with pytest.raises(ValueError, match=r"(_second|_seconds)=.*: a number above 0 is needed"):
+        Rate(*wrong)
 
 
 def test_bad_input():

@@ -59,6 +59,8 @@ def test_usage_counts():
 def test_fixed_codes_cannot_be_moved():
     with pytest.raises(ValueError, match="codes of a FiniteScalarQuantizer are fixed"):
         DeadCodeRestart(make_quantizer("fsq", 240, 4), patience=2)
+    with pytest.raises(ValueError, match="patience=0: with less than 1 step every code would move"):
+        DeadCodeRestart(make_quantizer("vq", 32, 4), patience=0)
 
 
 def test_codes_unused_for_a_while_move_to_vectors_just_encoded():

@@ -66,6 +66,12 @@ def terms_of(weights: LossWeights) -> tuple[Tensor, dict[str, Tensor], Tensor]:
     return loss, terms, output.reconstruction - video
 
 
+@pytest.mark.parametrize("wrong", [{"pixel_range": "Unit"}, {"code_reduction": "none"}])
+def test_ways_to_measure_that_there_are_not_are_refused(wrong):
+    with pytest.raises(ValueError, match=r"=.*: \w+ or \w+ is possible"):
+        LossWeights(**wrong)
+
+
 def test_pixels_in_the_unit_range_halve_differences():
     _, signed, error = terms_of(LossWeights())
     _, unit, _ = terms_of(LossWeights(pixel_range="unit"))
