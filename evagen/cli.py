@@ -12,7 +12,7 @@ from evagen.commands import COMMANDS, Command, cli_models, cli_video, examples
 from evagen.commands.cli_errors import explained_errors, refuse_empty
 from evagen.demo.command import demo
 from evagen.errors import UserError
-from evagen.kernels.surroundings import prepare_surroundings, whole_output
+from evagen.kernels.surroundings import keep_freed_memory, prepare_surroundings, whole_output
 
 app = typer.Typer(
     help="Autoregressive video generation on adaptive-length video tokens.",
@@ -378,6 +378,7 @@ examples.add_examples(app)
 def main() -> None:
     """The console script."""
     prepare_surroundings()
+    keep_freed_memory()
     try:
         with explained_errors(), whole_output():
             refuse_empty(sys.argv[1:])
