@@ -95,10 +95,16 @@ class DataConfig(VideoSource):
         return self
 
 
+OF_LAYOUTS: dict[str, Layout] = {
+    "split_index": "ucf101", "csv": "kinetics", "video_column": "huggingface", "label_column": "huggingface",
+}  # fmt: skip
+"""Options that one layout alone has."""
+
+
 def list_source(source: VideoSource, split: Split) -> Listing:
     """The videos of one place, the skip list not yet left out. Raises UserError for options of another layout."""
-    for name, layout in (("csv", "kinetics"), ("video_column", "huggingface"), ("label_column", "huggingface")):
-        if (value := getattr(source, name)) is not None and source.layout != layout:
+    for name, layout in OF_LAYOUTS.items():
+        if (value := getattr(source, name)) != VideoSource.model_fields[name].default and source.layout != layout:
             raise UserError(f"{name}={value} is for layout={layout}; the layout of {source.root} is {source.layout}")
     if source.layout == "ucf101":
         return list_ucf101(source.root, split, source.split_index)
