@@ -56,11 +56,9 @@ def clips_of(
     requests = [ClipRequest(clip_seed(seed, i), label_of(name, known)) for i, name in enumerate(asked)]
     options = usual_options(generator)
     slots = slots_that_fit(generator, is_guided(generator, options), dtype=None)
-    written: dict[int, ClipTokens] = {}
     try:
         sampled = sample(generator, requests, options, slots)
-        for number, tokens in tqdm(sampled, "sampling", len(requests), unit="clip"):
-            written[number] = tokens
+        written = dict(tqdm(sampled, "sampling", len(requests), unit="clip"))
     except ValueError as error:
         raise UserError(f"the generator cannot write these clips: {error}") from error
     clips = [written[number] for number in range(len(requests))]
