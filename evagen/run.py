@@ -41,6 +41,7 @@ logger = logging.getLogger(__name__)
 
 MADE_FROM = "made_from.json"
 """In a run folder of samples: what they are made from."""
+ANOTHER_FOLDER = "choose another run folder (run.out, or --out of a command that has it)"
 
 
 class RunFolder(Section):
@@ -154,7 +155,7 @@ def _lock(out: Path) -> None:
     """Raises UserError where another process is at work in a run folder."""
     out.mkdir(parents=True, exist_ok=True)
     if other := lock_folder(out):
-        raise UserError(f"{out} is at work: {other} has it; wait for its end, or choose another run.out")
+        raise UserError(f"{out} is at work: {other} has it; wait for its end, or {ANOTHER_FOLDER}")
 
 
 def refuse_unheard(accumulation: int) -> None:
@@ -253,8 +254,8 @@ def claim_folder(config: Section, out: Path, may_differ: Collection[str] = ()) -
         listed = [f"{key} is {theirs} there and {ours} here" for key, (ours, theirs) in differing.items()]
         more = f" and {len(listed) - 4} more" if len(listed) > 4 else ""
         raise UserError(
-            f"{out} holds a run with another config: {', '.join(listed[:4])}{more}; choose another run.out, or delete "
-            "the folder to start afresh"
+            f"{out} holds a run with another config: {', '.join(listed[:4])}{more}; {ANOTHER_FOLDER}, or "
+            "delete it to start afresh"
         )
     save_config(config, out)
 

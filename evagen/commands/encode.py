@@ -42,16 +42,25 @@ class Dials:
     def check(self, remembers: bool) -> None:
         """Raises UserError for dials of another kind of tokenizer, and for a window of no rate."""
         if self.rate_window is not None and self.tokens_per_second is None:
-            raise UserError(f"rate_window={self.rate_window:g} is of a rate, and none is given: give tokens_per_second")
+            raise UserError(
+                f"--rate-window {self.rate_window:g} is of a rate, and none is given: give --tokens-per-second"
+            )
         if remembers:
-            wrong = {"mean_tokens": self.mean_tokens, "prefix": self.prefix or None}
-            why, instead = "is for tokenizers of clips; this one remembers", "tokens_per_second, max_tokens or lengths"
+            wrong = {"--mean-tokens": self.mean_tokens, "--prefix": _listed(self.prefix)}
+            why = "is for tokenizers of clips; this one remembers"
+            instead = "--tokens-per-second, --max-tokens or --lengths"
         else:
-            wrong = {"tokens_per_second": self.tokens_per_second, "lengths": self.lengths or None}
-            why, instead = "needs a tokenizer with a memory; this one sees clips", "mean_tokens, max_tokens or prefix"
-        for name, value in wrong.items():
+            wrong = {"--tokens-per-second": self.tokens_per_second, "--lengths": _listed(self.lengths)}
+            why = "needs a tokenizer with a memory; this one sees clips"
+            instead = "--mean-tokens, --max-tokens or --prefix"
+        for option, value in wrong.items():
             if value is not None:
-                raise UserError(f"{name}={value} {why}: give preference, {instead}")
+                raise UserError(f"{option} {value} {why}: give --preference, {instead}")
+
+
+def _listed(lengths: Sequence[int]) -> str | None:
+    """As they are typed."""
+    return ",".join(map(str, lengths)) or None
 
 
 def main(

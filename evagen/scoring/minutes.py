@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from evagen.data.video_reader import read_frames
+from evagen.data.video_reader import VideoError, read_frames
 from evagen.errors import UserError
 from evagen.eval import ImageNetworkDetector, moving_share
 from evagen.kernels.levels import frames_to_video
@@ -54,9 +54,12 @@ class Minutes:
 
 def compare_minutes(samples: Path, real: Iterable[Tensor], frames_per_second: float) -> Minutes:
     """samples: the run folder of `evagen sample`; real: videos (C, F, H, W) in [-1, 1]. Raises UserError for videos
-    of less than twice ten seconds."""
+    of less than twice ten seconds, and for what is none."""
     length = round(SECONDS * frames_per_second)
-    generated = [frames_to_video(read_frames(file_of(samples, row))) for row in read_rows(samples)]
+    try:
+        generated = [frames_to_video(read_frames(file_of(samples, row))) for row in read_rows(samples)]
+    except VideoError as error:
+        raise UserError(f"{error}. Minutes that were sampled as videos are needed") from error
     if any(video.shape[1] < 2 * length for video in generated):
         raise UserError(f"the videos in {samples} are too short: {SECONDS} seconds at either end are compared")
     first, last = [video[:, :length] for video in generated], [video[:, -length:] for video in generated]

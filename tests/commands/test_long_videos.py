@@ -16,7 +16,7 @@ from evagen.data.video_writer import write_video
 from evagen.errors import UserError
 from evagen.kernels.levels import video_to_frames
 from evagen.report.long_plot import _line
-from evagen.scoring.minutes import Minutes
+from evagen.scoring.minutes import Minutes, compare_minutes
 from evagen.tokenizer import VideoTokenizer
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
@@ -155,3 +155,6 @@ def test_bad_input(models, tmp_path):
         long_videos.main(study(models, tmp_path / "b", memory=swapped))
     with pytest.raises(UserError, match="are too short: 10 seconds at either end are compared"):
         long_videos.main(study(models, tmp_path / "c", samples=str(models / "samples"), frames_per_second=2))
+    (tmp_path / "tokens.jsonl").write_text('{"number": 0, "path": "0.png"}\n')
+    with pytest.raises(UserError, match=r"0\.png: .*\. Minutes that were sampled as videos are needed"):
+        compare_minutes(tmp_path, [], frames_per_second=2)

@@ -151,6 +151,8 @@ def test_sources_on_the_command_line(ucf101, kinetics, tmp_path):
     assert load_config(DataConfig, save_config(loaded, tmp_path / "again")) == loaded
     with pytest.raises(UserError, match=r"unknown key 'more.0.rot'; the nearest known key is 'more.root'"):
         load_config(DataConfig, tmp_path / "data.yaml", ["more=[{rot: x, root: y, layout: kinetics}]"])
+    with pytest.raises(UserError, match=r"split_index=2 is for layout=ucf101; the layout of .* is folder"):
+        ClipDataset(config(tmp_path, layout="folder", split_index=2))
     with pytest.raises(UserError, match=r"csv=lists is for layout=kinetics; the layout of .* is ucf101"):
         ClipDataset(load_config(DataConfig, tmp_path / "data.yaml", ["csv=lists"]))
     with pytest.raises(UserError, match=rf"no usable video in {ucf101} or {kinetics}\n8 of 8 files skipped"):

@@ -111,9 +111,14 @@ def without_a_first_frame(folder: Path) -> None:
     video.write_bytes(bytes(content))
 
 
+def in_a_second_format(folder: Path) -> None:
+    write_video(folder / "a" / "1.gif", moving_frames(16, 32, 32), fps=15)
+
+
 @pytest.mark.parametrize(
     ("harm", "message"),
     [
+        (in_a_second_format, r"2 videos in .* have the name of another one .* as .*1.gif: .* would count twice"),
         (without_a_first_frame, r"is not scored: 1 of 3 videos cannot be used.\n.*1.avi: .*\n.*Replace or remove"),
         (cut_short, r"1 of 3 videos in .* cannot be scored; .* needs 16 frames:\n.*1.mkv: 9 frames"),
         (no_video, r"1 of 3 videos in .*\n.*1.mkv: holds no video stream"),
