@@ -15,7 +15,7 @@ from evagen.data.cut import cut_videos
 from evagen.data.found_files import LIST_NAME, VIDEO_SUFFIXES, find_videos
 from evagen.data.layouts import Listing, list_folder
 from evagen.data.scan import describe, scan
-from evagen.data.skip_list import read_scan_record
+from evagen.data.skip_list import ScanRecord, read_scan_record
 from evagen.data.sources import VideoSource
 from evagen.data.video_writer import write_video
 from evagen.errors import UserError
@@ -176,24 +176,27 @@ def test_any_tree_gives_every_video_once_and_labels_that_mean_the_same_in_every_
 
 
 def test_names_that_are_not_utf8_go_all_the_way(tmp_path, capsys):
-    folder = os.fsencode(tmp_path) + b"/set/jump\xca"
+    root = Path(os.fsdecode(os.fsencode(tmp_path) + b"/set\xe9"))
+    folder = os.fsencode(root) + b"/jump\xca"
     os.makedirs(folder)
     write_video(tmp_path / "one.mkv", moving_frames(8), 25)
     data = (tmp_path / "one.mkv").read_bytes()
     for name, content in ((b"\xca\xd3.mkv", data), (b"-a: b.mkv", data), (b"bad\xff.mkv", b"junk"), (b"bad.\xff", b"")):
         with open(folder + b"/" + name, "wb") as file:
             file.write(content)
-    record, out = scan(VideoSource(root=tmp_path / "set", layout="folder"), workers=1)
+    record, out = scan(VideoSource(root=root, layout="folder"), workers=1)
+    assert record.root == f"{tmp_path}/set\\xe9"
+    assert ScanRecord.model_validate_json(record.model_dump_json()) == record
     assert [(file.path, record.summary["classes"]) for file in record.bad] == [
         ("jump\\xca/bad\\xff.mkv", {"jump\\xca": 3})
     ]
     assert read_scan_record(out) == record
     assert "bad\\xff.mkv" in describe(record)
-    dataset = ClipDataset(config(tmp_path / "set"))
+    dataset = ClipDataset(config(root))
     assert dataset.class_names == ["jump\\xca"]
     assert len(list(dataset)) == len(dataset.paths) == 2
     assert [(skip.path[-9:], skip.reason[:4]) for skip in dataset.skipped] == [("bad\\xff.mkv"[-9:], "on t")]
-    assert ClipDataset(config(tmp_path / "set")).fingerprint() == dataset.fingerprint()
+    assert ClipDataset(config(root)).fingerprint() == dataset.fingerprint()
 
 
 def test_cutting_says_what_it_leaves_out(tmp_path, caplog):
