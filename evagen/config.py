@@ -20,7 +20,7 @@ import yaml
 
 from evagen.errors import UserError
 from evagen.kernels.annotations import holds, is_word, leaves, members
-from evagen.kernels.files import expand, write_whole
+from evagen.kernels.files import expand, read_json, write_whole
 from evagen.kernels.plain_yaml import MAX_BYTES, load_yaml
 
 PLACE = "place"
@@ -99,6 +99,15 @@ def read_text(path: Path) -> str:
         return data.decode("utf-8-sig")
     except ValueError as error:
         raise UserError(f"{path} is no config: {error}") from error
+
+
+def read_described(path: Path) -> dict[str, Any]:
+    """The object in a JSON file that describes others, such as a model's config.json. Raises UserError for a file that
+    cannot be read, or holds something else."""
+    try:
+        return read_json(path)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read: {error}") from error
 
 
 def read_values(path: Path, above: Sequence[Path] = ()) -> dict[str, Any]:

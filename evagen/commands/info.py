@@ -6,14 +6,12 @@ five seconds to load."""
 import math
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
-from evagen.config import dotted
+from evagen.config import dotted, read_described
 from evagen.data.video_reader import VideoError, count_frames, frame_rate, iterate_frames
 from evagen.errors import UserError
-from evagen.kernels.files import read_json
 from evagen.kernels.names import as_argument, as_line
 from evagen.kernels.sources import SNAPSHOTS, STEP, box
 from evagen.sampling.classes import MOST_NAMED
@@ -79,7 +77,7 @@ def _model(folder: Path) -> Facts:
 
     from evagen.kernels.weights import weights_fingerprint
 
-    config = _json(folder / "config.json")
+    config = read_described(folder / "config.json")
     if isinstance(config.get("evagen"), dict):  # as `evagen export llama` leaves it
         config = {"_class_name": "LlamaForCausalLM", **config["evagen"]}
     kind = str(config.get("_class_name"))
@@ -154,7 +152,7 @@ def _curation(folder: Path) -> Facts:
 
 
 def _scores(folder: Path) -> Facts:
-    record = _json(folder / "record.json")
+    record = read_described(folder / "record.json")
     return [
         ("what", "scores of `evagen benchmark`"),
         *((name, str(value)) for name, value in dotted(record).items() if value is not None and name in SCORED),
@@ -163,7 +161,7 @@ def _scores(folder: Path) -> Facts:
 
 
 def _samples(folder: Path) -> Facts:
-    manifest, name = _json(folder / "manifest.json"), as_argument(folder)
+    manifest, name = read_described(folder / "manifest.json"), as_argument(folder)
     return [
         ("what", "clips of `evagen sample`"),
         *((key, str(value)) for key, value in dotted(manifest).items() if value is not None and key in SAMPLED),
@@ -239,13 +237,6 @@ def to_decode(tokens: Path) -> str:
     while video.exists():
         video = video.with_stem(f"{video.stem}_decoded")
     return f"evagen decode {as_argument(tokens)} {as_argument(video)}"
-
-
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        return read_json(path)
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be read: {error}") from error
 
 
 def _some(names: list[str], count: int = 6) -> str:
