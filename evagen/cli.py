@@ -203,20 +203,19 @@ def configs(
     keys: Annotated[bool, typer.Option("--keys", help="With NAME: every key it may have, and what it does")] = False,
 ) -> None:
     """List the shipped configs, what they should reach and what their training takes, or print one."""
-    from evagen.config import find_config, format_values, read_values
+    from evagen.config import find_config, format_values, read_text, read_values
 
+    if name is None and (keys or resolved):
+        option = "--keys" if keys else "--resolved"
+        raise UserError(f"{option} is of one config: give its name, evagen configs quickstart/proxy {option}")
     if keys:
         from evagen.commands.keys import describe
 
-        if name is None:
-            raise UserError(
-                "--keys explains the keys of one config: give its name, evagen configs quickstart/proxy --keys"
-            )
-        print(describe(name))
+        print(describe(str(name)))
         return
     if name:
         path = find_config(name)
-        print(format_values(read_values(path)) if resolved else path.read_text(encoding="utf-8"), end="")
+        print(format_values(read_values(path)) if resolved else read_text(path), end="")
         return
     from evagen.commands.configs import FOOTNOTE, format_costs, format_table, list_configs
 

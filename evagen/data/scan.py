@@ -4,7 +4,6 @@ Every video is decoded from end to end, in parallel, each within a time limit. T
 the loaders leave out. Good ones are remembered (see `file_memory`), so a scan that was stopped goes on where it was.
 """
 
-import os
 import statistics
 import sys
 import time
@@ -27,7 +26,7 @@ from evagen.data.sources import VideoSource, list_source
 from evagen.data.ucf101 import LISTS
 from evagen.data.video_file import VideoPath, holding_file
 from evagen.errors import UserError
-from evagen.kernels.files import num_cores
+from evagen.kernels.files import check_writable, num_cores
 from evagen.kernels.names import as_line, as_text
 
 _SAVE_SECONDS = 10
@@ -51,11 +50,13 @@ def scan(
             "list of bad files goes"
         )
     out = out or source.root / LIST_NAME
-    if not out.parent.is_dir() or not os.access(out.parent, os.W_OK):
+    try:
+        check_writable(out)
+    except OSError as error:
         raise UserError(
-            f"the list of bad files cannot be written to {out}; give another place with --out, and loaders the same "
-            "with data.skip_list"
-        )
+            f"the list of bad files cannot be written to {out} ({error.strerror}); give another place with --out, and "
+            "loaders the same with data.skip_list"
+        ) from error
     listing = list_source(source, "all")
     facts, reasons = _check(listing.files, workers or num_cores(), seconds_per_file)
     bad = [
