@@ -142,6 +142,7 @@ def data_scan(
     layout: Annotated[str | None, typer.Option(help="ucf101, kinetics, folder or huggingface; guessed if none")] = None,
     csv: Annotated[Path | None, typer.Option(help="Kinetics' lists, where they are not in ROOT")] = None,
     video_column: Annotated[str | None, typer.Option(help="huggingface: the column of videos")] = None,
+    label_column: Annotated[str | None, typer.Option(help="huggingface: the column of classes")] = None,
     workers: Annotated[int | None, typer.Option(min=1, help="Processes; one on each core if not given")] = None,
     seconds_per_file: Annotated[float, typer.Option(min=0.001, help="A file that takes longer is bad")] = 60,
     out: Annotated[Path | None, typer.Option(help="Where the list goes; ROOT/evagen_scan.json if not given")] = None,
@@ -153,6 +154,7 @@ def data_scan(
     from evagen.data.sources import VideoSource
 
     values = {"root": root, "layout": layout or guess_layout(root), "csv": csv, "video_column": video_column}
+    values["label_column"] = label_column
     record, written = scan(check_config(VideoSource, values, "evagen data scan"), workers, seconds_per_file, out)
     if json_output:
         print(record.model_dump_json())

@@ -13,7 +13,7 @@ from evagen.config import dotted, read_described
 from evagen.data.video_reader import VideoError, count_frames, frame_rate, iterate_frames
 from evagen.errors import UserError
 from evagen.kernels.names import as_argument, as_line
-from evagen.kernels.sources import SNAPSHOTS, STEP, box
+from evagen.kernels.sources import SNAPSHOTS, STEP, box, locate
 from evagen.sampling.classes import MOST_NAMED
 
 Facts = list[tuple[str, str]]
@@ -47,6 +47,11 @@ SAMPLED = (
 def main(path: Path) -> Facts:
     """Names and values to be read by people. Raises UserError for what evagen did not make and cannot read."""
     path = box().get(path.as_posix(), path)
+    if not path.exists() and Path(str(path).rpartition("@")[0]).is_dir():  # a snapshot, as `_unfinished` tells it
+        try:
+            path = Path(locate(path, part="").source)
+        except FileNotFoundError as error:
+            raise UserError(str(error)) from error
     if not path.exists():
         raise UserError(f"there is nothing at {path}")
     facts = _of_folder(path) if path.is_dir() else _of_file(path)

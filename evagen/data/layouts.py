@@ -72,9 +72,9 @@ def list_folder(root: Path, split: Split, without: Collection[Path] = ()) -> Lis
     folders, remarks = _parts_of(root, without)
     chosen = splits_for(split, folders)
     if not chosen:
+        needed = f"the folder {root / split}" if split == "train" else f"folders {root / 'train'} and {root / split}"
         raise UserError(
-            f"{root} has no {split} split: make folders {root / 'train'} and {root / split}; "
-            "data.split=all takes every video, and holds none out"
+            f"{root} has no {split} split: make {needed}; data.split=all takes every video, and holds none out"
         )
     found = {part: [find_videos(folder, without) for folder in of_part] for part, of_part in folders.items()}
     taken = [each for part in chosen for each in found[part]]

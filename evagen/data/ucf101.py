@@ -138,7 +138,7 @@ def _lines(path: Path, remarks: list[str]) -> list[str]:
         raise UserError(
             f"no list at {path} (that folder holds {present}); UCF-101's layout needs class folders and "
             "ucfTrainTestlist/ with classInd.txt, trainlist01.txt and testlist01.txt. "
-            "For a folder without lists use data.layout=folder"
+            "The layout of a folder without lists is folder"
         )
     lines = read_lines(path, remarks)
     if not lines:

@@ -310,6 +310,9 @@ def test_a_folder_without_a_split_says_so(tmp_path):
     put(tmp_path, "train/ants/1.avi", "test/ants/2.avi")
     with pytest.raises(UserError, match=r"has no val split: make folders .*train and .*val; data.split=all"):
         list_folder(tmp_path, "val")
+    put(tmp_path / "tested", "test/ants/2.avi")
+    with pytest.raises(UserError, match=r"has no train split: make the folder .*tested/train; data.split=all"):
+        list_folder(tmp_path / "tested", "train")
 
 
 @given(st.lists(st.lists(st.sampled_from("abcdef"), unique=True, max_size=4), min_size=1, max_size=3))
