@@ -27,7 +27,7 @@ from evagen.data.sources import DataConfig, list_files
 from evagen.data.square_clips import read_square
 from evagen.data.video_reader import VideoError
 from evagen.errors import UserError
-from evagen.kernels.files import atomic_write
+from evagen.kernels.files import write_whole
 from evagen.kernels.names import as_line, as_text
 from evagen.kernels.strides import Stride, frame_offset
 
@@ -187,8 +187,7 @@ def report_skipped(
     if len(skipped) > shown:
         write(f"  and {len(skipped) - shown} more")
     if all_in is not None:
-        with atomic_write(all_in) as unfinished:
-            unfinished.write_text("".join(json.dumps(asdict(skip)) + "\n" for skip in skipped), encoding="utf-8")
+        write_whole(all_in, "".join(json.dumps(asdict(skip)) + "\n" for skip in skipped))
         write(f"all of them are in {all_in}")
     write("`evagen data scan FOLDER` finds damaged files beforehand and makes a list of them, which is then left out")
 

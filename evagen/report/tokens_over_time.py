@@ -3,11 +3,8 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-import matplotlib
 import numpy as np
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
+from matplotlib.figure import Figure
 
 from evagen.kernels.files import atomic_write
 
@@ -40,9 +37,8 @@ def draw(
     """The picture: tokens of each block, and their mean a second over four seconds; below them the mean change from
     each frame to the next, in [0, 2], with cuts. tokens_per_second: a rate that was asked for, drawn as a line."""
     block_seconds = frames_per_block / frames_per_second
-    figure, (above, below) = plt.subplots(
-        2, 1, figsize=(9, 4.8), sharex=True, layout="constrained", height_ratios=[2, 1]
-    )
+    figure = Figure(figsize=(9, 4.8), layout="constrained")
+    above, below = figure.subplots(2, 1, sharex=True, height_ratios=[2, 1])
     edges = np.arange(len(lengths) + 1) * block_seconds
     above.stairs(lengths, edges, fill=True, color="#9dbfe0", label="tokens of a block")
     window = min(len(lengths), max(1, round(4 / block_seconds)))
@@ -63,4 +59,3 @@ def draw(
     below.set(ylabel="change of the picture", xlabel="seconds", ylim=(0, None))
     with atomic_write(path) as unfinished:
         figure.savefig(unfinished, dpi=130)
-    plt.close(figure)
