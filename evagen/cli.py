@@ -13,6 +13,7 @@ from evagen.commands.cli_errors import explained_errors, refuse_empty
 from evagen.demo.command import demo
 from evagen.errors import UserError
 from evagen.kernels.surroundings import prepare_surroundings, whole_output
+from evagen.kernels.words import counted
 
 app = typer.Typer(
     help="Autoregressive video generation on adaptive-length video tokens.",
@@ -98,7 +99,8 @@ def arcade(
     for game, reason in summary.left_out.items():
         print(f"left out {game}: {reason}")
     print(
-        f"{len(summary.class_names)} classes, {summary.train_clips} training and {summary.test_clips} test clips "
+        f"{counted(len(summary.class_names), 'class', 'classes')}, "
+        f"{summary.train_clips} training and {summary.test_clips} test clips "
         f"in {summary.out} ({summary.written} written, {summary.kept} already there)"
     )
 

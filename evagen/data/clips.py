@@ -30,6 +30,7 @@ from evagen.errors import UserError
 from evagen.kernels.files import write_whole
 from evagen.kernels.names import as_line, as_text
 from evagen.kernels.strides import Stride, frame_offset
+from evagen.kernels.words import counted
 
 SKIPPED = "skipped.jsonl"
 """Of a training's run folder: all files that it could not use."""
@@ -181,7 +182,7 @@ def report_skipped(
     skipped = list({skip.path: skip for skip in reversed(skipped)}.values())[::-1]
     if not skipped:
         return
-    write(f"{len(skipped)} of {num_files} files skipped:")
+    write(f"{len(skipped):,} of {counted(num_files, 'file')} skipped:")
     for skip in skipped[:shown]:
         write(as_line(f"  {skip.path}: {skip.reason}", sys.maxsize))
     if len(skipped) > shown:
@@ -199,7 +200,11 @@ def _usable(count: int | VideoError, config: DataConfig, stride: Stride | VideoE
     if isinstance(stride, VideoError):
         return stride.reason
     span = frame_offset(config.frames - 1, stride) + 1
-    return _starts(count, config, stride) if count >= span else f"too short: {count} frames, a clip needs {span}"
+    return (
+        _starts(count, config, stride)
+        if count >= span
+        else f"too short: {counted(count, 'frame')}, a clip needs {span}"
+    )
 
 
 def _starts(num_frames: int, config: DataConfig, stride: Stride) -> list[tuple[int, int]]:

@@ -31,6 +31,7 @@ from evagen.data.video_writer import write_video
 from evagen.errors import UserError
 from evagen.kernels.levels import video_to_frames
 from evagen.kernels.names import as_text, file_name_of
+from evagen.kernels.words import counted
 
 ONLY_CLASS = "video"
 """What the class is called where the folder has none."""
@@ -60,8 +61,8 @@ class CutSummary:
         lines: list[str] = []
         report_skipped(self.skipped, self.num_files, lines.append)
         lines.append(
-            f"{self.num_files} videos, {len(self.class_names)} classes: {self.train_clips} training and "
-            f"{self.test_clips} held-out clips ({self.held_out}) in {self.out}"
+            f"{counted(self.num_files, 'video')}, {counted(len(self.class_names), 'class', 'classes')}: "
+            f"{self.train_clips} training and {self.test_clips} held-out clips ({self.held_out}) in {self.out}"
         )
         return "\n".join(lines)
 
@@ -179,7 +180,7 @@ def plan_cuttings(
         elif isinstance(rate, VideoError):
             skipped.append(SkippedClip(str(file.path), rate.reason))
         elif count < frames:
-            skipped.append(SkippedClip(str(file.path), f"too short: {count} frames, a clip has {frames}"))
+            skipped.append(SkippedClip(str(file.path), f"too short: {counted(count, 'frame')}, a clip has {frames}"))
         else:
             stem, held_out = f"{name}/v_{name}_g{groups[name]:04d}", file.path not in learned
             cuttings.append(Cutting(file.path, stem, count // frames, frames, size, float(rate), held_out))
@@ -187,8 +188,8 @@ def plan_cuttings(
     if num_clips < FEWEST_CLIPS:
         unusable = "".join(f"\n  {video.path}: {video.reason}" for video in skipped)
         raise UserError(
-            f"the videos in {root} are {num_clips} clips of {frames} frames, at least {FEWEST_CLIPS} are needed to "
-            f"learn from some and look at others: add videos, or longer ones{unusable}"
+            f"the videos in {root} are {counted(num_clips, 'clip')} of {frames} frames, at least {FEWEST_CLIPS} are "
+            f"needed to learn from some and look at others: add videos, or longer ones{unusable}"
         )
     if test_clips := sum(cutting.num_clips for cutting in cuttings if cutting.held_out):
         _check_parts(root, num_clips - test_clips, test_clips)

@@ -28,6 +28,7 @@ from evagen.data.video_file import VideoPath, holding_file
 from evagen.errors import UserError
 from evagen.kernels.files import check_writable, num_cores
 from evagen.kernels.names import as_line, as_text
+from evagen.kernels.words import counted
 
 _SAVE_SECONDS = 10
 """A scan that is killed forgets what it checked since."""
@@ -85,7 +86,8 @@ def describe(record: ScanRecord, shown: int = 20) -> str:
     summary, bad = record.summary, record.bad
     hours, frames = summary["hours"], summary["frames"]
     lines = [
-        f"{summary['files']} files ({record.layout}), {hours:.2f} hours, {summary['gigabytes']:.3g} GB; {len(bad)} bad",
+        f"{counted(summary['files'], 'file')} ({record.layout}), {hours:.2f} hours, {summary['gigabytes']:.3g} GB; "
+        f"{len(bad)} bad",
         _counts("sizes", summary["sizes"]),
         _counts("frames per second", summary["frames_per_second"]),
         _counts("codecs", summary["codecs"]),
@@ -93,13 +95,14 @@ def describe(record: ScanRecord, shown: int = 20) -> str:
         _classes(summary["classes"]),
     ]
     if summary["varying_rate"]:
-        lines.append(f"  {'varying rate':<18} {summary['varying_rate']} files")
+        lines.append(f"  {'varying rate':<18} {counted(summary['varying_rate'], 'file')}")
     if summary["fewer_frames_than_said"]:
-        lines.append(f"  {summary['fewer_frames_than_said']} files hold fewer frames than they say")
+        files = counted(summary["fewer_frames_than_said"], "file holds", "files hold")
+        lines.append(f"  {files} fewer frames than promised")
     told = [*summary["remarks"], *(f"bad: {file.path}: {file.reason}" for file in bad[:shown])]
     lines += [f"  {as_line(line, sys.maxsize)}" for line in told]
     if len(bad) > shown:
-        lines.append(f"  and {len(bad) - shown} more bad files")
+        lines.append(f"  and {counted(len(bad) - shown, 'more bad file')}")
     return "\n".join(lines)
 
 

@@ -21,6 +21,7 @@ from evagen.errors import UserError
 from evagen.kernels.model_files import CONFIG, check_settings
 from evagen.kernels.names import as_line
 from evagen.kernels.sources import INDEX
+from evagen.kernels.words import counted
 from evagen.report.training_facts import Facts
 from evagen.scoring.record import Record, read_record
 from evagen.scoring.table import compare, markdown
@@ -168,7 +169,7 @@ def _of_router(config: Mapping[str, Any]) -> str:
 
 
 def _of_generator(config: Mapping[str, Any]) -> str:
-    classes = f"{len(config['class_names'])} classes" if config["class_names"] else "no classes"
+    classes = counted(len(config["class_names"]), "class", "classes") if config["class_names"] else "no classes"
     given = f"; continues {config['given_frames']} given frames" if config.get("given_frames") else ""
     size = "without an end" if config.get("endless") else f"of {config['num_blocks']} blocks"
     return f"writes clips {size}, {classes}{given}; {config['depth']} layers of width {config['width']}"

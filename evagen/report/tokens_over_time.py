@@ -7,6 +7,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from evagen.kernels.files import atomic_write
+from evagen.kernels.words import counted
 
 CUT = 0.2
 """Mean change from one frame to the next, in [0, 2], from which on it is drawn as a cut: far above motion's."""
@@ -44,7 +45,7 @@ def draw(
     window = min(len(lengths), max(1, round(4 / block_seconds)))
     sums = np.convolve(lengths, np.ones(window), "valid") / window / block_seconds
     rate = above.twinx()
-    rate.plot(edges[window:], sums, color="#b02f4f", label=f"tokens a second, over the last {window} blocks")
+    rate.plot(edges[window:], sums, color="#b02f4f", label=f"tokens a second, over the last {counted(window, 'block')}")
     if tokens_per_second is not None:
         rate.axhline(tokens_per_second, color="#b02f4f", linestyle=":", label="the rate asked for")
     rate.set(ylim=(0, 1.15 * max([*sums, tokens_per_second or 0])), ylabel="tokens a second")

@@ -87,7 +87,7 @@ def test_folders_with_nothing(tmp_path):
     with pytest.raises(UserError, match=r"no videos in .*looked for .* .avi "):
         ClipDataset(config(tmp_path))
     (tmp_path / "bad.avi").write_text("not a video")
-    with pytest.raises(UserError, match=r"no usable video in .*\n1 of 1 files skipped:\n.*bad.avi: cannot"):
+    with pytest.raises(UserError, match=r"no usable video in .*\n1 of 1 file skipped:\n.*bad.avi: cannot"):
         ClipDataset(config(tmp_path))
 
 
