@@ -166,7 +166,7 @@ def plan_cuttings(
     cuttings, skipped = [], []
     groups = dict.fromkeys(classes, 0)
     videos = [file.path for file in usable.files]
-    facts = {path: both for path, *both in zip(videos, count_all_frames(videos), all_frame_rates(videos))}
+    facts = dict(zip(videos, zip(count_all_frames(videos), all_frame_rates(videos))))
     bad = {video.path: video.reason for video in usable.left_out}
     for file in listing.files:
         name = classes[max(0, file.label)]
