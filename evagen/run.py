@@ -26,7 +26,7 @@ from accelerate.utils import (
     ProjectConfiguration,
     gather_object,
 )
-from pydantic import Field
+from pydantic import Field, field_validator
 from torch import nn
 from torch.distributed.fsdp import MixedPrecisionPolicy
 
@@ -36,6 +36,7 @@ from evagen.errors import UserError
 from evagen.kernels.attention import choose_attention
 from evagen.kernels.backends import AttentionBackend, has_bf16
 from evagen.kernels.folder_lock import LOCK, lock_folder
+from evagen.kernels.names import check_utf8
 
 logger = logging.getLogger(__name__)
 
@@ -49,6 +50,12 @@ class RunFolder(Section):
 
     out: Annotated[Path, ONLY_HOW]
     """The run folder. Running the same command again resumes what is unfinished there."""
+
+    @field_validator("out")
+    @classmethod
+    def _what_is_written_can_be_read(cls, out: Path) -> Path:
+        check_utf8(out)
+        return out
 
 
 class Seeded(Section):

@@ -117,6 +117,12 @@ OPENERS = {"av", "Image", "os"}
 """Whose `open` reads no text."""
 
 
+def test_nothing_switches_the_backend_of_a_notebook():
+    """As choosing one for pyplot does: figures are drawn without it."""
+    drawing = [name for name, path in modules().items() if "pyplot" in (text := path.read_text()) or "Agg" in text]
+    assert drawing == []
+
+
 def texts_without_encoding(code: str) -> list[int]:
     """The lines of calls that read or write text in the encoding of whoever's machine it is."""
     found = []

@@ -11,7 +11,7 @@ from evagen.data.video_frames import VideoFrames
 from evagen.data.video_reader import VideoError, frame_rate
 from evagen.errors import UserError
 from evagen.kernels.files import check_writable
-from evagen.kernels.names import as_text
+from evagen.kernels.names import check_utf8
 from evagen.models.inference import RunPrecision, autocast_to, precision_on
 from evagen.models.loading import load_model, load_router, router_beside
 from evagen.report.tokens_over_time import draw, graph
@@ -82,8 +82,10 @@ def main(
     dials = dials or Dials()
     if out.suffix != ".safetensors":
         raise UserError(f"tokens are written as safetensors: the name of {out} should end in .safetensors")
-    if as_text(out) != str(out):
-        raise UserError(f"safetensors are written under names in UTF-8, which {as_text(out)} is not: give another")
+    try:
+        check_utf8(out)
+    except ValueError as error:
+        raise UserError(str(error)) from error
     if plot and plot.suffix not in (".png", ".svg", ".pdf"):
         raise UserError(f"the graph is drawn as a picture: the name of {plot} should end in .png, .svg or .pdf")
     encoder = load_model(VideoTokenizer, tokenizer, PartialState().device)

@@ -21,6 +21,7 @@ from evagen.data.layouts import (
 from evagen.data.skip_list import leave_out_bad
 from evagen.data.ucf101 import list_ucf101
 from evagen.errors import UserError
+from evagen.kernels.words import counted
 
 Layout = Literal["ucf101", "kinetics", "folder", "huggingface"]
 
@@ -134,7 +135,8 @@ def list_files(config: DataConfig) -> Listing:
         ]
     )
     if twice := len(listing.files) - len({file.path for file in listing.files}):
-        listing.remarks.append(f"{twice} videos come twice, in what data.root and data.more name, and count twice")
+        videos = counted(twice, "video comes twice and counts twice", "videos come twice and count twice")
+        listing.remarks.append(f"{videos}, in what data.root and data.more name")
     tell(listing)
     if config.classes is not None:
         listing = select_classes(listing, config.classes)

@@ -109,6 +109,8 @@ def _read_part(path: Path) -> Part | None:
 
 def progress(parts: list[Part]) -> str:
     """How many clips of all have been computed, in words."""
+    if not parts:
+        return "no"
     info = parts[0].info
     size, numbers = info.about["batch_size"], {batch.number for part in parts for batch in part.info.batches}
     return f"{sum(min(size, info.clips - number * size) for number in numbers)} of {info.clips}"

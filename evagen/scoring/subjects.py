@@ -27,6 +27,7 @@ from evagen.data.video_reader import VideoError
 from evagen.errors import UserError
 from evagen.eval import FrameDistance, PreparedDetector, Protocol, SourceClip, moving_errors, psnr, ssim
 from evagen.kernels.names import as_text
+from evagen.kernels.words import counted
 from evagen.models.inference import HALF, autocast_to
 from evagen.models.larp import LarpTokenizer
 from evagen.models.lengths import Assign
@@ -203,7 +204,7 @@ def first_clips(folder: Path, protocol: Protocol) -> FileClips:
         if isinstance(count, VideoError):
             bad.append(f"{video.path}: {count.reason}")
         elif count < span:
-            bad.append(f"{video.path}: {count} frames")
+            bad.append(f"{video.path}: {counted(count, 'frame')}")
     if bad:
         raise UserError(
             f"{len(bad)} of {len(found)} videos in {folder} cannot be scored; a clip of {protocol.name} needs {span} "

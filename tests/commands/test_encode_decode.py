@@ -217,7 +217,12 @@ def test_what_cannot_be_encoded_is_explained_and_leaves_no_file(models, tmp_path
         ("a.mp4/out.safetensors", None, OSError, "a.mp4"),
         ("folder.safetensors", None, IsADirectoryError, "folder.safetensors"),
         ("out.safetensors", "a.mp4/graph.png", OSError, "a.mp4"),
-        (os.fsdecode(b"z\xff.safetensors"), None, UserError, r"names in UTF-8, which .*z\\xff.safetensors is not"),
+        (
+            os.fsdecode(b"z\xff.safetensors"),
+            None,
+            UserError,
+            r"names in UTF-8 alone, which .*z\\xff.safetensors is not",
+        ),
     ],
 )
 def test_where_nothing_can_be_written_no_frame_is_read(models, tmp_path, monkeypatch, out, plot, error, message):

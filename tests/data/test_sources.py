@@ -44,7 +44,9 @@ def test_missing_files_and_lists_of_ucf101(tmp_path):
     dataset = ClipDataset(config(tmp_path, layout="ucf101"))
     assert len(dataset) == 3
     assert [(skip.path[-18:], skip.reason) for skip in dataset.skipped] == [("v_YoYo_g02_c01.avi", "not in this copy")]
-    with pytest.raises(UserError, match=r"no list at .*trainlist02.txt .*testlist01.txt.*layout=folder"):
+    with pytest.raises(
+        UserError, match=r"no list at .*trainlist02.txt .*testlist01.txt.*layout of a folder without lists is folder"
+    ):
         ClipDataset(config(tmp_path, layout="ucf101", split_index=2))
 
 
@@ -85,7 +87,7 @@ def test_folders_with_nothing(tmp_path):
     with pytest.raises(UserError, match=r"no videos in .*looked for .* .avi "):
         ClipDataset(config(tmp_path))
     (tmp_path / "bad.avi").write_text("not a video")
-    with pytest.raises(UserError, match=r"no usable video in .*\n1 of 1 files skipped:\n.*bad.avi: cannot"):
+    with pytest.raises(UserError, match=r"no usable video in .*\n1 of 1 file skipped:\n.*bad.avi: cannot"):
         ClipDataset(config(tmp_path))
 
 

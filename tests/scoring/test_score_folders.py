@@ -69,9 +69,11 @@ def test_it_is_the_distance_of_the_prepared_first_clips(tmp_path, stub):
 
 
 def test_a_folder_with_itself_is_at_distance_zero(tmp_path, stub):
-    write_folder(tmp_path / "real", 3)
-    record = score(tmp_path / "real", tmp_path / "real", stub)
+    folder = tmp_path / os.fsdecode(b"real\xe9")  # no UTF-8
+    write_folder(folder, 3)
+    record = score(folder, folder, stub)
     assert record.score.value == 0
+    assert Record.model_validate_json(record.model_dump_json()) == record
 
 
 def test_unlike_folders_are_warned_of(tmp_path, stub):
