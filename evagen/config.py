@@ -18,8 +18,8 @@ from typing import Annotated, Any, ClassVar, TypeVar, get_args, get_origin
 import pydantic
 import yaml
 
+from evagen.annotations import holds, is_word, leaves, members
 from evagen.errors import UserError
-from evagen.kernels.annotations import holds, is_word, leaves, members
 from evagen.kernels.files import expand, read_json, write_whole
 from evagen.kernels.plain_yaml import MAX_BYTES, load_yaml
 
