@@ -27,7 +27,7 @@ from evagen.eval import (
 from evagen.kernels.levels import video_to_frames
 from evagen.models.loading import load_model
 from evagen.report.minute import Minute, measure_minute
-from evagen.report.page import ClipPair, CurvePoint, GeneratedClip, LossCurve, Movement, RealClip, Report
+from evagen.report.page import ClipPair, GeneratedClip, LossCurve, Movement, RealClip, Report
 from evagen.sampling.clips import decode_clips
 from evagen.sampling.config import Sampling
 from evagen.sampling.rows import read_rows
@@ -101,7 +101,6 @@ def measure_quickstart(
             for i in held_out.first_of_each_class(REAL_SHOWN_PER_CLASS)
         ],
         lengths_by_class=_lengths_by_class(final_scores, held_out),
-        router=[CurvePoint(f"w_q = {p}", s.tokens_per_clip, s.psnr, s.perceptual, s.motion) for p, s in routed.items()],
         curves=_loss_curves(out, stages),
     )  # fmt: skip
 
