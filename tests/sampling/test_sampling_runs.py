@@ -132,7 +132,7 @@ def test_clips_of_two_generators_are_not_mixed(models, samples, tmp_path, left):
     save_config(config, out)
     make_another_generator(models, place)
     before = {path: path.read_bytes() for path in out.glob("*.json*")}
-    with pytest.raises(UserError, match="rows that were made from other generator_fingerprint than there are now; put"):
+    with pytest.raises(UserError, match="that were made from other generator_fingerprint than there are now; put"):
         sample.main(config)
     assert {path: path.read_bytes() for path in out.glob("*.json*")} == before
     shutil.copytree(models / "generator", place, dirs_exist_ok=True)
