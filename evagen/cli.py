@@ -12,7 +12,8 @@ from evagen.commands import COMMANDS, Command, cli_models, cli_video, examples
 from evagen.commands.cli_errors import explained_errors, refuse_empty
 from evagen.demo.command import demo
 from evagen.errors import UserError
-from evagen.kernels.surroundings import prepare_surroundings, whole_output
+from evagen.kernels.surroundings import keep_freed_memory, prepare_surroundings, whole_output
+from evagen.kernels.words import counted
 
 app = typer.Typer(
     help="Autoregressive video generation on adaptive-length video tokens.",
@@ -98,7 +99,8 @@ def arcade(
     for game, reason in summary.left_out.items():
         print(f"left out {game}: {reason}")
     print(
-        f"{len(summary.class_names)} classes, {summary.train_clips} training and {summary.test_clips} test clips "
+        f"{counted(len(summary.class_names), 'class', 'classes')}, "
+        f"{summary.train_clips} training and {summary.test_clips} test clips "
         f"in {summary.out} ({summary.written} written, {summary.kept} already there)"
     )
 
@@ -142,6 +144,7 @@ def data_scan(
     layout: Annotated[str | None, typer.Option(help="ucf101, kinetics, folder or huggingface; guessed if none")] = None,
     csv: Annotated[Path | None, typer.Option(help="Kinetics' lists, where they are not in ROOT")] = None,
     video_column: Annotated[str | None, typer.Option(help="huggingface: the column of videos")] = None,
+    label_column: Annotated[str | None, typer.Option(help="huggingface: the column of classes")] = None,
     workers: Annotated[int | None, typer.Option(min=1, help="Processes; one on each core if not given")] = None,
     seconds_per_file: Annotated[float, typer.Option(min=0.001, help="A file that takes longer is bad")] = 60,
     out: Annotated[Path | None, typer.Option(help="Where the list goes; ROOT/evagen_scan.json if not given")] = None,
@@ -153,6 +156,7 @@ def data_scan(
     from evagen.data.sources import VideoSource
 
     values = {"root": root, "layout": layout or guess_layout(root), "csv": csv, "video_column": video_column}
+    values["label_column"] = label_column
     record, written = scan(check_config(VideoSource, values, "evagen data scan"), workers, seconds_per_file, out)
     if json_output:
         print(record.model_dump_json())
@@ -203,20 +207,19 @@ def configs(
     keys: Annotated[bool, typer.Option("--keys", help="With NAME: every key it may have, and what it does")] = False,
 ) -> None:
     """List the shipped configs, what they should reach and what their training takes, or print one."""
-    from evagen.config import find_config, format_values, read_values
+    from evagen.config import find_config, format_values, read_text, read_values
 
+    if name is None and (keys or resolved):
+        option = "--keys" if keys else "--resolved"
+        raise UserError(f"{option} is of one config: give its name, evagen configs quickstart/proxy {option}")
     if keys:
         from evagen.commands.keys import describe
 
-        if name is None:
-            raise UserError(
-                "--keys explains the keys of one config: give its name, evagen configs quickstart/proxy --keys"
-            )
-        print(describe(name))
+        print(describe(str(name)))
         return
     if name:
         path = find_config(name)
-        print(format_values(read_values(path)) if resolved else path.read_text(encoding="utf-8"), end="")
+        print(format_values(read_values(path)) if resolved else read_text(path), end="")
         return
     from evagen.commands.configs import FOOTNOTE, format_costs, format_table, list_configs
 
@@ -378,6 +381,7 @@ examples.add_examples(app)
 def main() -> None:
     """The console script."""
     prepare_surroundings()
+    keep_freed_memory()
     try:
         with explained_errors(), whole_output():
             refuse_empty(sys.argv[1:])

@@ -18,9 +18,9 @@ from typing import Annotated, Any, ClassVar, TypeVar, get_args, get_origin
 import pydantic
 import yaml
 
+from evagen.annotations import holds, is_word, leaves, members
 from evagen.errors import UserError
-from evagen.kernels.annotations import holds, is_word, leaves, members
-from evagen.kernels.files import atomic_write, expand
+from evagen.kernels.files import expand, read_json, write_whole
 from evagen.kernels.plain_yaml import MAX_BYTES, load_yaml
 
 PLACE = "place"
@@ -99,6 +99,15 @@ def read_text(path: Path) -> str:
         return data.decode("utf-8-sig")
     except ValueError as error:
         raise UserError(f"{path} is no config: {error}") from error
+
+
+def read_described(path: Path) -> dict[str, Any]:
+    """The object in a JSON file that describes others, such as a model's config.json. Raises UserError for a file that
+    cannot be read, or holds something else."""
+    try:
+        return read_json(path)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read: {error}") from error
 
 
 def read_values(path: Path, above: Sequence[Path] = ()) -> dict[str, Any]:
@@ -195,8 +204,7 @@ def _is_within(location: Sequence[str | int], key: str) -> bool:
 def save_config(config: Section, folder: str | Path) -> Path:
     """Writes the resolved config as `config.yaml` into `folder`; loading it gives the same config."""
     path = Path(folder) / "config.yaml"
-    with atomic_write(path) as unfinished:  # a run that is killed here must find its config again
-        unfinished.write_text(format_values(config.model_dump(mode="json")), encoding="utf-8")
+    write_whole(path, format_values(config.model_dump(mode="json")))  # a run that is killed here must find it again
     return path
 
 
@@ -283,11 +291,16 @@ def _apply_override(schema: type[Section], values: dict[str, Any], override: str
         raise UserError(f"override {override!r} gives no value; {key}=null means none, where a key may have none")
     value = _typed(_annotation_at(schema, key.split(".")), key, text)
     *parents, last = key.split(".")
-    for parent in parents:
-        below = values.setdefault(parent, {})
-        if not isinstance(below, dict):
-            raise UserError(f"override {override!r}: {parent!r} is a value, not a group of settings")
-        values = below
+    for depth, parent in enumerate(parents, start=1):
+        place = ".".join(parents[:depth])
+        if any(get_origin(each) is list for each in members(_annotation_at(schema, parents[:depth]))):
+            whole = f"'[{{{last}: …}}, …]'" if last.isidentifier() else "[one, two]"
+            raise UserError(f"override {override!r}: {place!r} is a list, and is given whole: {place}={whole}")
+        if values.get(parent) is None:  # as resolved configs have a group that is not used
+            values[parent] = {}
+        if not isinstance(values[parent], dict):
+            raise UserError(f"override {override!r}: {place!r} is a value, not a group of settings")
+        values = values[parent]
     values[last] = value
 
 

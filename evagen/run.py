@@ -5,6 +5,7 @@ is accepted that does nothing.
 """
 
 import atexit
+import json
 import logging
 import os
 import platform
@@ -12,7 +13,7 @@ import sys
 from collections.abc import Collection
 from datetime import timedelta
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import diffusers
 import torch
@@ -27,7 +28,7 @@ from accelerate.utils import (
     gather_object,
     parse_flag_from_env,
 )
-from pydantic import Field
+from pydantic import Field, field_validator
 from torch import nn
 from torch.distributed.fsdp import MixedPrecisionPolicy
 
@@ -36,12 +37,15 @@ from evagen.config import ONLY_HOW, Section, Seed, differences, load_config, sav
 from evagen.errors import UserError
 from evagen.kernels.attention import choose_attention
 from evagen.kernels.backends import AttentionBackend, has_bf16
+from evagen.kernels.files import read_json, write_whole
 from evagen.kernels.folder_lock import LOCK, lock_folder
+from evagen.kernels.names import check_utf8
 
 logger = logging.getLogger(__name__)
 
 MADE_FROM = "made_from.json"
-"""In a run folder of samples: what they are made from."""
+"""In a folder of results, beside them: what they are made from, in as far as the run's config does not say it."""
+ANOTHER_FOLDER = "choose another run folder (run.out, or --out of a command that has it)"
 
 
 class RunFolder(Section):
@@ -49,6 +53,12 @@ class RunFolder(Section):
 
     out: Annotated[Path, ONLY_HOW]
     """The run folder. Running the same command again resumes what is unfinished there."""
+
+    @field_validator("out")
+    @classmethod
+    def _what_is_written_can_be_read(cls, out: Path) -> Path:
+        check_utf8(out)
+        return out
 
 
 class Seeded(Section):
@@ -168,7 +178,7 @@ def _lock(out: Path) -> None:
     """Raises UserError where another process is at work in a run folder."""
     out.mkdir(parents=True, exist_ok=True)
     if other := lock_folder(out):
-        raise UserError(f"{out} is at work: {other} has it; wait for its end, or choose another run.out")
+        raise UserError(f"{out} is at work: {other} has it; wait for its end, or {ANOTHER_FOLDER}")
 
 
 def refuse_unheard(accumulation: int) -> None:
@@ -267,10 +277,36 @@ def claim_folder(config: Section, out: Path, may_differ: Collection[str] = ()) -
         listed = [f"{key} is {theirs} there and {ours} here" for key, (ours, theirs) in differing.items()]
         more = f" and {len(listed) - 4} more" if len(listed) > 4 else ""
         raise UserError(
-            f"{out} holds a run with another config: {', '.join(listed[:4])}{more}; choose another run.out, or delete "
-            "the folder to start afresh"
+            f"{out} holds a run with another config: {', '.join(listed[:4])}{more}; {ANOTHER_FOLDER}, or "
+            "delete it to start afresh"
         )
     save_config(config, out)
+
+
+def claim_results(folder: Path, made_from: dict[str, Any]) -> None:
+    """Writes what the results in a folder are made from beside them. Raises UserError where those that are there were
+    made from something else."""
+    if (folder / MADE_FROM).exists():
+        check_same(folder, read_made_from(folder / MADE_FROM), made_from)
+    write_whole(folder / MADE_FROM, json.dumps(made_from, indent=1))
+
+
+def read_made_from(path: Path) -> dict[str, Any]:
+    """Raises UserError for a damaged file."""
+    try:
+        return read_json(path)
+    except ValueError as error:
+        raise UserError(f"{path} is damaged ({error}): delete {path.parent} to start afresh") from error
+
+
+def check_same(folder: Path, made_from: dict[str, Any], about: dict[str, Any]) -> None:
+    """Raises UserError for a folder of results that were made from something else than `about` says."""
+    changed = [name for name in made_from | about if made_from.get(name) != about.get(name)]
+    if changed:
+        raise UserError(
+            f"{folder} holds results that were made from other {', '.join(changed)} than there are now; put the "
+            f"earlier ones back, or delete {folder} to start afresh"
+        )
 
 
 def _has_begun(out: Path) -> bool:

@@ -1,7 +1,7 @@
 """Fréchet distance between Gaussians fitted to the features of two sets of videos (Heusel et al. 2017,
 arXiv 1706.08500, eq. 6; for videos Unterthiner et al. 2018, arXiv 1812.01717).
 
-Statistics are float64 and merge exactly, in any order, over batches and over processes.
+Statistics are float64 and merge over batches and over processes, in any order but for the rounding of their sums.
 
 Letters: N samples, B videos, F frames of a video, H and W pixels, D features, P parts.
 """

@@ -91,15 +91,14 @@ class Protocol:
 
     def real_clips(self, videos: Sequence[SourceVideo]) -> list[SourceClip]:
         """The clips of the real set, in the order in which they are scored, of all videos of the split. Raises
-        ValueError where they are not as many as the protocol scores."""
+        ValueError where they are not as many as the protocol scores; `changed(num_real=None)` scores what there is."""
         clips = self.clips(videos, self.num_frames, self.stride, self.frames_per_second)
         if not clips:
             raise ValueError(f"{self.name}: none of {len(videos)} videos has the {self.num_frames} frames of a clip")
         if self.num_real is not None and len(clips) != self.num_real:
             raise ValueError(
                 f"{self.name} scores {self.num_real:,} real clips, and these {len(videos):,} videos give "
-                f"{len(clips):,}; is this the {self.split} split, and is it complete? What there is can be scored "
-                f"under another name: protocol.changed(num_real=None)"
+                f"{len(clips):,}; is this the {self.split} split, and is it complete?"
             )
         return clips
 

@@ -43,7 +43,10 @@ def psnr_of_mse(mse: Tensor) -> Tensor:
 
 def ssim(reconstruction: Tensor, original: Tensor) -> Tensor:
     """Structural similarity (Wang et al. 2004, Gaussian window of 11 pixels) of videos `B 3 F H W` in [-1, 1],
-    averaged over each video's frames → `(B,)`. Raises ValueError for bad shapes or frames below 11 pixels."""
+    averaged over each video's frames → `(B,)`. It is torchmetrics': windows at the border see the picture mirrored
+    there, where Wang's own code leaves the 5 pixels along each side out.
+
+    Raises ValueError for bad shapes or frames below 11 pixels."""
     reconstruction, original = checked_pair(reconstruction, original)
     if min(original.shape[-2:]) < SSIM_WINDOW_PIXELS:
         raise ValueError(f"SSIM needs frames of at least 11×11 pixels, not {tuple(original.shape[-2:])}")

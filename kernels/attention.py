@@ -63,7 +63,6 @@ def _by_many_shapes(
     if shared is not None:
         key, value = _behind(shared, (key, value))
     if query.device.type == "cpu":
-        key, value = _take(key, value, plan.key_rows)
         return _RunAttention.apply(*map(_dense_heads, (query, key, value)), plan.runs, plan.causal)
     attend = _xformers_attention if kernel == "xformers" else _dense_attention
     return attend(query, key, value, plan.to(query.device))
@@ -159,7 +158,7 @@ def _family_attention(
 ) -> Tensor:
     """Attention to shared and to own keys, added up by the sums of their weights."""
     if torch.is_grad_enabled() and any(x.requires_grad for x in (query, *shared, *own)):
-        raise ValueError("a FamilyPlan has no gradients; use its joined() plan, or torch.no_grad()")
+        raise ValueError("a FamilyPlan has no gradients: it is for inference, under torch.no_grad()")
     attend = _with_sums_of_runs if query.device.type == "cpu" else _with_sums_of_segments
     if by_flash:
         attend = _with_sums_by_flash
@@ -233,8 +232,6 @@ def _dense_attention(query: Tensor, key: Tensor, value: Tensor, plan: AttentionP
 def _flash_attention(query: Tensor, key: Tensor, value: Tensor, plan: AttentionPlan) -> Tensor:
     packed = plan.packed or plan.to(query.device).packed
     assert packed is not None
-    if packed.is_listed:
-        key, value = _in_order(key, value, plan, packed)
     return flash_attention(_dense_heads(query), _dense_heads(key), _dense_heads(value), packed.flash)
 
 
@@ -252,17 +249,10 @@ def _behind(shared: KeyValue, own: KeyValue) -> KeyValue:
 
 def _in_order(key: Tensor, value: Tensor, plan: AttentionPlan, packed: Packed) -> KeyValue:
     """The keys and values of all segments, one after the other."""
-    if packed.key_rows is not None:
-        return _take(key, value, packed.key_rows)
-    count = sum(plan.key_lengths)
-    return (key, value) if len(key) == count else (key[:count], value[:count])
-
-
-def _take(key: Tensor, value: Tensor, rows: Tensor | None) -> KeyValue:
-    """Some rows of keys and values, all as they lie if None. As an embedding lookup, whose backward pass adds rows up
-    in parallel on a CPU where that of indexing is a serial scatter."""
-    if rows is None:
-        return key, value
+    if packed.key_rows is None:
+        count = sum(plan.key_lengths)
+        return (key, value) if len(key) == count else (key[:count], value[:count])
     both = torch.stack([key, value], dim=1)  # (Nk, 2, h, d)
-    taken = F.embedding(rows, both.flatten(1)).unflatten(-1, both.shape[1:])  # (rows, 2, h, d)
+    # A lookup's backward pass adds rows up in one kernel; that of indexing sorts them first.
+    taken = F.embedding(packed.key_rows, both.flatten(1)).unflatten(-1, both.shape[1:])  # (rows, 2, h, d)
     return taken.unbind(1)

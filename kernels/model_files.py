@@ -14,6 +14,7 @@ from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidat
 from safetensors import SafetensorError, safe_open
 
 from evagen.kernels.files import read_json, words_of
+from evagen.kernels.names import check_utf8
 
 if TYPE_CHECKING:  # torch takes seconds, which a typo on the command line must not cost
     from torch import nn
@@ -129,6 +130,7 @@ def check_weights(kind: type, settings: Mapping[str, Any], files: Iterable[Path]
 
     found: dict[str, tuple[int, ...]] = {}
     for path in files:
+        check_utf8(path)
         try:
             with safe_open(path, framework="pt") as file:
                 found |= {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118

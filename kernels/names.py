@@ -6,6 +6,9 @@ import os
 import re
 import shlex
 from pathlib import Path
+from typing import Annotated
+
+import pydantic
 
 LONGEST_FILE_NAME, LONGEST_LINE = 100, 200
 """Bytes in UTF-8, and characters. File systems take 255 bytes, of which what a caller appends needs some."""
@@ -72,6 +75,18 @@ def as_text(name: str | os.PathLike[str]) -> str:
         escaped = (rf"\x{ord(c) - 0xDC00:02x}" if "\udc80" <= c <= "\udcff" else c for c in name)
         return "".join(escaped).encode(errors="backslashreplace").decode()
     return name
+
+
+Text = Annotated[str, pydantic.AfterValidator(as_text)]
+"""In what is written as JSON: a string that may hold a name or path. pydantic reads and writes no surrogates there."""
+
+
+def check_utf8(path: str | os.PathLike[str]) -> None:
+    """Raises ValueError for a path of other bytes, under which safetensors and Arrow read no file."""
+    if as_text(path) != os.fspath(path):
+        raise ValueError(
+            f"weights and tables are read under names in UTF-8 alone, which {as_text(path)} is not: give it another"
+        )
 
 
 def as_line(name: str, longest: int = LONGEST_LINE) -> str:

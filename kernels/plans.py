@@ -43,23 +43,21 @@ class Packed:
 
     key_rows: int64, all segments' keys one after the other, or None where they lie so already; query_bounds,
     key_bounds: int32 (S + 1,), where the segments begin and end in the queries and in these keys; flash: the same for
-    a kernel that reads keys where they lie; is_listed: whether that is in this order, since the plan lists its keys.
+    a kernel that reads keys where they lie.
     """
 
     key_rows: Tensor | None
     query_bounds: Tensor
     key_bounds: Tensor
     flash: FlashPlan
-    is_listed: bool
 
 
 @dataclass(eq=False)  # torch.compile looks at all of a frozen one, and compiles anew when a number of segments changes
 class AttentionPlan:
     """Which rows attend to which: computed once a batch, used by every layer, never changed.
 
-    Segment s holds the `query_lengths[s]` query rows that follow those of segment s - 1. Its keys are
-    `key_lengths[s]` rows in one run from `key_starts[s]` on: of the keys themselves, or, if `key_rows` is given, of
-    the keys taken in that order first. `packed` is set on devices whose kernels want it (`to`).
+    Segment s holds the `query_lengths[s]` query rows that follow those of segment s - 1. Its keys are the
+    `key_lengths[s]` rows from `key_starts[s]` on. `packed` is set on devices whose kernels want it (`to`).
 
     causal: row i of a segment sees only the first i + 1 of its keys, not all. The keys are then the segments' own rows.
     Raises ValueError for a causal plan with other keys.
@@ -68,16 +66,14 @@ class AttentionPlan:
     query_lengths: tuple[int, ...]
     key_lengths: tuple[int, ...]
     key_starts: tuple[int, ...]
-    key_rows: Tensor | None = None
     causal: bool = False
     packed: Packed | None = None
 
     def __post_init__(self):
-        own = (self.query_lengths, _starts(self.query_lengths))
-        if self.causal and (self.key_rows is not None or (self.key_lengths, self.key_starts) != own):
+        if self.causal and (self.key_lengths, self.key_starts) != (self.query_lengths, _starts(self.query_lengths)):
             raise ValueError(
-                "in a causal plan the keys of a segment are its own rows: give key_lengths equal to query_lengths, "
-                "key_starts where the segments begin, and no key_rows, as plan_causal does"
+                "in a causal plan the keys of a segment are its own rows: give key_lengths equal to query_lengths and "
+                "key_starts where the segments begin, as plan_causal does"
             )
 
     @cached_property
@@ -114,16 +110,15 @@ class AttentionPlan:
         """The plan with `packed`, on the CPU still."""
         if self.packed is not None:
             return self
-        key_rows = self.key_rows
-        if key_rows is None and self.key_starts != _starts(self.key_lengths):
+        key_rows = None
+        if self.key_starts != _starts(self.key_lengths):
             key_rows = concatenated_ranges(torch.tensor(self.key_starts), torch.tensor(self.key_lengths))
         query_bounds, key_bounds = (
             torch.tensor([0, *itertools.accumulate(lengths)], dtype=torch.int32)
             for lengths in (self.query_lengths, self.key_lengths)
         )
         flash = flash_plan(self._segments, self.causal)
-        packed = Packed(key_rows, query_bounds, key_bounds, flash, is_listed=self.key_rows is not None)
-        return replace(self, key_rows=None, packed=packed)
+        return replace(self, packed=Packed(key_rows, query_bounds, key_bounds, flash))
 
 
 @dataclass(frozen=True)
@@ -143,21 +138,6 @@ class FamilyPlan:
     def __post_init__(self):
         if self.shared.causal or self.own.causal:
             raise ValueError("the parts of a FamilyPlan cannot be causal: their queries see all keys they are given")
-
-    def joined(self) -> AttentionPlan:
-        """The same pairs of rows, with every member's keys listed, as rows of the shared keys with the own behind."""
-        shared_of_row = [keys for keys, n in zip(_key_ranges(self.shared), self.shared.query_lengths) for _ in range(n)]
-        behind = sum(self.shared.key_lengths)
-        own = zip(_starts(self.own.query_lengths), _key_ranges(self.own))
-        return plan_attention(
-            self.own.query_lengths, [torch.cat([shared_of_row[row], behind + keys]) for row, keys in own]
-        )
-
-
-def plan_attention(query_lengths: Sequence[int], key_rows: Sequence[Tensor]) -> AttentionPlan:
-    """The plan for segments of consecutive query rows, each seeing the given key rows (any, in any order)."""
-    key_lengths = tuple(map(len, key_rows))
-    return AttentionPlan(tuple(query_lengths), key_lengths, _starts(key_lengths), torch.cat(list(key_rows)))
 
 
 def plan_causal(lengths: Sequence[int]) -> AttentionPlan:
@@ -186,10 +166,6 @@ def plan_families(
 def _starts(lengths: Sequence[int]) -> tuple[int, ...]:
     """Where segments that stand one after the other begin."""
     return tuple(itertools.accumulate((0, *lengths)))[:-1]
-
-
-def _key_ranges(plan: AttentionPlan) -> list[Tensor]:
-    return [torch.arange(start, start + n) for start, n in zip(plan.key_starts, plan.key_lengths)]
 
 
 def _runs(segments: list[tuple[int, int, int, int]]) -> Iterator[Run]:

@@ -1,9 +1,11 @@
 """What a program is started in: its output, its home folder, its arguments; and words for what the system refuses."""
 
 import codecs
+import ctypes
 import errno
 import io
 import os
+import platform
 import re
 import sys
 from collections.abc import Iterator
@@ -26,6 +28,23 @@ def prepare_surroundings() -> None:
     if os.path.expanduser("~") == "~":
         _take_a_home()
     sys.argv[1:] = [_with_home(argument) for argument in sys.argv[1:]]
+
+
+FREE_MEMORY_KEPT = 256 << 20
+"""Bytes, at most; pieces larger than `LARGE_PIECE` go back at once all the same."""
+LARGE_PIECE = 32 << 20
+
+
+def keep_freed_memory() -> None:
+    """Lets the process keep what it frees for what it asks for next. glibc gives it back to the system, which then
+    clears every page of the next tensors: 40 MB in each step of the quickstart's tokenizer (docs/log.md). Elsewhere
+    than under glibc nothing changes."""
+    if platform.libc_ver()[0] != "glibc":
+        return
+    trim_threshold, mmap_threshold = -1, -3  # M_TRIM_THRESHOLD, M_MMAP_THRESHOLD of malloc.h
+    glibc = ctypes.CDLL(None)
+    glibc.mallopt(mmap_threshold, LARGE_PIECE)
+    glibc.mallopt(trim_threshold, FREE_MEMORY_KEPT)
 
 
 def _shown(error: UnicodeError) -> tuple[str | bytes, int]:

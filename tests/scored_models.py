@@ -11,6 +11,7 @@ from tiny_models import LEVELS, tiny_router, tiny_tokenizer
 from evagen.ar_model import VideoGenerator
 from evagen.config import check_config
 from evagen.data.arcade import build_arcade
+from evagen.eval import get_protocol
 from evagen.models.loading import fingerprint
 from evagen.scoring.config import Benchmark
 
@@ -49,7 +50,7 @@ def benchmark(root: Path, out: Path, protocol: str, changes: dict[str, Any] | No
         "changes": {"dataset": "arcade", "size": 32, **(changes or {})},
         "data": {"root": str(root / "arcade"), "layout": "ucf101"},
         "certainty": {"resamples": 3},
-        **({} if "samples" in values else {"compare": {"network": "offline"}}),
+        **({"compare": {"network": "offline"}} if get_protocol(protocol).task == "reconstruction" else {}),
         "cache": str(out / "cache"),
         "batch_size": 4,
         "save_seconds": 0,

@@ -7,6 +7,7 @@ from fuzz_configs import fuzz
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from evagen.commands.sample import Sampling
 from evagen.commands.train_generator import GeneratorTraining
 from evagen.commands.train_tokenizer import TokenizerTraining
 from evagen.config import find_config, load_config, read_values, save_config, with_overrides
@@ -32,6 +33,14 @@ def test_what_is_saved_loads_as_the_same(tmp_path):
     assert load_config(GeneratorTraining, save_config(config, tmp_path)) == config
 
 
+def test_a_group_that_a_resolved_config_has_as_null_is_given_by_its_keys(tmp_path):
+    plain = load_config(Sampling, "quickstart/sample", ["classes=null"])
+    saved = save_config(plain, tmp_path)
+    assert "given: null" in saved.read_text()
+    given = load_config(Sampling, saved, ["given.data.root=v", "given.data.layout=folder"]).given
+    assert (given.data.root, given.data.layout) == (Path("v"), "folder")
+
+
 @pytest.mark.parametrize(
     ("override", "message"),
     [
@@ -51,6 +60,8 @@ def test_what_is_saved_loads_as_the_same(tmp_path):
         ("run.out=$NO_SUCH_VARIABLE/x", "$NO_SUCH_VARIABLE stands for a variable of the environment"),
         ("optimizer=[", "not valid YAML"),
         ("restart_codes_after.x=1", "'restart_codes_after' is a value, not a group"),
+        ("data.more.root=v", "'data.more' is a list, and is given whole: data.more='[{root: …}, …]'"),
+        ("model.levels.0=4", "'model.levels' is a list, and is given whole: model.levels=[one, two]"),
     ],
 )  # fmt: skip
 def test_a_bad_override_is_explained(override, message):

@@ -16,7 +16,7 @@ import yaml
 ROOT = Path(__file__).parents[1]
 LIBRARIES = ("kernels", "tokenizer", "ar_model", "eval")
 LEVELS = [  # from the ground up: a room imports from lower levels only
-    {"errors", "kernels"},
+    {"annotations", "errors", "kernels"},
     {"config", "tokenizer", "ar_model", "eval"},
     {"run"},
     {"models"},
@@ -115,6 +115,12 @@ def test_few_rooms_short_files_short_functions():
 
 OPENERS = {"av", "Image", "os"}
 """Whose `open` reads no text."""
+
+
+def test_nothing_switches_the_backend_of_a_notebook():
+    """As choosing one for pyplot does: figures are drawn without it."""
+    drawing = [name for name, path in modules().items() if "pyplot" in (text := path.read_text()) or "Agg" in text]
+    assert drawing == []
 
 
 def texts_without_encoding(code: str) -> list[int]:

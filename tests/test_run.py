@@ -100,3 +100,9 @@ def test_a_finished_run_still_has_its_folder_to_itself(tmp_path):
         command = [sys.executable, "-c", ASKS_FOR_A_FOLDER, str(tmp_path)]
         other = subprocess.run(command, capture_output=True, text=True, check=True)
     assert other.stdout.startswith(f"process {os.getpid()} on ")
+
+
+def test_a_run_folder_whose_tables_and_weights_nobody_could_read_is_refused():
+    out = os.fsdecode(b"runs/x\xe9")
+    with pytest.raises(UserError, match=r"'run.out' is .* names in UTF-8 alone, which runs/x\\xe9 is not"):
+        check_config(Sampling, SAMPLING | {"run": {"out": out}}, "test")

@@ -20,6 +20,7 @@ SUMMARY = {
             quality(256, 24.83, 0.2207, 0.526),
         ],
         "adaptive": quality(78.4, 23.41, 0.2641, 0.391) | {"lengths_by_block": [32.125, 18.4]},
+        "further_preferences": [quality(41.0, 21.9, 0.322, 0.131) | {"preference": 0.8}],
         "final": quality(79.3, 23.97, 0.2502, 0.342),
         "final_longest": quality(256, 25.31, 0.2011, 0.604),
     },

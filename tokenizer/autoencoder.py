@@ -250,9 +250,8 @@ class VideoTokenizer(FromAnywhere, ModelMixin, ConfigMixin):
         tokens = self.embed_codes(vectors, whole.tokens)  # N rows of width Dd
         queries = self.decoder_queries(tokens.values, whole.patches)  # B*T*P rows of width Dd
         decoded, layers = self.decoder(queries, tokens, whole.decoder)  # (B*T*P, Dd)
-        num_clips, _, *grid = whole.shape
-        video = rearrange(self.pixels(decoded, tuple(grid)), "(b t) c f h w -> b c (t f) h w", b=num_clips)
-        return video, [rows.view(*whole.shape, -1) for rows in layers]
+        _, num_blocks, *grid = whole.shape
+        return self.pixels(decoded, tuple(grid), num_blocks), [rows.view(*whole.shape, -1) for rows in layers]
 
     # Parts that work on any set of block segments, for whole clips and for block-by-block search alike
 
@@ -285,7 +284,9 @@ class VideoTokenizer(FromAnywhere, ModelMixin, ConfigMixin):
         self.patch_grid((video.shape[-2], video.shape[-1]))  # refuses sizes that do not fit
         self._num_blocks(video.shape[2])
         step, patch = self.config.temporal_patch, self.config.spatial_patch
-        pixels = rearrange(video, "b c (t f) (y p) (x q) -> b t y x (f p q c)", f=step, p=patch, q=patch)
+        # Colours last in a second step: a CPU copies in half the time what it finds in runs.
+        by_colour = rearrange(video, "b c (t f) (y p) (x q) -> b t y x c (f p q)", f=step, p=patch, q=patch)
+        pixels = rearrange(by_colour, "b t y x c n -> b t y x (n c)")
         return self.embed_patches(pixels.to(self.embed_patches.weight.dtype))  # (B, T, Hp, Wp, De)
 
     def tokens_of(self, blocks: Blocks) -> BlockTokens:
@@ -331,13 +332,13 @@ class VideoTokenizer(FromAnywhere, ModelMixin, ConfigMixin):
         told = place if self.config.memory_blocks is None else F.pad(place[:, 1:], (1, 0))
         return self.decoder_position(told)
 
-    def pixels(self, decoded: Tensor, grid: tuple[int, int]) -> Tensor:
-        """Decoded 3D rows (S*P, Dd) → blocks of frames (S, C, temporal_patch, H, W), unclamped."""
+    def pixels(self, decoded: Tensor, grid: tuple[int, int], num_blocks: int = 1) -> Tensor:
+        """Decoded 3D rows (B*T*P, Dd) of clips of T blocks → their frames (B, C, F, H, W), unclamped."""
         step, patch = self.config.temporal_patch, self.config.spatial_patch
         return rearrange(
             self.to_pixels(decoded),
-            "(s y x) (f p q c) -> s c f (y p) (x q)",
-            y=grid[0], x=grid[1], f=step, p=patch, q=patch,
+            "(b t y x) (f p q c) -> b c (t f) (y p) (x q)",
+            t=num_blocks, y=grid[0], x=grid[1], f=step, p=patch, q=patch,
         )  # fmt: skip
 
     def check_tokens(self, tokens: TokenizedClips) -> None:

@@ -100,9 +100,10 @@ def tokenizer_loss(
                 f"the perceptual distance has the weight {weights.perceptual:g} and is not given: give perceptual, or "
                 "LossWeights(perceptual=0)"
             )
-        fake, real = (v.transpose(1, 2).flatten(0, 1) for v in (output.reconstruction, video))  # (B·F, C, H, W)
-        if frames is not None:
-            fake, real = fake[frames], real[frames]  # (M, C, H, W)
+        if frames is None:
+            frames = torch.arange(len(video) * video.shape[2], device=video.device)  # M
+        at = frames // video.shape[2], frames % video.shape[2]  # which clip, and which of its frames
+        fake, real = (v.transpose(1, 2)[at] for v in (output.reconstruction, video))  # (M, C, H, W)
         terms["perceptual"] = perceptual(fake, real).mean()
     total = torch.stack([getattr(weights, name) * term for name, term in terms.items()]).sum()
     return total, terms

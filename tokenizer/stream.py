@@ -139,4 +139,4 @@ class TokenizerStream:
         self._tokens.add(lengths, known)
         self._decoded.add(of_patches, keys)
         self.num_decoded += len(lengths)
-        return model.pixels(decoded, grid).float().clamp(-1, 1).transpose(0, 1).flatten(1, 2)
+        return model.pixels(decoded, grid, len(lengths))[0].float().clamp(-1, 1)

@@ -8,14 +8,13 @@ import json
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from evagen.bench.shapes import moving_shapes
+from evagen.bench.timing import seconds_of
 from evagen.data.video_writer import write_video
 from evagen.errors import UserError
 from evagen.eval import FrechetVideoDistance, GaussianStatistics, PreparedDetector, frechet_distance, get_protocol
@@ -100,7 +99,7 @@ def seconds_of_distance() -> float:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        return min(_seconds(lambda: frechet_distance(*means_and_covariances)) for _ in range(REPEATS))
+        return min(seconds_of(lambda: frechet_distance(*means_and_covariances)) for _ in range(REPEATS))
     finally:
         torch.set_num_threads(threads)
 
@@ -118,7 +117,7 @@ def detected_per_second(detector: PreparedDetector) -> float:
     """Clips of 16×128×128, the best of several batches."""
     clips = torch.nn.functional.interpolate(moving_shapes(DETECTED_CLIPS, seed=0), (16, 128, 128))
     with torch.no_grad():
-        return DETECTED_CLIPS / min(_seconds(lambda: detector(clips)) for _ in range(REPEATS))
+        return DETECTED_CLIPS / min(seconds_of(lambda: detector(clips)) for _ in range(REPEATS))
 
 
 def decoded_per_second() -> float:
@@ -128,15 +127,9 @@ def decoded_per_second() -> float:
         for number, clip in enumerate(torch.nn.functional.interpolate(shapes, (16, 240, 320))):
             write_video(Path(folder, f"{number}.avi"), video_to_frames(clip), fps=25)
         clips = first_clips(Path(folder), get_protocol(PROTOCOL))
-        return len(clips) / min(_seconds(lambda: _all(clips)) for _ in range(REPEATS))
+        return len(clips) / min(seconds_of(lambda: _all(clips)) for _ in range(REPEATS))
 
 
 def _all(clips: FileClips) -> None:
     for number in range(len(clips)):
         clips[number]
-
-
-def _seconds(work: Callable[[], object]) -> float:
-    start = time.perf_counter()
-    work()
-    return time.perf_counter() - start

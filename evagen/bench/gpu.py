@@ -33,6 +33,7 @@ from evagen.ar_model.sizes import shape_of
 from evagen.bench import gpu_commands, gpu_training
 from evagen.bench import tokenizer as tokenizer_speed
 from evagen.bench.attention import HEAD_WIDTH, HEADS, router_like_lengths
+from evagen.bench.timing import seconds_of
 from evagen.errors import UserError
 from evagen.kernels.attention import planned_attention
 from evagen.kernels.backends import xformers_works
@@ -144,16 +145,8 @@ def _pretended() -> dict:
 
 def seconds(work: Callable[[], object], repeats: int) -> float:
     """The median time of a call, the device's work included, after one to warm up."""
-
-    def timed() -> float:
-        torch.cuda.synchronize()
-        start = time.perf_counter()
-        work()
-        torch.cuda.synchronize()
-        return time.perf_counter() - start
-
-    timed()
-    return statistics.median(timed() for _ in range(repeats))
+    work()
+    return statistics.median(seconds_of(work, on_gpu=True) for _ in range(repeats))
 
 
 def ceilings(scale: Scale) -> dict[str, float]:

@@ -21,11 +21,9 @@ from evagen.data.clips import ClipDataset
 from evagen.data.loader import train_loader
 from evagen.data.sources import DataConfig
 from evagen.kernels.files import num_cores
-from evagen.training.operations import generator_forward, tokenizer_forward
+from evagen.training.operations import TRAINED, generator_forward, tokenizer_forward
 from evagen.training.optimizers import adamw
 
-FORWARD_PASSES = 3
-"""That a step is worth: a backward pass is two."""
 LOADED_BATCHES, WORKERS = 24, 16
 
 
@@ -86,7 +84,7 @@ def of_tokenizer(preset: tokenizer_speed.Preset, clips: int) -> Training:
     video = torch.rand(clips, 3, model.config.num_frames, side, side, device="cuda") * 2 - 1
     batches = tokenizer_speed.assignments(model, preset.chosen, clips)
     step = tokenizer_speed.training_step(model, video)
-    operations = FORWARD_PASSES * clips * tokenizer_forward(model, torch.cat(batches).sum(1).double().mean().item())
+    operations = TRAINED * clips * tokenizer_forward(model, torch.cat(batches).sum(1).double().mean().item())
     return Training(model, lambda number: step(batches[number % len(batches)]), clips, operations)
 
 
@@ -106,7 +104,7 @@ def of_generator(shape: dict[str, int], tokens: int, clips: int) -> Training:
         optimizer.step()
         optimizer.zero_grad()
 
-    operations = FORWARD_PASSES * sum(generator_forward(model, n) for n in lengths)
+    operations = TRAINED * sum(generator_forward(model, n) for n in lengths)
     return Training(model, step, clips, operations)
 
 

@@ -6,9 +6,7 @@ at temperature 1 with its cache, guidance by its own processor, without our gram
 of 256 new tokens. They take turns, so that other programs on the machine disturb all alike.
 """
 
-import time
 import warnings
-from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -17,6 +15,7 @@ from transformers import LlamaForCausalLM
 from evagen.ar_model import ClipRequest, LengthConstraints, SamplingOptions, VideoGenerator, sample_in_order
 from evagen.ar_model.llama import to_llama
 from evagen.bench.attention import router_like_lengths
+from evagen.bench.timing import seconds_of
 
 WIDTH, DEPTH, HEADS, CODEBOOK_SIZE, CLASSES = 512, 8, 8, 8192, 101
 LEVELS, NUM_BLOCKS = [31, 63, 127], 4
@@ -79,7 +78,7 @@ def measure(model: VideoGenerator, llama: LlamaForCausalLM, batch: int, guidance
         warnings.simplefilter("ignore")
         for _ in range(REPEATS):
             for work in seconds:
-                seconds[work] = min(seconds[work], *(_seconds(work) for _ in range(10 if work is limit else 1)))
+                seconds[work] = min(seconds[work], *(seconds_of(work) for _ in range(10 if work is limit else 1)))
     return {
         "batch": batch,
         "guidance": guidance,
@@ -110,7 +109,7 @@ def measure_refill() -> dict:
     def refilled() -> None:
         sample_in_order(model, _forced(lengths), num_slots=REFILL_SLOTS)
 
-    turns = [[_seconds(work) for work in (waiting, shrinking, refilled)] for _ in range(2)]
+    turns = [[seconds_of(work) for work in (waiting, shrinking, refilled)] for _ in range(2)]
     waited, shrunk, kept_full = (min(seconds) for seconds in zip(*turns))
     totals = lengths.sum(1)
     return {
@@ -125,9 +124,3 @@ def measure_refill() -> dict:
 def _forced(lengths: Tensor) -> list[ClipRequest]:
     """Lengths (B, T) → a request for each clip."""
     return [ClipRequest(i, i % CLASSES, constraints=LengthConstraints(row.tolist())) for i, row in enumerate(lengths)]
-
-
-def _seconds(work: Callable[[], object]) -> float:
-    start = time.perf_counter()
-    work()
-    return time.perf_counter() - start

@@ -5,14 +5,11 @@ fastest here, the same distance and the same packed weights, and runs in turns w
 on the machine disturb both alike.
 """
 
-import time
-from collections.abc import Callable
-from typing import TypeVar
-
 import torch
 from torch import Tensor
 
 from evagen.bench.shapes import moving_shapes, train_tiny_tokenizer
+from evagen.bench.timing import timed
 from evagen.eval import PerceptualDistance
 from evagen.kernels.packed_linear import pack_linears
 from evagen.tokenizer import (
@@ -32,8 +29,6 @@ BLOCK_FRAMES = 4
 CANDIDATES_AT_ONCE = (1, 2, 4, 8)
 PREFERENCES = (0.8, 1.2, 1.6)
 
-Result = TypeVar("Result")
-
 
 def run() -> dict:
     """Keys: seconds_brute_force, seconds_shared (for all clips), speedup, max_abs_difference (of a distance),
@@ -43,7 +38,7 @@ def run() -> dict:
     of rewards is (R - worst) / (best - worst) over all candidates, averaged over clips and over the preferences 0.8,
     1.2 and 1.6. The trivial answer is one assignment for all clips: the best has reward_ratio_of_one_for_all."""
     perceptual = PerceptualDistance()
-    seconds_training, model = _timed(lambda: pack_linears(train_tiny_tokenizer(perceptual)))
+    seconds_training, model = timed(lambda: pack_linears(train_tiny_tokenizer(perceptual)))
     video = moving_shapes(NUM_CLIPS, seed=0)  # no seed of the training
     distance = block_distance(perceptual, video)
     per_clip = _brute_force_by_batch(model, video, distance)
@@ -51,10 +46,10 @@ def run() -> dict:
     search = CandidateSearch(model, distance, MAX_SEGMENTS)
     slices, seconds_brute, seconds_shared = [], 0.0, 0.0
     for candidates in model.assignments.table().chunk(TURNS):
-        seconds, found = _timed(lambda some=candidates: brute_force_distances(model, video, distance, some, at_once))
+        seconds, found = timed(lambda some=candidates: brute_force_distances(model, video, distance, some, at_once))
         slices.append(found["perceptual"])
         seconds_brute += seconds
-        seconds, shared = _timed(lambda: search.all_distances(video))
+        seconds, shared = timed(lambda: search.all_distances(video))
         seconds_shared += seconds / TURNS
     brute, shared = torch.cat(slices, dim=1), shared["perceptual"]  # (B, A) each
     scale = RewardScale.of(brute, model.assignments)
@@ -97,7 +92,7 @@ def _brute_force_by_batch(model: VideoTokenizer, video: Tensor, distance: BlockD
     found: dict[int, float] = {}
     for _ in range(2):  # the first round warms up
         for at_once in CANDIDATES_AT_ONCE:
-            seconds, _ = _timed(lambda n=at_once: brute_force_distances(model, video, distance, candidates, n))
+            seconds, _ = timed(lambda n=at_once: brute_force_distances(model, video, distance, candidates, n))
             found[at_once * len(video)] = seconds / len(video) / len(candidates) * model.assignments.count
     return found
 
@@ -108,7 +103,7 @@ def measure_autoregressive(search: CandidateSearch, video: Tensor, distances: Te
     space = search.tokenizer.assignments
     seconds, ratios, of_one = 0.0, [], []
     for w_q in PREFERENCES:
-        spent, lengths = _timed(lambda w_q=w_q: search.autoregressive(video, w_q, scale, beam=BEAM))
+        spent, lengths = timed(lambda w_q=w_q: search.autoregressive(video, w_q, scale, beam=BEAM))
         reward = proxy_reward(distances, w_q, space, scale)  # (B, A)
         worst, best = reward.aminmax(dim=1, keepdim=True)  # (B, 1) each
         share = (reward - worst) / (best - worst)  # (B, A)
@@ -124,9 +119,3 @@ def measure_autoregressive(search: CandidateSearch, video: Tensor, distances: Te
         "seconds": seconds,
         "beam": BEAM,
     }
-
-
-def _timed(work: Callable[[], Result]) -> tuple[float, Result]:
-    start = time.perf_counter()
-    result = work()
-    return time.perf_counter() - start, result

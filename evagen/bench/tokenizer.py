@@ -5,7 +5,6 @@ like those that trained routers give. Encoding is the router and the tokenizer's
 """
 
 import statistics
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from evagen.bench.timing import seconds_of
 from evagen.config import find_config, read_values
 from evagen.eval import PerceptualDistance
 from evagen.kernels.packed_linear import pack_linears
@@ -132,13 +132,9 @@ def _precision(device: torch.device) -> Iterator[None]:
 
 def _seconds(work: Callable[[Tensor], object], batches: list[Tensor], repeats: int, device: torch.device) -> float:
     """The mean over the batches of the median time of each, after one call to warm up."""
-
-    def timed(lengths: Tensor) -> float:
-        start = time.perf_counter()
-        work(lengths)
-        if device.type == "cuda":
-            torch.cuda.synchronize()
-        return time.perf_counter() - start
-
-    timed(batches[0])
-    return statistics.mean(statistics.median(timed(lengths) for _ in range(repeats)) for lengths in batches)
+    on_gpu = device.type == "cuda"
+    work(batches[0])
+    return statistics.mean(
+        statistics.median(seconds_of(lambda some=lengths: work(some), on_gpu) for _ in range(repeats))
+        for lengths in batches
+    )

@@ -11,7 +11,7 @@ from evagen.data.video_frames import VideoFrames
 from evagen.data.video_reader import VideoError, frame_rate
 from evagen.errors import UserError
 from evagen.kernels.files import check_writable
-from evagen.kernels.names import as_text
+from evagen.kernels.names import check_utf8
 from evagen.models.inference import RunPrecision, autocast_to, precision_on
 from evagen.models.loading import load_model, load_router, router_beside
 from evagen.report.tokens_over_time import draw, graph
@@ -42,16 +42,25 @@ class Dials:
     def check(self, remembers: bool) -> None:
         """Raises UserError for dials of another kind of tokenizer, and for a window of no rate."""
         if self.rate_window is not None and self.tokens_per_second is None:
-            raise UserError(f"rate_window={self.rate_window:g} is of a rate, and none is given: give tokens_per_second")
+            raise UserError(
+                f"--rate-window {self.rate_window:g} is of a rate, and none is given: give --tokens-per-second"
+            )
         if remembers:
-            wrong = {"mean_tokens": self.mean_tokens, "prefix": self.prefix or None}
-            why, instead = "is for tokenizers of clips; this one remembers", "tokens_per_second, max_tokens or lengths"
+            wrong = {"--mean-tokens": self.mean_tokens, "--prefix": _listed(self.prefix)}
+            why = "is for tokenizers of clips; this one remembers"
+            instead = "--tokens-per-second, --max-tokens or --lengths"
         else:
-            wrong = {"tokens_per_second": self.tokens_per_second, "lengths": self.lengths or None}
-            why, instead = "needs a tokenizer with a memory; this one sees clips", "mean_tokens, max_tokens or prefix"
-        for name, value in wrong.items():
+            wrong = {"--tokens-per-second": self.tokens_per_second, "--lengths": _listed(self.lengths)}
+            why = "needs a tokenizer with a memory; this one sees clips"
+            instead = "--mean-tokens, --max-tokens or --prefix"
+        for option, value in wrong.items():
             if value is not None:
-                raise UserError(f"{name}={value} {why}: give preference, {instead}")
+                raise UserError(f"{option} {value} {why}: give --preference, {instead}")
+
+
+def _listed(lengths: Sequence[int]) -> str | None:
+    """As they are typed."""
+    return ",".join(map(str, lengths)) or None
 
 
 def main(
@@ -73,8 +82,10 @@ def main(
     dials = dials or Dials()
     if out.suffix != ".safetensors":
         raise UserError(f"tokens are written as safetensors: the name of {out} should end in .safetensors")
-    if as_text(out) != str(out):
-        raise UserError(f"safetensors are written under names in UTF-8, which {as_text(out)} is not: give another")
+    try:
+        check_utf8(out)
+    except ValueError as error:
+        raise UserError(str(error)) from error
     if plot and plot.suffix not in (".png", ".svg", ".pdf"):
         raise UserError(f"the graph is drawn as a picture: the name of {plot} should end in .png, .svg or .pdf")
     encoder = load_model(VideoTokenizer, tokenizer, PartialState().device)

@@ -27,19 +27,23 @@ from pydantic import Field
 from torch import Tensor
 
 from evagen.commands import COMMANDS
-from evagen.commands.benchmark import load_benchmark, read_rows
 from evagen.commands.benchmark import main as benchmark
-from evagen.config import ONLY_HOW, Place, Section, find_config, read_header
+from evagen.commands.benchmark import read_rows
+from evagen.config import ONLY_HOW, Place, Section, find_config, read_header, with_overrides
 from evagen.data.clips import ClipDataset
 from evagen.data.loader import collate_clips
 from evagen.errors import UserError
 from evagen.eval import Interval, paired_bootstrap
 from evagen.kernels.files import write_whole
-from evagen.models.loading import load_model
+from evagen.models.loading import fingerprint, load_model
 from evagen.report.comparison_plot import draw
-from evagen.run import RunFolder, claim_folder
+from evagen.run import RunFolder, claim_folder, claim_results
+from evagen.scoring.clips import list_fingerprint
+from evagen.scoring.config import Benchmark
 from evagen.scoring.record import Record, read_record
+from evagen.scoring.setup import protocol_of, real_clips
 from evagen.scoring.table import markdown
+from evagen.scoring.videos import list_videos, without_missing
 from evagen.tokenizer import Router
 
 FIXED, MATCHED, FEWER = "fixed length", "adaptive, as many tokens", "adaptive, fewer tokens"
@@ -121,6 +125,7 @@ def main(config: FixedAgainstAdaptive) -> Path:
     }  # fmt: skip
     for command, stage in stages.items():  # all cells are of the same configs, whenever they are run
         claim_folder(_load(command, stage), config.run.out / "stages" / command)
+    _claim_parts(config, base)
     preferences = find_preferences(config, base.router)
     scores, number, parts = [], 0, len(config.trainings) * len(config.seeds)
     for training in config.trainings:
@@ -148,6 +153,23 @@ def check(config: FixedAgainstAdaptive, base: Any) -> None:
             "where clips are longer; for equal compute give generator_training.overrides=[optimizer.batch_size=null, "
             "optimizer.tokens_per_batch=…]"
         )
+
+
+def _claim_parts(config: FixedAgainstAdaptive, base: Any) -> None:
+    """Raises UserError where parts of the study are of other clips than there are now, or of another router, which
+    would choose other preferences. Scores that could not be computed after the trainings are refused here too."""
+    made_from = {
+        "trained videos": ClipDataset(base.data).fingerprint(),
+        "tokenized videos": ClipDataset(_load("tokenize", config.tokenization).data).fingerprint(),
+        "router": fingerprint(load_model(Router, base.router)),
+    }
+    for name in (config.scoring.reconstruction, config.scoring.generation):
+        asked = _benchmark(config, name, config.run.out)
+        protocol, _ = protocol_of(asked)
+        videos = list_videos(protocol, asked.data)
+        protocol = without_missing(protocol, videos, asked.accept_incomplete)
+        made_from[f"clips of {name}"] = list_fingerprint(real_clips(protocol, videos))
+    claim_results(config.run.out / "stages", made_from)
 
 
 def find_preferences(config: FixedAgainstAdaptive, router_source: str) -> dict[str, float]:
@@ -236,15 +258,18 @@ def _load(command: str, stage: Stage, changes: Sequence[str] = ()) -> Any:
 def _score(config: FixedAgainstAdaptive, protocol: str, out: Path, kind: str, models: list[str]) -> Path:
     """By `evagen benchmark`, unless it is scored already."""
     if not (out / "record.json").exists():
-        settings = dict(config.scoring.settings)
-        if protocol == config.scoring.generation:
-            settings |= config.scoring.generation_settings
-        values = [
-            f"{key}={value if isinstance(value, str) else json.dumps(value, default=str)}"
-            for key, value in settings.items()
-        ]
-        benchmark(load_benchmark(protocol, [*values, *models, f"run.out={out}", f"label={kind}"]))
+        benchmark(_benchmark(config, protocol, out, [*models, f"label={kind}"]))
     return out
+
+
+def _benchmark(config: FixedAgainstAdaptive, protocol: str, out: Path, overrides: Sequence[str] = ()) -> Benchmark:
+    settings = dict(config.scoring.settings)
+    if protocol == config.scoring.generation:
+        settings.pop("compare", None)  # of reconstructions alone
+        settings |= config.scoring.generation_settings
+    return with_overrides(
+        Benchmark, {"protocol": protocol, **settings}, [*overrides, f"run.out={out}"], "scoring.settings"
+    )
 
 
 def _gather(training: float, cells: dict[int, Cell]) -> list[KindScores]:

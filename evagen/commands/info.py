@@ -6,16 +6,14 @@ five seconds to load."""
 import math
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
-from evagen.config import dotted
+from evagen.config import dotted, read_described
 from evagen.data.video_reader import VideoError, count_frames, frame_rate, iterate_frames
 from evagen.errors import UserError
-from evagen.kernels.files import read_json
 from evagen.kernels.names import as_argument, as_line
-from evagen.kernels.sources import SNAPSHOTS, STEP, box
+from evagen.kernels.sources import SNAPSHOTS, STEP, box, locate
 from evagen.sampling.classes import MOST_NAMED
 
 Facts = list[tuple[str, str]]
@@ -49,6 +47,11 @@ SAMPLED = (
 def main(path: Path) -> Facts:
     """Names and values to be read by people. Raises UserError for what evagen did not make and cannot read."""
     path = box().get(path.as_posix(), path)
+    if not path.exists() and Path(str(path).rpartition("@")[0]).is_dir():  # a snapshot, as `_unfinished` tells it
+        try:
+            path = Path(locate(path, part="").source)
+        except FileNotFoundError as error:
+            raise UserError(str(error)) from error
     if not path.exists():
         raise UserError(f"there is nothing at {path}")
     facts = _of_folder(path) if path.is_dir() else _of_file(path)
@@ -79,7 +82,7 @@ def _model(folder: Path) -> Facts:
 
     from evagen.kernels.weights import weights_fingerprint
 
-    config = _json(folder / "config.json")
+    config = read_described(folder / "config.json")
     if isinstance(config.get("evagen"), dict):  # as `evagen export llama` leaves it
         config = {"_class_name": "LlamaForCausalLM", **config["evagen"]}
     kind = str(config.get("_class_name"))
@@ -154,7 +157,7 @@ def _curation(folder: Path) -> Facts:
 
 
 def _scores(folder: Path) -> Facts:
-    record = _json(folder / "record.json")
+    record = read_described(folder / "record.json")
     return [
         ("what", "scores of `evagen benchmark`"),
         *((name, str(value)) for name, value in dotted(record).items() if value is not None and name in SCORED),
@@ -163,7 +166,7 @@ def _scores(folder: Path) -> Facts:
 
 
 def _samples(folder: Path) -> Facts:
-    manifest, name = _json(folder / "manifest.json"), as_argument(folder)
+    manifest, name = read_described(folder / "manifest.json"), as_argument(folder)
     return [
         ("what", "clips of `evagen sample`"),
         *((key, str(value)) for key, value in dotted(manifest).items() if value is not None and key in SAMPLED),
@@ -239,13 +242,6 @@ def to_decode(tokens: Path) -> str:
     while video.exists():
         video = video.with_stem(f"{video.stem}_decoded")
     return f"evagen decode {as_argument(tokens)} {as_argument(video)}"
-
-
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        return read_json(path)
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be read: {error}") from error
 
 
 def _some(names: list[str], count: int = 6) -> str:

@@ -41,15 +41,18 @@ class ClassLengths:
 
 def main(samples: Path, corpus_folder: Path) -> list[ClassLengths]:
     """samples: the run folder of `evagen sample`, corpus_folder: of `evagen tokenize`. Raises UserError where either
-    is missing or unfinished, where they have no class in common, and for clips of other numbers of blocks."""
+    is missing or unfinished, where the corpus has no classes or they have none in common, and for clips of other
+    numbers of blocks."""
     corpus = read_corpus(corpus_folder)
+    if not corpus.class_names:
+        raise UserError(f"the corpus in {corpus_folder} has no classes, and lengths are compared class by class")
     rows = corpus.table.select_columns(["lengths", "label"])[:]
     lengths, labels = torch.as_tensor(rows["lengths"]), torch.as_tensor(rows["label"])  # (n, T), (n,)
     if not (samples / "tokens.jsonl").exists():
         raise UserError(f"no tokens.jsonl in {samples}: give the run folder of a finished `evagen sample`")
     written: dict[str, list[list[int]]] = {}
     for row in iterate_rows(samples):
-        written.setdefault(str(row["class"]), []).append(row["lengths"])
+        written.setdefault(str(row["class"] or ""), []).append(row["lengths"])
     counts = sorted({len(each) for of_class in written.values() for each in of_class} - {lengths.shape[1]})
     if counts:
         raise UserError(
@@ -63,8 +66,8 @@ def main(samples: Path, corpus_folder: Path) -> list[ClassLengths]:
             found.append(compare(name, torch.tensor(written[name]), true, lengths, corpus.levels))
     if not found:
         raise UserError(
-            f"{samples} has clips of {', '.join(map(str, written)) or 'no class'}, the corpus in {corpus_folder} of "
-            f"{', '.join(corpus.class_names)}: give samples of a generator that was trained on that corpus"
+            f"{samples} has clips of {', '.join(filter(None, written)) or 'no class'}, the corpus in {corpus_folder} "
+            f"of {', '.join(corpus.class_names)}: give samples of a generator that was trained on that corpus"
         )
     return found
 

@@ -25,18 +25,19 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from evagen.commands.curate import WEIGHTED, Curation, block_distance
-from evagen.config import Place, Section
+from evagen.config import Place, Section, load_config
 from evagen.data.clips import ClipDataset, SkippedClip
 from evagen.data.sources import DataConfig
 from evagen.errors import UserError
 from evagen.eval import PerceptualDistance, motion_explained, moving_errors, psnr
 from evagen.eval.reconstruction import perceptual_distance
 from evagen.kernels.files import write_whole
+from evagen.models.fit import check_clips
 from evagen.models.lengths import check_asked
 from evagen.models.loading import fingerprint, load_model, load_router
 from evagen.report import tokens_over_time
 from evagen.report.long_plot import draw
-from evagen.run import RunFolder, claim_folder
+from evagen.run import RunFolder, claim_folder, claim_results
 from evagen.scoring.minutes import Minutes, compare_minutes
 from evagen.scoring.table import markdown
 from evagen.tokenizer import (
@@ -58,6 +59,8 @@ COMPARED_EVERY = 8
 """The perceptual distance looks at every so many-th frame."""
 MEMORY, MEMORY_UNIFORM = "memory, router", "memory, uniform"
 CLIPS, CLIPS_UNIFORM = "clips, router", "clips, uniform"
+SEARCHED_BLOCKS = 4
+"""Of a clip that the search is compared with brute force on."""
 BEAM = 2
 """Prefixes that go on in the block-by-block search."""
 
@@ -76,7 +79,7 @@ class LongVideos(Section):
     memory: Models
     clips: Models
     preferences: list[float] = Field(default=[0.8, 1.0, 1.2, 1.4, 1.6], min_length=1)
-    """Settings of w_q that both routers are measured at."""
+    """Settings of w_q that both routers are measured at, and were trained for."""
     preference: float = 1.2
     """Of the search, and of the video whose tokens are drawn over time; one of the preferences."""
     motion_frames: int = Field(16, ge=1)
@@ -148,26 +151,26 @@ class RatePoint:
 def main(config: LongVideos) -> Path:
     """Measures what is not there yet; returns the run folder."""
     claim_folder(config, config.run.out)
-    if config.preference not in config.preferences:
-        raise UserError(f"preference={config.preference:g} is none of the preferences {config.preferences}")
-    if config.data.frames % config.motion_frames:
-        raise UserError(f"motion_frames={config.motion_frames} do not divide data.frames={config.data.frames}")
     videos, device = _Videos(config), PartialState().device
-    seconds = config.data.frames / config.frames_per_second
+    live, adaptive = _load_models(config, device)
+    check(config, live, adaptive.tokenizer)
+    curation = load_config(Curation, config.curation) if config.curation else None
+    # First, since samples that cannot be read would end the study; it takes less time than any way.
+    minutes = compare_minutes(config.samples, videos, config.frames_per_second) if config.samples else None
+    _claim_ways(config, videos, live, adaptive)
     with torch.no_grad():
         scores = [_scored(config, way, setting, encode, tokenizer, videos) for way, setting, encode, tokenizer in
-                  _ways(config, device)]  # fmt: skip
-        points = [each.point(seconds) for each in scores]
+                  _ways(config, live, adaptive)]  # fmt: skip
+        points = [each.point(config.data.frames / config.frames_per_second) for each in scores]
         summary: dict[str, Any] = {"points": [asdict(point) for point in points], "savings": savings(config, points)}
-        summary["rates"] = _rates(config, videos, device)
-        if config.curation:
-            summary["search"] = _search(config, videos, device)
-    minutes = compare_minutes(config.samples, videos, config.frames_per_second) if config.samples else None
+        summary["rates"] = _rates(config, videos, live)
+        if curation:
+            summary["search"] = _search(config, curation, videos, live.tokenizer)
     if minutes:
         summary["minutes"] = asdict(minutes)
     write_whole(config.run.out / "summary.json", json.dumps(summary, indent=1))
     write_whole(config.run.out / "table.md", _table(config, points, summary, minutes))
-    _draw_example(config, videos, device)
+    _draw_example(config, videos, live)
     draw([MEMORY, MEMORY_UNIFORM, CLIPS, CLIPS_UNIFORM], points, config.run.out / "long.png")
     return config.run.out
 
@@ -192,12 +195,60 @@ Encode = Callable[[Tensor], TokenizedVideo]
 Way = tuple[str, float, Encode, VideoTokenizer]
 
 
-def _ways(config: LongVideos, device: torch.device) -> Iterator[Way]:
-    live, clips = _live(config, device), load_model(VideoTokenizer, config.clips.tokenizer, device)
+def _load_models(config: LongVideos, device: torch.device) -> tuple[LiveTokenizer, AdaptiveTokenizer]:
+    remembers = load_model(VideoTokenizer, config.memory.tokenizer, device)
+    router = load_router(remembers, config.memory.router)
+    try:
+        live = LiveTokenizer(remembers, router)
+    except ValueError as error:
+        raise UserError(f"memory.tokenizer={config.memory.tokenizer}: {error}") from error
+    clips = load_model(VideoTokenizer, config.clips.tokenizer, device)
     adaptive = AdaptiveTokenizer(clips, load_router(clips, config.clips.router))
+    check_asked(config.memory.router, router, *config.preferences)
     check_asked(config.clips.router, adaptive.router, *config.preferences)
-    models = {"memory": live.tokenizer, "its router": live.router, "clips": clips, "their router": adaptive.router}
-    _check_models(config.run.out / "ways" / "models.json", {name: fingerprint(each) for name, each in models.items()})
+    return live, adaptive
+
+
+def check(config: LongVideos, live: LiveTokenizer, clips: VideoTokenizer) -> None:
+    """Raises UserError for what would end a study late: settings that the models cannot follow."""
+    frames, size, step = config.data.frames, config.data.size, live.tokenizer.config.temporal_patch
+    if config.preference not in config.preferences:
+        raise UserError(f"preference={config.preference:g} is none of the preferences {config.preferences}")
+    if frames % config.motion_frames:
+        raise UserError(f"motion_frames={config.motion_frames} do not divide data.frames={frames}")
+    advice = "change data.frames and data.size"
+    check_clips(live.tokenizer, frames, size, "the videos", advice)
+    of_a_clip = clips.config.num_frames
+    check_clips(clips, frames % of_a_clip or of_a_clip, size, "the last clips of the videos", advice)
+    if config.curation and frames < SEARCHED_BLOCKS * step:
+        raise UserError(
+            f"data.frames={frames} are less than the {SEARCHED_BLOCKS} blocks of {step} frames that are searched: "
+            "change data.frames, or leave out curation"
+        )
+    for rate in config.rates:
+        try:
+            live.encode(torch.zeros(3, step, size, size), rate=_rate(config, rate))
+        except ValueError as error:
+            raise UserError(f"rates={rate:g}: {error}") from error
+
+
+def _rate(config: LongVideos, tokens_per_second: float) -> Rate:
+    return Rate(tokens_per_second, config.frames_per_second, config.rate_window)
+
+
+def _claim_ways(config: LongVideos, videos: _Videos, live: LiveTokenizer, adaptive: AdaptiveTokenizer) -> None:
+    """Raises UserError where ways were measured with other models or on other videos."""
+    assert live.router is not None
+    models = {
+        "memory.tokenizer": live.tokenizer, "memory.router": live.router, "clips.tokenizer": adaptive.tokenizer,
+        "clips.router": adaptive.router,
+    }  # fmt: skip
+    made_from = {name: fingerprint(model) for name, model in models.items()}
+    claim_results(config.run.out / "ways", {"videos": videos.dataset.fingerprint(), **made_from})
+
+
+def _ways(config: LongVideos, live: LiveTokenizer, adaptive: AdaptiveTokenizer) -> Iterator[Way]:
+    clips = adaptive.tokenizer
     for w_q in config.preferences:
         yield MEMORY, w_q, lambda video, w_q=w_q: live.encode(video, preference=w_q), live.tokenizer
         yield CLIPS, w_q, lambda video, w_q=w_q: adaptive.encode(video, preference=w_q), clips
@@ -205,29 +256,6 @@ def _ways(config: LongVideos, device: torch.device) -> Iterator[Way]:
         yield MEMORY_UNIFORM, level, lambda video, n=level: live.encode(video, lengths=(n,)), live.tokenizer
     for level in clips.assignments.levels:
         yield CLIPS_UNIFORM, level, lambda video, n=level: _uniform_clips(clips, video, n), clips
-
-
-def _check_models(path: Path, models: dict[str, str]) -> None:
-    """Writes the fingerprints of the models into a new run folder. Raises UserError where others were scored in it."""
-    if not path.exists():
-        write_whole(path, json.dumps(models, indent=1))
-    before = json.loads(path.read_bytes())
-    replaced = [name for name, made_by in models.items() if before.get(name) != made_by]
-    if replaced:
-        raise UserError(
-            f"{path.parent} holds scores of other weights ({', '.join(replaced)}), which have been trained anew since: "
-            "choose another run.out, or delete it"
-        )
-
-
-def _live(config: LongVideos, device: torch.device) -> LiveTokenizer:
-    remembers = load_model(VideoTokenizer, config.memory.tokenizer, device)
-    router = load_router(remembers, config.memory.router)
-    check_asked(config.memory.router, router, *config.preferences)
-    try:
-        return LiveTokenizer(remembers, router)
-    except ValueError as error:
-        raise UserError(f"memory.tokenizer={config.memory.tokenizer}: {error}") from error
 
 
 def _uniform_clips(tokenizer: VideoTokenizer, video: Tensor, level: int) -> TokenizedVideo:
@@ -286,18 +314,15 @@ def tokens_at_equal_quality(point: RatePoint, curve: list[RatePoint]) -> float |
     return max(worse) if worse else None
 
 
-def _rates(config: LongVideos, videos: _Videos, device: torch.device) -> list[dict[str, float]]:
+def _rates(config: LongVideos, videos: _Videos, live: LiveTokenizer) -> list[dict[str, float]]:
     """What was spent of each rate, and the most in any window, as shares of what was asked."""
-    if not config.rates:
-        return []
-    live, found = _live(config, device), []
+    found: list[dict[str, float]] = []
     step = live.tokenizer.config.temporal_patch
     blocks = int(config.rate_window * config.frames_per_second / step + 1e-9)
     for rate in config.rates:
-        spent, most = [], []
-        asked = rate * step / config.frames_per_second  # a block
+        spent, most, asked = [], [], rate * step / config.frames_per_second  # a block
         for video in tqdm(videos, desc=f"{rate:g} tokens a second", unit="video"):
-            tokens = live.encode(video, rate=Rate(rate, config.frames_per_second, config.rate_window))
+            tokens = live.encode(video, rate=_rate(config, rate))
             lengths = tokens.tokens.lengths[0].double()
             spent.append(float(lengths.mean()) / asked)
             most.append(float(lengths.unfold(0, min(blocks, len(lengths)), 1).mean(1).max()) / asked)
@@ -305,17 +330,13 @@ def _rates(config: LongVideos, videos: _Videos, device: torch.device) -> list[di
     return found
 
 
-def _search(config: LongVideos, videos: _Videos, device: torch.device) -> dict[str, float]:
-    """Block-by-block search against every candidate of four blocks: how much of the reward's range it reaches, on
+def _search(config: LongVideos, curation: Curation, videos: _Videos, tokenizer: VideoTokenizer) -> dict[str, float]:
+    """Block-by-block search against every candidate of a few blocks: how much of the reward's range it reaches, on
     average, and how many blocks it evaluates."""
-    from evagen.commands import COMMANDS
-
-    curation = COMMANDS["curate"].load(str(config.curation), [])
-    assert isinstance(curation, Curation)
-    tokenizer, perceptual = _live(config, device).tokenizer, curation.compare.load().to(device)
-    frames = 4 * tokenizer.config.temporal_patch
+    perceptual = curation.compare.load().to(tokenizer.device)
+    frames = SEARCHED_BLOCKS * tokenizer.config.temporal_patch
     clips = [video[:, start : start + frames] for video in videos for start in (0, video.shape[1] - frames)]
-    video = torch.stack(clips[: config.searched_clips]).to(device)
+    video = torch.stack(clips[: config.searched_clips]).to(tokenizer.device)
     weights = {"perceptual": 1.0} | {column: getattr(curation, name) for name, column in WEIGHTED.items()}
     measured = block_distance(video, perceptual, tokenizer.config.temporal_patch, curation.distance_frames)
 
@@ -323,7 +344,7 @@ def _search(config: LongVideos, videos: _Videos, device: torch.device) -> dict[s
         values = measured(blocks, of_clips, number)
         return {"distance": torch.stack([weight * values[name] for name, weight in weights.items()]).sum(0)}
 
-    space = AssignmentSpace(tokenizer.config.levels, 4)
+    space = AssignmentSpace(tokenizer.config.levels, SEARCHED_BLOCKS)
     every = CandidateSearch(tokenizer, distance).all_distances(video)["distance"]
     scale = RewardScale.of(every, space)
     reward = proxy_reward(every, config.preference, space, scale)  # B A
@@ -335,13 +356,13 @@ def _search(config: LongVideos, videos: _Videos, device: torch.device) -> dict[s
         "clips": len(video),
         "share_of_reward_range": float(((reached - worst) / (best - worst)).mean()),
         "block_evaluations_a_clip": search.block_evaluations / len(video),
-        "block_evaluations_of_brute_force": space.count * 4,
+        "block_evaluations_of_brute_force": space.count * SEARCHED_BLOCKS,
     }
 
 
-def _draw_example(config: LongVideos, videos: _Videos, device: torch.device) -> None:
+def _draw_example(config: LongVideos, videos: _Videos, live: LiveTokenizer) -> None:
     """Tokens over time of the first video."""
-    live, video = _live(config, device), next(iter(videos))
+    video = next(iter(videos))
     lengths = live.encode(video, preference=config.preference).tokens.lengths[0].tolist()
     changes = [0.0, *video.diff(dim=1).abs().mean((0, 2, 3)).tolist()]
     step, path = live.tokenizer.config.temporal_patch, config.run.out / "tokens_over_time.png"

@@ -9,6 +9,7 @@ from huggingface_hub import HfApi
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, HTTPError, LocalTokenNotFoundError
 from huggingface_hub.utils import validate_repo_id
 
+from evagen.config import read_described
 from evagen.errors import UserError
 from evagen.kernels.sources import CONFIG, INDEX, OWNER
 from evagen.report.model_card import CardOptions, renamed, stored_parts, write_card
@@ -33,11 +34,18 @@ def main(folder: Path, repo: str, private: bool = False) -> str:
         _copy(folder, staged)
         card = staged / "README.md"
         if card.exists():
-            card.write_text(renamed(card.read_text(encoding="utf-8"), repo), encoding="utf-8")
+            card.write_text(renamed(_text_of(folder / card.name), repo), encoding="utf-8")
         else:
             training = {} if (folder / INDEX).exists() else {part: training_facts(part, folder) for part in parts}
             write_card(staged, CardOptions(repo, training=training))
         return _upload(staged, repo, private)
+
+
+def _text_of(card: Path) -> str:
+    try:
+        return card.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{card} is not UTF-8 ({error}): save it as such, or delete it to have one written") from error
 
 
 def _check_name(repo: str) -> None:
@@ -57,7 +65,7 @@ def _copy(folder: Path, staged: Path) -> None:
         target = staged / path.relative_to(folder)
         target.parent.mkdir(parents=True, exist_ok=True)
         if path.name in (CONFIG, INDEX):
-            values = json.loads(path.read_bytes())
+            values = read_described(path)
             values.pop("_name_or_path", None)
             target.write_text(json.dumps(values, indent=2, sort_keys=True) + "\n", encoding="utf-8")
         else:

@@ -24,8 +24,8 @@ from pydantic import Field, model_validator
 from tqdm.auto import tqdm
 
 from evagen.config import ONLY_HOW, Place, Section
+from evagen.data.clips import SkippedClip
 from evagen.data.curation_record import CurationRecord, check_alike, read_record
-from evagen.data.loader import clip_loader
 from evagen.errors import UserError
 from evagen.eval import FrameDistance, PreparedDetector, get_protocol
 from evagen.kernels.files import atomic_write, write_whole
@@ -245,12 +245,16 @@ def read_records(config: QualityCost) -> dict[str, CurationRecord]:
 
 
 def _load(name: str, record: CurationRecord, scale: RewardScale, mirrored: CurationRecord | None) -> ClipSet:
-    batches = clip_loader(record.open_clips(), [[int(key)] for key in record.keys])
-    bar = tqdm(batches, desc=f"reading {name}", total=len(record.keys), unit="clip", dynamic_ncols=True)
-    video = [floats_to_levels(batch.video) for batch in bar]
-    if len(video) != len(record.keys):
-        raise UserError(f"clips of the record of {name} can no longer be read")
-    return ClipSet(name, record, torch.cat(video), scale, mirrored)
+    dataset, video = record.open_clips(), []
+    for key in tqdm(record.keys.tolist(), desc=f"reading {name}", unit="clip", dynamic_ncols=True):
+        clip = dataset[key]
+        if isinstance(clip, SkippedClip):
+            raise UserError(
+                f"{clip.path} of the clips {name} can no longer be decoded ({clip.reason}): put the file back that the "
+                "record was made from"
+            )
+        video.append(floats_to_levels(clip.video))
+    return ClipSet(name, record, torch.stack(video), scale, mirrored)
 
 
 def scale_of(config: QualityCost, router: Router, singles: dict[float, Router]) -> ScaleName:

@@ -20,8 +20,9 @@ from evagen.commands.roads import Road, arcade_road, command_of, describe_plan, 
 from evagen.commands.sample_one import clips_of
 from evagen.config import find_config
 from evagen.data.corpus import read_corpus
+from evagen.errors import UserError
 from evagen.kernels.files import num_cores, write_whole
-from evagen.kernels.names import as_argument
+from evagen.kernels.names import as_argument, check_utf8
 from evagen.kernels.sources import FOR_CLASSES, box
 from evagen.report.first_look import write_first_look
 from evagen.report.measure import measure_quickstart
@@ -38,7 +39,11 @@ STAGES = {
 
 def main(out: Path, videos: Path | None = None) -> Path:
     """Runs what has not finished in `out` yet; returns the path of the report. videos: a folder of one's own, of the
-    four games if None."""
+    four games if None. Raises UserError where a stage does, and for an `out` that is not UTF-8."""
+    try:
+        check_utf8(out)
+    except ValueError as error:
+        raise UserError(str(error)) from error
     road = arcade_road() if videos is None else road_of(videos)
     if videos is None:
         first_look(out / "first_look.html")

@@ -16,6 +16,7 @@ from evagen.data.cut import HELD_OUT, cut_videos, plan_cuttings
 from evagen.data.sources import DataConfig
 from evagen.data.video_reader import frame_rate
 from evagen.kernels.names import as_argument
+from evagen.kernels.words import counted
 from evagen.models.loading import load_model
 from evagen.report.findings import format_duration
 from evagen.tokenizer import VideoTokenizer
@@ -102,7 +103,7 @@ def describe_plan(videos: Path, out: Path) -> str:
     }
     tokenizer = load_model(VideoTokenizer, proxy.start_from).requires_grad_(True)
     seconds = seconds_of_pass(tokenizer) * sum(PASSES[stage] * count for stage, count in clips.items())
-    of = f"{len(cuttings)} videos, {num_clips} clips of {proxy.data.frames} frames"
+    of = f"{counted(len(cuttings), 'video')}, {counted(num_clips, 'clip')} of {proxy.data.frames} frames"
     return f"{of}: about {format_duration(seconds)} on this machine"
 
 

@@ -59,7 +59,7 @@ def main(config: Sampling) -> Path:
             save_clip(clip, config.run.out / path, config, tokenizer.config.temporal_patch)
             rows.add(
                 number,
-                path=path.with_suffix(f".{config.formats[0]}").as_posix(), seed=clips.seed_of(number),
+                path=path.with_suffix(f".{config.listed_format}").as_posix(), seed=clips.seed_of(number),
                 **{"class": clips.class_of(number)}, **clips.source_of(number), **clip.as_row(),
             )  # fmt: skip
             bar.update()

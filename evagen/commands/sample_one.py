@@ -17,6 +17,7 @@ from evagen.models.fit import check_generator
 from evagen.models.loading import load_model
 from evagen.sampling.classes import label_of
 from evagen.sampling.clips import FRAMES_PER_SECOND, clip_seed, decode_clips, slots_that_fit, usual_options
+from evagen.sampling.frame_grid import in_rows
 from evagen.tokenizer import VideoTokenizer
 
 SHOWN_SIDE = 256
@@ -55,11 +56,9 @@ def clips_of(
     requests = [ClipRequest(clip_seed(seed, i), label_of(name, known)) for i, name in enumerate(asked)]
     options = usual_options(generator)
     slots = slots_that_fit(generator, is_guided(generator, options), dtype=None)
-    written: dict[int, ClipTokens] = {}
     try:
         sampled = sample(generator, requests, options, slots)
-        for number, tokens in tqdm(sampled, "sampling", len(requests), unit="clip"):
-            written[number] = tokens
+        written = dict(tqdm(sampled, "sampling", len(requests), unit="clip"))
     except ValueError as error:
         raise UserError(f"the generator cannot write these clips: {error}") from error
     clips = [written[number] for number in range(len(requests))]
@@ -75,14 +74,6 @@ def describe(name: str | None, tokens: ClipTokens) -> str:
 
 def grid(clips: np.ndarray) -> np.ndarray:
     """uint8 (B, F, H, W, 3) → (F, H', W', 3): the clips in rows, enlarged where they are small."""
-    count, frames, height, width, _ = clips.shape
-    scale = max(1, SHOWN_SIDE // height)
-    columns = int(np.ceil(np.sqrt(count)))
-    rows = -(-count // columns)
+    scale = max(1, SHOWN_SIDE // clips.shape[2])
     large = clips.repeat(scale, axis=2).repeat(scale, axis=3)
-    high, wide = height * scale + GAP, width * scale + GAP
-    sheet = np.zeros((frames, rows * high - GAP, columns * wide - GAP, 3), np.uint8)
-    for number, clip in enumerate(large):
-        top, left = number // columns * high, number % columns * wide
-        sheet[:, top : top + height * scale, left : left + width * scale] = clip
-    return sheet
+    return in_rows(large, columns=int(np.ceil(np.sqrt(len(clips)))), gap=GAP)

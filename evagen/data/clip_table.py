@@ -33,7 +33,6 @@ from evagen.data.loader import ClipBatch, clip_loader
 from evagen.data.table_parts import (
     BatchInfo,
     PartWriter,
-    check_same,
     parts_folder,
     progress,
     read_parts,
@@ -41,6 +40,7 @@ from evagen.data.table_parts import (
 )
 from evagen.errors import UserError
 from evagen.kernels.files import read_json, words_of, write_through, written_whole
+from evagen.run import check_same
 
 RowsOf = Callable[[ClipBatch], list[dict[str, Any]]]
 """The rows of a batch's clips, in the clips' order: numbers, strings and 1D arrays by column name."""

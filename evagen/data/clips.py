@@ -27,9 +27,10 @@ from evagen.data.sources import DataConfig, list_files
 from evagen.data.square_clips import read_square
 from evagen.data.video_reader import VideoError
 from evagen.errors import UserError
-from evagen.kernels.files import atomic_write
+from evagen.kernels.files import write_whole
 from evagen.kernels.names import as_line, as_text
 from evagen.kernels.strides import Stride, frame_offset
+from evagen.kernels.words import counted
 
 SKIPPED = "skipped.jsonl"
 """Of a training's run folder: all files that it could not use."""
@@ -181,14 +182,13 @@ def report_skipped(
     skipped = list({skip.path: skip for skip in reversed(skipped)}.values())[::-1]
     if not skipped:
         return
-    write(f"{len(skipped)} of {num_files} files skipped:")
+    write(f"{len(skipped):,} of {counted(num_files, 'file')} skipped:")
     for skip in skipped[:shown]:
         write(as_line(f"  {skip.path}: {skip.reason}", sys.maxsize))
     if len(skipped) > shown:
         write(f"  and {len(skipped) - shown} more")
     if all_in is not None:
-        with atomic_write(all_in) as unfinished:
-            unfinished.write_text("".join(json.dumps(asdict(skip)) + "\n" for skip in skipped), encoding="utf-8")
+        write_whole(all_in, "".join(json.dumps(asdict(skip)) + "\n" for skip in skipped))
         write(f"all of them are in {all_in}")
     write("`evagen data scan FOLDER` finds damaged files beforehand and makes a list of them, which is then left out")
 
@@ -200,7 +200,11 @@ def _usable(count: int | VideoError, config: DataConfig, stride: Stride | VideoE
     if isinstance(stride, VideoError):
         return stride.reason
     span = frame_offset(config.frames - 1, stride) + 1
-    return _starts(count, config, stride) if count >= span else f"too short: {count} frames, a clip needs {span}"
+    return (
+        _starts(count, config, stride)
+        if count >= span
+        else f"too short: {counted(count, 'frame')}, a clip needs {span}"
+    )
 
 
 def _starts(num_frames: int, config: DataConfig, stride: Stride) -> list[tuple[int, int]]:

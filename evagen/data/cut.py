@@ -24,12 +24,14 @@ from evagen.data.clips import SkippedClip, report_skipped
 from evagen.data.frame_counts import all_frame_rates, count_all_frames
 from evagen.data.labelled_set import check_manifest, record_all, write_lists
 from evagen.data.layouts import Listing, list_folder, tell
+from evagen.data.skip_list import leave_out_bad
 from evagen.data.square_clips import iterate_square
 from evagen.data.video_reader import VideoError, VideoPath
 from evagen.data.video_writer import write_video
 from evagen.errors import UserError
 from evagen.kernels.levels import video_to_frames
-from evagen.kernels.names import file_name_of
+from evagen.kernels.names import as_text, file_name_of
+from evagen.kernels.words import counted
 
 ONLY_CLASS = "video"
 """What the class is called where the folder has none."""
@@ -59,8 +61,8 @@ class CutSummary:
         lines: list[str] = []
         report_skipped(self.skipped, self.num_files, lines.append)
         lines.append(
-            f"{self.num_files} videos, {len(self.class_names)} classes: {self.train_clips} training and "
-            f"{self.test_clips} held-out clips ({self.held_out}) in {self.out}"
+            f"{counted(self.num_files, 'video')}, {counted(len(self.class_names), 'class', 'classes')}: "
+            f"{self.train_clips} training and {self.test_clips} held-out clips ({self.held_out}) in {self.out}"
         )
         return "\n".join(lines)
 
@@ -119,7 +121,8 @@ def cut_videos(
 ) -> CutSummary:
     """Cuts every video below `root` into all its clips of `frames` frames that do not overlap, of `size` × `size`
     pixels (the short side resized, the long side cropped in the centre), into `out`. `workers`: processes, `None` for
-    one on each core. `without`: further folders than `out` that may lie in `root` and are left out.
+    one on each core. `without`: further folders than `out` that may lie in `root` and are left out. So are videos that
+    `evagen data scan` found bad, where its list is in `root`.
 
     Where `root` has a `train` folder and a `test` or `val` folder, these say which videos are held out for the test
     list. Otherwise a tenth is, or 8 clips where that is more: of a class of ten videos or more the last
@@ -146,31 +149,38 @@ def cut_videos(
     train, test, held_out = _split(there)
     _check_parts(root, len(train), len(test))
     names = write_lists(out, train, test)
-    num_files = len({*(each.path for each in cuttings), *(video.path for video in skipped)})
+    num_files = len({*(as_text(str(each.path)) for each in cuttings), *(video.path for video in skipped)})
     return CutSummary(out, names, num_files, len(train), len(test), held_out, skipped)
 
 
 def plan_cuttings(
     root: Path, frames: int, size: int, without: Collection[Path]
 ) -> tuple[list[Cutting], list[SkippedClip]]:
-    """What there is to do, and the videos that cannot be used; nothing of the folders `without`. Raises UserError as
+    """What there is to do, and the videos that cannot be used, nothing of the folders `without`. Raises UserError as
     `cut_videos` does."""
     listing = list_folder(root, "all", without)
-    tell(listing)
+    usable = leave_out_bad(listing, root, given=None)
+    tell(usable)
     learned = _to_learn_from(root, listing, without)
     classes = _class_folders(listing.class_names)
     cuttings, skipped = [], []
     groups = dict.fromkeys(classes, 0)
-    videos = [file.path for file in listing.files]
-    for file, count, rate in zip(listing.files, count_all_frames(videos), all_frame_rates(videos)):
+    videos = [file.path for file in usable.files]
+    facts = dict(zip(videos, zip(count_all_frames(videos), all_frame_rates(videos))))
+    bad = {video.path: video.reason for video in usable.left_out}
+    for file in listing.files:
         name = classes[max(0, file.label)]
-        groups[name] = groups.get(name, 0) + 1
+        groups[name] = groups.get(name, 0) + 1  # of bad videos too: names stay when a scan finds one
+        if reason := bad.get(str(file.path)):
+            skipped.append(SkippedClip(str(file.path), reason))
+            continue
+        count, rate = facts[file.path]
         if isinstance(count, VideoError):
             skipped.append(SkippedClip(str(file.path), count.reason))
         elif isinstance(rate, VideoError):
             skipped.append(SkippedClip(str(file.path), rate.reason))
         elif count < frames:
-            skipped.append(SkippedClip(str(file.path), f"too short: {count} frames, a clip has {frames}"))
+            skipped.append(SkippedClip(str(file.path), f"too short: {counted(count, 'frame')}, a clip has {frames}"))
         else:
             stem, held_out = f"{name}/v_{name}_g{groups[name]:04d}", file.path not in learned
             cuttings.append(Cutting(file.path, stem, count // frames, frames, size, float(rate), held_out))
@@ -178,8 +188,8 @@ def plan_cuttings(
     if num_clips < FEWEST_CLIPS:
         unusable = "".join(f"\n  {video.path}: {video.reason}" for video in skipped)
         raise UserError(
-            f"the videos in {root} are {num_clips} clips of {frames} frames, at least {FEWEST_CLIPS} are needed to "
-            f"learn from some and look at others: add videos, or longer ones{unusable}"
+            f"the videos in {root} are {counted(num_clips, 'clip')} of {frames} frames, at least {FEWEST_CLIPS} are "
+            f"needed to learn from some and look at others: add videos, or longer ones{unusable}"
         )
     if test_clips := sum(cutting.num_clips for cutting in cuttings if cutting.held_out):
         _check_parts(root, num_clips - test_clips, test_clips)

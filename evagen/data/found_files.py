@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from evagen.errors import UserError
 from evagen.kernels.names import as_line, as_text
+from evagen.kernels.words import counted
 
 VIDEO_SUFFIXES = frozenset({
     ".3g2", ".3gp", ".asf", ".avi", ".divx", ".dv", ".f4v", ".flv", ".gif", ".m2ts", ".m2v", ".m4v", ".mjpeg", ".mjpg",
@@ -47,8 +48,8 @@ class FoundFiles:
             return list(self.unread)
         kinds = ", ".join(f"{suffix or 'no suffix'} ({count})" for suffix, count in others.most_common(8))
         more = ", …" if len(others) > 8 else ""
-        told = f"{others.total()} files in {self.folder} are left out, not being named like videos: {kinds}{more}"
-        return [*self.unread, told]
+        told = counted(others.total(), f"file in {self.folder} is", f"files in {self.folder} are")
+        return [*self.unread, f"{told} left out, not being named like videos: {kinds}{more}"]
 
 
 def check_folder(root: Path) -> None:

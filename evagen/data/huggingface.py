@@ -18,6 +18,7 @@ from datasets.exceptions import DatasetsError
 
 from evagen.data.layouts import SPLIT_NAMES, SPLIT_OF, LeftOut, Listing, Split, VideoFile, remarks_on_split, splits_for
 from evagen.errors import UserError
+from evagen.kernels.words import counted
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +74,8 @@ def list_huggingface(root: Path, split: Split, video_column: str | None, label_c
             else:
                 listing.files.append(VideoFile(cell, label))
     if listing.left_out:
-        listing.remarks.append(f"{len(listing.left_out)} rows of {root} hold no video that is on this machine")
+        rows = counted(len(listing.left_out), f"row of {root} holds", f"rows of {root} hold")
+        listing.remarks.append(f"{rows} no video that is on this machine")
     if not listing.files:
         raise UserError(f"no row of {root} holds a video in column {videos!r} that is on this machine")
     return listing

@@ -30,6 +30,7 @@ from evagen.data.layouts import (
 )
 from evagen.errors import UserError
 from evagen.kernels.names import as_line
+from evagen.kernels.words import counted
 
 FILE_NAME = re.compile(r"(?P<id>.{11})(?:_(?P<start>\d+)_\d+)?")
 """A YouTube id has eleven characters, `_` and `-` among them; then the times in seconds."""
@@ -98,14 +99,16 @@ def list_kinetics(root: Path, split: Split, lists: Path | None = None) -> Listin
     if not files:
         raise UserError("; ".join([_why_nothing(root, split, videos, unknown), *remarks]))
     if unknown:
-        remarks.append(f"{len(unknown)} videos in {root} are left out: neither folder nor list tells what they are")
+        left_out = counted(len(unknown), f"video in {root} is left out", f"videos in {root} are left out")
+        remarks.append(f"{left_out}: neither folder nor list tells the class")
     asked = [row for row in rows if (row.split or untold) in wanted]
     missing = list(_missing(asked, videos, root, labels))
     if missing:
         remarks.append(f"{len(missing)} of the {len(asked)} videos that the lists of {root} name are not in this copy")
     renamed = sum(_is_renamed(video) for video in videos if video.split in wanted)
     if renamed:
-        remarks.append(f"{renamed} videos in {root} have other names than the lists say; they are known by their ids")
+        others = counted(renamed, f"video in {root} has another name", f"videos in {root} have other names")
+        remarks.append(f"{others} than the lists say; videos are known by their ids")
     remarks.extend(_overlaps(root, videos, [] if folders else rows))
     return Listing(files, class_names, unknown + missing, remarks)
 
@@ -202,7 +205,8 @@ def _overlaps(root: Path, videos: Sequence[Video], rows: Iterable[Row]) -> Itera
             ids[split].add(youtube_id)
     for one, other in combinations(SPLIT_NAMES, 2):
         if both := ids[one] & ids[other]:
-            yield f"{len(both)} YouTube ids are both in {one} and {other} of {root}, for instance {min(both)}"
+            ids_are = counted(len(both), "YouTube id is", "YouTube ids are")
+            yield f"{ids_are} both in {one} and {other} of {root}, for instance {min(both)}"
 
 
 def _why_nothing(root: Path, split: Split, videos: Sequence[Video], unknown: Sequence[LeftOut]) -> str:

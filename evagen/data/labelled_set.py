@@ -1,4 +1,4 @@
-"""Writing a labelled set of video files in the UCF-101 layout: as `evagen data arcade` and `evagen data natural` do.
+"""Writing a labelled set of video files in the UCF-101 layout: as `evagen data arcade`, `natural` and `cut` do.
 
 A manifest says what the folder was made with, so that the same call continues it and another one is refused.
 """
@@ -16,7 +16,7 @@ import numpy as np
 
 from evagen.config import dotted
 from evagen.errors import UserError
-from evagen.kernels.files import atomic_write, num_cores
+from evagen.kernels.files import num_cores, write_whole
 from evagen.kernels.names import as_line
 
 
@@ -39,14 +39,13 @@ def random_of(name: str) -> np.random.Generator:
 
 
 def check_manifest(out: Path, kind: str, arguments: dict[str, Any]) -> None:
-    """Writes `out/{kind}.json` (`kind`: arcade, natural) into a new or empty folder. Raises UserError where `out` holds
-    something else, or was made with other arguments."""
+    """Writes `out/{kind}.json` (`kind`: arcade, natural or cut) into a new or empty folder. Raises UserError where
+    `out` holds something else, or was made with other arguments."""
     manifest = out / f"{kind}.json"
     if not manifest.exists():
         if out.exists() and (not out.is_dir() or any(out.iterdir())):
             raise UserError(f"{out} is there already and was not made by `evagen data {kind}`: choose a new one")
-        with atomic_write(manifest) as unfinished:
-            unfinished.write_text(json.dumps(arguments, indent=2) + "\n", encoding="utf-8")
+        write_whole(manifest, json.dumps(arguments, indent=2) + "\n")
         return
     try:
         before = dict(json.loads(manifest.read_bytes()))
@@ -99,6 +98,5 @@ def write_lists(out: Path, train: Iterable[str], test: Iterable[str]) -> list[st
     classes = [f"{label} {name}" for name, label in labels.items()]
     labelled = [f"{name} {labels[name.split('/')[0]]}" for name in train]
     for name, lines in (("classInd", classes), ("trainlist01", labelled), ("testlist01", test)):
-        with atomic_write(lists / f"{name}.txt") as unfinished:
-            unfinished.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+        write_whole(lists / f"{name}.txt", "".join(f"{line}\n" for line in lines))
     return class_names

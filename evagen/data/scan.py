@@ -4,7 +4,6 @@ Every video is decoded from end to end, in parallel, each within a time limit. T
 the loaders leave out. Good ones are remembered (see `file_memory`), so a scan that was stopped goes on where it was.
 """
 
-import os
 import statistics
 import sys
 import time
@@ -27,8 +26,9 @@ from evagen.data.sources import VideoSource, list_source
 from evagen.data.ucf101 import LISTS
 from evagen.data.video_file import VideoPath, holding_file
 from evagen.errors import UserError
-from evagen.kernels.files import num_cores
+from evagen.kernels.files import check_writable, num_cores
 from evagen.kernels.names import as_line, as_text
+from evagen.kernels.words import counted
 
 _SAVE_SECONDS = 10
 """A scan that is killed forgets what it checked since."""
@@ -51,11 +51,13 @@ def scan(
             "list of bad files goes"
         )
     out = out or source.root / LIST_NAME
-    if not out.parent.is_dir() or not os.access(out.parent, os.W_OK):
+    try:
+        check_writable(out)
+    except OSError as error:
         raise UserError(
-            f"the list of bad files cannot be written to {out}; give another place with --out, and loaders the same "
-            "with data.skip_list"
-        )
+            f"the list of bad files cannot be written to {out} ({error.strerror}); give another place with --out, and "
+            "loaders the same with data.skip_list"
+        ) from error
     listing = list_source(source, "all")
     facts, reasons = _check(listing.files, workers or num_cores(), seconds_per_file)
     bad = [
@@ -84,7 +86,8 @@ def describe(record: ScanRecord, shown: int = 20) -> str:
     summary, bad = record.summary, record.bad
     hours, frames = summary["hours"], summary["frames"]
     lines = [
-        f"{summary['files']} files ({record.layout}), {hours:.2f} hours, {summary['gigabytes']:.3g} GB; {len(bad)} bad",
+        f"{counted(summary['files'], 'file')} ({record.layout}), {hours:.2f} hours, {summary['gigabytes']:.3g} GB; "
+        f"{len(bad)} bad",
         _counts("sizes", summary["sizes"]),
         _counts("frames per second", summary["frames_per_second"]),
         _counts("codecs", summary["codecs"]),
@@ -92,13 +95,14 @@ def describe(record: ScanRecord, shown: int = 20) -> str:
         _classes(summary["classes"]),
     ]
     if summary["varying_rate"]:
-        lines.append(f"  {'varying rate':<18} {summary['varying_rate']} files")
+        lines.append(f"  {'varying rate':<18} {counted(summary['varying_rate'], 'file')}")
     if summary["fewer_frames_than_said"]:
-        lines.append(f"  {summary['fewer_frames_than_said']} files hold fewer frames than they say")
+        files = counted(summary["fewer_frames_than_said"], "file holds", "files hold")
+        lines.append(f"  {files} fewer frames than promised")
     told = [*summary["remarks"], *(f"bad: {file.path}: {file.reason}" for file in bad[:shown])]
     lines += [f"  {as_line(line, sys.maxsize)}" for line in told]
     if len(bad) > shown:
-        lines.append(f"  and {len(bad) - shown} more bad files")
+        lines.append(f"  and {counted(len(bad) - shown, 'more bad file')}")
     return "\n".join(lines)
 
 

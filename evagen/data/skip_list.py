@@ -14,23 +14,23 @@ from evagen.data.found_files import LIST_NAME
 from evagen.data.layouts import LeftOut, Listing, VideoFile
 from evagen.data.video_reader import VideoPath
 from evagen.errors import UserError
-from evagen.kernels.files import atomic_write
-from evagen.kernels.names import as_text
+from evagen.kernels.files import write_whole
+from evagen.kernels.names import Text, as_text
 
 
 class BadFile(Section):
     """path: relative to the folder of the data set if inside; state: of the file when it was found bad, since one
     that was put in its place later may be good; None if it was not there."""
 
-    path: str
-    reason: str
+    path: Text
+    reason: Text
     state: State | None
 
 
 class ScanRecord(Section):
     """What a scan leaves: `summary` is for people and tables (see `evagen.data.scan`)."""
 
-    root: str
+    root: Text
     layout: str
     bad: list[BadFile]
     summary: dict[str, Any]
@@ -38,8 +38,7 @@ class ScanRecord(Section):
 
 def write_scan_record(path: Path, record: ScanRecord) -> None:
     """The file appears under its name only when it is complete."""
-    with atomic_write(path) as unfinished:
-        unfinished.write_text(json.dumps(record.model_dump(), indent=1) + "\n", encoding="utf-8")
+    write_whole(path, json.dumps(record.model_dump(), indent=1) + "\n")
 
 
 def read_scan_record(path: Path) -> ScanRecord:

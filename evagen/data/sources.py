@@ -21,15 +21,31 @@ from evagen.data.layouts import (
 from evagen.data.skip_list import leave_out_bad
 from evagen.data.ucf101 import list_ucf101
 from evagen.errors import UserError
+from evagen.kernels.words import counted
 
 Layout = Literal["ucf101", "kinetics", "folder", "huggingface"]
 
 
-class VideoSource(Section):
-    """Where videos are."""
+class DataSet(Section):
+    """Where a data set is, and what has to be said of it."""
 
     root: Path
     """The folder that holds the videos."""
+    layout: Layout | None = None
+    """How the videos lie in it."""
+    csv: Path | None = None
+    """Kinetics' lists, a CSV file or a folder of them, where they are not in `root` or `root/annotations`."""
+    video_column: str | None = None
+    """With `huggingface`: the column of videos. The only one of type Video if None."""
+    label_column: str | None = None
+    """With `huggingface`: the column of classes. `label`, where there is one, if None."""
+    skip_list: Path | None = None
+    """Videos to leave out, a file that `evagen data scan` wrote. Where there is one in `root`, it is used if None."""
+
+
+class VideoSource(DataSet):
+    """Where videos are."""
+
     layout: Layout
     """`ucf101`: class folders beside `ucfTrainTestlist/`. `kinetics`: class folders, or loose videos with CSV lists,
     see `evagen.data.kinetics`. `folder`: all videos below `root`; where each lies in a subfolder, the first level of
@@ -39,14 +55,6 @@ class VideoSource(Section):
     """That of the data set if None."""
     split_index: int = Field(default=1, ge=1)
     """Which of UCF-101's three train/test lists."""
-    csv: Path | None = None
-    """Kinetics' lists, a CSV file or a folder of them, where they are not in `root` or `root/annotations`."""
-    video_column: str | None = None
-    """With `huggingface`: the column of videos. The only one of type Video if None."""
-    label_column: str | None = None
-    """With `huggingface`: the column of classes. `label`, where there is one, if None."""
-    skip_list: Path | None = None
-    """Videos to leave out, a file that `evagen data scan` wrote. Where there is one in `root`, it is used if None."""
 
 
 class DataConfig(VideoSource):
@@ -95,10 +103,16 @@ class DataConfig(VideoSource):
         return self
 
 
+OF_LAYOUTS: dict[str, Layout] = {
+    "split_index": "ucf101", "csv": "kinetics", "video_column": "huggingface", "label_column": "huggingface",
+}  # fmt: skip
+"""Options that one layout alone has."""
+
+
 def list_source(source: VideoSource, split: Split) -> Listing:
     """The videos of one place, the skip list not yet left out. Raises UserError for options of another layout."""
-    for name, layout in (("csv", "kinetics"), ("video_column", "huggingface"), ("label_column", "huggingface")):
-        if (value := getattr(source, name)) is not None and source.layout != layout:
+    for name, layout in OF_LAYOUTS.items():
+        if (value := getattr(source, name)) != VideoSource.model_fields[name].default and source.layout != layout:
             raise UserError(f"{name}={value} is for layout={layout}; the layout of {source.root} is {source.layout}")
     if source.layout == "ucf101":
         return list_ucf101(source.root, split, source.split_index)
@@ -121,7 +135,8 @@ def list_files(config: DataConfig) -> Listing:
         ]
     )
     if twice := len(listing.files) - len({file.path for file in listing.files}):
-        listing.remarks.append(f"{twice} videos come twice, in what data.root and data.more name, and count twice")
+        videos = counted(twice, "video comes twice and counts twice", "videos come twice and count twice")
+        listing.remarks.append(f"{videos}, in what data.root and data.more name")
     tell(listing)
     if config.classes is not None:
         listing = select_classes(listing, config.classes)

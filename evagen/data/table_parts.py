@@ -16,6 +16,7 @@ from evagen.config import Section
 from evagen.data.clips import SkippedClip
 from evagen.errors import UserError
 from evagen.kernels.files import written_whole
+from evagen.run import check_same
 
 
 class BatchInfo(Section):
@@ -109,6 +110,8 @@ def _read_part(path: Path) -> Part | None:
 
 def progress(parts: list[Part]) -> str:
     """How many clips of all have been computed, in words."""
+    if not parts:
+        return "no"
     info = parts[0].info
     size, numbers = info.about["batch_size"], {batch.number for part in parts for batch in part.info.batches}
     return f"{sum(min(size, info.clips - number * size) for number in numbers)} of {info.clips}"
@@ -126,13 +129,3 @@ def tidy_parts(table: Path, about: dict[str, Any]) -> None:
             path.unlink()
         else:
             check_same(folder, part.info.about, about)
-
-
-def check_same(folder: Path, made_from: dict[str, Any], about: dict[str, Any]) -> None:
-    """Raises UserError for a folder of rows that were made from something else than `about` says."""
-    changed = [name for name in made_from | about if made_from.get(name) != about.get(name)]
-    if changed:
-        raise UserError(
-            f"{folder} holds rows that were made from other {', '.join(changed)} than there are now; put the earlier "
-            f"ones back, or delete {folder} to start afresh"
-        )

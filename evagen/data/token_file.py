@@ -23,6 +23,7 @@ from safetensors.torch import save_file
 from evagen.data.frame_times import SLOWEST
 from evagen.errors import UserError
 from evagen.kernels.files import atomic_write, json_object, words_of
+from evagen.kernels.words import counted
 from evagen.models.fit import check_same_tokenizer
 from evagen.models.loading import fingerprint
 from evagen.tokenizer import Rate, TokenizedClips, TokenizedVideo, VideoTokenizer, check_decodable, num_tiles
@@ -149,16 +150,16 @@ class TokenFile(pydantic.BaseModel):
         if self.preference is not None:
             dials.append(f"preference {self.preference:g}")
         if self.max_tokens is not None:
-            dials.append(f"at most {self.max_tokens} tokens a {unit}")
+            dials.append(f"at most {counted(self.max_tokens, 'token')} a {unit}")
         if self.asked_tokens_per_second is not None:
             window = f" in any {self.rate_window_seconds:g} seconds" if self.rate_window_seconds else ""
             dials.append(f"never above {self.asked_tokens_per_second:g} tokens a second{window}")
         rate = self.tokens * self.frames_per_second / self.frames
         tiles = f" in {self.tiles} tiles" if self.tiles > 1 else ""
         return (
-            f"{source}: {self.frames} frames of {self.width}x{self.height} at {self.frames_per_second:g} a "
+            f"{source}: {counted(self.frames, 'frame')} of {self.width}x{self.height} at {self.frames_per_second:g} a "
             f"second, encoded at {self.encoded_width}x{self.encoded_height}{tiles}\n"
-            f"{count} {unit}{'s' * (count > 1)}, {self.tokens} tokens, {self.tokens / count:.1f} a {unit}, "
+            f"{counted(count, unit)}, {counted(self.tokens, 'token')}, {self.tokens / count:.1f} a {unit}, "
             f"{rate:.1f} a second; {self.share_of_longest:.1%} of the longest lengths\n"
             f"{', '.join(dials) or 'lengths as given'}"
         )

@@ -16,6 +16,7 @@ from evagen.data.found_files import check_folder, find_videos, read_lines
 from evagen.data.layouts import LeftOut, Listing, Split, VideoFile
 from evagen.errors import UserError
 from evagen.kernels.names import as_line, path_inside
+from evagen.kernels.words import counted
 
 LISTS = "ucfTrainTestlist"
 
@@ -41,8 +42,9 @@ def list_ucf101(root: Path, split: Split, split_index: int) -> Listing:
         path = lists / f"{part}list{split_index:02d}.txt"
         wanted += [_video(line, path, top, class_names) for line in _lines(path, remarks)]
     once = list(dict.fromkeys(wanted))
-    if len(once) < len(wanted):
-        remarks.append(f"{len(wanted) - len(once)} lines of the lists in {lists} name a video again; it is taken once")
+    if again := len(wanted) - len(once):
+        lines = counted(again, f"line of the lists in {lists} names", f"lines of the lists in {lists} name")
+        remarks.append(f"{lines} a video again; it is taken once")
     files, missing = _find(once, root, class_names, remarks)
     if not files:
         raise UserError(
@@ -112,9 +114,10 @@ def _find(
     if missing:
         remarks.append(f"{len(missing)} of the {len(wanted)} videos that the lists of {root} name are not in this copy")
     if elsewhere:
+        one, several = f"video in {root} lies elsewhere or is", f"videos in {root} lie elsewhere or are"
         remarks.append(
-            f"{len(elsewhere)} videos in {root} lie elsewhere or are spelt otherwise than the lists say, for instance "
-            f"{elsewhere[0]}; they are known by their names"
+            f"{counted(len(elsewhere), one, several)} spelt otherwise than the lists say, for instance {elsewhere[0]}; "
+            "videos are known by their names"
         )
     return files, missing
 
@@ -138,7 +141,7 @@ def _lines(path: Path, remarks: list[str]) -> list[str]:
         raise UserError(
             f"no list at {path} (that folder holds {present}); UCF-101's layout needs class folders and "
             "ucfTrainTestlist/ with classInd.txt, trainlist01.txt and testlist01.txt. "
-            "For a folder without lists use data.layout=folder"
+            "The layout of a folder without lists is folder"
         )
     lines = read_lines(path, remarks)
     if not lines:

@@ -4,10 +4,7 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
-import matplotlib
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
+from matplotlib.figure import Figure
 
 from evagen.kernels.files import atomic_write
 
@@ -33,7 +30,8 @@ def draw(scores: list, path: Path) -> None:
     """scores: `fixed_against_adaptive.KindScores`. Bars are intervals over clips; of Fréchet distances dots are
     seeds."""
     kinds = list(dict.fromkeys(score.kind for score in scores))
-    figure, axes = plt.subplots(1, 5, figsize=(22, 4.4), layout="constrained")
+    figure = Figure(figsize=(22, 4.4), layout="constrained")
+    axes = figure.subplots(1, len(OVER_CLIPS) + len(FRECHET))
     for kind, marks in zip(kinds, MARKS):
         mine = sorted((score for score in scores if score.kind == kind), key=lambda score: score.training)
         times = [score.training for score in mine]
@@ -58,4 +56,3 @@ def draw(scores: list, path: Path) -> None:
     axes[0].legend(frameon=False)
     with atomic_write(path) as unfinished:
         figure.savefig(unfinished, dpi=110)
-    plt.close(figure)

@@ -3,10 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-import matplotlib
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
+from matplotlib.figure import Figure
 
 from evagen.kernels.files import atomic_write
 
@@ -31,7 +28,8 @@ def _line(points: list, measure: str) -> tuple[list[float], list[float]]:
 
 def draw(ways: list[str], points: list, path: Path) -> None:
     """points: `long_videos.RatePoint`."""
-    figure, axes = plt.subplots(1, len(MEASURES), figsize=(15, 4.4), layout="constrained")
+    figure = Figure(figsize=(15, 4.4), layout="constrained")
+    axes = figure.subplots(1, len(MEASURES))
     for way, marks in zip(ways, MARKS):
         mine = sorted((point for point in points if point.way == way), key=lambda point: point.tokens)
         for axis, name in zip(axes, MEASURES):
@@ -42,4 +40,3 @@ def draw(ways: list[str], points: list, path: Path) -> None:
     axes[0].legend(fontsize=9)
     with atomic_write(path) as unfinished:
         figure.savefig(unfinished, dpi=110)
-    plt.close(figure)

@@ -27,11 +27,11 @@ from evagen.eval import (
 from evagen.kernels.levels import video_to_frames
 from evagen.models.loading import load_model
 from evagen.report.minute import Minute, measure_minute
-from evagen.report.page import ClipPair, CurvePoint, GeneratedClip, LossCurve, Movement, RealClip, Report
+from evagen.report.page import ClipPair, GeneratedClip, LossCurve, Movement, RealClip, Report
 from evagen.sampling.clips import decode_clips
 from evagen.sampling.config import Sampling
 from evagen.sampling.rows import read_rows
-from evagen.scoring.reconstruction import ReconstructionScores, frechet_between, score_reconstruction
+from evagen.scoring.reconstruction import ReconstructionScores, frechet_between, score_reconstructions
 from evagen.tokenizer import AssignmentSpace, Router, VideoTokenizer
 from evagen.training.metrics import read_metrics
 
@@ -65,19 +65,20 @@ def measure_quickstart(
     proxy, final = (load_model(VideoTokenizer, out / name) for name in ("proxy", "final"))
     router = load_model(Router, out / "router")
     held_out = HeldOut.load(data)
-    perceptual = PerceptualDistance()
-
-    def score(tokenizer: VideoTokenizer, assign) -> ReconstructionScores:
-        return score_reconstruction(tokenizer, held_out.batches(), assign, perceptual)
-
     space = proxy.assignments
-    uniform = [score(proxy, lambda v, k=level: space.uniform(k, len(v))) for level in space.levels]
     low, high = router.preference_range
-    asked = (preference, *(further for further in FURTHER_PREFERENCES if low <= further <= high))
-    routed = {p: score(proxy, lambda v, p=p: router.assign(v, p)) for p in asked}
+    further = (each for each in FURTHER_PREFERENCES if low <= each <= high)
+    preferences = list(dict.fromkeys((preference, *further)))
+    at_levels = [lambda v, k=level: space.uniform(k, len(v)) for level in space.levels]
+    at_preferences = [lambda v, p=p: router.assign(v, p) for p in preferences]
+    ways = [(proxy, assign) for assign in (*at_levels, *at_preferences)]
+    ways += [
+        (final, at_preferences[0]),
+        (final, lambda v: final.assignments.uniform(max(final.assignments.levels), len(v))),
+    ]
+    *of_proxy, final_scores, final_longest = score_reconstructions(ways, held_out.batches(), PerceptualDistance())
+    uniform, routed = of_proxy[: len(at_levels)], dict(zip(preferences, of_proxy[len(at_levels) :]))
     adaptive = routed.pop(preference)
-    final_scores = score(final, lambda v: router.assign(v, preference))
-    final_longest = score(final, lambda v: final.assignments.uniform(max(final.assignments.levels), len(v)))
     by_block = adaptive.lengths.double().mean(0).tolist()
     generation, generated = _score_generation(out, final, held_out, sampling, untrained)
     long_video = _minute(minute, final, router, preference)
@@ -103,7 +104,6 @@ def measure_quickstart(
             for i in held_out.first_of_each_class(REAL_SHOWN_PER_CLASS)
         ],
         lengths_by_class=_lengths_by_class(final_scores, held_out),
-        router=[CurvePoint(f"w_q = {p}", s.tokens_per_clip, s.psnr, s.perceptual, s.motion) for p, s in routed.items()],
         curves=_loss_curves(out, stages),
     )  # fmt: skip
 

@@ -12,18 +12,23 @@ from pathlib import Path
 from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 
 from evagen import __version__
+from evagen.ar_model import VideoGenerator
+from evagen.config import read_described
 from evagen.errors import UserError
+from evagen.kernels.model_files import CONFIG, check_settings
 from evagen.kernels.names import as_line
 from evagen.kernels.sources import INDEX
+from evagen.kernels.words import counted
 from evagen.report.training_facts import Facts
 from evagen.scoring.record import Record, read_record
 from evagen.scoring.table import compare, markdown
+from evagen.tokenizer import BlockRouter, Router, VideoTokenizer
 
-PARTS = {"VideoTokenizer": "tokenizer", "Router": "router", "BlockRouter": "router", "VideoGenerator": "generator"}
-"""The part of a pipeline that a class is."""
+KINDS = {kind.__name__: kind for kind in (VideoTokenizer, Router, BlockRouter, VideoGenerator)}
+PARTS = ("tokenizer", "router", "generator")
 USE = "## How to use it"
 PAPER = "EVATok ([arXiv 2603.12267](https://arxiv.org/abs/2603.12267))"
 
@@ -53,20 +58,24 @@ class CardOptions:
 
 def stored_parts(folder: Path) -> dict[str, StoredPart]:
     """The models of a pipeline folder, or the one of a model's own. Raises UserError where there are none, or no
-    weights."""
+    weights, and for damaged ones."""
     folders = sorted(each.parent for each in folder.glob("*/config.json")) if (folder / INDEX).exists() else [folder]
     found = {}
     for each in folders:
-        config = json.loads((each / "config.json").read_bytes()) if (each / "config.json").exists() else {}
-        part = PARTS.get(config.get("_class_name", ""))
+        config = read_described(each / CONFIG) if (each / CONFIG).exists() else {}
+        kind = KINDS.get(str(config.get("_class_name")))
         files = sorted(each.glob("*.safetensors"))
-        if part is None or not files:
-            missing = f"no weights beside its config.json in {each}" if part else "no model of evagen"
+        if kind is None or not files:
+            missing = f"no weights beside its config.json in {each}" if kind else "no model of evagen"
             raise UserError(f"{folder} holds {missing}: give what `evagen export pipeline` or a training leaves")
-        found[part] = _stored(part, config, files)
+        try:
+            check_settings(kind, config)
+            found[kind.part] = _stored(kind.part, config, files)
+        except (ValueError, OSError, SafetensorError) as error:
+            raise UserError(f"the model in {each} is damaged: {error}") from error
     if not found:
         raise UserError(f"{folder} holds an empty pipeline: give what `evagen export pipeline` leaves")
-    return dict(sorted(found.items(), key=lambda item: list(PARTS.values()).index(item[0])))
+    return dict(sorted(found.items(), key=lambda item: PARTS.index(item[0])))
 
 
 def _stored(part: str, config: dict[str, Any], files: Sequence[Path]) -> StoredPart:
@@ -160,7 +169,7 @@ def _of_router(config: Mapping[str, Any]) -> str:
 
 
 def _of_generator(config: Mapping[str, Any]) -> str:
-    classes = f"{len(config['class_names'])} classes" if config["class_names"] else "no classes"
+    classes = counted(len(config["class_names"]), "class", "classes") if config["class_names"] else "no classes"
     given = f"; continues {config['given_frames']} given frames" if config.get("given_frames") else ""
     size = "without an end" if config.get("endless") else f"of {config['num_blocks']} blocks"
     return f"writes clips {size}, {classes}{given}; {config['depth']} layers of width {config['width']}"

@@ -47,12 +47,20 @@ class AdaptiveQuality(Quality):
     """Mean tokens of each of the T blocks."""
 
 
+class PreferredQuality(Quality):
+    """The same with the lengths of the router at a preference w_q."""
+
+    preference: float
+
+
 class Reconstruction(TypedDict):
-    """`uniform` and `adaptive` are measured with the proxy tokenizer, the others with the final one: `final` at the
-    lengths of `adaptive`, `final_longest` at the longest uniform ones."""
+    """`uniform`, `adaptive` and `further_preferences`, of which there may be none, are measured with the proxy
+    tokenizer, the others with the final one: `final` at the lengths of `adaptive`, `final_longest` at the longest
+    uniform ones."""
 
     uniform: Sequence[Quality]
     adaptive: AdaptiveQuality
+    further_preferences: Sequence[PreferredQuality]
     final: Quality
     final_longest: Quality
 
@@ -151,17 +159,6 @@ class RealClip:
 
 
 @dataclass
-class CurvePoint:
-    """One named point of the quality-cost curve; units as in `Quality`."""
-
-    name: str
-    tokens_per_clip: float
-    psnr: float
-    perceptual: float
-    motion: float | None
-
-
-@dataclass
 class LossCurve:
     """The losses of one stage: every list in `values` is as long as `steps`.
 
@@ -184,9 +181,8 @@ class LossCurve:
 class Report:
     """All that the page shows.
 
-    `router` holds the router's points at further preferences, beside the one in `summary`; it may be
-    empty. `lengths_by_class` gives each class's mean tokens of each block. `environment` and `commands`
-    are shown as they are: label to value, stage to command line. `minute`: a long video, where there is one."""
+    `lengths_by_class` gives each class's mean tokens of each block. `environment` and `commands` are shown as they are:
+    label to value, stage to command line. `minute`: a long video, where there is one."""
 
     title: str
     summary: Summary
@@ -194,7 +190,6 @@ class Report:
     generated: Sequence[GeneratedClip]
     real: Sequence[RealClip]
     lengths_by_class: Mapping[str, Sequence[float]]
-    router: Sequence[CurvePoint] = ()
     curves: Sequence[LossCurve] = ()
     environment: Mapping[str, str] = field(default_factory=dict)
     commands: Mapping[str, str] = field(default_factory=dict)
@@ -254,7 +249,10 @@ def _figures(report: Report) -> dict[str, object]:
     """The page's drawings as inline SVG, by the names the template gives them."""
     reconstruction = report.summary["reconstruction"]
     marked = [
-        *[figures.Mark(p.name, "router", p.tokens_per_clip, p.psnr, p.perceptual, p.motion) for p in report.router],
+        *[
+            figures.Mark(f"w_q = {q['preference']}", "router", *findings.cost_and_quality(q))
+            for q in reconstruction["further_preferences"]
+        ],
         figures.Mark("adaptive", "adaptive", *findings.cost_and_quality(reconstruction["adaptive"])),
         figures.Mark("final tokenizer", "final", *findings.cost_and_quality(reconstruction["final"])),
     ]

@@ -5,10 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import matplotlib
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
+from matplotlib.figure import Figure
 
 from evagen.kernels.files import atomic_write
 from evagen.scoring.length_choices import CostPoint
@@ -39,7 +36,8 @@ def draw(points: Sequence[CostPoint], path: Path, frechet: str | None = None) ->
     sets = list(dict.fromkeys(point.clips for point in points))
     measures = MEASURES | ({"frechet": frechet} if frechet else {})
     size = (5.3 * len(measures), 4.2 * len(sets))
-    figure, axes = plt.subplots(len(sets), len(measures), figsize=size, squeeze=False, layout="constrained")
+    figure = Figure(figsize=size, layout="constrained")
+    axes = figure.subplots(len(sets), len(measures), squeeze=False)
     for row, name in zip(axes, sets):
         for axis, (measure, label) in zip(row, measures.items()):
             for way, marks in MARKS.items():
@@ -56,4 +54,3 @@ def draw(points: Sequence[CostPoint], path: Path, frechet: str | None = None) ->
     axes[0][0].legend(frameon=False)
     with atomic_write(path) as unfinished:
         figure.savefig(unfinished, dpi=130)
-    plt.close(figure)

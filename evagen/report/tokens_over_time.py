@@ -3,13 +3,11 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-import matplotlib
 import numpy as np
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
+from matplotlib.figure import Figure
 
 from evagen.kernels.files import atomic_write
+from evagen.kernels.words import counted
 
 CUT = 0.2
 """Mean change from one frame to the next, in [0, 2], from which on it is drawn as a cut: far above motion's."""
@@ -40,15 +38,14 @@ def draw(
     """The picture: tokens of each block, and their mean a second over four seconds; below them the mean change from
     each frame to the next, in [0, 2], with cuts. tokens_per_second: a rate that was asked for, drawn as a line."""
     block_seconds = frames_per_block / frames_per_second
-    figure, (above, below) = plt.subplots(
-        2, 1, figsize=(9, 4.8), sharex=True, layout="constrained", height_ratios=[2, 1]
-    )
+    figure = Figure(figsize=(9, 4.8), layout="constrained")
+    above, below = figure.subplots(2, 1, sharex=True, height_ratios=[2, 1])
     edges = np.arange(len(lengths) + 1) * block_seconds
     above.stairs(lengths, edges, fill=True, color="#9dbfe0", label="tokens of a block")
     window = min(len(lengths), max(1, round(4 / block_seconds)))
     sums = np.convolve(lengths, np.ones(window), "valid") / window / block_seconds
     rate = above.twinx()
-    rate.plot(edges[window:], sums, color="#b02f4f", label=f"tokens a second, over the last {window} blocks")
+    rate.plot(edges[window:], sums, color="#b02f4f", label=f"tokens a second, over the last {counted(window, 'block')}")
     if tokens_per_second is not None:
         rate.axhline(tokens_per_second, color="#b02f4f", linestyle=":", label="the rate asked for")
     rate.set(ylim=(0, 1.15 * max([*sums, tokens_per_second or 0])), ylabel="tokens a second")
@@ -63,4 +60,3 @@ def draw(
     below.set(ylabel="change of the picture", xlabel="seconds", ylim=(0, None))
     with atomic_write(path) as unfinished:
         figure.savefig(unfinished, dpi=130)
-    plt.close(figure)

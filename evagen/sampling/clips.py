@@ -195,7 +195,8 @@ def slots_that_fit(generator: VideoGenerator, guided: bool, dtype: torch.dtype |
     if fitting < 1:
         raise UserError(
             f"a clip's keys and values take {of_slot / 1e9:.2f} GB, and {SHARE_FOR_SLOTS:.0%} of the GPU's "
-            f"{free / 1e9:.2f} free GB are less: close other programs on it, or give run.precision=bf16 or "
-            "options.guidance=1, each of which halves what a clip takes"
+            f"{free / 1e9:.2f} free GB are less: close other programs on it, or sample in bf16 or without guidance, "
+            "each of which halves what a clip takes: run.precision=bf16 or options.guidance=1 of a config, dtype or "
+            "guidance_scale in Python"
         )
     return min(MOST_SLOTS, fitting)

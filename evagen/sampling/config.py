@@ -7,6 +7,7 @@ from pydantic import Field
 
 from evagen.ar_model import LengthConstraints, SamplingOptions
 from evagen.config import ONLY_HOW, Place, Section, section_of
+from evagen.data.video_writer import RATES
 from evagen.run import Infers, RunFolder, Seeded
 from evagen.sampling.given import Given
 
@@ -50,7 +51,8 @@ class Sampling(Section):
     slots: Annotated[int | None, ONLY_HOW] = Field(None, ge=1)
     """Clips written side by side in each process; as many as a GPU's memory holds, at most 64, if None."""
     formats: list[Literal["mp4", "gif", "avi", "mkv", "png"]] = Field(["mp4"], min_length=1)
-    """`mkv` is lossless, for scoring; `png` is one picture of all frames, a row for each block."""
+    """`mkv` is lossless, for scoring, which takes a folder of one video format; `png` is one picture of all frames, a
+    row for each block."""
     frames_per_second: int = Field(15, ge=1)
     """Of the files that are written."""
 
@@ -68,3 +70,18 @@ class Sampling(Section):
         if self.blocks is not None and self.seconds is not None:
             raise ValueError(f"blocks={self.blocks} and seconds={self.seconds:g} say the same thing: give one of them")
         return self
+
+    @pydantic.model_validator(mode="after")
+    def _a_rate_that_the_formats_hold(self) -> "Sampling":
+        for suffix in (f".{name}" for name in self.formats if name != "png"):
+            if self.frames_per_second > RATES[suffix][1]:
+                raise ValueError(
+                    f"frames_per_second={self.frames_per_second}: a {suffix} holds at most {RATES[suffix][1]:,}; give "
+                    "fewer, or leave it out of formats"
+                )
+        return self
+
+    @property
+    def listed_format(self) -> str:
+        """Whose files the rows name: the first that is a video, where there is one."""
+        return next((name for name in self.formats if name != "png"), "png")

@@ -162,18 +162,18 @@ class VideoPipeline(SavedWithoutSource, DiffusionPipeline):
         stay in fp32, and so do the quantiser, the logits and the drawing of tokens. Raises UserError for another
         dtype, and for bf16 on a GPU without it. The models are for inference from then on: frozen, and on a CPU with
         packed weights; to train one further take it out and call `.train().requires_grad_(True)`."""
-        dtypes = [each for each in args if isinstance(each, torch.dtype)]
-        if (named := options.pop("dtype", None)) is not None:
-            dtypes.append(named)
-        super().to(*(each for each in args if not isinstance(each, torch.dtype)), **options)
+        places = [each for each in args if not isinstance(each, torch.dtype)]
+        place = next((each for each in (*places, options.get("device")) if each is not None), self.device)
+        dtypes = [*(each for each in args if isinstance(each, torch.dtype)), options.pop("dtype", None)]
+        dtype = next((each for each in dtypes if each is not None), self.dtype)
+        if dtype not in PRECISIONS:
+            raise UserError(f"dtype={dtype}: the pipeline computes in {', '.join(map(str, PRECISIONS))}")
+        precision_on(PRECISIONS[dtype], torch.device(place))
+        super().to(*places, **options)
         for part in (self.tokenizer, self.generator, self.router):
             if part is not None:
                 pack_linears(part.requires_grad_(False))
-        for dtype in dtypes:
-            if dtype not in PRECISIONS:
-                raise UserError(f"dtype={dtype}: the pipeline computes in {', '.join(map(str, PRECISIONS))}")
-            precision_on(PRECISIONS[dtype], self.device)
-            self._computed_in = dtype
+        self._computed_in = dtype
         return self
 
     @property

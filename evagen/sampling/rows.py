@@ -10,11 +10,10 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from evagen.data.table_parts import check_same
 from evagen.errors import UserError
-from evagen.kernels.files import atomic_write, json_object, read_json, write_whole
+from evagen.kernels.files import atomic_write, json_object, write_whole
 from evagen.kernels.names import path_inside
-from evagen.run import MADE_FROM
+from evagen.run import MADE_FROM, check_same, read_made_from
 
 MANIFEST = "manifest.json"
 
@@ -37,10 +36,7 @@ class SampleRows:
         have it in the manifest alone, and not all of it."""
         paths = [path for path in (self.folder / MADE_FROM, self.folder / MANIFEST) if path.exists()]
         if self.done and paths:
-            try:
-                before = read_json(paths[0])
-            except ValueError as error:
-                raise UserError(f"{paths[0]} is damaged ({error}): delete {self.folder} to start afresh") from error
+            before = read_made_from(paths[0])
             check_same(self.folder, {name: before.get(name, made_from[name]) for name in made_from}, made_from)
         if self.process == 0:
             write_whole(self.folder / MADE_FROM, json.dumps(made_from, indent=1))

@@ -4,6 +4,7 @@ become something. A look draws no random number of the training's.
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
@@ -26,6 +27,7 @@ from evagen.models.inference import HALF
 from evagen.models.loading import fingerprint, load_model
 from evagen.sampling.clips import clip_seed, decode_clips, label_of
 from evagen.sampling.config import OptionsConfig
+from evagen.sampling.frame_grid import in_rows
 from evagen.tokenizer import VideoTokenizer
 
 FRAMES_PER_SECOND = 15
@@ -113,23 +115,20 @@ def _given(
     )
 
 
+@dataclass(frozen=True)
 class TrainingSamples:
-    """The clips to write at each look: a title and a request for each, and the tokenizer that decodes them."""
+    """The clips to write at each look, `every` so many steps: a title and a request for each, and the tokenizer that
+    decodes them."""
 
-    def __init__(
-        self,
-        every: int,
-        tokenizer: VideoTokenizer,
-        titles: list[str],
-        requests: list[ClipRequest],
-        options: SamplingOptions,
-    ):
-        self._every, self.tokenizer, self.titles, self.requests = every, tokenizer, titles, requests
-        self.options = options
+    every: int
+    tokenizer: VideoTokenizer
+    titles: list[str]
+    requests: list[ClipRequest]
+    options: SamplingOptions
 
     def is_due(self, done: int, steps: int) -> bool:
         """After each multiple of `every` steps, and after the last of all."""
-        return done % self._every == 0 or done == steps
+        return done % self.every == 0 or done == steps
 
     def look(self, generator: VideoGenerator, out: Path, step: int, accelerator: Accelerator) -> None:
         """Writes the clips with the generator as it is, on the device of the training. For the main process."""
@@ -159,8 +158,4 @@ class TrainingSamples:
             np.stack(list(with_bars(frames, clip.lengths.tolist(), frames_a_block, highest)))
             for clip, frames in zip(tokens, videos)
         ]
-        cells += [np.zeros_like(cells[0])] * (-len(cells) % min(COLUMNS, len(cells)))
-        padded = [np.pad(cell, ((0, 0), (0, GAP), (0, GAP), (0, 0))) for cell in cells]
-        columns = min(COLUMNS, len(padded))
-        rows = [np.concatenate(padded[i : i + columns], axis=2) for i in range(0, len(padded), columns)]
-        return np.concatenate(rows, axis=1)
+        return in_rows(np.stack(cells), min(COLUMNS, len(cells)), GAP)

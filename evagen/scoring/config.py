@@ -26,7 +26,7 @@ class Changes(Section):
     """Name of another data set, whose videos are scored by the protocol's rules: all that there are, unless `drawn`
     or `first_videos` say how many."""
     split: Split | None = None
-    split_index: int | None = Field(None, ge=1)
+    split_index: int | None = Field(None, ge=1, le=3)
     size: int | None = Field(None, ge=1)
     """Height and width of the clips in pixels."""
     drawn: int | None = Field(None, ge=1)

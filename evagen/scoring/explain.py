@@ -95,4 +95,8 @@ def _published(protocol: Protocol, most: int | None = None) -> str:
 
 
 def _ordinal(number: int) -> str:
-    return "one" if number == 1 else f"{number}th"
+    """`every one`, `every second`, `every 21st`."""
+    if number < 4:
+        return ("one", "second", "third")[number - 1]
+    ending = {1: "st", 2: "nd", 3: "rd"}.get(number % 10, "th") if number % 100 // 10 != 1 else "th"
+    return f"{number}{ending}"

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from evagen.data.video_reader import read_frames
+from evagen.data.video_reader import VideoError, read_frames
 from evagen.errors import UserError
 from evagen.eval import ImageNetworkDetector, moving_share
 from evagen.kernels.levels import frames_to_video
@@ -53,10 +53,15 @@ class Minutes:
 
 
 def compare_minutes(samples: Path, real: Iterable[Tensor], frames_per_second: float) -> Minutes:
-    """samples: the run folder of `evagen sample`; real: videos (C, F, H, W) in [-1, 1]. Raises UserError for videos
-    of less than twice ten seconds."""
+    """samples: the run folder of `evagen sample`; real: videos (C, F, H, W) in [-1, 1]. Raises UserError for samples
+    that are no videos, are gone, or have less than twice ten seconds."""
     length = round(SECONDS * frames_per_second)
-    generated = [frames_to_video(read_frames(file_of(samples, row))) for row in read_rows(samples)]
+    try:
+        generated = [frames_to_video(read_frames(file_of(samples, row))) for row in read_rows(samples)]
+    except VideoError as error:
+        raise UserError(
+            f"samples={samples}: {error}; give the run folder of `evagen sample` with a video format first"
+        ) from error
     if any(video.shape[1] < 2 * length for video in generated):
         raise UserError(f"the videos in {samples} are too short: {SECONDS} seconds at either end are compared")
     first, last = [video[:, :length] for video in generated], [video[:, -length:] for video in generated]

@@ -2,7 +2,7 @@
 
 import math
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -10,6 +10,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from evagen.eval import FewSamplesWarning, FrameDistance, FrechetVideoDistance, reconstruction_metrics
+from evagen.eval.frame_distance import RememberedReference
 from evagen.models.lengths import Assign
 from evagen.tokenizer import CodebookUsage, VideoTokenizer
 
@@ -45,19 +46,42 @@ def score_reconstruction(
     tokenizer: VideoTokenizer, videos: Iterable[Tensor], assign: Assign, perceptual: FrameDistance
 ) -> ReconstructionScores:
     """Encodes and decodes batches of clips (B, C, F, H, W) with the lengths that `assign` gives them."""
-    metrics = reconstruction_metrics(perceptual).to(tokenizer.device)
-    usage = CodebookUsage(tokenizer.quantizer.codebook_size)
-    lengths = []
+    return score_reconstructions([(tokenizer, assign)], videos, perceptual)[0]
+
+
+def score_reconstructions(
+    ways: Sequence[tuple[VideoTokenizer, Assign]], videos: Iterable[Tensor], perceptual: FrameDistance
+) -> list[ReconstructionScores]:
+    """The same for several tokenizers and lengths, all of which take their turns with each batch."""
+    remembered = RememberedReference(perceptual)  # of a batch, for all ways
+    scorings = [_Scoring(*way, remembered) for way in ways]
     for video in tqdm(videos, desc="scoring", unit="batch", leave=False, dynamic_ncols=True):
-        video = video.to(tokenizer.device)
-        tokens = tokenizer.encode(video, assign(video))
-        metrics.update(tokenizer.decode(tokens, tuple(video.shape[-2:])), video)
-        lengths.append(tokens.lengths)
-        usage.update(tokens.codes)
-    values = {name: value.item() for name, value in metrics.compute().items()}
-    motion = None if math.isnan(values["motion"]) else values["motion"]
-    measures = (values[name] for name in ("psnr", "ssim", "perceptual"))
-    return ReconstructionScores(*measures, motion, usage.used_fraction(), torch.cat(lengths))
+        for scoring in scorings:
+            scoring.add(video)
+    return [scoring.scores() for scoring in scorings]
+
+
+class _Scoring:
+    """Of one tokenizer with the lengths that `assign` gives."""
+
+    def __init__(self, tokenizer: VideoTokenizer, assign: Assign, perceptual: FrameDistance):
+        self.tokenizer, self.assign = tokenizer, assign
+        self.metrics = reconstruction_metrics(perceptual).to(tokenizer.device)
+        self.usage = CodebookUsage(tokenizer.quantizer.codebook_size)
+        self.lengths: list[Tensor] = []
+
+    def add(self, video: Tensor) -> None:
+        video = video.to(self.tokenizer.device)
+        tokens = self.tokenizer.encode(video, self.assign(video))
+        self.metrics.update(self.tokenizer.decode(tokens, tuple(video.shape[-2:])), video)
+        self.lengths.append(tokens.lengths)
+        self.usage.update(tokens.codes)
+
+    def scores(self) -> ReconstructionScores:
+        values = {name: value.item() for name, value in self.metrics.compute().items()}
+        motion = None if math.isnan(values["motion"]) else values["motion"]
+        measures = (values[name] for name in ("psnr", "ssim", "perceptual"))
+        return ReconstructionScores(*measures, motion, self.usage.used_fraction(), torch.cat(self.lengths))
 
 
 def frechet_between(real: Iterable[Tensor], fake: Iterable[Tensor], detector: torch.nn.Module) -> float:

@@ -15,7 +15,8 @@ from torch import Tensor
 from evagen import __version__
 from evagen.config import Section
 from evagen.errors import UserError
-from evagen.kernels.files import atomic_write
+from evagen.kernels.files import write_whole
+from evagen.kernels.names import Text
 from evagen.run import device_name, versions
 from evagen.scoring.rows import MOVEMENT
 
@@ -72,7 +73,7 @@ class Model(Section):
     """A part of what was scored: where it is, and the checksum of its weights (of a folder of videos: of the list of
     its files)."""
 
-    source: str
+    source: Text
     fingerprint: str
 
 
@@ -86,19 +87,19 @@ class Clips(Section):
     set; statistics: checksum of all that their features follow from; absent: videos that the lists name and this copy
     lacks; unreadable: files and clips that could not be decoded."""
 
-    root: str
+    root: Text
     videos: int
     clips: str
     statistics: str
     absent: int = 0
-    unreadable: list[str] = Field(default_factory=list)
-    remarks: list[str] = Field(default_factory=list)
+    unreadable: list[Text] = Field(default_factory=list)
+    remarks: list[Text] = Field(default_factory=list)
 
 
 class Record(Section):
     """label: the row in a table; seconds: of the run that finished it, without those that were stopped before."""
 
-    label: str
+    label: Text
     protocol: dict[str, Any]
     score: Score
     real_clips: int
@@ -114,7 +115,7 @@ class Record(Section):
     reconstruction: ReconstructionQuality | None = None
     movement: Movement | None = None
     data: Clips
-    remarks: list[str]
+    remarks: list[Text]
     code: dict[str, str]
     environment: dict[str, Any]
     seconds: float
@@ -136,10 +137,7 @@ def movement_between(scored: Tensor, real: Tensor) -> Movement:
 
 def write_record(path: Path, record: Record) -> None:
     """The file appears under its name only when it is complete."""
-    with atomic_write(path) as unfinished:
-        unfinished.write_text(
-            json.dumps(record.model_dump(mode="json"), indent=1, ensure_ascii=False) + "\n", encoding="utf-8"
-        )
+    write_whole(path, json.dumps(record.model_dump(mode="json"), indent=1, ensure_ascii=False) + "\n")
 
 
 def read_record(path: Path) -> Record:

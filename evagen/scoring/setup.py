@@ -191,10 +191,9 @@ def real_clips(protocol: Protocol, videos: RealVideos) -> list[SourceClip]:
     try:
         return protocol.real_clips(videos.videos)
     except ValueError as error:
-        choice = protocol.clips
-        key = "drawn" if choice.drawn else "first_videos"
-        hint = "" if choice.fixed_count is None else f" changes.{key} takes fewer"
-        raise UserError(f"{error}{hint}") from error
+        keys = [f"changes.{name}=…" for name in ("first_videos", "drawn") if getattr(protocol.clips, name)]
+        way = f" {' or '.join(keys)} takes fewer, under another name" if keys else ""
+        raise UserError(f"{error}{way}") from error
 
 
 def detector_of(config: Benchmark, protocol: Protocol) -> PreparedDetector:

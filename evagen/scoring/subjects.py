@@ -6,6 +6,8 @@ the reconstruction and `still_error` of the still background.
 """
 
 import logging
+import os
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +27,7 @@ from evagen.data.video_reader import VideoError
 from evagen.errors import UserError
 from evagen.eval import FrameDistance, PreparedDetector, Protocol, SourceClip, moving_errors, psnr, ssim
 from evagen.kernels.names import as_text
+from evagen.kernels.words import counted
 from evagen.models.inference import HALF, autocast_to
 from evagen.models.larp import LarpTokenizer
 from evagen.models.lengths import Assign
@@ -178,7 +181,8 @@ OF_RUNS = frozenset({".json", ".jsonl", ".yaml", ".png"})
 
 def first_clips(folder: Path, protocol: Protocol) -> FileClips:
     """The first clip of every video below a folder, in the order of their paths; never resampled in time. Raises
-    UserError where there are no videos, and for such as are shorter than a clip or cannot be opened."""
+    UserError where there are no videos, for such as are shorter than a clip or cannot be opened, and for one in two
+    formats."""
     if not folder.is_dir():
         raise UserError(f"no folder at {folder}: a folder of videos is needed")
     files_found = find_videos(folder)
@@ -187,13 +191,20 @@ def first_clips(folder: Path, protocol: Protocol) -> FileClips:
     found = files_found.videos
     if not found:
         raise UserError(f"no videos in {folder} {looked_for()}")
+    names = Counter(os.path.splitext(video.path)[0] for video in found)
+    if twins := [video.path for video in found if names[os.path.splitext(video.path)[0]] > 1]:
+        raise UserError(
+            f"{len(twins)} videos in {folder} have the name of another one but for its ending, as {twins[0]}: what was "
+            "written in two formats would count twice. Leave one of them there; `evagen sample` with formats=[mkv] "
+            "writes one, without loss"
+        )
     span = (protocol.num_frames - 1) * protocol.stride + 1
     bad = []
     for video, count in zip(found, count_all_frames([video.path for video in found])):
         if isinstance(count, VideoError):
             bad.append(f"{video.path}: {count.reason}")
         elif count < span:
-            bad.append(f"{video.path}: {count} frames")
+            bad.append(f"{video.path}: {counted(count, 'frame')}")
     if bad:
         raise UserError(
             f"{len(bad)} of {len(found)} videos in {folder} cannot be scored; a clip of {protocol.name} needs {span} "

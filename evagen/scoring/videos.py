@@ -9,12 +9,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
-from evagen.config import Section
 from evagen.data.clips import SkippedClip
 from evagen.data.frame_counts import all_frame_rates, count_all_frames
 from evagen.data.layouts import Split
 from evagen.data.skip_list import leave_out_bad, name_in
-from evagen.data.sources import Layout, VideoSource, list_source
+from evagen.data.sources import DataSet, Layout, VideoSource, list_source
 from evagen.data.video_reader import VideoError, VideoPath
 from evagen.errors import UserError
 from evagen.eval import Protocol, SourceVideo
@@ -26,21 +25,11 @@ UCF101_LISTS = {1: (9_537, 3_783), 2: (9_586, 3_734), 3: (9_624, 3_696)}
 SHOWN = 5
 
 
-class ScoredData(Section):
+class ScoredData(DataSet):
     """Where the protocol's data set is; which split of it is read is the protocol's to say."""
 
-    root: Path
-    """The folder that holds the videos."""
     layout: Layout | None = None
     """As in `data.layout` of the training commands; if None, that of the protocol's data set."""
-    csv: Path | None = None
-    """Kinetics' lists, where they are not in `root` or `root/annotations`."""
-    video_column: str | None = None
-    """With `layout=huggingface`: the column of videos."""
-    label_column: str | None = None
-    """With `layout=huggingface`: the column of classes."""
-    skip_list: Path | None = None
-    """Videos to leave out, a file that `evagen data scan` wrote; the one in `root`, if there is one, if None."""
 
 
 @dataclass(frozen=True)

@@ -67,7 +67,7 @@ def in_words(error: BaseException, out: Path) -> str | None:
     if isinstance(error, FileNotFoundError) and not (out / "config.yaml").exists():
         return f"the run folder {out} is not there any more ({said}): it was deleted or moved while the training ran"
     if isinstance(error, PermissionError | NotADirectoryError | FileExistsError) or number == errno.EROFS:
-        return f"{said}: the run folder {out} must be one that can be written to; mend that, or choose another run.out"
+        return f"{said}: the run folder {out} must be one that can be written to; mend that, or choose another"
     if isinstance(error, torch.distributed.DistError) or (
         torch.distributed.is_initialized() and any(part in said for part in PEER_DIED)
     ):

@@ -170,3 +170,8 @@ def test_nothing_is_asked_that_the_task_does_not_look_at(root, tmp_path, protoco
     config = benchmark(root, tmp_path / "run", protocol, tokenizer=root / "tokenizer", **generator, **given)
     with pytest.raises(UserError, match=f"{words}.*: leave it out"):
         main(config)
+
+
+def test_a_list_that_ucf101_does_not_have_is_refused(root, tmp_path):
+    with pytest.raises(UserError, match=r"'changes\.split_index' is 4: .* less than or equal to 3"):
+        benchmark(root, tmp_path, "larp-ucf101-recon", {"split_index": 4})

@@ -254,7 +254,7 @@ def test_a_tokenizer_that_changed_is_noticed(root, tmp_path):
     config = curation(root, tmp_path / "out", tokenizer=str(tmp_path / "tokenizer"), save_seconds=0)
     interrupt(lambda: curate.main(config), parts=3)
     tiny_tokenizer(seed=1).save_pretrained(tmp_path / "tokenizer")
-    with pytest.raises(UserError, match="rows that were made from other tokenizer than there are now"):
+    with pytest.raises(UserError, match="results that were made from other tokenizer than there are now"):
         curate.main(config)
     shutil.copytree(root / "tokenizer", tmp_path / "tokenizer", dirs_exist_ok=True)
     curate.main(config)

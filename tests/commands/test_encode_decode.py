@@ -176,15 +176,15 @@ def test_equal_videos_make_equal_files(models, tmp_path):
         ({"preference": 7.0}, "between 0.8 .few tokens. and 1.6"),
         ({"router": None}, "holds no router, which says how many tokens each block gets: give --router"),
         ({"plot": Path("a.txt")}, "a.txt should end in .png, .svg or .pdf"),
-        ({"tokens_per_second": 50.0}, r"tokens_per_second=50.0 needs a tokenizer with a memory; this one sees clips"),
-        ({"lengths": [2]}, r"lengths=\[2\] needs a tokenizer with a memory"),
-        ({"rate_window": 2.0}, "rate_window=2 is of a rate, and none is given: give tokens_per_second"),
+        ({"tokens_per_second": 50.0}, "--tokens-per-second 50.0 needs a tokenizer with a memory; this one sees clips"),
+        ({"lengths": [2, 4]}, "--lengths 2,4 needs a tokenizer with a memory"),
+        ({"rate_window": 2.0}, "--rate-window 2 is of a rate, and none is given: give --tokens-per-second"),
         ({"tokenizer": "remembers"}, "holds a Router, a BlockRouter is needed"),
         (
             {"tokenizer": "remembers", "router": "forgets"},
             "memory_blocks 2 of the tokenizer and 3 of the router differ",
         ),
-        ({"tokenizer": "remembers", "router": "blocks", "mean_tokens": 9.0}, "mean_tokens=9.0 is for tokenizers of"),
+        ({"tokenizer": "remembers", "router": "blocks", "mean_tokens": 9.0}, "--mean-tokens 9.0 is for tokenizers of"),
         (
             {"tokenizer": "remembers", "router": "blocks", "tokens_per_second": 30.0, "rate_window": 0.0},
             "a window of 0 seconds is shorter than a block",
@@ -217,7 +217,12 @@ def test_what_cannot_be_encoded_is_explained_and_leaves_no_file(models, tmp_path
         ("a.mp4/out.safetensors", None, OSError, "a.mp4"),
         ("folder.safetensors", None, IsADirectoryError, "folder.safetensors"),
         ("out.safetensors", "a.mp4/graph.png", OSError, "a.mp4"),
-        (os.fsdecode(b"z\xff.safetensors"), None, UserError, r"names in UTF-8, which .*z\\xff.safetensors is not"),
+        (
+            os.fsdecode(b"z\xff.safetensors"),
+            None,
+            UserError,
+            r"names in UTF-8 alone, which .*z\\xff.safetensors is not",
+        ),
     ],
 )
 def test_where_nothing_can_be_written_no_frame_is_read(models, tmp_path, monkeypatch, out, plot, error, message):

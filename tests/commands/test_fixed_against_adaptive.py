@@ -139,6 +139,15 @@ def test_a_stage_that_has_changed_meanwhile_is_refused(compared, road, stages):
         path.write_text(before)
 
 
+def test_parts_of_other_clips_or_of_another_router_are_refused(compared, road, stages, monkeypatch):
+    monkeypatch.setattr(study, "list_fingerprint", str)
+    monkeypatch.setattr(study, "fingerprint", str)
+    monkeypatch.setattr(study.ClipDataset, "fingerprint", str)
+    named = "trained videos, tokenized videos, router, clips of larp-ucf101-recon, clips of evagen-ucf101-heldout"
+    with pytest.raises(UserError, match=f"holds results that were made from other {named} than there are now"):
+        study.main(comparison(road, stages, compared))
+
+
 def test_plot_and_table(compared):
     assert (compared / "comparison.png").stat().st_size > 10_000
     table = (compared / "table.md").read_text()
@@ -157,3 +166,15 @@ def test_unfair_comparisons_are_refused(road, stages, tmp_path):
         study.main(comparison(road, stages, tmp_path / "c", fixed_length=1))
     with pytest.raises(UserError, match="is a config of curate; one of train-tokenizer is needed"):
         study.main(comparison(road, stages, tmp_path / "d", tokenizer_training={"config": "quickstart/curation"}))
+
+
+def test_settings_of_scores_arrive_as_they_are(tmp_path, monkeypatch):
+    stages = {name: {"config": "none"} for name in ("tokenizer_training", "tokenization", "generator_training")}
+    asked = []
+    monkeypatch.setattr(study, "benchmark", asked.append)
+    config = comparison(tmp_path / "🎬 #1: clips", stages, tmp_path / "out")
+    for protocol in (config.scoring.reconstruction, config.scoring.generation):
+        study._score(config, protocol, tmp_path / "scores", study.FIXED, ["uniform_length=4"])
+    assert [each.data.root for each in asked] == [tmp_path / "🎬 #1: clips" / "arcade"] * 2
+    assert [each.changes.drawn for each in asked] == [None, 4]
+    assert [(each.label, each.uniform_length) for each in asked] == [(study.FIXED, 4)] * 2

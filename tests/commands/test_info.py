@@ -131,6 +131,10 @@ def test_what_has_not_finished_and_what_says_little(tmp_path):
     assert facts["on disk"] == "150 MB in 3 files"
     assert "newest checkpoint is of step 40" in facts["what"]
     assert facts["snapshots"] == f"{tmp_path / 'run'}@40"
+    (tmp_path / "run" / "snapshots" / "step_00000040" / "config.json").write_text('{"_class_name": "Router"}')
+    assert dict(main(Path(facts["snapshots"])))["what"] == "a router of clips"
+    with pytest.raises(UserError, match=r"run has no snapshot 50; it has: 40"):
+        main(tmp_path / "run@50")
     save_file({"a": torch.zeros(3, 4)}, tmp_path / "weights.safetensors")
     assert "weights" in dict(main(tmp_path / "weights.safetensors"))["what"]
     scores = {"label": "mine", "score": {"name": "Fréchet distance", "value": 1.5, "low": None}}

@@ -76,6 +76,14 @@ def test_the_command(tmp_path):
     (tmp_path / "mine.yaml").write_text("run: {out: x}\n")
     with pytest.raises(UserError, match="does not say which command"):
         describe(str(tmp_path / "mine.yaml"))
+    (tmp_path / "holiday.mp4").write_bytes(b"\xff\xfb")
+    for arguments, message in (
+        ([str(tmp_path / "holiday.mp4")], "holiday.mp4 is no config: "),
+        (["--keys"], "--keys is of one config: give its name"),
+        (["--resolved"], "--resolved is of one config: give its name"),
+    ):
+        with pytest.raises(UserError, match=message):
+            CliRunner().invoke(cli.app, ["configs", *arguments], catch_exceptions=False)
 
 
 @pytest.mark.parametrize("name", COMMANDS)

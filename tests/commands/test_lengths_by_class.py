@@ -1,13 +1,16 @@
 """Generated lengths against a corpus': distances by hand, and the command on real files."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
 from typer.testing import CliRunner
 
 from evagen.cli import app
+from evagen.commands import lengths_by_class
 from evagen.commands.lengths_by_class import compare, level_shares, main, total_variation
+from evagen.data.corpus import read_corpus
 from evagen.errors import UserError
 
 LEVELS = [1, 4, 8]
@@ -42,7 +45,7 @@ def test_nothing_in_common_is_1():
     assert total_variation(same, same) == 0
 
 
-def test_on_real_files(road, tmp_path):
+def test_on_real_files(road, tmp_path, monkeypatch):
     found = main(road / "samples", road / "tokens")
     assert [each.name for each in found] == ["Boxing", "Skiing"]
     assert all(each.clips == 3 and 0 <= each.distance <= 1 for each in found)
@@ -57,6 +60,13 @@ def test_on_real_files(road, tmp_path):
     (tmp_path / "tokens.jsonl").write_text(json.dumps({"number": 0, "class": "Pong", "lengths": [1] * 4}) + "\n")
     with pytest.raises(UserError, match=r"has clips of Pong, the corpus in .* of Boxing, Skiing: give samples of"):
         main(tmp_path, road / "tokens")
+    (tmp_path / "tokens.jsonl").write_text(json.dumps({"number": 0, "class": None, "lengths": [1] * 4}) + "\n")
+    with pytest.raises(UserError, match=r"has clips of no class, the corpus in .* of Boxing, Skiing: give samples of"):
+        main(tmp_path, road / "tokens")
+    monkeypatch.setattr(lengths_by_class, "read_corpus", lambda folder: replace(read_corpus(folder), class_names=[]))
+    with pytest.raises(UserError, match=r"the corpus in .* has no classes, and lengths are compared class by class"):
+        main(tmp_path, road / "tokens")
+    monkeypatch.undo()
     (tmp_path / "tokens.jsonl").write_text(json.dumps({"number": 0, "class": "Boxing", "lengths": [1] * 6}) + "\n")
     with pytest.raises(UserError, match=r"has clips of 6 blocks, the corpus in .* of 4: give samples of as many fra"):
         main(tmp_path, road / "tokens")

@@ -4,6 +4,7 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import PIL.Image
 import pytest
 import torch
 import yaml
@@ -60,9 +61,11 @@ def taught(tokenizer: VideoTokenizer) -> VideoTokenizer:
 
 
 def study(models: Path, out: Path, **changes) -> long_videos.LongVideos:
+    data = {"root": str(models / "videos"), "layout": "folder", "frames": 24, "size": 32, "clip": "first"}
+    data |= {key: changes.pop(f"data.{key}") for key in ("frames", "size") if f"data.{key}" in changes}
     values = {
         "run": {"out": str(out)},
-        "data": {"root": str(models / "videos"), "layout": "folder", "frames": 24, "size": 32, "clip": "first"},
+        "data": data,
         "memory": {"tokenizer": str(models / "remembers"), "router": str(models / "blocks")},
         "clips": {"tokenizer": str(models / "tokenizer"), "router": str(models / "router")},
         "preferences": [0.8, 1.2], "motion_frames": 8, "frames_per_second": 1, "rates": [1.5], "rate_window": 8,
@@ -96,10 +99,19 @@ def test_every_way_is_measured_and_nothing_twice(models, tmp_path, monkeypatch):
     before = (out / "summary.json").read_text()
     long_videos.main(config)
     assert (out / "summary.json").read_text() == before
-    models_json = out / "ways" / "models.json"
-    models_json.write_text(models_json.read_text().replace(json.loads(models_json.read_text())["clips"], "0" * 16))
-    with pytest.raises(UserError, match=r"holds scores of other weights \(clips\), which have been trained anew since"):
+    made_from = out / "ways" / "made_from.json"
+    about = made_from.read_text()
+    made_from.write_text(about.replace(json.loads(about)["clips.tokenizer"], "0" * 16))
+    with pytest.raises(UserError, match=r"holds results that were made from other clips\.tokenizer than there are now"):
         long_videos.main(config)
+    made_from.write_text(about)
+    added = models / "videos" / "2.mkv"
+    added.write_bytes((models / "videos" / "1.mkv").read_bytes())
+    try:
+        with pytest.raises(UserError, match="holds results that were made from other videos than there are now"):
+            long_videos.main(config)
+    finally:
+        added.unlink()
 
 
 def curve(way: str, *values: tuple[float, float]) -> list[RatePoint]:
@@ -145,15 +157,34 @@ def test_what_is_not_defined_is_a_dash():
     assert _line([point, replace(point, motion=0.5)], "motion") == ([50.0], [0.5])
 
 
-def test_bad_input(models, tmp_path):
-    with pytest.raises(UserError, match=r"preference=1.3 is none of the preferences \[0.8, 1.2\]"):
-        long_videos.main(study(models, tmp_path / "a", preference=1.3))
-    with pytest.raises(UserError, match=r"this router was trained for preferences between .*; got 0.5"):
-        long_videos.main(study(models, tmp_path / "e", preferences=[0.5], preference=0.5))
-    with pytest.raises(UserError, match=r"motion_frames=16 do not divide data\.frames=24"):
-        long_videos.main(study(models, tmp_path / "d", motion_frames=16))
-    swapped = {"tokenizer": str(models / "tokenizer"), "router": str(models / "router")}
-    with pytest.raises(UserError, match="without a memory"):
-        long_videos.main(study(models, tmp_path / "b", memory=swapped))
-    with pytest.raises(UserError, match="are too short: 10 seconds at either end are compared"):
-        long_videos.main(study(models, tmp_path / "c", samples=str(models / "samples"), frames_per_second=2))
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"preference": 1.3}, r"preference=1.3 is none of the preferences \[0.8, 1.2\]"),
+        ({"preferences": [0.7, 1.2]}, r"router was trained for preferences between 0\.8 .*; got 0\.7"),
+        ({"motion_frames": 16}, r"motion_frames=16 do not divide data\.frames=24"),
+        ({"memory": "clips"}, "without a memory"),
+        ({"data.frames": 20, "motion_frames": 4}, "the last clips of the videos are of 4 frames .* works on 8 frames"),
+        ({"data.frames": 18, "motion_frames": 6}, "the videos are of 18 frames .* works on blocks of 4 frames"),
+        ({"data.size": 64}, "the videos are of 24 frames at 64 pixels, the tokenizer works on .* at 32 pixels"),
+        ({"data.frames": 8, "curation": "curation.yaml"}, "data.frames=8 are less than the 4 blocks of 4 frames that"),
+        ({"curation": "no.yaml"}, "no.yaml"),
+        ({"rates": [1.5, 0.4]}, r"rates=0\.4: 0\.4 tokens a second cannot be kept"),
+        ({"rate_window": 3}, "rates=1.5: a window of 3 seconds is shorter than a block"),
+        ({"samples": "samples", "frames_per_second": 2}, "are too short: 10 seconds at either end are compared"),
+        ({"samples": "pictures"}, r"0\.png: "),
+        ({"samples": "lost"}, r"0\.mkv: "),
+    ],
+)
+def test_what_a_study_could_not_finish_is_refused_before_anything_is_measured(models, tmp_path, changes, message):
+    config = {**changes}
+    config |= {name: str(models / changes[name]) for name in ("curation", "samples") if name in changes}
+    if "memory" in changes:
+        config["memory"] = {"tokenizer": str(models / "tokenizer"), "router": str(models / "router")}
+    for folder, name in (("pictures", "0.png"), ("lost", "0.mkv")):
+        (models / folder).mkdir(exist_ok=True)
+        (models / folder / "tokens.jsonl").write_text(json.dumps({"number": 0, "path": name}))
+    PIL.Image.new("RGB", (32, 32)).save(models / "pictures" / "0.png")
+    with pytest.raises(UserError, match=message):
+        long_videos.main(study(models, tmp_path / "out", **config))
+    assert not list((tmp_path / "out" / "ways").glob("*_*_*.json"))

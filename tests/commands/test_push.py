@@ -1,6 +1,7 @@
 """`evagen push`, and diffusers' own `push_to_hub`: what is pushed is loaded again by its name."""
 
 import json
+import shutil
 
 import pytest
 import torch
@@ -92,6 +93,28 @@ def test_what_cannot_be_pushed_is_explained(root, hub, tmp_path):
         with pytest.raises(UserError, match=message):
             main(root / "pipeline", "somebody/x")
     assert not hub.cache.exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "message"),
+    [
+        ("router/config.json", lambda old: old[:-9], "router/config.json cannot be read: "),
+        (
+            "router/config.json",
+            lambda old: old.replace(b"levels", b"lvls"),
+            "router is damaged: levels: Field required",
+        ),
+        ("router/config.json", lambda old: b"[]", "should be an object with names"),
+        ("model_index.json", lambda old: old[:-9], "model_index.json cannot be read: "),
+        ("router/diffusion_pytorch_model.safetensors", lambda old: old[:99], "router is damaged: .*header"),
+        ("README.md", lambda old: b"caf\xe9", "README.md is not UTF-8 .*: save it as such"),
+    ],
+)
+def test_a_damaged_folder_is_told_in_words(root, hub, tmp_path, name, change, message):
+    damaged = shutil.copytree(root / "pipeline", tmp_path / "damaged") / name
+    damaged.write_bytes(change(damaged.read_bytes()))
+    with pytest.raises(UserError, match=message):
+        main(tmp_path / "damaged", "somebody/x")
 
 
 def test_offline_is_said(root, monkeypatch):

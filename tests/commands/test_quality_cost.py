@@ -11,6 +11,7 @@ from tiny_models import LEVELS, tiny_router, tiny_tokenizer
 from evagen.commands.quality_cost import (
     QualityCost,
     _evenly,
+    _load,
     _saved,
     _summarise,
     check_candidates,
@@ -18,6 +19,7 @@ from evagen.commands.quality_cost import (
     scale_of,
 )
 from evagen.config import check_config
+from evagen.data.clips import Clip, SkippedClip
 from evagen.errors import UserError
 from evagen.kernels.levels import levels_to_floats
 from evagen.scoring.length_choices import Choice, ClipSet, CostPoint, frechet_distances, max_reward, spread, threshold
@@ -140,6 +142,16 @@ def test_no_preference_is_lost_in_the_summary():
 def test_a_study_of_no_clips_is_refused():
     with pytest.raises(UserError, match="held_out"):
         study(held_out={})
+
+
+def test_a_clip_that_can_no_longer_be_decoded_is_named():
+    record = Record(0)
+    record.keys = torch.tensor([1, 0])
+    record.open_clips = lambda: [SkippedClip("1.mp4", "frame 7 is damaged"), Clip(torch.zeros(3, 2, 4, 4), 0, 1, "", 0)]
+    with pytest.raises(
+        UserError, match=r"1\.mp4 of the clips held out can no longer be decoded \(frame 7 is damaged\)"
+    ):
+        _load("held out", record, None, None)
 
 
 def test_mirror_images_of_clips_that_are_not_there_are_refused():

@@ -121,7 +121,7 @@ def test_a_folder_of_another_run_is_refused(road, tmp_path):
     claim_folder(other, tmp_path / "run")
     (tmp_path / "run" / "metrics.jsonl").touch()
     with pytest.raises(
-        UserError, match=r"holds a run with another config: restart_codes_after is 3 there and .* here; choose"
+        UserError, match=r"holds a run with another config: restart_codes_after is 3 there and .* here; choose another"
     ):
         train_tokenizer.main(config)
 

@@ -272,7 +272,7 @@ def test_rows_made_from_something_else_are_refused_and_kept(tmp_path, clips, cha
     if finished:
         fill(table, Clips(20, broken=(4, 13)), Machine())
     before = {path: path.read_bytes() for path in tmp_path.rglob("*.arrow")}
-    with pytest.raises(UserError, match=rf"rows that were made from other {named} than .* delete .* to start afresh"):
+    with pytest.raises(UserError, match=rf"that were made from other {named} than .* delete .* to start afresh"):
         fill(table, clips, Machine(), num_processes=2, **changes)
     assert {path: path.read_bytes() for path in tmp_path.rglob("*.arrow")} == before
 

@@ -10,9 +10,12 @@ import pytest
 from video_fixtures import decode_all, moving_frames, write_frames
 
 from evagen.data.clips import ClipDataset
-from evagen.data.cut import cut_videos
+from evagen.data.cut import cut_videos, plan_cuttings
+from evagen.data.file_memory import file_state
+from evagen.data.found_files import LIST_NAME
 from evagen.data.frame_times import frame_rate
 from evagen.data.labelled_set import record_all
+from evagen.data.skip_list import BadFile, ScanRecord, write_scan_record
 from evagen.data.sources import DataConfig
 from evagen.data.square_clips import read_square
 from evagen.data.video_writer import write_video
@@ -136,6 +139,17 @@ def test_a_video_damaged_on_the_way_gives_the_clips_before(videos, tmp_path):
     assert len(listed) == summary.train_clips + summary.test_clips
     assert 0 < sum("_g0005_" in path for path in listed) < 100
     decode_all(next(path for path in listed if "_g0005_" in path))
+
+
+def test_what_a_scan_found_bad_is_left_out_and_the_others_keep_their_names(videos, tmp_path):
+    before, _ = plan_cuttings(videos, 3, 32, [])
+    bad = BadFile(path="b.mp4", reason="takes too long", state=file_state(videos / "b.mp4"))
+    write_scan_record(videos / LIST_NAME, ScanRecord(root=str(videos), layout="folder", bad=[bad], summary={}))
+    cuttings, skipped = plan_cuttings(videos, 3, 32, [])
+    assert cuttings == [each for each in before if not str(each.path).endswith("b.mp4")]
+    assert [(skip.path, skip.reason) for skip in skipped] == [
+        (str(videos / "b.mp4"), "on the list of bad files: takes too long")
+    ]
 
 
 @pytest.mark.parametrize(

@@ -88,8 +88,8 @@ def test_nothing_beside_the_splits_is_left_out_in_silence(tmp_path):
     assert list(contents(tmp_path, listing).values()) == ["yoga", "yoga"]
     assert [video.reason for video in listing.left_out] == ["neither in a class folder nor in a list with labels"]
     assert listing.remarks == [
-        f"1 files in {tmp_path / 'train'} are left out, not being named like videos: .part (1)",
-        f"1 videos in {tmp_path} are left out: neither folder nor list tells what they are",
+        f"1 file in {tmp_path / 'train'} is left out, not being named like videos: .part (1)",
+        f"1 video in {tmp_path} is left out: neither folder nor list tells the class",
     ]
 
 

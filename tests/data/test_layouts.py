@@ -194,14 +194,14 @@ def test_every_way_of_storing_gives_the_same_classes_and_splits(videos, way):
 
 def test_one_video_in_two_splits_is_reported(tmp_path):
     put(tmp_path / "a", f"train/yoga/{IDS[0]}_000001_000011.mp4", f"val/yoga/{IDS[0]}_000050_000060.mp4")
-    remark = "1 YouTube ids are both in train and val of {}, for instance " + IDS[0]
+    remark = "1 YouTube id is both in train and val of {}, for instance " + IDS[0]
     for split in ("train", "val"):
         assert list_kinetics(tmp_path / "a", split).remarks == [remark.format(tmp_path / "a")]
     put(tmp_path / "b", f"{IDS[0]}_000001_000011.mp4", f"{IDS[1]}.mp4")
     write_list(tmp_path / "b" / "train.csv", ("yoga", IDS[0], 1, 11, "train"), ("yoga", IDS[1], 1, 11, "train"))
     write_list(tmp_path / "b" / "val.csv", ("yoga", IDS[0], 1, 11, "val"), ("yoga", IDS[2], 1, 11, "val"))
     train, val = list_kinetics(tmp_path / "b", "train"), list_kinetics(tmp_path / "b", "val")
-    renamed = f"1 videos in {tmp_path / 'b'} have other names than the lists say; they are known by their ids"
+    renamed = f"1 video in {tmp_path / 'b'} has another name than the lists say; videos are known by their ids"
     assert train.remarks == [renamed, remark.format(tmp_path / "b")]
     assert list(contents(tmp_path / "b", train)) == [f"{IDS[1]}.mp4"]  # what is validated on is not trained on
     assert list(contents(tmp_path / "b", val)) == [f"{IDS[0]}_000001_000011.mp4"]
@@ -270,8 +270,8 @@ def test_kinetics_as_it_is_downloaded(tmp_path):
     assert [skip.path for skip in found["train"].skipped] == [str(tmp_path / "train" / "yoga" / name(IDS[3], 7, 17))]
     assert list_kinetics(tmp_path, "train").remarks == [
         f"1 of the 3 videos that the lists of {tmp_path} name are not in this copy",
-        f"1 videos in {tmp_path} have other names than the lists say; they are known by their ids",
-        f"1 YouTube ids are both in train and val of {tmp_path}, for instance {IDS[0]}",
+        f"1 video in {tmp_path} has another name than the lists say; videos are known by their ids",
+        f"1 YouTube id is both in train and val of {tmp_path}, for instance {IDS[0]}",
     ]
 
 
@@ -310,6 +310,9 @@ def test_a_folder_without_a_split_says_so(tmp_path):
     put(tmp_path, "train/ants/1.avi", "test/ants/2.avi")
     with pytest.raises(UserError, match=r"has no val split: make folders .*train and .*val; data.split=all"):
         list_folder(tmp_path, "val")
+    put(tmp_path / "tested", "test/ants/2.avi")
+    with pytest.raises(UserError, match=r"has no train split: make the folder .*tested/train; data.split=all"):
+        list_folder(tmp_path / "tested", "train")
 
 
 @given(st.lists(st.lists(st.sampled_from("abcdef"), unique=True, max_size=4), min_size=1, max_size=3))

@@ -20,6 +20,7 @@ from evagen.data.clips import ClipDataset
 from evagen.data.file_memory import FileMemory, file_state
 from evagen.data.found_files import LIST_NAME
 from evagen.data.scan import describe, guess_layout, scan
+from evagen.data.skip_list import read_scan_record
 from evagen.data.sources import DataConfig, VideoSource
 from evagen.data.video_reader import VideoError
 from evagen.data.video_writer import write_video
@@ -185,7 +186,7 @@ def test_a_file_that_was_replaced_is_used_again(tree):
     assert len(ClipDataset(config(tree))) == 4
 
 
-def test_a_list_in_another_place(tree, tmp_path):
+def test_a_list_in_another_place(tree, tmp_path, monkeypatch):
     tree.chmod(0o555)
     scan(source(tree), workers=1, out=tmp_path / "bad.json")
     tree.chmod(0o755)
@@ -196,8 +197,10 @@ def test_a_list_in_another_place(tree, tmp_path):
     (tree / LIST_NAME).write_text('{"bad": 3}')
     with pytest.raises(UserError, match=r"is not what `evagen data scan` writes; scan again to replace it"):
         ClipDataset(config(tree))
-    with pytest.raises(UserError, match=r"cannot be written to .*; give another place with --out.*data.skip_list"):
-        scan(source(tree), out=tmp_path / "absent" / "bad.json")
+    monkeypatch.setattr("evagen.data.scan.check_all", None)  # it is told before anything is decoded
+    for out in (tree, tmp_path / "bad.json" / "bad.json"):
+        with pytest.raises(UserError, match=r"cannot be written to .*; give another place with --out.*data.skip_list"):
+            scan(source(tree), out=out)
 
 
 def test_good_files_are_not_decoded_again(tree, monkeypatch):
@@ -300,12 +303,17 @@ def test_a_folder_that_is_not_there_is_what_is_told(tmp_path):
 def test_a_data_set_of_the_hub_has_no_folder_and_its_list_goes_elsewhere(tmp_path, monkeypatch):
     write_video(tmp_path / "ant.avi", moving_frames(8, 16, 16), fps=25)
     features = Features({"video": Video(decode=False)})
-    Dataset.from_dict({"video": [str(tmp_path / "ant.avi")]}, features=features).save_to_disk(tmp_path / "fetched")
+    features |= {"label": [Value("int64")], "action": Value("string")}
+    columns = {"video": [str(tmp_path / "ant.avi")], "label": [[1, 2]], "action": ["run"]}
+    Dataset.from_dict(columns, features=features).save_to_disk(tmp_path / "fetched")
     hub = {"evagen-tests/nowhere": load_from_disk(tmp_path / "fetched")}
     monkeypatch.setattr("evagen.data.huggingface.load_dataset", hub.__getitem__)
     named = source("evagen-tests/nowhere", guess_layout(Path("evagen-tests/nowhere")))
-    record, written = scan(named, out=tmp_path / "list.json")
-    assert (record.bad, record.summary["files"], written) == ([], 1, tmp_path / "list.json")
+    with pytest.raises(UserError, match="give label_column a column of single values"):
+        scan(named, out=tmp_path / "list.json")
+    cli.data_scan(named.root, label_column="action", out=tmp_path / "list.json")
+    record = read_scan_record(tmp_path / "list.json")
+    assert (record.bad, record.summary["files"], record.summary["classes"]) == ([], 1, {"run": 1})
     with pytest.raises(UserError, match=r"no folder at evagen-tests.nowhere: .* on the hub say with --out"):
         scan(named)
 

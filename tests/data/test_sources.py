@@ -44,7 +44,9 @@ def test_missing_files_and_lists_of_ucf101(tmp_path):
     dataset = ClipDataset(config(tmp_path, layout="ucf101"))
     assert len(dataset) == 3
     assert [(skip.path[-18:], skip.reason) for skip in dataset.skipped] == [("v_YoYo_g02_c01.avi", "not in this copy")]
-    with pytest.raises(UserError, match=r"no list at .*trainlist02.txt .*testlist01.txt.*layout=folder"):
+    with pytest.raises(
+        UserError, match=r"no list at .*trainlist02.txt .*testlist01.txt.*layout of a folder without lists is folder"
+    ):
         ClipDataset(config(tmp_path, layout="ucf101", split_index=2))
 
 
@@ -85,7 +87,7 @@ def test_folders_with_nothing(tmp_path):
     with pytest.raises(UserError, match=r"no videos in .*looked for .* .avi "):
         ClipDataset(config(tmp_path))
     (tmp_path / "bad.avi").write_text("not a video")
-    with pytest.raises(UserError, match=r"no usable video in .*\n1 of 1 files skipped:\n.*bad.avi: cannot"):
+    with pytest.raises(UserError, match=r"no usable video in .*\n1 of 1 file skipped:\n.*bad.avi: cannot"):
         ClipDataset(config(tmp_path))
 
 
@@ -151,6 +153,8 @@ def test_sources_on_the_command_line(ucf101, kinetics, tmp_path):
     assert load_config(DataConfig, save_config(loaded, tmp_path / "again")) == loaded
     with pytest.raises(UserError, match=r"unknown key 'more.0.rot'; the nearest known key is 'more.root'"):
         load_config(DataConfig, tmp_path / "data.yaml", ["more=[{rot: x, root: y, layout: kinetics}]"])
+    with pytest.raises(UserError, match=r"split_index=2 is for layout=ucf101; the layout of .* is folder"):
+        ClipDataset(config(tmp_path, layout="folder", split_index=2))
     with pytest.raises(UserError, match=r"csv=lists is for layout=kinetics; the layout of .* is ucf101"):
         ClipDataset(load_config(DataConfig, tmp_path / "data.yaml", ["csv=lists"]))
     with pytest.raises(UserError, match=rf"no usable video in {ucf101} or {kinetics}\n8 of 8 files skipped"):

@@ -122,7 +122,7 @@ def test_what_a_copy_lacks_is_told_and_a_line_that_comes_twice_counts_once(tmp_p
     assert [(Path(video.path).name, video.reason) for video in listing.left_out] == [
         (Path(TRAIN[0]).name, "not in this copy")
     ]
-    assert [remark.split(" ", 1)[1][:14] for remark in listing.remarks] == ["lines of the l", "of the 6 video"]
+    assert [remark.split(" ", 1)[1][:14] for remark in listing.remarks] == ["line of the li", "of the 6 video"]
     shutil.rmtree(tmp_path / "UCF-101")
     with pytest.raises(UserError, match=r"none of the 6 videos that the lists in .* name is in .*, for instance .*avi"):
         list_ucf101(tmp_path, "train", 1)

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from evagen.eval.detectors import ImageNetworkDetector
+from evagen.eval.frame_distance import RememberedReference
 from evagen.eval.offline_network import StageFeatures, load_offline_network
 from evagen.eval.perceptual import PerceptualDistance
 
@@ -164,6 +165,19 @@ def test_video_distance_is_that_of_each_frame(perceptual):
     for b, f in ((0, 0), (0, 2), (1, 1)):
         alone = perceptual(x[b : b + 1, :, f], y[b : b + 1, :, f])[0]
         torch.testing.assert_close(distances[b, f], alone, rtol=1e-4, atol=1e-6)
+
+
+def test_features_of_a_reference_that_comes_again_are_computed_once(perceptual, monkeypatch):
+    x, y = frames(), frames().flip(-1)
+    expected = [perceptual(*pair) for pair in ((x, y), (-x, y), (x, x))]
+    looked_at, features = [], perceptual.features
+    monkeypatch.setattr(perceptual, "features", lambda frames: looked_at.append(frames) or features(frames))
+    remembered = RememberedReference(perceptual)
+    found = [remembered(*pair) for pair in ((x, y), (-x, y.clone()), (x, x))]
+    assert len(looked_at) == 3 + 2
+    torch.testing.assert_close(found, expected, rtol=0, atol=0)
+    with pytest.raises(ValueError, match="unlike shapes"):
+        remembered(frames(2), frames(1))
 
 
 def test_is_frozen_and_leaves_checkpoints_alone(perceptual):

@@ -8,7 +8,6 @@ from evagen.kernels.plans import (
     FamilyPlan,
     Run,
     concatenated_ranges,
-    plan_attention,
     plan_causal,
     plan_families,
 )
@@ -43,7 +42,6 @@ def test_keys_of_a_run_do_not_overlap():
     [
         {"key_lengths": (2, 4), "key_starts": (0, 2)},
         {"key_lengths": (2, 3), "key_starts": (1, 3)},
-        {"key_lengths": (2, 3), "key_starts": (0, 2), "key_rows": torch.arange(5)},
     ],
 )
 def test_a_causal_plan_has_its_own_rows_as_keys(keys):
@@ -57,7 +55,7 @@ def test_families_are_all_with_a_prefix_or_none_and_not_causal():
     assert isinstance(plan_families([0, 0], [2, 2], [2, 2]), AttentionPlan)
     causal = plan_causal([2, 2])
     with pytest.raises(ValueError, match="cannot be causal"):
-        FamilyPlan(plan_attention([4], [torch.arange(2)]), causal)
+        FamilyPlan(AttentionPlan((4,), (2,), (0,)), causal)
 
 
 def test_a_plan_stays_as_it_is_on_a_cpu_and_is_packed_once_elsewhere():

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import platform
 import subprocess
 import sys
 
@@ -88,3 +89,27 @@ def test_what_the_system_refuses_has_words(tmp_path):
     )
     assert in_words(OSError(errno.EIO, "Input/output error", b"/x")) == "/x: Input/output error"
     assert in_words(OSError("of a library")) is None
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="memory of another C library")
+def test_a_program_keeps_what_it_frees_for_what_it_asks_for_next():
+    def pages_asked_for(first_line: str) -> int:
+        return int(subprocess.check_output([sys.executable, "-c", f"{first_line}\n{TWELVE_TURNS}"], text=True))
+
+    kept = pages_asked_for("from evagen.kernels.surroundings import keep_freed_memory; keep_freed_memory()")
+    assert 10 * kept < pages_asked_for("")
+
+
+TWELVE_TURNS = """
+import resource
+
+def pages():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+
+for turn in range(12):
+    if turn == 2:  # by then glibc knows such sizes
+        before = pages()
+    large = [b"x" * (16 << 20) for _ in range(3)]
+    del large
+print(pages() - before)
+"""

@@ -1,6 +1,7 @@
 """Loading models: what does not fit its config, or the model that it is to start, is named."""
 
 import json
+import os
 import re
 from pathlib import Path
 
@@ -120,3 +121,10 @@ def test_weights_saved_in_bf16_compute_in_fp32_on_a_cpu(tmp_path):
     assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
     assert torch.equal(found.codes, wanted.encode(video, lengths).codes)
     torch.testing.assert_close(model.decode(found), wanted.decode(found), atol=1e-5, rtol=1e-5)
+
+
+def test_weights_under_a_name_that_safetensors_does_not_read_are_not_called_damaged(tmp_path):
+    folder = tmp_path / os.fsdecode(b"tokenizer\xe9")
+    tiny_tokenizer().save_pretrained(folder)
+    with pytest.raises(UserError, match=r"names in UTF-8 alone, which .*tokenizer\\xe9/.* is not: give it another"):
+        load_model(VideoTokenizer, folder)

@@ -14,7 +14,7 @@ from PIL import Image
 from tiny_summary import SUMMARY, quality
 
 from evagen.report.clips import sprite_strip
-from evagen.report.page import ClipPair, CurvePoint, GeneratedClip, LossCurve, RealClip, Report, write_report
+from evagen.report.page import ClipPair, GeneratedClip, LossCurve, RealClip, Report, write_report
 
 
 def decode(uri: str, frames: int) -> np.ndarray:
@@ -38,7 +38,6 @@ def report() -> Report:
         generated=generated,
         real=[RealClip(noise(30), "game 0")],
         lengths_by_class={"cheap": [3.0, 5.0], "dear": [40.0, 30.5]},
-        router=[CurvePoint("w_q = 0.8", 41.0, 21.9, 0.322, 0.131)],
         curves=[
             LossCurve(
                 "proxy tokenizer",
@@ -212,7 +211,7 @@ def test_motion_has_a_figure_and_what_has_none_is_left_out_of_it(report, tmp_pat
     assert "1 is perfect, 0 is a still picture; higher is better" in whole
     assert {"w_q = 0.8", "final tokenizer"} <= names(whole)
     assert "left out" not in whole
-    report.router[0].motion = None
+    report.summary["reconstruction"]["further_preferences"][0]["motion"] = None
     partly = figure(read(report, tmp_path)[0])
     assert names(whole) - names(partly) == {"w_q = 0.8"}
     assert "Points are left out" in partly
@@ -239,7 +238,6 @@ def test_odd_names_stay_text(report, tmp_path):
     odd = """<script>alert("x")</script> & 'quote' $a_b$ {{ 7 * 7 }}"""
     report.pairs[0].class_name = report.generated[0].class_name = report.title = report.curves[0].stage = odd
     report.lengths_by_class[odd] = [1.0, 1.0]
-    report.router[0].name = odd
     html, page = read(report, tmp_path)
     assert len(page.all("script")) == 1
     assert "<script>alert" not in html
@@ -251,6 +249,7 @@ def test_smallest_report(report, tmp_path):
     tiny = noise(1, frames=1, size=2)
     report.summary["reconstruction"]["uniform"] = [quality(16, 19.0, 0.4, 0.1)]
     report.summary["reconstruction"]["adaptive"]["lengths_by_block"] = [16.0]
+    report.summary["reconstruction"]["further_preferences"] = []
     report = Report(
         title="Small",
         summary=report.summary,

@@ -192,10 +192,21 @@ def test_half_precision_is_of_the_products_and_the_weights_stay(root, saved):
     assert not np.array_equal(found.frames, wanted.frames)
     assert np.abs(found.frames - wanted.frames).mean() < 0.1
     assert np.array_equal(half.to(torch.float32)("Boxing", seed=1, temperature=0.0).frames, wanted.frames)
-    with pytest.raises(UserError, match=r"dtype=torch\.int8: the pipeline computes in"):
-        half.to("cpu", torch.int8)
     with pytest.raises(UserError, match=r"the tokenizer's weights are torch\.float16"):
         VideoPipeline(tiny_tokenizer().half())
+
+
+def test_a_pipeline_that_cannot_compute_so_stays_as_it_was(monkeypatch):
+    pipeline = VideoPipeline(tiny_tokenizer())
+    with pytest.raises(UserError, match=r"dtype=torch\.int8: the pipeline computes in"):
+        pipeline.to("cuda", torch.int8)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda **_: False)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "an old GPU")
+    for device in ({"device": "cuda"}, {"device": torch.device("cuda")}):
+        with pytest.raises(UserError, match="an old GPU has no bf16"):
+            pipeline.to(dtype=torch.bfloat16, **device)
+    assert all(weight.requires_grad for weight in pipeline.tokenizer.parameters())
+    assert (pipeline.dtype, pipeline.device.type) == (torch.float32, "cpu")
 
 
 def test_a_video_in_any_form_becomes_the_same_tokens_and_a_video_again(pipeline, root):

@@ -132,7 +132,7 @@ def test_clips_of_two_generators_are_not_mixed(models, samples, tmp_path, left):
     save_config(config, out)
     make_another_generator(models, place)
     before = {path: path.read_bytes() for path in out.glob("*.json*")}
-    with pytest.raises(UserError, match="rows that were made from other generator_fingerprint than there are now; put"):
+    with pytest.raises(UserError, match="that were made from other generator_fingerprint than there are now; put"):
         sample.main(config)
     assert {path: path.read_bytes() for path in out.glob("*.json*")} == before
     shutil.copytree(models / "generator", place, dirs_exist_ok=True)
@@ -211,9 +211,10 @@ def test_two_processes_write_the_same_clips(models, samples, tmp_path):
 
 
 def test_every_format(models, tmp_path):
-    formats = ["mp4", "gif", "avi", "png"]
+    formats = ["png", "mp4", "gif", "avi"]
     out = sample.main(config_of(models, tmp_path / "out", formats=formats, clips_per_class=1, classes=["bees"]))
     assert sorted(path.suffix for path in (out / "bees").iterdir()) == sorted(f".{name}" for name in formats)
+    assert [row["path"] for row in read_rows(out)] == ["bees/000000.mp4"]  # and no picture
     picture = np.asarray(Image.open(out / "bees" / "000000.png"))
     assert picture.shape == (2 * 32 + 2, 4 * 32 + 3 * 2, 3)  # a row for each block
     assert np.array_equal(picture[-32:, :32], decoded(models, read_rows(out)[0])[4])
@@ -343,6 +344,7 @@ def test_a_full_disk_keeps_what_is_finished(models, samples, tmp_path, monkeypat
         ({"blocks": 1}, "writes clips of 2 blocks, not 1; for videos of any length train one with blocks="),
         ({"seconds": 60}, "writes clips of 2 blocks, not 225"),
         ({"seconds": 0.1}, "seconds=0.1 are 2 frames at 15 a second, less than one block of 4; give at least 0.267"),
+        ({"formats": ["png", "mp4", "gif"], "frames_per_second": 60}, "frames_per_second=60: a .gif holds at most 50"),
         ({"seconds": 1, "blocks": 4}, "blocks=4 and seconds=1 say the same thing"),
         ({"run": {"out": "x", "seed": 20250101123000}}, "'run.seed' is 20250101123000: input should be less than"),
         (

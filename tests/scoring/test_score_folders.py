@@ -69,9 +69,11 @@ def test_it_is_the_distance_of_the_prepared_first_clips(tmp_path, stub):
 
 
 def test_a_folder_with_itself_is_at_distance_zero(tmp_path, stub):
-    write_folder(tmp_path / "real", 3)
-    record = score(tmp_path / "real", tmp_path / "real", stub)
+    folder = tmp_path / os.fsdecode(b"real\xe9")  # no UTF-8
+    write_folder(folder, 3)
+    record = score(folder, folder, stub)
     assert record.score.value == 0
+    assert Record.model_validate_json(record.model_dump_json()) == record
 
 
 def test_unlike_folders_are_warned_of(tmp_path, stub):
@@ -111,9 +113,14 @@ def without_a_first_frame(folder: Path) -> None:
     video.write_bytes(bytes(content))
 
 
+def in_a_second_format(folder: Path) -> None:
+    write_video(folder / "a" / "1.gif", moving_frames(16, 32, 32), fps=15)
+
+
 @pytest.mark.parametrize(
     ("harm", "message"),
     [
+        (in_a_second_format, r"2 videos in .* have the name of another one .* as .*1.gif: .* would count twice"),
         (without_a_first_frame, r"is not scored: 1 of 3 videos cannot be used.\n.*1.avi: .*\n.*Replace or remove"),
         (cut_short, r"1 of 3 videos in .* cannot be scored; .* needs 16 frames:\n.*1.mkv: 9 frames"),
         (no_video, r"1 of 3 videos in .*\n.*1.mkv: holds no video stream"),

@@ -61,7 +61,7 @@ def test_two_runs_in_one_folder_the_second_is_refused_until_the_first_ends(tmp_p
         [sys.executable, "-c", HOLDS, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
     assert first.stdout.readline() == "locked\n"
-    with pytest.raises(UserError, match=rf"is at work: process {first.pid} on .*choose another run.out"):
+    with pytest.raises(UserError, match=rf"is at work: process {first.pid} on .*choose another run folder"):
         start(tmp_path, linear())
     assert [path.name for path in tmp_path.iterdir()] == [".lock"]
     first.kill()
