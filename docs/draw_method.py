@@ -22,7 +22,7 @@ from evagen.tokenizer import Router, TokenizedClips, VideoTokenizer
 BLOCK = 4
 """Frames."""
 PREFERENCE = 1.3
-PREFERENCES = (0.4, 0.6, 0.8, 1.0, 1.2, 1.4, 1.6, 1.8)
+PREFERENCES = (0.8, 1.0, 1.2, 1.4, 1.6)
 BAR, NOTE = "#6e788c", "#b02f4f"
 
 

@@ -187,7 +187,7 @@ def test_equal_videos_make_equal_files(models, tmp_path):
         ({"tokenizer": "remembers", "router": "blocks", "mean_tokens": 9.0}, "--mean-tokens 9.0 is for tokenizers of"),
         (
             {"tokenizer": "remembers", "router": "blocks", "tokens_per_second": 30.0, "rate_window": 0.0},
-            "a window of 0 seconds is shorter than a block",
+            "window_seconds=0.0: a number above 0 is needed",
         ),
         ({"tokenizer": "remembers", "router": "blocks", "tokens_per_second": 3.0}, "3 tokens a second cannot be kept"),
         ({"tokenizer": "remembers", "router": "blocks", "video": "cut.mp4"}, "cut.mp4: "),

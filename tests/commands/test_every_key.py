@@ -87,7 +87,9 @@ OPTIONS = {
     "options.guidance_interval": "[0.4, 0.5] | options.guidance=9 options.guidance_schedule=interval",
 }  # fmt: skip
 PRECISION = {"run.precision": "bf16"}
-GENERATION = " | router=null generator={}/generator protocol=larp-ucf101-class2video changes.drawn=4"
+GENERATION = (
+    " | router=null generator={}/generator protocol=larp-ucf101-class2video changes.drawn=4 compare.network=auto"
+)
 
 OTHER_VALUES = {  # behind a bar: what else has to be set, in both runs, for the key to matter
     "train-tokenizer": {
@@ -149,8 +151,10 @@ OTHER_VALUES = {  # behind a bar: what else has to be set, in both runs, for the
         "changes.drawn": "3", "changes.first_videos": "3", "changes.num_generated": "3", "changes.seed": "1",
         "changes.scored_frames": "predicted-only", "changes.ddof": "1", "changes.given_lengths": "[4, 4]",
         "changes.frames_per_second": "10",
-        "generator": "{}/generator router=null protocol=larp-ucf101-class2video changes.drawn=4",
-        "samples": "{}/other router=null tokenizer=null protocol=larp-ucf101-class2video changes.drawn=4",
+        "generator": "{}/generator router=null protocol=larp-ucf101-class2video changes.drawn=4 "
+        "compare.network=auto",
+        "samples": "{}/other router=null tokenizer=null protocol=larp-ucf101-class2video changes.drawn=4 "
+        "compare.network=auto",
         **{
             key: value + GENERATION.replace(" |", "" if "|" in value else " |") for key, value in OPTIONS.items()
         },

@@ -284,7 +284,7 @@ def test_image_network_detector_sees_appearance_and_motion():
     for wrong, words in (
         (moving[:, :, :1], "at least 2 frames"),
         (moving * 127.5 + 127.5, r"values in \[-1, 1\]"),
-        (moving[:0], "no video"),
+        (moving[:0], "at least one; got"),
     ):
         with pytest.raises(ValueError, match=words):
             detector(wrong)
