@@ -115,6 +115,7 @@ class VideoTokenizer(FromAnywhere, ModelMixin, ConfigMixin):
     part = "tokenizer"
     _supports_gradient_checkpointing = True
     _repeated_blocks = ("QFormerLayer",)  # what diffusers' compile_repeated_blocks compiles
+    _no_split_modules = ("QFormerLayer",)  # what FSDP shards together
 
     @register_to_config
     def __init__(

@@ -4,7 +4,6 @@ clips a second the loader gives to it."""
 import statistics
 import sys
 import tempfile
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import islice
@@ -17,6 +16,7 @@ from evagen.ar_model import VideoGenerator
 from evagen.ar_model.loss import next_token_loss
 from evagen.bench import loader
 from evagen.bench import tokenizer as tokenizer_speed
+from evagen.bench.timing import seconds_of, timed
 from evagen.data.clips import ClipDataset
 from evagen.data.loader import train_loader
 from evagen.data.sources import DataConfig
@@ -65,14 +65,12 @@ def measure(
 
 def _seconds_a_step(step: Callable[[int], None], repeats: int) -> float:
     """The median of groups of four steps, which the host may run ahead of, after two groups to warm up."""
-    times = []
-    for _ in range(2 + repeats):
-        torch.cuda.synchronize()
-        start = time.perf_counter()
+
+    def four() -> None:
         for number in range(4):
             step(number)
-        torch.cuda.synchronize()
-        times.append((time.perf_counter() - start) / 4)
+
+    times = [seconds_of(four, on_gpu=True) / 4 for _ in range(2 + repeats)]
     return statistics.median(times[2:])
 
 
@@ -120,6 +118,5 @@ def loading(batches: int = LOADED_BATCHES) -> dict[str, float]:
         loaded = iter(train_loader(dataset, 32, seed=0, num_workers=workers))
         for _ in islice(loaded, workers):  # what is made while the workers start
             pass
-        start = time.perf_counter()
-        clips = sum(len(batch) for batch in islice(loaded, batches))
-        return {"workers": workers, "clips_per_second": clips / (time.perf_counter() - start)}
+        seconds, clips = timed(lambda: sum(len(batch) for batch in islice(loaded, batches)))
+        return {"workers": workers, "clips_per_second": clips / seconds}

@@ -21,6 +21,8 @@ def prepare(accelerator: Accelerator, model: nn.Module, *optimizers: Optimizer) 
     sums and what is put out stay in fp32 as they do on one GPU."""
     prepared, *rest = accelerator.prepare(model, *optimizers)
     if accelerator.is_fsdp2:
+        # Accelerate notes the layers of its first model, and would look for them in the next, a discriminator.
+        accelerator.state.fsdp_plugin.transformer_cls_names_to_wrap = None
         whole_forward = prepared.forward
 
         def forward(*args: Any, **kwargs: Any) -> Any:

@@ -256,27 +256,39 @@ SHARDED = """
 import sys
 from accelerate import Accelerator, PartialState
 from accelerate.utils import DistributedType
+from torch.distributed.fsdp import FSDPModule
 from evagen.commands.train_tokenizer import TokenizerTraining, main
 from evagen.config import load_config
 from evagen.run import part_processes
+from evagen.training.run import TrainingRun
 
 # Accelerate offers FSDP on GPUs only: these processes pass for such, and go on with gloo on CPUs.
 PartialState(cpu=True)
 PartialState._shared_state["distributed_type"] = DistributedType.MULTI_GPU
 Accelerator.end_training = lambda self: None  # the second training still needs both processes
+finish = TrainingRun.finish
+
+def finish_sharded(run):
+    assert all(isinstance(each, FSDPModule) for part in (run.model.encoder, run.model.decoder) for each in part.layers)
+    finish(run)
+
+TrainingRun.finish = finish_sharded
 for path in sys.argv[1:]:
     main(load_config(TokenizerTraining, path))
 part_processes()
 """
 
 
-def test_two_processes_with_sharded_weights_are_not_disturbed_and_one_writes(road, tmp_path):
+def test_two_processes_with_sharded_layers_are_not_disturbed_and_one_writes(road, tmp_path):
+    """With a discriminator, whose layers are others."""
     optimizer = {"steps": 3, "batch_size": 2, "learning_rate": 0.01, "ema_decay": 0.5}
     model = tokenizer_config(road, tmp_path).model.model_dump() | {"quantizer": "bsq", "code_width": 5}
-    files = []
+    judge = {"discriminator": "transformer", "transformer": {"width": 16, "depth": 1, "heads": 2}}
+    loss, files = {"adversarial": judge}, []
     for name, held_out in (("watched", {"clips": 3, "every": 1, "best": "psnr"}), ("unwatched", {})):
         run = {"out": str(tmp_path / name), "log_every": 1, "tracker": "none"}
-        config = tokenizer_config(road, tmp_path, held_out=held_out, optimizer=optimizer, model=model, run=run)
+        changes = {"held_out": held_out, "optimizer": optimizer, "model": model, "loss": loss, "run": run}
+        config = tokenizer_config(road, tmp_path, **changes)
         files.append(str(save_config(config, tmp_path / name)))
     (tmp_path / "both.py").write_text(SHARDED)
     launch(str(tmp_path / "both.py"), *files, options=shipped("fsdp"))
