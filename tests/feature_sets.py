@@ -1,6 +1,5 @@
 """What tests of distances between features share: sets of clips, a detector for them, and a second process."""
 
-import multiprocessing
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from datetime import timedelta
@@ -8,6 +7,7 @@ from datetime import timedelta
 import torch
 import torch.distributed
 from torch import Tensor, nn
+from warm import WARM
 
 
 class PixelDetector(nn.Module):
@@ -34,7 +34,7 @@ def clips(count: int, seed: int) -> Tensor:
 
 def in_two_processes(function: Callable[[int], float], rendezvous: str) -> list[float]:
     """What `function(rank)` of a test module gives in each of two processes that are connected."""
-    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+    with ProcessPoolExecutor(1, mp_context=WARM) as pool:
         other = pool.submit(_as_process, function, 1, rendezvous)
         return [_as_process(function, 0, rendezvous), other.result()]
 

@@ -31,8 +31,8 @@ CLIPS_A_PIECE = 4
 
 @dataclass(frozen=True)
 class Wish:
-    """How many tokens a video is to have: as many as a preference asks for (0.8 few … 1.6 best), or, where
-    `tokens_per_second` is given, at most that many in each piece, or the fewest that there can be."""
+    """How many tokens a video is to have: as many as a preference within the router's range asks for, or,
+    where `tokens_per_second` is given, at most that many in each piece, or the fewest that there can be."""
 
     preference: float = 1.2
     tokens_per_second: float | None = None

@@ -17,7 +17,7 @@ from evagen.demo.rebuild import Wish, rebuild
 from evagen.demo.upload import Limits
 from evagen.errors import UserError
 from evagen.kernels.levels import video_to_frames
-from evagen.tokenizer import PREFERENCE_RANGE
+from evagen.tokenizer.reward import preference_within
 
 CLIPS = {path.stem: path for path in sorted(Path(str(files("evagen"))).glob("demo/clips/*.mp4"))}
 """The clips that come with the page, by name: of play-throughs that no model was trained on."""
@@ -54,8 +54,9 @@ class RebuildTab:
                 )
                 upload = gr.File(show_label=False, height=120, elem_id="upload")
                 hold = gr.Radio([PREFERENCE, RATE], value=PREFERENCE, label="How many tokens", elem_id="hold")
+                known = preferences(self.models.values())
                 preference = gr.Slider(
-                    *PREFERENCE_RANGE, value=1.2, step=0.05, label="Preference", elem_id="preference",
+                    *known, value=preference_within(None, known), step=0.05, label="Preference", elem_id="preference",
                     info="left: few tokens, right: best quality",
                 )  # fmt: skip
                 least, most = rates(self.models.values())
@@ -133,6 +134,12 @@ class RebuildTab:
         if clip not in CLIPS:
             raise UserError(f"There is no clip {clip!r}. Take one of {', '.join(CLIPS)}, or upload a video.")
         return CLIPS[clip]
+
+
+def preferences(models: Iterable[DemoModels]) -> tuple[float, float]:
+    """The ends of the slider of preferences, whatever the models; a router refuses in words what it does not know."""
+    lows, highs = zip(*(each.router.preference_range for each in models))
+    return min(lows), max(highs)
 
 
 def rates(models: Iterable[DemoModels]) -> tuple[int, int]:

@@ -24,7 +24,6 @@ def write_first_look(path: Path, model: str, clips: Sequence[GeneratedClip], sec
             seconds=seconds,
             card=_as_html(card),
             version=__version__,
-            num_frames=len(clips[0].frames),
             frames_per_second=FRAMES_PER_SECOND,
             num_blocks_shown=sorted({len(clip.lengths) for clip in clips}),
             longest_block=max(max(clip.lengths) for clip in clips),

@@ -210,7 +210,6 @@ def write_report(report: Report, path: Path) -> Path:
             summary=report.summary,
             version=__version__,
             findings=findings.describe(report.summary),
-            num_frames=_num_frames(report),
             num_blocks_shown=sorted({len(lengths) for lengths in assignments}),
             longest_block=max((max(lengths) for lengths in assignments), default=1),
             generated_by_class=by_class(report.generated),
@@ -284,12 +283,6 @@ def _timeline(summary: Summary) -> list[dict[str, object]]:
         {"name": name, "seconds": took, "start": start / whole, "width": took / whole}
         for name, took, start in zip(summary["stages"], seconds, starts)
     ]
-
-
-def _num_frames(report: Report) -> int:
-    clips = [pair.original for pair in report.pairs]
-    clips += [clip.frames for clip in report.generated] + [clip.frames for clip in report.real]
-    return max((len(frames) for frames in clips), default=1)
 
 
 Clip = TypeVar("Clip", GeneratedClip, RealClip)

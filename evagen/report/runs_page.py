@@ -59,7 +59,6 @@ def write_runs_page(runs: Sequence[Run], path: Path) -> Path:
         ],
         version=__version__,
         has_clips=bool(clips),
-        num_frames=max((len(clip.frames) for clip in clips), default=1),
         most_frames=MOST_FRAMES,
         frames_per_second=FRAMES_PER_SECOND,
         num_blocks_shown=sorted({len(clip.lengths) for clip in clips}),

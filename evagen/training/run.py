@@ -19,7 +19,6 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 from diffusers.models.modeling_utils import ModelMixin
-from diffusers.training_utils import EMAModel
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
@@ -35,7 +34,7 @@ from evagen.training.not_finite import NotFinite
 from evagen.training.optimizers import make_optimizers, make_scheduler
 from evagen.training.resuming import check_batch, may_differ
 from evagen.training.settings import LayerSettings, OptimizerConfig, TrainingSettings
-from evagen.training.sharding import WholeAverage, prepare, spread_again, whole, whole_model
+from evagen.training.sharding import WholeAverage, average_of, prepare, spread_again, whole, whole_model
 from evagen.training.stopping import StopRequest
 
 SHOWN = ("loss", "codes_used", "clips_per_second", "accuracy", "content_loss")
@@ -76,8 +75,7 @@ class TrainingRun:
             prepare_layers(model, run, self.accelerator)
         self.model, self.optimizers = prepare(self.accelerator, model, *optimizers)  # FSDP needs them together
         self.schedulers = [make_scheduler(each, optimizer) for each in self.optimizers]
-        decay = optimizer.ema_decay
-        self.average = EMAModel(self.model.parameters(), decay=decay, foreach=True) if decay else None
+        self.average = average_of(self.model, optimizer.ema_decay) if optimizer.ema_decay else None
         self._log = MetricsLog(run.out / "metrics.jsonl") if self.accelerator.is_main_process else None
         self._gradient_norm = torch.zeros(())
         self._not_finite = NotFinite(self.accelerator)

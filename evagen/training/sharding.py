@@ -4,16 +4,18 @@ processes as whole tensors, for the log, for checkpoints, for what a run leaves.
 Every function here is to be called by all processes; without FSDP each does nothing of its own.
 """
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from accelerate import Accelerator
 from accelerate.utils import convert_outputs_to_fp32
 from diffusers.models.modeling_utils import ModelMixin
-from diffusers.training_utils import EMAModel
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.optim import Optimizer
+
+if TYPE_CHECKING:
+    from diffusers.training_utils import EMAModel
 
 
 def prepare(accelerator: Accelerator, model: nn.Module, *optimizers: Optimizer) -> tuple[nn.Module, list[Any]]:
@@ -58,11 +60,18 @@ def whole_model(accelerator: Accelerator, model: ModelMixin) -> ModelMixin:
     return gathered
 
 
+def average_of(model: nn.Module, decay: float) -> "EMAModel":
+    """The average of a prepared model's weights."""
+    from diffusers.training_utils import EMAModel  # which brings much else: two seconds that others need not wait
+
+    return EMAModel(model.parameters(), decay=decay, foreach=True)
+
+
 class WholeAverage:
     """Averaged weights as a checkpoint holds them: the state of the main process, which must therefore be that of
     all."""
 
-    def __init__(self, average: EMAModel):
+    def __init__(self, average: "EMAModel"):
         self.average = average
 
     def state_dict(self) -> dict[str, Any]:

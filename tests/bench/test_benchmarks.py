@@ -4,9 +4,11 @@ import json
 import os
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
+import warm
 from tiny_models import tiny_router, tiny_tokenizer
 
 from evagen.bench import BENCHMARKS, attention, loader, longvideo, packing, print_table, search
@@ -88,6 +90,8 @@ def test_search_benchmark_on_a_tiny_model(monkeypatch):
 
 
 def test_long_video_benchmark_in_little(monkeypatch):
+    monkeypatch.setattr(longvideo, "subprocess", SimpleNamespace(run=warm.run))
+
     def untrained(perceptual, memory_blocks):
         return tiny_tokenizer(num_frames=16, resolution=64, memory_blocks=memory_blocks)
 

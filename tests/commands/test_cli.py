@@ -6,7 +6,9 @@ import subprocess
 import sys
 
 import pytest
+from typer.testing import CliRunner
 
+from evagen import cli
 from evagen.commands import doctor
 
 
@@ -30,8 +32,8 @@ def test_the_doctor_says_what_is_missing_and_what_to_type(tmp_path, monkeypatch)
     weights.touch()
     monkeypatch.setenv("EVAGEN_I3D", str(weights))
     monkeypatch.setenv("EVAGEN_VGG16", str(tmp_path / "nowhere.pth"))
-    healthy = evagen("doctor")
-    assert healthy.returncode == 0, healthy.stderr
+    healthy = CliRunner().invoke(cli.app, ["doctor"])
+    assert healthy.exit_code == 0, healthy.output
     lines = healthy.stdout.splitlines()
     assert any(line.startswith("ok") and "I3D" in line and str(weights) in line for line in lines)
     assert any(

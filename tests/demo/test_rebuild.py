@@ -1,10 +1,12 @@
 """A video through the models piece by piece: the same as at once, within what was asked, and no more in memory."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from tiny_models import tiny_router
 from video_fixtures import moving_frames
 
 from evagen.data.square_clips import iterate_whole
@@ -13,7 +15,7 @@ from evagen.demo import rebuild as module
 from evagen.demo.figures import of_rebuilt
 from evagen.demo.models import load_demo_models
 from evagen.demo.rebuild import Wish, rebuild
-from evagen.demo.rebuild_tab import CLIPS
+from evagen.demo.rebuild_tab import CLIPS, preferences
 from evagen.demo.upload import Limits
 from evagen.errors import UserError
 from evagen.kernels.levels import video_to_frames
@@ -119,7 +121,7 @@ def test_a_rate_below_the_fewest_tokens_gives_the_fewest(models, video, name):
 
 
 def test_a_preference_out_of_range_is_explained(models, video):
-    with pytest.raises(UserError, match="preferences between"):
+    with pytest.raises(UserError, match=r"preferences between"):
         list(rebuild(models["clips"], video, Wish(3.0), Limits()))
 
 
@@ -128,3 +130,11 @@ def test_a_strip_is_refused(models, tmp_path):
     write_video(path, moving_frames(4, 16, 400), 25)
     with pytest.raises(UserError, match=r"^strip\.mkv has frames of 400x16 pixels, with a side more than 8 times"):
         list(rebuild(models["clips"], path, Wish(), Limits()))
+
+
+def test_the_slider_reaches_every_preference_that_a_router_knows(models, video):
+    eager = replace(models["clips"], router=tiny_router(preference_range=[1.0, 2.0]))
+    assert preferences([models["clips"], eager]) == (0.8, 2.0)
+    with pytest.raises(UserError, match=r"preferences between 1 .* and 2"):
+        next(rebuild(eager, video, Wish(0.8), Limits()))
+    assert next(rebuild(eager, video, Wish(2.0), Limits())).tokens > 0

@@ -28,9 +28,11 @@ from tiny_curation import made_up_record, routing, write_inputs  # noqa: E402
 
 from evagen.commands import train_generator, train_router, train_tokenizer  # noqa: E402
 from evagen.config import Section, check_config  # noqa: E402
+from evagen.tokenizer.discriminators import PatchDiscriminator3D  # noqa: E402
 from evagen.training.checkpoints import WEIGHTS  # noqa: E402
 from evagen.training.metrics import read_metrics  # noqa: E402
 
+PatchDiscriminator3D.__init__.__defaults__ = ((8, 8, 8, 8),)  # most of a step would be the usual one's
 RUN = {"tracker": "none", "log_every": 3, "save_every": 4}
 SIGNALS = (signal.SIGKILL, signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
 

@@ -2,9 +2,6 @@
 
 import os
 import signal
-import socket
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -12,6 +9,7 @@ import torch
 from tiny_corpus import write_corpus
 from tiny_road import tokenizer_config
 from video_fixtures import write_class_folders
+from warm import run_ranks
 
 from evagen.ar_model import VideoGenerator
 from evagen.commands import train_generator
@@ -22,8 +20,6 @@ from evagen.training.checkpoints import newest_state
 from evagen.training.metrics import read_metrics
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
-SECONDS = 500
-"""After which processes that wait for each other are taken to do so for ever."""
 
 TRAIN = """
 import os, signal, sys
@@ -57,25 +53,8 @@ def by_several(
     """Statuses of some processes and what they said; the second gets a signal in a step."""
     (tmp_path / "train.py").write_text(TRAIN)
     path = save_config(config, tmp_path / "given")
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        port = free.getsockname()[1]
-    shared = {**os.environ, "WORLD_SIZE": str(processes), "LOCAL_WORLD_SIZE": str(processes)}
-    shared |= {"MASTER_ADDR": "localhost", "MASTER_PORT": str(port), "PYTHONPATH": os.pathsep.join(sys.path)}
-    started = [
-        subprocess.Popen(
-            [sys.executable, str(tmp_path / "train.py"), command, str(path), str(number), str(step)],
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-            env={**shared, "RANK": rank, "LOCAL_RANK": rank},
-        )
-        for rank in map(str, range(processes))
-    ]  # fmt: skip
-    try:
-        said = [each.communicate(timeout=SECONDS)[0] for each in started]
-    finally:
-        for each in started:
-            each.kill()
-    return [(each.returncode, text) for each, text in zip(started, said)]
+    program = (str(tmp_path / "train.py"), command, str(path), str(number), str(step))
+    return run_ranks(processes, program, os.environ)
 
 
 def generating(tmp_path: Path, name: str, batch_size: int) -> GeneratorTraining:

@@ -142,7 +142,7 @@ def test_the_largest_preference_within_the_average_is_found(perfect, clips, seed
     elif lowest <= mean:
         assert found.max_tokens == bound
         step = (HIGH - LOW) / 64
-        assert spent(perfect.assign(video, found.preference + step + 1e-9, bound)) > mean
+        assert spent(perfect.assign(video, min(found.preference + step + 1e-9, HIGH), bound)) > mean
     else:
         assert found.preference == LOW
         assert found.max_tokens <= (bound or SPACE.max_tokens)

@@ -10,10 +10,12 @@ needs (`item`, `nonzero`, …): on a real GPU each drains the queue of kernels, 
 not waited for and costs a launch of its own.
 """
 
+import functools
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -21,7 +23,6 @@ from unittest.mock import patch
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes, return_and_correct_aliasing
-from torch.utils._pytree import tree_leaves, tree_map
 
 from evagen.bench.pretended.kernels import EMULATED
 from evagen.kernels.flash import attend, attend_backward
@@ -46,6 +47,39 @@ WAITING = "to the device, waited for"
 INDEXING = {"index", "index_put", "index_put_", "_index_put_impl_"}
 MATH_ATTENTION = 0
 """What `_fused_sdp_choice` answers for attention made of matrix products."""
+
+
+@dataclass(frozen=True)
+class Operation:
+    """What torch says of an operation, asked once for each: its schema is slow to read.
+
+    writes: (number of the argument, its name, the name of its memory) of what it writes into.
+    returns: the name of the memory that each result shares with an argument, or None."""
+
+    name: str
+    is_mutable: bool
+    may_alias: bool
+    writes: tuple[tuple[int, str, frozenset[str]], ...]
+    returns: tuple[frozenset[str] | None, ...]
+
+    @staticmethod
+    @functools.cache
+    def of(func) -> "Operation":
+        schema = func._schema
+        memory = [result.alias_info and frozenset(result.alias_info.before_set) for result in schema.returns]
+        writes = tuple(
+            (number, argument.name, frozenset(argument.alias_info.before_set))
+            for number, argument in enumerate(schema.arguments)
+            if argument.alias_info is not None and argument.alias_info.is_write
+        )
+        name = schema.name.removeprefix("aten::")
+        return Operation(name, schema.is_mutable, any(x is not None for x in memory), writes, tuple(memory))
+
+    def written(self, args: tuple, kwargs: dict) -> dict[frozenset[str], Any]:
+        """What it writes into, by the name of its memory."""
+        return {
+            memory: args[number] if number < len(args) else kwargs.get(name) for number, name, memory in self.writes
+        }
 
 
 class Pretended(Tensor):
@@ -161,8 +195,9 @@ class PretendedGPU(TorchDispatchMode):
 
     def run(self, func, args: tuple, kwargs: dict) -> Any:
         """One operation, on whichever device its tensors are."""
-        name = func._schema.name.removeprefix("aten::")
-        tensors = [x for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor)]
+        operation = Operation.of(func)
+        name = operation.name
+        tensors = [x for x in _leaves((args, kwargs)) if isinstance(x, Tensor)]
         on_gpu = [x for x in tensors if isinstance(x, Pretended)]
         device = torch.device(kwargs["device"]) if kwargs.get("device") is not None else None
         if name == "is_pinned":
@@ -189,24 +224,24 @@ class PretendedGPU(TorchDispatchMode):
         if name in WAITS or (name == "repeat_interleave" and kwargs.get("output_size") is None):
             self._meet(name.strip("_"), _place())
         kwargs = {key: value for key, value in kwargs.items() if key not in ("pin_memory", "non_blocking")}
-        inner_args, inner_kwargs = tree_map(_inner, (args, kwargs))
+        inner_args, inner_kwargs = _mapped(_inner, (args, kwargs))
         if device is not None:
             inner_kwargs["device"] = torch.device("cpu")
         if self.graph is not None:
-            self.graph.remember(func, inner_args, inner_kwargs)
-        compute = EMULATED.get(func._schema.name, func)
+            self.graph.remember(operation.written(inner_args, inner_kwargs))
+        compute = EMULATED.get(name, func)
         with _disable_current_modes():  # an emulated kernel computes on the CPU
             result = compute(*inner_args, **inner_kwargs)
-        if self.graph is not None and (func._schema.is_mutable or not _may_alias(func)):  # views see what is written
-            self.graph.add(compute, inner_args, inner_kwargs, None if func._schema.is_mutable else result)
-        if func._schema.is_mutable:
-            return _written(func, args, kwargs, result)
-        result = tree_map(_pretended, result)
-        return return_and_correct_aliasing(func, args, kwargs, result) if _may_alias(func) else result
+        if self.graph is not None and (operation.is_mutable or not operation.may_alias):  # views see what is written
+            self.graph.add(compute, inner_args, inner_kwargs, None if operation.is_mutable else result)
+        if operation.is_mutable:
+            return _written(operation, args, kwargs, result)
+        result = _mapped(_pretended, result)
+        return return_and_correct_aliasing(func, args, kwargs, result) if operation.may_alias else result
 
     def _copy_across(self, func, args: tuple, kwargs: dict, device: torch.device | None) -> Tensor:
         to_host = device.type == "cpu" if device is not None else not isinstance(args[0], Pretended)
-        in_place = func._schema.name == "aten::copy_"
+        in_place = Operation.of(func).name == "copy_"
         goes_on = args[2] if in_place and len(args) > 2 else kwargs.get("non_blocking", False)
         self._meet("to the host" if to_host else "to the device" if goes_on else WAITING, _place())
         if in_place:
@@ -219,22 +254,21 @@ class PretendedGPU(TorchDispatchMode):
 
     def _check(self, name: str, args: tuple, tensors: list[Tensor]) -> None:
         """What CUDA refuses, and the meetings of indexing."""
-        place = _place()
         if name in INDEXING:
             indices = [index for index in args[1] if index is not None]
             if not isinstance(args[0], Pretended):
                 raise RuntimeError("indices should be either on cpu or on the same device as the indexed tensor (cpu)")
             for index in indices:
                 if not isinstance(index, Pretended):
-                    self._meet(WAITING, place)
+                    self._meet(WAITING, _place())
                 if index.dtype in (torch.bool, torch.uint8):
-                    self._meet("nonzero", place)
+                    self._meet("nonzero", _place())
             tensors = [args[0], *(x for x in args[2:] if isinstance(x, Tensor))]
         strangers = [x for x in tensors if not isinstance(x, Pretended) and x.dim() > 0]
         if strangers and not name.startswith("_foreach"):
             raise RuntimeError(
                 "Expected all tensors to be on the same device, but found at least two devices, cuda:0 and cpu! "
-                f"({name} of {[(tuple(x.shape), x.dtype, x.device.type) for x in tensors]} at {place})"
+                f"({name} of {[(tuple(x.shape), x.dtype, x.device.type) for x in tensors]} at {_place()})"
             )
 
 
@@ -272,10 +306,10 @@ class PretendedGraph:
                 written.copy_(values)
             self._before.clear()
 
-    def remember(self, func, args: tuple, kwargs: dict) -> None:
+    def remember(self, written: dict[frozenset[str], Any]) -> None:
         """The values of what an operation is going to write into."""
-        for written in _written_arguments(func, args, kwargs).values():
-            for tensor in tree_leaves(written):
+        for each in written.values():
+            for tensor in _leaves(each):
                 storage = tensor.untyped_storage()
                 whole = torch.empty(0, dtype=torch.uint8).set_(storage)
                 self._before.setdefault(storage.data_ptr(), (whole, whole.clone()))
@@ -289,8 +323,26 @@ class PretendedGraph:
         with _disable_current_modes():
             for compute, args, kwargs, result in self._steps:
                 again = compute(*args, **kwargs)
-                for kept, new in zip(tree_leaves(result) if result is not None else (), tree_leaves(again)):
+                for kept, new in zip(_leaves(result) if result is not None else (), _leaves(again)):
                     kept.copy_(new)
+
+
+def _leaves(x: Any) -> Iterator[Any]:
+    """What stands in tuples, lists and dictionaries. torch's own walks over trees take most of an operation's time."""
+    if isinstance(x, tuple | list | dict):
+        for each in x.values() if isinstance(x, dict) else x:
+            yield from _leaves(each)
+    else:
+        yield x
+
+
+def _mapped(function: Callable[[Any], Any], x: Any) -> Any:
+    """The same trees with other leaves."""
+    if isinstance(x, dict):
+        return {key: _mapped(function, value) for key, value in x.items()}
+    if isinstance(x, tuple | list):
+        return type(x)([_mapped(function, each) for each in x])
+    return function(x)
 
 
 def _goes(device: torch.device | None) -> bool | None:
@@ -306,34 +358,17 @@ def _pretended(x: Any) -> Any:
     return Pretended(x) if isinstance(x, Tensor) and not isinstance(x, Pretended) else x
 
 
-def _may_alias(func) -> bool:
-    return any(result.alias_info is not None for result in func._schema.returns)
-
-
-def _written_arguments(func, args: tuple, kwargs: dict) -> dict[frozenset[str], Any]:
-    """What an operation writes into, by the name of its memory in the schema."""
-    values = [
-        (argument, args[number] if number < len(args) else kwargs.get(argument.name))
-        for number, argument in enumerate(func._schema.arguments)
-    ]
-    return {
-        frozenset(argument.alias_info.before_set): value
-        for argument, value in values
-        if argument.alias_info is not None and argument.alias_info.is_write
-    }
-
-
-def _written(func, args: tuple, kwargs: dict, result: Any) -> Any:
+def _written(operation: Operation, args: tuple, kwargs: dict, result: Any) -> Any:
     """What an operation that writes into its arguments returns: these arguments."""
-    written = _written_arguments(func, args, kwargs)
+    written = operation.written(args, kwargs)
     for value in written.values():
-        for one in tree_leaves(value):
+        for one in _leaves(value):
             if isinstance(one, Pretended) and one.shape != one.inner.shape:
-                raise NotImplementedError(f"{func} changes a shape, which a pretended tensor cannot")
+                raise NotImplementedError(f"{operation.name} changes a shape, which a pretended tensor cannot")
     results = result if isinstance(result, tuple | list) else (result,)
     returned = [
-        written.get(frozenset(schema.alias_info.before_set)) if schema.alias_info else tree_map(_pretended, one)
-        for schema, one in zip(func._schema.returns, results)
+        _mapped(_pretended, one) if memory is None else written.get(memory)
+        for memory, one in zip(operation.returns, results)
     ]
     if isinstance(result, tuple | list):
         return tuple(returned)

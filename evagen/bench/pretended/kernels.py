@@ -87,7 +87,7 @@ def _sequences(
 
 
 EMULATED: dict[str, Callable] = {
-    "aten::_flash_attention_forward": flash_forward,
-    "aten::_flash_attention_backward": flash_backward,
+    "_flash_attention_forward": flash_forward,
+    "_flash_attention_backward": flash_backward,
 }
 """By the names of torch's operations."""
