@@ -35,7 +35,7 @@ from evagen.tokenizer import TokenizedClips, TokenizedVideo, VideoTokenizer, dec
 DECODED_TOGETHER = 8
 """Clips."""
 SECONDS_WITHOUT_A_WORD = 5
-"""After which a bar says that given clips are read and encoded, which takes half an hour for those of Kinetics."""
+"""After which a bar says that given clips are read and encoded, which takes a while for those of Kinetics."""
 FRAMES_PER_SECOND = 15
 """Of what is written without a config, as of Arcade's videos."""
 
@@ -108,18 +108,26 @@ class SampledClips:
     def seed_of(self, number: int) -> int:
         return clip_seed(self.config.run.seed, number)
 
-    def request(self, number: int) -> ClipRequest:
-        of_what = number // self.config.clips_per_class
-        if self.given:
-            label, tokens = self.given.label(of_what), self.given.tokens(of_what)
-        else:
-            label, tokens = self.labels[of_what], None
-        return ClipRequest(self.seed_of(number), label, tokens, self.constraints, self.num_blocks)
+    def requests(self, numbers: list[int]) -> list[ClipRequest]:
+        """All, so that one that cannot be met is told beforehand."""
+        of_what = [number // self.config.clips_per_class for number in numbers]
+        label = self.labels.__getitem__ if self.given is None else self.given.label
+        given = self._encoded(list(dict.fromkeys(of_what)))
+        return [
+            ClipRequest(self.seed_of(number), label(what), given.get(what), self.constraints, self.num_blocks)
+            for number, what in zip(numbers, of_what)
+        ]
+
+    def _encoded(self, indices: list[int]) -> dict[int, ClipTokens]:
+        if self.given is None:
+            return {}
+        encoded = self.given.encode(indices, self.config.run.num_workers)
+        bar = tqdm(encoded, "given clips", len(indices), unit="clip", delay=SECONDS_WITHOUT_A_WORD, dynamic_ncols=True)
+        return dict(zip(indices, bar, strict=True))
 
     def write(self, numbers: list[int]) -> Iterator[tuple[int, SampledClip]]:
         """These clips, as they get finished. Raises UserError where one cannot be as asked."""
-        bar = tqdm(numbers, "given clips", unit="clip", delay=SECONDS_WITHOUT_A_WORD, dynamic_ncols=True)
-        requests = [self.request(number) for number in bar]  # all, so that one that cannot be met is told beforehand
+        requests = self.requests(numbers)
         dtype = HALF.get(precision_on(self.config.run.precision, self.generator.device))
         remembers = self.tokenizer.config.memory_blocks is not None
         decoded = self._streamed if remembers else self._together

@@ -8,7 +8,7 @@ from pydantic import Field
 from evagen.ar_model import LengthConstraints, SamplingOptions
 from evagen.config import ONLY_HOW, Place, Section, section_of
 from evagen.data.video_writer import RATES
-from evagen.run import Infers, RunFolder, Seeded
+from evagen.run import Infers, ReadsClips, RunFolder, Seeded
 from evagen.sampling.given import Given
 
 OptionsConfig = section_of(SamplingOptions)
@@ -24,8 +24,8 @@ class Lengths(section_of(LengthConstraints)):  # type: ignore[misc]
         return {"forced": values} if isinstance(values, list) else values
 
 
-class SamplingRun(Infers, Seeded, RunFolder):
-    pass
+class SamplingRun(Infers, Seeded, ReadsClips, RunFolder):
+    """`num_workers` reads given videos."""
 
 
 class Sampling(Section):

@@ -8,20 +8,24 @@ With a memory lengths follow from the past anyway, and a beginning may have any 
 Legend: B clips, C = 3, F frames of a whole clip, n given frames, H × W pixels.
 """
 
-import functools
+from collections.abc import Iterator, Sequence
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
 from evagen.ar_model import ClipTokens, VideoGenerator
-from evagen.data.clips import ClipDataset, SkippedClip
+from evagen.data.clips import ClipDataset
 from evagen.data.layouts import class_of
+from evagen.data.loader import clip_loader
 from evagen.data.sources import DataConfig
 from evagen.errors import UserError
 from evagen.models.fit import check_clips
 from evagen.models.lengths import Assign, LengthChoice
 from evagen.tokenizer import VideoTokenizer
+
+FRAMES_TOGETHER = 256
+"""That are encoded at a time: of whole clips, which are short unless the tokenizer has a memory."""
 
 
 class Given(LengthChoice):
@@ -78,7 +82,7 @@ class GivenClips:
         return -1 if name is None else self.known.index(name)
 
     def source_of(self, index: int) -> str:
-        """The file and first frame of a clip whose tokens have been asked for."""
+        """The file and first frame of a clip that has been encoded."""
         return self._sources[index]
 
     def _check_classes(self) -> None:
@@ -93,14 +97,20 @@ class GivenClips:
                 "choose with given.data.classes, or put the videos into one folder without classes"
             )
 
-    @functools.lru_cache(maxsize=1)  # noqa: B019  (several clips in turn begin from the same)
-    def tokens(self, index: int) -> ClipTokens:
-        clip = self.dataset[index]
-        if isinstance(clip, SkippedClip):
-            raise UserError(f"{clip.path} cannot be decoded ({clip.reason}): take it out and give the command again")
-        self._sources[index] = f"{clip.path}@{clip.start}"
-        frames = clip.video[None, :, : self.num_frames].to(self.tokenizer.device)  # (1, C, n, H, W)
-        return encode_given(frames, self.tokenizer, self.assign)[0]
+    def encode(self, indices: Sequence[int], num_workers: int = 0) -> Iterator[ClipTokens]:
+        """The given blocks of these clips, one by one, read by so many processes beside this one. Raises UserError for
+        a clip that cannot be decoded."""
+        together = max(1, FRAMES_TOGETHER // self.config.data.frames)
+        batches = [indices[first : first + together] for first in range(0, len(indices), together)]
+        for batch in clip_loader(self.dataset, batches, num_workers):
+            for clip in batch.skipped:
+                raise UserError(
+                    f"{clip.path} cannot be decoded ({clip.reason}): take it out and give the command again"
+                )
+            for index, path, start in zip(batch.index.tolist(), batch.paths, batch.starts):
+                self._sources[index] = f"{path}@{start}"
+            frames = batch.video[:, :, : self.num_frames].to(self.tokenizer.device)  # (B, C, n, H, W)
+            yield from encode_given(frames, self.tokenizer, self.assign)
 
 
 def given_frames(asked: int | None, generator: VideoGenerator, tokenizer: VideoTokenizer) -> int:

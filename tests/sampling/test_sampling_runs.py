@@ -26,6 +26,7 @@ from evagen.errors import UserError
 from evagen.kernels.levels import video_to_frames
 from evagen.models.lengths import RoutedLengths
 from evagen.models.loading import fingerprint, load_model
+from evagen.sampling import given as given_clips
 from evagen.sampling import rows as sample_rows
 from evagen.sampling.clips import clip_seed
 from evagen.sampling.given import Given, encode_given
@@ -245,6 +246,30 @@ def test_continued_clips_begin_with_what_is_given(models, tmp_path):
             assert row["lengths"][0] == before.lengths[0]
             assert row["codes"][: row["lengths"][0]] == before.codes.tolist()
         assert rows[2 * i]["codes"] != rows[2 * i + 1]["codes"]
+
+
+def test_given_videos_are_read_in_batches_and_by_other_processes(models, tmp_path, monkeypatch):
+    """With the same samples, of parts of a run too."""
+    alone, together = (config_of(models, tmp_path / name, given=given(models, ["ants", "bees"])) for name in "ab")
+    together.run.num_workers = 1
+    monkeypatch.setattr(given_clips, "FRAMES_TOGETHER", 1)
+    rows = read_rows(sample.main(alone))
+    monkeypatch.undo()
+    seen = []
+    monkeypatch.setattr(given_clips, "encode_given", lambda x, *rest: seen.append(len(x)) or encode_given(x, *rest))
+    assert read_rows(sample.main(together)) == rows
+    assert seen == [2]
+
+
+def test_a_given_video_that_cannot_be_decoded_is_named(models, tmp_path):
+    shutil.copytree(models / "videos", tmp_path / "videos")
+    config = config_of(models, tmp_path / "out", given=given(models, ["ants", "bees"]))
+    config.given.data.root = str(tmp_path / "videos")
+    broken = tmp_path / "videos" / "bees" / "0.mkv"
+    content = broken.read_bytes()
+    broken.write_bytes(content[:400] + bytes(len(content) - 400))
+    with pytest.raises(UserError, match=r"bees/0\.mkv.*take it out"):
+        sample.main(config)
 
 
 def test_given_videos_of_a_class_that_the_generator_does_not_know_are_refused(models, tmp_path):
