@@ -2,8 +2,10 @@
 
 import functools
 import os
+import sys
 import tempfile
 from collections.abc import Iterator
+from multiprocessing import forkserver
 
 import hypothesis
 import pytest
@@ -25,6 +27,8 @@ LONG = (
 def pytest_collection_modifyitems(items: list) -> None:
     """These come first: left to the end, they would keep one process at work while the others wait."""
     items.sort(key=lambda item: LONG.index(item.path.name) if item.path.name in LONG else len(LONG))
+    if "warm" in sys.modules:  # some of them want it: before a scan of files starts a server that has imported less
+        forkserver.ensure_running()
 
 
 @pytest.fixture(scope="session", autouse=True)

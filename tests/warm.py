@@ -10,7 +10,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
-from multiprocessing import forkserver
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
@@ -18,7 +17,6 @@ WARM = multiprocessing.get_context("forkserver")
 WARM.set_forkserver_preload(
     [f"evagen.commands.{name}" for name in ("benchmark", "curate", "sample", "train_generator", "train_tokenizer")]
 )
-forkserver.ensure_running()  # before a scan of files, which has one too, starts one that has imported less
 SECONDS = 240
 """After which processes are taken to wait for each other for ever."""
 
