@@ -31,6 +31,16 @@ def pytest_collection_modifyitems(items: list) -> None:
         forkserver.ensure_running()
 
 
+@pytest.fixture(scope="module")
+def narrow_patches() -> Iterator[None]:
+    """Where a config asks for the patch discriminator, whose usual widths would take most of a tiny training."""
+    from evagen.tokenizer.discriminators import PatchDiscriminator3D
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(PatchDiscriminator3D.__init__, "__defaults__", ((8, 8, 8, 8),))
+        yield
+
+
 @pytest.fixture(scope="session", autouse=True)
 def one_offline_network() -> Iterator[None]:
     """Hundreds of commands would load it anew; they only look at it."""

@@ -22,7 +22,7 @@ from evagen.errors import UserError
 from evagen.scoring.config import Benchmark
 from evagen.tokenizer import Router, VideoTokenizer
 
-pytestmark = pytest.mark.filterwarnings("ignore")
+pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.usefixtures("narrow_patches")]
 
 TIMES = ("clips_per_second", "seconds", "config", "versions", "environment", "computed_by")
 

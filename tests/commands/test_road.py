@@ -177,6 +177,7 @@ LARPS = {
 }  # fmt: skip
 
 
+@pytest.mark.usefixtures("narrow_patches")
 @pytest.mark.parametrize(("discriminator", "projection"), [({"discriminator": "patch"}, "decoder"), (LARPS, "teacher")])
 def test_the_whole_objective_trains_and_resumes(road, tmp_path, monkeypatch, discriminator, projection):
     """A discriminator with LeCAM and adaptive weight, and alignment with a tiny random V-JEPA 2 from a folder."""

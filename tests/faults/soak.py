@@ -32,7 +32,7 @@ from evagen.tokenizer.discriminators import PatchDiscriminator3D  # noqa: E402
 from evagen.training.checkpoints import WEIGHTS  # noqa: E402
 from evagen.training.metrics import read_metrics  # noqa: E402
 
-PatchDiscriminator3D.__init__.__defaults__ = ((8, 8, 8, 8),)  # most of a step would be the usual one's
+PatchDiscriminator3D.__init__.__defaults__ = ((8, 8, 8, 8),)  # the usual ones would take most of a step
 RUN = {"tracker": "none", "log_every": 3, "save_every": 4}
 SIGNALS = (signal.SIGKILL, signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
 

@@ -10,7 +10,7 @@ from evagen.tokenizer import VideoTokenizer
 from evagen.training.metrics import read_metrics
 from evagen.training.run import TrainingRun
 
-pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
+pytestmark = [pytest.mark.filterwarnings("ignore::UserWarning"), pytest.mark.usefixtures("narrow_patches")]
 
 
 def test_weights_and_log_are_those_of_an_undisturbed_run(tmp_path, monkeypatch):
