@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from tiny_models import tiny_tokenizer
 from tiny_sampling import OPTIONS, config_of
-from two_processes import launch
+from two_processes import launch_anew, shipped
 
 from evagen.ar_model import ClipRequest, SamplingOptions, VideoGenerator, sample_in_order
 from evagen.commands import sample
@@ -152,7 +152,7 @@ def test_rows_are_joined_one_after_another(tmp_path, monkeypatch):
 def test_two_processes_write_the_same_clips(models, samples, tmp_path):
     out = tmp_path / "both"
     save_config(config_of(models, out), tmp_path / "config")
-    launch("-m", "evagen", "sample", str(tmp_path / "config" / "config.yaml"))
+    launch_anew("-m", "evagen", "sample", str(tmp_path / "config" / "config.yaml"), options=shipped("ddp"))
     assert read_rows(out) == read_rows(samples)
     assert not list(out.glob("tokens.*.jsonl"))
     assert len(list(out.glob("*/*.mkv"))) == 6
