@@ -13,8 +13,7 @@ way, which a run that was stopped takes up.
 
 import json
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
-from itertools import pairwise
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +28,7 @@ from evagen.config import Place, Section, load_config
 from evagen.data.clips import ClipDataset, SkippedClip
 from evagen.data.sources import DataConfig
 from evagen.errors import UserError
-from evagen.eval import PerceptualDistance, motion_explained, moving_errors, psnr
+from evagen.eval import PerceptualDistance, moving_errors, psnr
 from evagen.eval.reconstruction import perceptual_distance
 from evagen.kernels.files import write_whole
 from evagen.models.fit import check_clips
@@ -38,6 +37,16 @@ from evagen.models.loading import fingerprint, load_model, load_router
 from evagen.report import tokens_over_time
 from evagen.report.long_plot import draw
 from evagen.run import RunFolder, claim_folder, claim_results
+from evagen.scoring.long_ways import (
+    CLIPS,
+    CLIPS_UNIFORM,
+    MEMORY,
+    MEMORY_UNIFORM,
+    WAYS,
+    RatePoint,
+    VideoScores,
+    savings,
+)
 from evagen.scoring.minutes import Minutes, compare_minutes
 from evagen.scoring.table import markdown
 from evagen.tokenizer import (
@@ -53,12 +62,8 @@ from evagen.tokenizer import (
     proxy_reward,
 )
 
-TOLERANCE = 0.01
-"""A quality counts as equal if it is no worse than this share below the other."""
 COMPARED_EVERY = 8
 """The perceptual distance looks at every so many-th frame."""
-MEMORY, MEMORY_UNIFORM = "memory, router", "memory, uniform"
-CLIPS, CLIPS_UNIFORM = "clips, router", "clips, uniform"
 SEARCHED_BLOCKS = 4
 """Of a clip that the search is compared with brute force on."""
 BEAM = 2
@@ -95,57 +100,8 @@ class LongVideos(Section):
     searched_clips: int = Field(16, ge=1)
     """How many clips the search is compared with brute force on."""
     samples: Path | None = None
-    """Run folder of `evagen sample`: long videos of a generator."""
-
-
-@dataclass(frozen=True)
-class VideoScores:
-    """One way at one setting, lists over videos. tokens: of each; moving_error, still_error: sums (`moving_errors`)."""
-
-    way: str
-    setting: float
-    tokens: list[int]
-    psnr: list[float]
-    perceptual: list[float]
-    moving_error: list[float]
-    still_error: list[float]
-
-    def point(self, seconds: float) -> "RatePoint":
-        def mean(values: list[Any]) -> float:
-            return sum(values) / len(values)
-
-        motion = motion_explained(torch.tensor(self.moving_error), torch.tensor(self.still_error))
-        minute = mean(self.tokens) / seconds * 60
-        return RatePoint(self.way, self.setting, minute, mean(self.psnr), mean(self.perceptual), motion)
-
-
-@dataclass(frozen=True)
-class RatePoint:
-    """Means over videos. tokens: a minute; motion: explained over all videos together, None where nothing moves."""
-
-    way: str
-    setting: float
-    tokens: float
-    psnr: float
-    perceptual: float
-    motion: float | None
-
-    def as_good_as(self, other: "RatePoint") -> bool:
-        as_good = (
-            self.psnr >= other.psnr * (1 - TOLERANCE)  # never negative, as motion may be
-            and self.perceptual <= other.perceptual * (1 + TOLERANCE)
-        )
-        if self.motion is None or other.motion is None:
-            return as_good
-        return as_good and self.motion >= other.motion - TOLERANCE * abs(other.motion)
-
-    def towards(self, other: "RatePoint", share: float) -> "RatePoint":
-        """On the straight line to another point."""
-        names = ("setting", "tokens", "psnr", "perceptual")
-        values = {name: (1 - share) * getattr(self, name) + share * getattr(other, name) for name in names}
-        is_defined = self.motion is not None and other.motion is not None
-        motion = (1 - share) * self.motion + share * other.motion if is_defined else None  # type: ignore[operator]
-        return RatePoint(self.way, **values, motion=motion)
+    """Run folder of `evagen sample`: long videos of a generator, of which those are compared whose class is among the
+    real ones."""
 
 
 def main(config: LongVideos) -> Path:
@@ -156,13 +112,15 @@ def main(config: LongVideos) -> Path:
     check(config, live, adaptive.tokenizer)
     curation = load_config(Curation, config.curation) if config.curation else None
     # First, since samples that cannot be read would end the study; it takes less time than any way.
-    minutes = compare_minutes(config.samples, videos, config.frames_per_second) if config.samples else None
+    minutes = (
+        compare_minutes(config.samples, videos.with_classes(), config.frames_per_second) if config.samples else None
+    )
     _claim_ways(config, videos, live, adaptive)
     with torch.no_grad():
         scores = [_scored(config, way, setting, encode, tokenizer, videos) for way, setting, encode, tokenizer in
                   _ways(config, live, adaptive)]  # fmt: skip
         points = [each.point(config.data.frames / config.frames_per_second) for each in scores]
-        summary: dict[str, Any] = {"points": [asdict(point) for point in points], "savings": savings(config, points)}
+        summary: dict[str, Any] = {"points": [asdict(point) for point in points], "savings": savings(points)}
         summary["rates"] = _rates(config, videos, live)
         if curation:
             summary["search"] = _search(config, curation, videos, live.tokenizer)
@@ -171,7 +129,7 @@ def main(config: LongVideos) -> Path:
     write_whole(config.run.out / "summary.json", json.dumps(summary, indent=1))
     write_whole(config.run.out / "table.md", _table(config, points, summary, minutes))
     _draw_example(config, videos, live)
-    draw([MEMORY, MEMORY_UNIFORM, CLIPS, CLIPS_UNIFORM], points, config.run.out / "long.png")
+    draw(WAYS, points, config.run.out / "long.png")
     return config.run.out
 
 
@@ -185,10 +143,14 @@ class _Videos:
         return len(self.dataset)
 
     def __iter__(self) -> Iterator[Tensor]:
+        return (video for video, _ in self.with_classes())
+
+    def with_classes(self) -> Iterator[tuple[Tensor, str | None]]:
+        """Each with its class, None without."""
         for clip in self.dataset:
             if isinstance(clip, SkippedClip):
                 raise UserError(f"{clip.path} cannot be decoded ({clip.reason}): take it out of data.root")
-            yield clip.video
+            yield clip.video, self.dataset.class_names[clip.label] if clip.label >= 0 else None
 
 
 Encode = Callable[[Tensor], TokenizedVideo]
@@ -290,28 +252,6 @@ def _scored(
     scores = VideoScores(way, setting, **rows)
     write_whole(path, json.dumps(asdict(scores)))
     return scores
-
-
-def savings(config: LongVideos, points: list[RatePoint]) -> list[dict[str, float | str | None]]:
-    """Of the router of blocks, against each other way: at how many tokens that one is still no better than within
-    `TOLERANCE`, on the straight lines between its points, and the share of these that the router does without."""
-    by_way = {way: sorted((p for p in points if p.way == way), key=lambda p: p.tokens) for way in
-              (MEMORY, MEMORY_UNIFORM, CLIPS, CLIPS_UNIFORM)}  # fmt: skip
-    found: list[dict[str, float | str | None]] = []
-    for point in by_way.pop(MEMORY):
-        for way, curve in by_way.items():
-            tokens = tokens_at_equal_quality(point, curve)
-            saved = None if tokens is None else 1 - point.tokens / tokens
-            found.append({"preference": point.setting, "against": way, "tokens": tokens, "saved": saved})
-    return found
-
-
-def tokens_at_equal_quality(point: RatePoint, curve: list[RatePoint]) -> float | None:
-    """The most tokens at which a way's curve is not better than a point; None where it is better from its first
-    point on."""
-    steps = [a.towards(b, share / 50) for a, b in pairwise(curve) for share in range(51)] or curve
-    worse = [step.tokens for step in steps if point.as_good_as(step)]
-    return max(worse) if worse else None
 
 
 def _rates(config: LongVideos, videos: _Videos, live: LiveTokenizer) -> list[dict[str, float]]:

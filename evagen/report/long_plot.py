@@ -27,7 +27,7 @@ def _line(points: list, measure: str) -> tuple[list[float], list[float]]:
 
 
 def draw(ways: list[str], points: list, path: Path) -> None:
-    """points: `long_videos.RatePoint`."""
+    """points: `long_ways.RatePoint`."""
     figure = Figure(figsize=(15, 4.4), layout="constrained")
     axes = figure.subplots(1, len(MEASURES))
     for way, marks in zip(ways, MARKS):

@@ -11,12 +11,20 @@ import yaml
 from tiny_models import LEVELS, random_clips, tiny_block_router, tiny_router, tiny_tokenizer
 
 from evagen.commands import long_videos
-from evagen.commands.long_videos import CLIPS, CLIPS_UNIFORM, MEMORY, MEMORY_UNIFORM, RatePoint, VideoScores
 from evagen.config import check_config
 from evagen.data.video_writer import write_video
 from evagen.errors import UserError
 from evagen.kernels.levels import video_to_frames
 from evagen.report.long_plot import _line
+from evagen.scoring.long_ways import (
+    CLIPS,
+    CLIPS_UNIFORM,
+    MEMORY,
+    MEMORY_UNIFORM,
+    RatePoint,
+    VideoScores,
+    tokens_at_equal_quality,
+)
 from evagen.scoring.minutes import Minutes
 from evagen.tokenizer import VideoTokenizer
 
@@ -129,13 +137,13 @@ def curve(way: str, *values: tuple[float, float]) -> list[RatePoint]:
 )
 def test_tokens_at_equal_quality(psnr, tokens):
     (point,) = curve(MEMORY, (50, psnr))
-    found = long_videos.tokens_at_equal_quality(point, curve(CLIPS, (100, 19.9), (100, 20.0), (400, 25.0)))
+    found = tokens_at_equal_quality(point, curve(CLIPS, (100, 19.9), (100, 20.0), (400, 25.0)))
     assert found == (tokens and pytest.approx(tokens, rel=0.02))
 
 
 def test_one_measure_that_is_worse_is_enough_to_lose():
     point = RatePoint(MEMORY, 1.2, 50, 30, 1.02, 0.9)
-    assert long_videos.tokens_at_equal_quality(point, curve(CLIPS, (100, 20), (200, 21))) is None
+    assert tokens_at_equal_quality(point, curve(CLIPS, (100, 20), (200, 21))) is None
 
 
 @pytest.mark.parametrize("motion", [-0.5, 0.0, 0.8, None])
@@ -151,7 +159,7 @@ def test_what_is_not_defined_is_a_dash():
     scores = VideoScores(MEMORY, 1.2, [50], [30.0], [1.0], [0.0], [0.0])  # nothing moves
     point = scores.point(60)
     assert point.motion is None
-    table = long_videos._table(None, [point], {"savings": [], "rates": []}, Minutes(1, 0.1, 0.2, 0.0, 1, 2, 3))
+    table = long_videos._table(None, [point], {"savings": [], "rates": []}, Minutes(1, 1, 0.1, 0.2, 0.0, 1, 2, 3, None))
     assert "| 1.000 | – |" in table
     assert "| first ten seconds | 0.100 | – | 2.0 |" in table
     assert _line([point, replace(point, motion=0.5)], "motion") == ([50.0], [0.5])
