@@ -58,9 +58,10 @@ def in_words(error: BaseException, out: Path) -> str | None:
     said, number = " ".join(str(error).split()), getattr(error, "errno", None)
     if isinstance(error, MemoryError | torch.OutOfMemoryError) or any(part in said for part in OUT_OF_MEMORY):
         return (
-            f"the memory does not suffice ({said[:200] or 'MemoryError'}): lower optimizer.batch_size (with more "
-            "optimizer.accumulation) or optimizer.tokens_per_batch, give run.gradient_checkpointing=true, lower "
-            "data.size or data.frames, or run.num_workers where it is not the GPU's memory"
+            f"the memory does not suffice ({said[:200] or 'MemoryError'}): lower optimizer.batch_size or "
+            "optimizer.tokens_per_batch, with as much more optimizer.accumulation, give "
+            "run.gradient_checkpointing=true, or lower run.num_workers where it is not the GPU's memory, with all of "
+            "which this run goes on; or begin another one with a lower data.size or data.frames"
         )
     if no_room(error):
         return f"no room is left on the disk of {out} ({said}): make some, {GO_ON}"

@@ -34,17 +34,17 @@ def is_finished(config: Section, out: Path) -> bool:
 
 def may_differ(config: Section, out: Path, optimizer: OptimizerConfig) -> tuple[str, ...]:
     """The keys that may have other values than those that a run folder's training began with, by its newest state:
-    `SHARING` where there are other processes now, and a step is as large with them; `PLANNING` where the state stands
-    as it would with the plan at hand from the beginning. So the plateau of a `wsd` schedule may end sooner."""
-    newest = newest_state(out)
-    if newest is None:
+    `SHARING` where a step is as large with the processes that there are now, so also where memory had run out;
+    `PLANNING` where the state stands as it would with the plan at hand from the beginning. So the plateau of a `wsd`
+    schedule may end sooner."""
+    newest, earlier = newest_state(out), _optimizer_there(config, out)
+    if newest is None or earlier is None:
         return ()
     processes = int(os.environ.get("WORLD_SIZE", "1"))  # the Accelerator is made later
-    is_as_large = newest.manifest.batch == optimizer.items_per_step(processes)
-    is_shared_otherwise = newest.manifest.processes != processes and is_as_large
-    earlier = _optimizer_there(config, out) if newest.step < optimizer.steps else None
-    agrees = earlier is not None and are_the_same_until(newest.step, earlier, optimizer)
-    return (*(SHARING if is_shared_otherwise else ()), *(PLANNING if agrees else ()))
+    counts_the_same = (earlier.batch_size is None) == (optimizer.batch_size is None)  # clips, or tokens
+    is_as_large = newest.manifest.batch == optimizer.items_per_step(processes) and counts_the_same
+    agrees = newest.step < optimizer.steps and are_the_same_until(newest.step, earlier, optimizer)
+    return (*(SHARING if is_as_large else ()), *(PLANNING if agrees else ()))
 
 
 def check_batch(manifest: Manifest, out: Path, optimizer: OptimizerConfig, processes: int) -> None:
