@@ -24,9 +24,10 @@ def is_finished(config: Section, out: Path) -> bool:
     optimizer: OptimizerConfig = config.optimizer  # type: ignore[attr-defined]
     earlier, newest = _optimizer_there(config, out) or optimizer, newest_state(out)
     if newest is None and earlier.steps < optimizer.steps:
+        how = f"further with start_from={out} and" if hasattr(config, "start_from") else "anew with"
         raise UserError(
             f"{out} is a training of {earlier.steps} steps, whose loop state is not there to go on to "
-            f"{optimizer.steps}: train further with start_from={out} and another run.out"
+            f"{optimizer.steps}: train {how} another run.out"
         )
     claim_folder(config, out, may_differ(config, out, optimizer))
     return newest is None or newest.step == optimizer.steps

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_training import Linear, batches, linear, start, train
+from test_training import Further, Linear, batches, linear, start, train
 
 from evagen.config import load_config
 from evagen.errors import UserError
@@ -175,8 +175,10 @@ def test_a_finished_run_without_its_loop_state_says_how_to_train_it_further(tmp_
     training = start(tmp_path / "other", linear(), steps=8)
     config = training.config.model_copy(deep=True)
     config.run.out = tmp_path
-    with pytest.raises(UserError, match=r"a training of 6 steps.*go on to 8: .*start_from="):
-        is_finished(config, tmp_path)
+    with pytest.raises(UserError, match=r"a training of 6 steps.*go on to 8: train anew with another run.out"):
+        is_finished(config, tmp_path)  # of a command that can begin from no weights, as train-router
+    with pytest.raises(UserError, match=r"a training of 6 steps.*go on to 8: train further with start_from=.* and an"):
+        is_finished(Further(**config.model_dump()), tmp_path)
     assert load_config(type(config), tmp_path / "config.yaml").optimizer.steps == 6
 
 
