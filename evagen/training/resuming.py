@@ -3,9 +3,9 @@
 import os
 from pathlib import Path
 
-from evagen.config import Section, load_config
+from evagen.config import Section
 from evagen.errors import UserError
-from evagen.run import claim_folder
+from evagen.run import claim_folder, config_there
 from evagen.training.checkpoints import WEIGHTS, Manifest, newest_state
 from evagen.training.optimizers import are_the_same_until
 from evagen.training.settings import OptimizerConfig
@@ -38,7 +38,8 @@ def may_differ(config: Section, out: Path, optimizer: OptimizerConfig) -> tuple[
     `SHARING` where a step is as large with the processes that there are now, so also where memory had run out;
     `PLANNING` where the state stands as it would with the plan at hand from the beginning. So the plateau of a `wsd`
     schedule may end sooner."""
-    newest, earlier = newest_state(out), _optimizer_there(config, out)
+    newest = newest_state(out)
+    earlier = _optimizer_there(config, out) if newest else None
     if newest is None or earlier is None:
         return ()
     processes = int(os.environ.get("WORLD_SIZE", "1"))  # the Accelerator is made later
@@ -61,5 +62,5 @@ def check_batch(manifest: Manifest, out: Path, optimizer: OptimizerConfig, proce
 
 def _optimizer_there(config: Section, out: Path) -> OptimizerConfig | None:
     """The optimiser's part of the config that a run folder holds, one of the same kind as `config`."""
-    written = out / "config.yaml"
-    return load_config(type(config), written).optimizer if written.exists() else None  # type: ignore[attr-defined]
+    there = config_there(config, out)
+    return there.optimizer if there else None  # type: ignore[attr-defined]
