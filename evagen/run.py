@@ -33,7 +33,7 @@ from torch import nn
 from torch.distributed.fsdp import MixedPrecisionPolicy
 
 from evagen import __version__
-from evagen.config import ONLY_HOW, Section, Seed, differences, load_config, save_config
+from evagen.config import ONLY_HOW, ConfigType, Section, Seed, differences, load_config, save_config
 from evagen.errors import UserError
 from evagen.kernels.attention import choose_attention
 from evagen.kernels.backends import AttentionBackend, has_bf16
@@ -271,16 +271,32 @@ def claim_folder(config: Section, out: Path, may_differ: Collection[str] = ()) -
     """Writes `config.yaml` into a run folder. Raises UserError if it already holds the config of another run, one that
     differs in more than how it is carried out, in that it does more, or in the keys `may_differ`; unless that one left
     nothing but its config."""
-    existing = out / "config.yaml"
-    found = differences(config, load_config(type(config), existing)) if existing.exists() and _has_begun(out) else {}
+    theirs = config_there(config, out) if out.exists() and _has_begun(out) else None
+    found = differences(config, theirs) if theirs else {}
     if differing := {key: values for key, values in found.items() if key not in may_differ}:
-        listed = [f"{key} is {theirs} there and {ours} here" for key, (ours, theirs) in differing.items()]
+        listed = [f"{key} is {there} there and {here} here" for key, (here, there) in differing.items()]
         more = f" and {len(listed) - 4} more" if len(listed) > 4 else ""
         raise UserError(
             f"{out} holds a run with another config: {', '.join(listed[:4])}{more}; {ANOTHER_FOLDER}, or "
             "delete it to start afresh"
         )
     save_config(config, out)
+
+
+def config_there(config: ConfigType, out: Path) -> ConfigType | None:
+    """The config that a run folder holds; None where it holds none. Raises UserError for one of another kind than
+    `config`."""
+    written = out / "config.yaml"
+    if not written.exists():
+        return None
+    try:
+        return load_config(type(config), written)
+    except UserError as error:
+        problems = str(error).splitlines()[1:] or [str(error)]
+        first = next((each for each in problems if "unknown key" in each), problems[0]).strip()
+        raise UserError(
+            f"{out} holds a run of another command, or of another version of evagen ({first}); {ANOTHER_FOLDER}"
+        ) from error
 
 
 def claim_results(folder: Path, made_from: dict[str, Any]) -> None:

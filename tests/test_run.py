@@ -10,7 +10,7 @@ from evagen.commands.sample import Sampling
 from evagen.config import check_config
 from evagen.errors import UserError
 from evagen.kernels.folder_lock import lock_folder, locks_end
-from evagen.run import _compare_gpus, refuse_unheard, start_accelerator
+from evagen.run import _compare_gpus, claim_folder, refuse_unheard, start_accelerator
 from evagen.training.checkpoints import final_weights
 
 
@@ -45,6 +45,18 @@ def test_what_accelerate_is_asked_for_and_a_run_would_not_do_is_refused(tmp_path
         start_accelerator(check_config(Sampling, SAMPLING, "test"), tmp_path / "run")
     assert message in str(caught.value)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_of_another_command_is_refused_as_such(tmp_path):
+    (tmp_path / "config.yaml").write_text("record: runs/curation\nheld_out: 0.1\n")
+    claim_folder(check_config(Sampling, SAMPLING, "test"), tmp_path)  # of a try that left nothing else
+    (tmp_path / "config.yaml").write_text("record: runs/curation\nheld_out: 0.1\n")
+    (tmp_path / "metrics.jsonl").touch()
+    with pytest.raises(UserError) as caught:
+        claim_folder(check_config(Sampling, SAMPLING, "test"), tmp_path)
+    said = f"{tmp_path} holds a run of another command, or of another version of evagen (unknown key 'record'"
+    assert str(caught.value).startswith(said)
+    assert "choose another run folder" in str(caught.value)
 
 
 def test_what_agrees_with_a_run_is_heard(monkeypatch):

@@ -1,6 +1,7 @@
 """The weights with the best held-out score so far, kept beside a training: `runs/x@best`."""
 
 import json
+import math
 import shutil
 from pathlib import Path
 
@@ -37,7 +38,7 @@ class BestWeights:
             return
         value = scores.get(f"held_out_{self.score}")
         accelerator = self.run.accelerator
-        better = [value is not None and self._is_better(value)]
+        better = [value is not None and math.isfinite(value) and self._is_better(value)]
         if not broadcast_object_list(better)[0]:  # all go by the first, since GPUs do not round alike
             return
         with self.run.model_so_far() as model:

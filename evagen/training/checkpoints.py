@@ -138,23 +138,28 @@ class Checkpoints:
                 shutil.rmtree(each, ignore_errors=True)
 
     def snapshot(self, step: int, save: Callable[[Path], object]) -> None:
-        """Has `save` write the model into a folder, and keeps the newest few."""
+        """Has `save` write the model into a folder, and keeps the newest few up to this step: later ones are of a
+        shorter plan, from before whose end the run went on."""
         folder = self.out / SNAPSHOTS / step_name(step)
         with atomic_folder(folder) as whole:
             save(whole)
             shutil.rmtree(folder, ignore_errors=True)
-        for old in sorted(folder.parent.glob(STEP))[: -self.num_snapshots]:
-            shutil.rmtree(old)
+        found = sorted(folder.parent.glob(STEP))
+        kept = [each for each in found if each <= folder][-self.num_snapshots :]
+        for each in found:
+            if each not in kept:
+                shutil.rmtree(each)
 
     def set_aside_the_finished(self) -> None:
         """Puts the model that a shorter training left among the snapshots, where it is never deleted."""
-        if not (self.out / WEIGHTS).exists():
+        newest = newest_state(self.out)
+        if newest is None or not (self.out / WEIGHTS).exists():
             return
-        longest = max(state.manifest.planned_steps for state in _whole_states(self.out))
-        folder = self.out / SNAPSHOTS / (step_name(longest) + FINISHED)
+        folder = self.out / SNAPSHOTS / (step_name(newest.manifest.planned_steps) + FINISHED)
         folder.mkdir(parents=True, exist_ok=True)
-        for name in (WEIGHTS, CONFIG):
-            (self.out / name).replace(folder / name)
+        for name in (CONFIG, WEIGHTS):  # the weights last: as long as they are here, this can be done again
+            if (self.out / name).exists():
+                (self.out / name).replace(folder / name)
 
     def agrees(self, state: WholeState) -> bool:
         """Whether the run would stand where this state does if it had been planned as it is now."""
@@ -180,7 +185,8 @@ class Checkpoints:
 def final_weights(out: Path, save: Callable[[Path], object]) -> None:
     """Has `save` write a finished run's model into the run folder, in which its weights appear last and whole."""
     unfinished = out / ".unfinished"
-    shutil.rmtree(unfinished, ignore_errors=True)
+    for left in (unfinished, *out.glob(f".{unfinished.name}.*")):  # by a process that was killed
+        shutil.rmtree(left, ignore_errors=True)
     try:
         with atomic_folder(unfinished) as folder:
             save(folder)

@@ -198,10 +198,11 @@ class Objective:
     def after_update(
         self, output: TokenizerOutput, video: Tensor, step: int, random: torch.Generator
     ) -> dict[str, Tensor]:
-        """To be called after each batch of the tokenizer, of which `random` are the random numbers: moves the
-        projection, and, where it is the discriminator's turn, trains it on the same clips; returns the discriminator's
-        terms, and the norm of the gradient of what was moved. The discriminator learns from the first step on, so that
-        the adversarial term starts with one that knows something."""
+        """To be called after each batch of the tokenizer, of which `random` are the random numbers: trains the
+        projection, and, where it is the discriminator's turn, that on the same clips, and moves both where the batch
+        ends its step; returns the discriminator's terms, and the norm of the gradient of what was moved. The
+        discriminator learns from the first step on, so that the adversarial term starts with one that knows
+        something."""
         terms: dict[str, Tensor] = {}
         if self.alignment is not None:
             terms |= self._move("alignment", self.alignment)
@@ -236,7 +237,10 @@ class Objective:
         return terms | self._move("discriminator", discriminator)
 
     def _move(self, name: str, module: nn.Module) -> dict[str, Tensor]:
-        """Changes weights by their gradients; returns the norm of these, by its name in the log."""
+        """Changes weights by their gradients, which add up until a batch ends its step; returns the norm of these, by
+        its name in the log."""
+        if not self.accelerator.sync_gradients:
+            return {}
         gradients = [parameter.grad for parameter in module.parameters() if parameter.grad is not None]
         norm = whole(nn.utils.get_total_norm(gradients))
         self.optimizers[name].step()

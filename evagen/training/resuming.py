@@ -3,9 +3,9 @@
 import os
 from pathlib import Path
 
-from evagen.config import Section, load_config
+from evagen.config import Section
 from evagen.errors import UserError
-from evagen.run import claim_folder
+from evagen.run import claim_folder, config_there
 from evagen.training.checkpoints import WEIGHTS, Manifest, newest_state
 from evagen.training.optimizers import are_the_same_until
 from evagen.training.settings import OptimizerConfig
@@ -24,9 +24,10 @@ def is_finished(config: Section, out: Path) -> bool:
     optimizer: OptimizerConfig = config.optimizer  # type: ignore[attr-defined]
     earlier, newest = _optimizer_there(config, out) or optimizer, newest_state(out)
     if newest is None and earlier.steps < optimizer.steps:
+        how = f"further with start_from={out} and" if hasattr(config, "start_from") else "anew with"
         raise UserError(
             f"{out} is a training of {earlier.steps} steps, whose loop state is not there to go on to "
-            f"{optimizer.steps}: train further with start_from={out} and another run.out"
+            f"{optimizer.steps}: train {how} another run.out"
         )
     claim_folder(config, out, may_differ(config, out, optimizer))
     return newest is None or newest.step == optimizer.steps
@@ -34,17 +35,18 @@ def is_finished(config: Section, out: Path) -> bool:
 
 def may_differ(config: Section, out: Path, optimizer: OptimizerConfig) -> tuple[str, ...]:
     """The keys that may have other values than those that a run folder's training began with, by its newest state:
-    `SHARING` where there are other processes now, and a step is as large with them; `PLANNING` where the state stands
-    as it would with the plan at hand from the beginning. So the plateau of a `wsd` schedule may end sooner."""
+    `SHARING` where a step is as large with the processes that there are now, so also where memory had run out;
+    `PLANNING` where the state stands as it would with the plan at hand from the beginning. So the plateau of a `wsd`
+    schedule may end sooner."""
     newest = newest_state(out)
-    if newest is None:
+    earlier = _optimizer_there(config, out) if newest else None
+    if newest is None or earlier is None:
         return ()
     processes = int(os.environ.get("WORLD_SIZE", "1"))  # the Accelerator is made later
-    is_as_large = newest.manifest.batch == optimizer.items_per_step(processes)
-    is_shared_otherwise = newest.manifest.processes != processes and is_as_large
-    earlier = _optimizer_there(config, out) if newest.step < optimizer.steps else None
-    agrees = earlier is not None and are_the_same_until(newest.step, earlier, optimizer)
-    return (*(SHARING if is_shared_otherwise else ()), *(PLANNING if agrees else ()))
+    counts_the_same = (earlier.batch_size is None) == (optimizer.batch_size is None)  # clips, or tokens
+    is_as_large = newest.manifest.batch == optimizer.items_per_step(processes) and counts_the_same
+    agrees = newest.step < optimizer.steps and are_the_same_until(newest.step, earlier, optimizer)
+    return (*(SHARING if is_as_large else ()), *(PLANNING if agrees else ()))
 
 
 def check_batch(manifest: Manifest, out: Path, optimizer: OptimizerConfig, processes: int) -> None:
@@ -60,5 +62,5 @@ def check_batch(manifest: Manifest, out: Path, optimizer: OptimizerConfig, proce
 
 def _optimizer_there(config: Section, out: Path) -> OptimizerConfig | None:
     """The optimiser's part of the config that a run folder holds, one of the same kind as `config`."""
-    written = out / "config.yaml"
-    return load_config(type(config), written).optimizer if written.exists() else None  # type: ignore[attr-defined]
+    there = config_there(config, out)
+    return there.optimizer if there else None  # type: ignore[attr-defined]

@@ -251,10 +251,12 @@ class TrainingRun:
             return
         step, names = found
         newest = next(iter(self._checkpoints.candidates()), None)
+        begins = f", and start_from={self.run.out} to begin with the weights of then"
         raise UserError(
             f"step {step}: {', '.join(names)} became NaN or infinite. "
             + (f"The last good checkpoint is {newest.folder}" if newest else "No checkpoint had been written yet")
-            + "; try a lower optimizer.learning_rate or more optimizer.warmup_steps"
+            + "; give another run.out, a lower optimizer.learning_rate or more optimizer.warmup_steps"
+            + (begins if newest and hasattr(self.config, "start_from") else "")
         )
 
     def _save(self, step: int) -> bool:

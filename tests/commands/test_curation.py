@@ -51,6 +51,24 @@ def root(tmp_path_factory) -> Path:
     return root
 
 
+def test_too_little_memory_is_said_and_fewer_segments_go_on(root, tmp_path, monkeypatch):
+    measure, calls = curate._measure, []
+
+    def runs_out(*given):
+        calls.append(1)
+        if len(calls) == 2:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+        return measure(*given)
+
+    monkeypatch.setattr(curate, "_measure", runs_out)
+    with pytest.raises(UserError, match=r"memory does not suffice \(CUDA out .*: lower max_segments, with which"):
+        curate.main(curation(root, tmp_path))
+    monkeypatch.undo()
+    config = curation(root, tmp_path)
+    curate.main(config.model_copy(update={"max_segments": config.max_segments - 1}))
+    assert read_record(tmp_path).space.count == read_record(root / "curated").space.count
+
+
 @pytest.fixture(scope="module")
 def record(root) -> Path:
     return made_up_record(root)

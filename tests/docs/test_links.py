@@ -68,6 +68,11 @@ def _options(code: str) -> list[str]:
     return re.findall(r"(?<![\w-])--[a-zA-Z][\w-]*", code)
 
 
+def test_a_config_that_a_page_shows_is_the_shipped_one():
+    shown = re.findall(r"^```yaml\n(.*?)^```", PAGES["docs/configs.md"], re.MULTILINE | re.DOTALL)
+    assert shown == [(ROOT / "configs" / "quickstart" / "final.yaml").read_text()]
+
+
 @pytest.mark.parametrize("page", WRITTEN)
 def test_keys_that_are_named_exist(page):
     """Dotted names within backticks whose first part is a group of a command's config."""

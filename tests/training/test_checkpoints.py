@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_training import Linear, batches, linear, start, train
+from test_training import Further, Linear, batches, linear, start, train
 
 from evagen.config import load_config
 from evagen.errors import UserError
@@ -66,6 +66,45 @@ def test_a_finished_run_that_is_given_more_steps_ends_as_if_it_had_had_them_from
     assert rates(tmp_path / "run") == rates(tmp_path / "straight")
     assert torch.equal(weights_at(locate(f"{tmp_path / 'run'}@6.finished", "tokenizer").source), short.weight)
     assert not torch.equal(short.weight, longer.weight)
+
+
+def test_what_a_plateau_that_ended_sooner_left_is_called_by_where_it_ended(tmp_path):
+    """Not by the plan that one of its states was written under."""
+    with pytest.raises(KeyboardInterrupt):
+        train(start(tmp_path, linear(), {"save_every": 1}, steps=8, **WSD), batches(), stop_at=3)
+    sooner = finished(tmp_path, 5, schedule="wsd", decay_share=0.4)
+    start(tmp_path, linear(), {"save_every": 2}, steps=12, schedule="wsd", decay_share=0.4)
+    assert torch.equal(weights_at(locate(f"{tmp_path}@5.finished", "tokenizer").source), sooner.weight)
+
+
+def test_a_run_that_dies_as_it_puts_the_finished_model_aside_does_so_again(tmp_path, monkeypatch):
+    short, replace, moved = finished(tmp_path, 6, **WSD), Path.replace, []
+
+    def dies_in_between(self, target):
+        if self.parent == tmp_path and self.name.startswith(("config.json", "diffusion")):
+            if moved:
+                raise KeyboardInterrupt
+            moved.append(self.name)
+        return replace(self, target)
+
+    monkeypatch.setattr(Path, "replace", dies_in_between)
+    with pytest.raises(KeyboardInterrupt):
+        start(tmp_path, linear(), {"save_every": 2}, steps=12, **WSD)
+    monkeypatch.undo()
+    assert locate(tmp_path, "tokenizer").source.endswith("step_00000004")  # what an unfinished run is
+    start(tmp_path, linear(), {"save_every": 2}, steps=12, **WSD)
+    assert torch.equal(weights_at(locate(f"{tmp_path}@6.finished", "tokenizer").source), short.weight)
+
+
+def test_snapshots_of_an_earlier_plan_make_room_for_those_of_the_new_one(tmp_path):
+    """The short training has left one after 5 steps, and the long one goes on from 3."""
+    finished(tmp_path / "run", 6, {"save_every": 5}, **WSD)
+    with pytest.raises(KeyboardInterrupt):
+        train(start(tmp_path / "run", linear(), {"save_every": 4}, steps=12, **WSD), batches(), stop_at=4)
+    finished(tmp_path / "straight", 12, {"save_every": 4, "snapshots": 9}, **WSD)
+    newest = locate(tmp_path / "run", "tokenizer").source
+    assert newest.endswith("step_00000004")
+    assert torch.equal(weights_at(newest), weights_at(f"{tmp_path / 'straight'}/snapshots/step_00000004"))
 
 
 def test_where_the_rate_had_fallen_it_rises_again_and_that_is_said(tmp_path, capsys):
@@ -136,8 +175,10 @@ def test_a_finished_run_without_its_loop_state_says_how_to_train_it_further(tmp_
     training = start(tmp_path / "other", linear(), steps=8)
     config = training.config.model_copy(deep=True)
     config.run.out = tmp_path
-    with pytest.raises(UserError, match=r"a training of 6 steps.*go on to 8: .*start_from="):
-        is_finished(config, tmp_path)
+    with pytest.raises(UserError, match=r"a training of 6 steps.*go on to 8: train anew with another run.out"):
+        is_finished(config, tmp_path)  # of a command that can begin from no weights, as train-router
+    with pytest.raises(UserError, match=r"a training of 6 steps.*go on to 8: train further with start_from=.* and an"):
+        is_finished(Further(**config.model_dump()), tmp_path)
     assert load_config(type(config), tmp_path / "config.yaml").optimizer.steps == 6
 
 
@@ -186,3 +227,11 @@ def test_a_run_that_dies_while_it_saves_leaves_the_snapshot_before(tmp_path, mon
     resumed: TrainingRun = start(tmp_path, linear(), {"save_every": 2, "snapshots": 3})
     assert resumed.first_step == 4
     train(resumed, batches())
+
+
+def test_what_a_run_left_that_was_killed_as_it_wrote_its_weights_goes(tmp_path):
+    for name in ("..unfinished.123-abcd", ".unfinished"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "diffusion_pytorch_model.safetensors").write_bytes(b"half")
+    finished(tmp_path, 4)
+    assert not [path.name for path in tmp_path.iterdir() if "unfinished" in path.name]

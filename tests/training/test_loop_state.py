@@ -244,6 +244,17 @@ def test_on_a_full_disk_the_best_weights_so_far_stay(tmp_path, monkeypatch, caps
     assert (read_best(tmp_path)["step"], names_beginning(tmp_path, ".best")) == (3, [])
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_score_that_is_no_number_is_not_the_best(tmp_path, value):
+    """Of weights that have just broken: the run ends with its next line."""
+    best = BestWeights(start(tmp_path, linear()), "loss")
+    best.look({"held_out_loss": value}, 1)
+    assert read_best(tmp_path) is None
+    best.look({"held_out_loss": 2.0}, 2)
+    best.look({"held_out_loss": value}, 3)
+    assert read_best(tmp_path) == {"step": 2, "score": "loss", "value": 2.0}
+
+
 def names_beginning(folder: Path, start: str) -> list[str]:
     return [path.name for path in folder.iterdir() if path.name.startswith(start)]
 

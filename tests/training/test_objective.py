@@ -177,6 +177,22 @@ def test_batches_of_one_step_move_the_schedule_once():
     assert rates == pytest.approx([0, 0.004 / 3, 0.004 / 3, 0.008 / 3, 0.008 / 3, 0.004])
 
 
+def test_the_norm_told_is_that_of_the_gradient_of_a_whole_step():
+    model, accelerator = tokenizer(), Accelerator(cpu=True, gradient_accumulation_steps=2)
+    networks, told = objective(model, accelerator, adversarial=adversarial()), []
+    reconstruction = model(clips(), torch.tensor([[4, 1], [1, 4]])).reconstruction.detach()
+    fake = F.relu(1 + networks.discriminator(reconstruction)).mean()
+    real = [F.relu(1 - networks.discriminator(clips(batch))).mean() for batch in range(2)]
+    weights = list(networks.discriminator.parameters())
+    by_hand = torch.nn.utils.get_total_norm(torch.autograd.grad((sum(real) / 2 + fake) / 2, weights))
+    for batch in range(2):
+        with accelerator.accumulate(model):
+            output = model(clips(), torch.tensor([[4, 1], [1, 4]]))
+            told.append(networks.after_update(output, clips(batch), 0, torch.Generator()))
+    assert told[0].keys() == {"discriminator"}
+    torch.testing.assert_close(told[1]["discriminator_gradient_norm"], by_hand)
+
+
 @pytest.mark.parametrize("form", ["hinge", "non_saturating"])
 def test_the_form_is_that_of_both_sides(form):
     model = tokenizer()

@@ -8,9 +8,13 @@ import pytest
 import torch
 from test_training import batches, linear, start, train
 
+from evagen.commands.train_generator import GeneratorOptimizer
+from evagen.config import Section
 from evagen.errors import UserError
 from evagen.training import stopping
 from evagen.training.metrics import read_metrics
+from evagen.training.run import TrainingRun
+from evagen.training.settings import TrainingSettings
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 
@@ -104,3 +108,31 @@ def test_a_step_of_another_size_by_other_processes_is_refused_and_one_of_the_sam
         UserError, match=r"trained by 2 processes, with 4 clips .* and 1 would have 2: go on with 2, or"
     ):
         start(tmp_path, linear(), batch_size=2, accumulation=1)
+
+
+def test_a_step_may_be_shared_out_otherwise_as_where_memory_ran_out(tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        train(start(tmp_path, linear(), {"save_every": 2}, batch_size=4), batches(), stop_at=3)
+    again = start(tmp_path, linear(), batch_size=2, accumulation=2)
+    assert (again.first_step, again.first_batch) == (2, 4)
+    assert start(tmp_path, linear(), batch_size=4).first_step == 2  # and back, though no state came of that
+    with pytest.raises(UserError, match=r"optimizer.batch_size is 4 there and 2 here"):
+        start(tmp_path, linear(), batch_size=2)
+
+
+def test_tokens_do_not_count_as_clips(tmp_path):
+    class Config(Section):
+        run: TrainingSettings
+        optimizer: GeneratorOptimizer
+
+    def begun(**sizes: int) -> TrainingRun:
+        run = {"out": tmp_path, "tracker": "none", "save_every": 2}
+        config = Config(run=run, optimizer={"steps": 6, "learning_rate": 0.1, **sizes})
+        training = TrainingRun(config, config.run, config.optimizer, linear())
+        training.resume()
+        return training
+
+    with pytest.raises(KeyboardInterrupt):
+        train(begun(batch_size=512), batches(), stop_at=3)
+    with pytest.raises(UserError, match=r"optimizer.batch_size is 512 there and None here"):
+        begun(tokens_per_batch=512)

@@ -12,6 +12,7 @@ from torch._dynamo.utils import counters
 
 from evagen.config import Section
 from evagen.errors import UserError
+from evagen.kernels.sources import locate
 from evagen.tokenizer import VideoTokenizer
 from evagen.training.metrics import read_metrics
 from evagen.training.run import TrainingRun
@@ -138,17 +139,26 @@ def test_resumed_equals_uninterrupted_with_averaged_weights_and_accumulation(tmp
         assert torch.equal(mine, theirs)
 
 
-@pytest.mark.parametrize("log_every", [1, 3])
-def test_a_term_that_is_not_finite_stops_the_run_and_keeps_the_last_good_checkpoint(tmp_path, log_every):
+class Further(Config):
+    start_from: str | None = None
+
+
+@pytest.mark.parametrize(("log_every", "begins"), [(1, False), (3, True)])
+def test_a_term_that_is_not_finite_stops_the_run_and_keeps_the_last_good_checkpoint(tmp_path, log_every, begins):
+    """And says how to go on, from its weights where the command can begin from some."""
     run = start(tmp_path, linear(), {"save_every": 2, "log_every": log_every})
+    run.config = Further(**run.config.model_dump()) if begins else run.config
 
     def train_until_it_breaks() -> None:
         for number in run.batches():
             entropy = torch.tensor(float("nan") if number == 3 else 1.0)
             run.update(run.model(batches()[number]).square().mean(), {"entropy": entropy}, 4)
 
-    with pytest.raises(UserError, match=r"step 4: entropy became NaN or infinite.*step_00000002.*learning_rate"):
+    said = r"step 4: entropy became NaN or infinite.*step_00000002; give another run.out, a lower .*learning_rate"
+    with pytest.raises(UserError, match=said) as stopped:
         train_until_it_breaks()
+    assert (f"and start_from={tmp_path} " in str(stopped.value)) == begins
+    assert locate(tmp_path, "tokenizer").source.endswith("step_00000002")
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step_00000002"]
 
 
