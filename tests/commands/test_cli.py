@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import pytest
+import torch
 from typer.testing import CliRunner
 
 from evagen import cli
@@ -95,14 +96,31 @@ def test_bench_prints_one_json_object_and_nothing_else():
     assert {"speedup_forward", "speedup_backward", "peak_mb_packed", "peak_mb_padded"} <= set(result)
 
 
-def test_doctor_says_which_torch_xformers_was_built_for(tmp_path, monkeypatch):
-    (tmp_path / "xformers").mkdir()
-    (tmp_path / "xformers" / "__init__.py").touch()
-    monkeypatch.setattr(sys, "path", [str(tmp_path)])
-    monkeypatch.delitem(sys.modules, "xformers", raising=False)
-    assert doctor._xformers_torch() is None
-    (tmp_path / "xformers" / "cpp_lib.json").write_text('{"version": {"torch": "2.10.0+cu128"}}')
-    assert doctor._xformers_torch() == "2.10.0+cu128"
+@pytest.fixture
+def gpu(monkeypatch):
+    """A GPU to the doctor, who is told that FlashAttention works in half precision."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(doctor, "has_bf16", lambda _: True)
+    monkeypatch.setattr(doctor, "backend_for", lambda _, dtype, *__: "efficient" if dtype is torch.float32 else "flash")
+    return "bf16 and fp16 by FlashAttention; fp32 by torch's memory-efficient kernel; "
+
+
+def test_doctor_says_which_kernels_attend_and_that_xformers_is_not_there(gpu, monkeypatch):
+    monkeypatch.setattr(doctor.importlib.util, "find_spec", lambda _: None)
+    found = doctor._attention()
+    assert (found.state, found.found) == ("optional", gpu + "xformers is not installed")
+
+
+def test_doctor_says_why_xformers_does_not_load(gpu, monkeypatch):
+    monkeypatch.setattr(doctor, "xformers_trouble", lambda: "it was built for torch 2.10.0+cu128, and this is 2.13.0")
+    assert doctor._attention().found == gpu + (
+        "xformers does not load, it was built for torch 2.10.0+cu128, and this is 2.13.0"
+    )
+    monkeypatch.setattr(doctor, "xformers_trouble", lambda: None)
+    monkeypatch.setattr(doctor, "xformers_works", lambda *_: False)
+    assert doctor._attention().found == gpu + "xformers has no kernels for this GPU"
+    monkeypatch.setattr(doctor, "xformers_works", lambda _, dtype: dtype is torch.float32)
+    assert doctor._attention() == doctor.Finding("attention", "ok", gpu + "xformers works in fp32")
 
 
 def test_a_wrong_name_of_a_config_is_told_before_anything_slow_is_imported():
