@@ -12,11 +12,10 @@ from safetensors import SafetensorError
 
 from evagen.errors import UserError
 from evagen.kernels.files import no_room
+from evagen.kernels.surroundings import is_out_of_memory
 
 GO_ON = "then give the same command again: it goes on from the last checkpoint"
 NEXT_ONE = "and writes the next one if there is room by then"
-OUT_OF_MEMORY = ("can't allocate memory", "out of memory", "not enough memory")
-"""In the messages of torch's RuntimeErrors."""
 PEER_DIED = ("gloo", "closed by peer", "Connection reset", "Broken pipe", "NCCL", "Timed out", "timed out", "TCPStore")
 ConfigType = TypeVar("ConfigType")
 
@@ -56,7 +55,7 @@ def where_room(what: str, write: Callable[[], object], then: str = NEXT_ONE) -> 
 def in_words(error: BaseException, out: Path) -> str | None:
     """What happened and what to do, for a training with the run folder `out`; None for an error of another kind."""
     said, number = " ".join(str(error).split()), getattr(error, "errno", None)
-    if isinstance(error, MemoryError | torch.OutOfMemoryError) or any(part in said for part in OUT_OF_MEMORY):
+    if is_out_of_memory(error):
         return (
             f"the memory does not suffice ({said[:200] or 'MemoryError'}): lower optimizer.batch_size (with more "
             "optimizer.accumulation) or optimizer.tokens_per_batch, give run.gradient_checkpointing=true, lower "

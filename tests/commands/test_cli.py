@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 
@@ -11,6 +12,7 @@ from typer.testing import CliRunner
 
 from evagen import cli
 from evagen.commands import doctor
+from evagen.commands.cli_errors import explained_errors
 
 
 def evagen(*arguments: str) -> subprocess.CompletedProcess:
@@ -121,6 +123,27 @@ def test_doctor_says_why_xformers_does_not_load(gpu, monkeypatch):
     assert doctor._attention().found == gpu + "xformers has no kernels for this GPU"
     monkeypatch.setattr(doctor, "xformers_works", lambda _, dtype: dtype is torch.float32)
     assert doctor._attention() == doctor.Finding("attention", "ok", gpu + "xformers works in fp32")
+
+
+@pytest.mark.parametrize(
+    ("command", "error", "words"),
+    [
+        (
+            "encode",
+            torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"),
+            "2.00 GiB.*clips-per-chunk",
+        ),
+        ("curate", RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried"), "lower max_segments"),
+        ("demo", MemoryError(), r"suffice \(MemoryError\): close other programs that hold it$"),
+    ],
+)
+def test_too_little_memory_is_one_message_that_says_what_to_lower(monkeypatch, capsys, command, error, words):
+    monkeypatch.setattr(sys, "argv", ["evagen", command, "x"])
+    with pytest.raises(SystemExit, match="2"), explained_errors():
+        raise error
+    assert re.search(words, capsys.readouterr().err.strip())
+    with pytest.raises(RuntimeError, match="shapes do not fit"), explained_errors():
+        raise RuntimeError("shapes do not fit")
 
 
 def test_a_wrong_name_of_a_config_is_told_before_anything_slow_is_imported():
