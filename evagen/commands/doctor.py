@@ -62,12 +62,30 @@ def _torch() -> Finding:
     devices = [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())]
     threads = f"{num_cores()} CPU threads"
     found = f"{versions()['torch']} on Python {versions()['python']}; {', '.join(devices) or 'no GPU'}, {threads}"
-    if devices or torch.version.cuda or shutil.which("nvidia-smi") is None:
+    if devices or not _driver_knows_a_gpu():
         return Finding("torch", "ok", found)
+    advice = "pip install --force-reinstall torch, as https://pytorch.org/get-started says for this driver"
+    if torch.version.cuda is None:
+        return Finding("torch", "optional", f"{found}; a GPU is there, but this torch is a CPU build", advice)
     return Finding(
-        "torch", "optional", f"{found}; a GPU is there, but this torch is a CPU build",
-        "pip install --force-reinstall torch, as https://pytorch.org/get-started says for this driver",
+        "torch", "optional", f"{found}; a GPU is there, but torch for CUDA {torch.version.cuda} says: {_refusal()}",
+        f"a newer driver, or {advice}; an empty CUDA_VISIBLE_DEVICES hides every GPU",
     )  # fmt: skip
+
+
+def _driver_knows_a_gpu() -> bool:
+    if shutil.which("nvidia-smi") is None:
+        return False
+    return "GPU " in subprocess.run(["nvidia-smi", "--list-gpus"], capture_output=True, text=True).stdout
+
+
+def _refusal() -> str:
+    """Why torch does not start on a GPU."""
+    try:
+        torch.cuda.init()
+    except (AssertionError, RuntimeError) as error:
+        return (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return "no GPU"
 
 
 PRECISIONS = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}

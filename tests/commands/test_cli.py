@@ -98,6 +98,33 @@ def test_bench_prints_one_json_object_and_nothing_else():
     assert {"speedup_forward", "speedup_backward", "peak_mb_packed", "peak_mb_padded"} <= set(result)
 
 
+def test_doctor_says_why_torch_does_not_see_a_gpu(tmp_path, monkeypatch):
+    """A CPU build, or a driver that is too old for this one."""
+    tool = tmp_path / "nvidia-smi"
+    tool.write_text("#!/bin/sh\necho 'GPU 0: NVIDIA A100 (UUID: GPU-1)'\n")
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    monkeypatch.setattr(torch.version, "cuda", None)
+    found = doctor._torch()
+    assert (found.state, found.found.partition("; ")[2].partition("; ")[2]) == (
+        "optional", "a GPU is there, but this torch is a CPU build",
+    )  # fmt: skip
+
+    def too_old():
+        raise RuntimeError("The NVIDIA driver on your system is too old (found version 12040).\nPlease update it")
+
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    monkeypatch.setattr(torch.cuda, "init", too_old)
+    found = doctor._torch()
+    assert found.found.endswith(
+        "torch for CUDA 13.0 says: The NVIDIA driver on your system is too old (found version 12040)."
+    )
+    assert "a newer driver" in found.advice
+    tool.write_text("#!/bin/sh\necho 'No devices were found'\n")
+    assert doctor._torch().state == "ok"
+
+
 @pytest.fixture
 def gpu(monkeypatch):
     """A GPU to the doctor, who is told that FlashAttention works in half precision."""
