@@ -291,7 +291,13 @@ def test_a_backend_that_does_not_work_here_is_explained(backend, kind):
 @EVERY_KIND
 @pytest.mark.parametrize(
     ("backend", "dtype", "tolerance"),
-    [("xformers", torch.bfloat16, 0.05), ("flash", torch.bfloat16, 0.05), ("torch", torch.float32, 1e-4)],
+    [
+        ("xformers", torch.bfloat16, 0.05),
+        ("xformers", torch.float32, 1e-4),
+        ("flash", torch.bfloat16, 0.05),
+        ("torch", torch.float32, 1e-4),
+        ("torch", torch.bfloat16, 0.05),
+    ],
 )
 def test_backends_agree_on_cuda(backend, dtype, tolerance, kind):
     device = torch.device("cuda")
