@@ -2,28 +2,29 @@
 
 No backend builds a mask or pads: each computes exactly the pairs of rows that the plan has.
 
-    torch      on a CPU, one dense call for each run of segments, on views of the packed rows; elsewhere one for each
-               segment
+    torch      on a CPU, one dense call for each run of segments, on views of the packed rows; on CUDA one call of
+               torch's memory-efficient kernel, on keys taken in order; elsewhere a dense call for each segment
     flash      torch's FlashAttention, which reads keys where they lie (CUDA, half precision)
     xformers   xformers' memory-efficient attention under a block-diagonal bias, causal or not, on keys taken in order
                (CUDA)
 
-What families share is attended to apart from their own, and added by the sums of weights: by `flash` where it works,
-else by torch.
+What families share is attended to apart from their own, and added by the sums of weights: by `flash` or by torch.
 
 Legend: Nq query rows, Nk key rows, h heads, d head width, G segments of a run, S segments.
 """
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from evagen.kernels.backends import AttentionBackend, backend_for
+from evagen.kernels.backends import AttentionBackend, Kernel, backend_for, efficient_works
 from evagen.kernels.flash import flash_attention, flash_forward
-from evagen.kernels.plans import AttentionPlan, FamilyPlan, Packed, Run
+from evagen.kernels.gathered import dense_attention, efficient_attention, efficient_with_sums, xformers_attention
+from evagen.kernels.plans import AttentionPlan, FamilyPlan, Run
 
 KeyValue = tuple[Tensor, Tensor]  # keys and values, each (Nk, h, d)
+GATHERED = {"torch": dense_attention, "efficient": efficient_attention, "xformers": xformers_attention}
+"""Elsewhere than on a CPU: what takes keys in order first."""
 
 
 def planned_attention(
@@ -45,7 +46,7 @@ def planned_attention(
 
 
 def _attention_by(
-    kernel: str, query: Tensor, key: Tensor, value: Tensor, plan: AttentionPlan | FamilyPlan, shared: KeyValue | None
+    kernel: Kernel, query: Tensor, key: Tensor, value: Tensor, plan: AttentionPlan | FamilyPlan, shared: KeyValue | None
 ) -> Tensor:
     if kernel == "flash" and isinstance(plan, AttentionPlan):
         key, value = (key, value) if shared is None else _behind(shared, (key, value))
@@ -55,17 +56,17 @@ def _attention_by(
 
 @torch.compiler.disable  # its shapes change with every batch; the layers around it compile once
 def _by_many_shapes(
-    kernel: str, query: Tensor, key: Tensor, value: Tensor, plan: AttentionPlan | FamilyPlan, shared: KeyValue | None
+    kernel: Kernel, query: Tensor, key: Tensor, value: Tensor, plan: AttentionPlan | FamilyPlan, shared: KeyValue | None
 ) -> Tensor:
     if isinstance(plan, FamilyPlan):
         assert shared is not None
         return _family_attention(_dense_heads(query), shared, (key, value), plan, by_flash=kernel == "flash")
     if shared is not None:
         key, value = _behind(shared, (key, value))
+    query, key, value = _dense_heads(query), _dense_heads(key), _dense_heads(value)
     if query.device.type == "cpu":
-        return _RunAttention.apply(*map(_dense_heads, (query, key, value)), plan.runs, plan.causal)
-    attend = _xformers_attention if kernel == "xformers" else _dense_attention
-    return attend(query, key, value, plan.to(query.device))
+        return _RunAttention.apply(query, key, value, plan.runs, plan.causal)
+    return GATHERED[kernel](query, key, value, plan.to(query.device))
 
 
 class PlannedAttention(nn.Module):
@@ -159,9 +160,14 @@ def _family_attention(
     """Attention to shared and to own keys, added up by the sums of their weights."""
     if torch.is_grad_enabled() and any(x.requires_grad for x in (query, *shared, *own)):
         raise ValueError("a FamilyPlan has no gradients: it is for inference, under torch.no_grad()")
-    attend = _with_sums_of_runs if query.device.type == "cpu" else _with_sums_of_segments
-    if by_flash:
+    if query.device.type == "cpu":
+        attend = _with_sums_of_runs
+    elif by_flash:
         attend = _with_sums_by_flash
+    elif efficient_works(query.device, query.dtype, query.shape[-1]):
+        attend = _with_sums_in_order
+    else:
+        attend = _with_sums_of_segments
     (first, of_first), (second, of_second) = (
         attend(query, _dense_heads(key), _dense_heads(value), each)
         for (key, value), each in ((shared, plan.shared), (own, plan.own))
@@ -198,6 +204,10 @@ def _with_sums_by_flash(query: Tensor, key: Tensor, value: Tensor, plan: Attenti
     return output, log_sum_exp.T[..., None]
 
 
+def _with_sums_in_order(query: Tensor, key: Tensor, value: Tensor, plan: AttentionPlan) -> tuple[Tensor, Tensor]:
+    return efficient_with_sums(query, key, value, plan.to(query.device))
+
+
 def _dense_heads(x: Tensor) -> Tensor:
     return x if x.stride(-1) == 1 else x.contiguous()
 
@@ -217,42 +227,11 @@ def _segments(x: Tensor, number: int, start: int, step: int, length: int) -> Ten
     return x.as_strided(shape, strides, x.storage_offset() + start * row)
 
 
-def _dense_attention(query: Tensor, key: Tensor, value: Tensor, plan: AttentionPlan) -> Tensor:
-    """A dense call for each segment: works for every device and type of number."""
-    assert plan.packed is not None
-    key, value = _in_order(key, value, plan, plan.packed)
-    outputs = []
-    for segment in zip(query.split(plan.query_lengths), key.split(plan.key_lengths), value.split(plan.key_lengths)):
-        q, k, v = (x[None].transpose(1, 2) for x in segment)
-        attended = F.scaled_dot_product_attention(q, k, v, is_causal=plan.causal)  # (1, h, length, d)
-        outputs.append(attended[0].transpose(0, 1))  # (length, h, d)
-    return torch.cat(outputs)  # (Nq, h, d)
-
-
 def _flash_attention(query: Tensor, key: Tensor, value: Tensor, plan: AttentionPlan) -> Tensor:
     packed = plan.packed or plan.to(query.device).packed
     assert packed is not None
     return flash_attention(_dense_heads(query), _dense_heads(key), _dense_heads(value), packed.flash)
 
 
-def _xformers_attention(query: Tensor, key: Tensor, value: Tensor, plan: AttentionPlan) -> Tensor:
-    from xformers.ops import memory_efficient_attention
-
-    assert plan.packed is not None
-    key, value = _in_order(key, value, plan, plan.packed)
-    return memory_efficient_attention(query[None], key[None], value[None], attn_bias=plan.xformers_bias)[0]
-
-
 def _behind(shared: KeyValue, own: KeyValue) -> KeyValue:
     return torch.cat([shared[0], own[0]]), torch.cat([shared[1], own[1]])
-
-
-def _in_order(key: Tensor, value: Tensor, plan: AttentionPlan, packed: Packed) -> KeyValue:
-    """The keys and values of all segments, one after the other."""
-    if packed.key_rows is None:
-        count = sum(plan.key_lengths)
-        return (key, value) if len(key) == count else (key[:count], value[:count])
-    both = torch.stack([key, value], dim=1)  # (Nk, 2, h, d)
-    # A lookup's backward pass adds rows up in one kernel; that of indexing sorts them first.
-    taken = F.embedding(packed.key_rows, both.flatten(1)).unflatten(-1, both.shape[1:])  # (rows, 2, h, d)
-    return taken.unbind(1)

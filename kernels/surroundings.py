@@ -124,6 +124,17 @@ def in_words(error: OSError) -> str | None:
     return f"{name}: {what or error.strerror}"
 
 
+OUT_OF_MEMORY = ("can't allocate memory", "out of memory", "not enough memory")
+"""In the messages of torch's RuntimeErrors."""
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether a computer's memory or a GPU's did not suffice, as Python or torch says it."""
+    return isinstance(error, MemoryError) or (
+        isinstance(error, RuntimeError) and any(part in str(error) for part in OUT_OF_MEMORY)
+    )
+
+
 def _disk_of(place: object) -> str:
     """Which disk holds a path, as words behind its name; empty where that cannot be said."""
     if not isinstance(place, (str, Path)):

@@ -8,8 +8,7 @@ not rewards, so that one record serves every preference. Any number of processes
 half-way, the same command goes on where it was.
 """
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -35,7 +34,6 @@ from evagen.models.networks import PerceptualNetwork
 from evagen.run import PATIENCE, Infers, ReadsClips, RunFolder, start_accelerator
 from evagen.tokenizer import AssignmentSpace, CandidateSearch, VideoTokenizer
 from evagen.tokenizer.search import BlockDistance
-from evagen.training.failures import WITHOUT_MEMORY, lacks_memory
 from evagen.training.run import batch_generator
 
 MOST_CANDIDATES = 10_000
@@ -111,26 +109,12 @@ def main(config: Curation) -> Path:
         **{name: getattr(config, name) for name in WEIGHTED},
         "mirrored": config.mirrored,
     }
-    with autocast(config.run, accelerator.device), _explained():
+    with autocast(config.run, accelerator.device):
         fill_table(
             record, ClipDataset(config.data), lambda batch: _measure(batch, tokenizer, perceptual, config), about,
             accelerator, config.batch_size, config.run.num_workers, config.save_seconds, contents,
         )  # fmt: skip
     return config.run.out
-
-
-@contextmanager
-def _explained() -> Iterator[None]:
-    """Raises UserError where memory does not suffice."""
-    try:
-        yield
-    except (MemoryError, RuntimeError) as error:
-        if not lacks_memory(error):
-            raise
-        raise UserError(
-            f"{WITHOUT_MEMORY} ({' '.join(str(error).split())[:200]}): lower max_segments, with which the same command "
-            "goes on where it was; or begin another record with a lower batch_size"
-        ) from error
 
 
 def _candidates(tokenizer: VideoTokenizer, config: Curation) -> AssignmentSpace:

@@ -1,18 +1,16 @@
 """`evagen doctor`: what this machine has of what evagen can use, and what to type for the rest."""
 
 import importlib.util
-import json
 import os
 import shutil
 import subprocess
 import sys
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import torch
 
-from evagen.kernels.backends import flash_works, xformers_works
+from evagen.kernels.backends import HEAD_WIDTH, backend_for, has_bf16, xformers_trouble, xformers_works
 from evagen.kernels.files import num_cores
 from evagen.run import versions
 
@@ -64,38 +62,59 @@ def _torch() -> Finding:
     devices = [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())]
     threads = f"{num_cores()} CPU threads"
     found = f"{versions()['torch']} on Python {versions()['python']}; {', '.join(devices) or 'no GPU'}, {threads}"
-    if devices or torch.version.cuda or shutil.which("nvidia-smi") is None:
+    if devices or not _driver_knows_a_gpu():
         return Finding("torch", "ok", found)
+    advice = "pip install --force-reinstall torch, as https://pytorch.org/get-started says for this driver"
+    if torch.version.cuda is None:
+        return Finding("torch", "optional", f"{found}; a GPU is there, but this torch is a CPU build", advice)
     return Finding(
-        "torch", "optional", f"{found}; a GPU is there, but this torch is a CPU build",
-        "pip install --force-reinstall torch, as https://pytorch.org/get-started says for this driver",
+        "torch", "optional", f"{found}; a GPU is there, but torch for CUDA {torch.version.cuda} says: {_refusal()}",
+        f"a newer driver, or {advice}; an empty CUDA_VISIBLE_DEVICES hides every GPU",
     )  # fmt: skip
+
+
+def _driver_knows_a_gpu() -> bool:
+    if shutil.which("nvidia-smi") is None:
+        return False
+    return "GPU " in subprocess.run(["nvidia-smi", "--list-gpus"], capture_output=True, text=True).stdout
+
+
+def _refusal() -> str:
+    """Why torch does not start on a GPU."""
+    try:
+        torch.cuda.init()
+    except (AssertionError, RuntimeError) as error:
+        return (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return "no GPU"
+
+
+PRECISIONS = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
+KERNELS = {
+    "flash": "FlashAttention", "xformers": "xformers", "efficient": "torch's memory-efficient kernel",
+    "torch": "a call of torch's for each segment, which is slow",
+}  # fmt: skip
+WITHOUT_XFORMERS = (
+    "nothing, torch's kernels compute the same; docs/install.md says which xformers loads beside which torch"
+)
 
 
 def _attention() -> Finding:
     if not torch.cuda.is_available():
         return Finding("attention", "ok", "torch's kernels (FlashAttention and xformers need CUDA)")
     device = torch.device("cuda")
-    works = {"xformers": xformers_works(device), "flash": flash_works(device)}
-    found = ", ".join(name for name, it_works in works.items() if it_works) or "torch's kernels for equal lengths"
-    if works["xformers"]:
-        return Finding("attention", "ok", found)
-    built_for = _xformers_torch()
-    if built_for is None:
-        return Finding("attention", "optional", f"{found}; xformers is not installed", "pip install -U xformers")
-    return Finding(
-        "attention", "optional", f"{found}; xformers was built for torch {built_for} and does not load beside this one",
-        f"nothing, {found} computes the same; for xformers an environment with torch {built_for.partition('+')[0]}",
-    )  # fmt: skip
-
-
-def _xformers_torch() -> str | None:
-    """The version of torch that the installed xformers was built for, as its wheel says; None without one."""
-    package = importlib.util.find_spec("xformers")
-    about = Path(package.origin).with_name("cpp_lib.json") if package and package.origin else None
-    if about is None or not about.is_file():
-        return None
-    return json.loads(about.read_bytes())["version"]["torch"]
+    precisions = {name: dtype for name, dtype in PRECISIONS.items() if name != "bf16" or has_bf16(device)}
+    taken: dict[str, list[str]] = {}
+    for name, dtype in precisions.items():
+        taken.setdefault(KERNELS[backend_for(device, dtype, HEAD_WIDTH, "auto")], []).append(name)
+    found = "; ".join(f"{' and '.join(names)} by {kernel}" for kernel, names in taken.items())
+    if importlib.util.find_spec("xformers") is None:
+        return Finding("attention", "optional", f"{found}; xformers is not installed", WITHOUT_XFORMERS)
+    if trouble := xformers_trouble():
+        return Finding("attention", "optional", f"{found}; xformers does not load, {trouble}", WITHOUT_XFORMERS)
+    works = [name for name, dtype in precisions.items() if xformers_works(device, dtype)]
+    if not works:
+        return Finding("attention", "optional", f"{found}; xformers has no kernels for this GPU", WITHOUT_XFORMERS)
+    return Finding("attention", "ok", f"{found}; xformers works in {', '.join(works)}")
 
 
 def _torchvision() -> Finding:

@@ -12,12 +12,10 @@ from safetensors import SafetensorError
 
 from evagen.errors import UserError
 from evagen.kernels.files import no_room
+from evagen.kernels.surroundings import is_out_of_memory
 
 GO_ON = "then give the same command again: it goes on from the last checkpoint"
 NEXT_ONE = "and writes the next one if there is room by then"
-OUT_OF_MEMORY = ("can't allocate memory", "out of memory", "not enough memory")
-"""In the messages of torch's RuntimeErrors."""
-WITHOUT_MEMORY = "the memory does not suffice"
 PEER_DIED = ("gloo", "closed by peer", "Connection reset", "Broken pipe", "NCCL", "Timed out", "timed out", "TCPStore")
 ConfigType = TypeVar("ConfigType")
 
@@ -54,17 +52,12 @@ def where_room(what: str, write: Callable[[], object], then: str = NEXT_ONE) -> 
     return True
 
 
-def lacks_memory(error: BaseException) -> bool:
-    """Whether it says that memory did not suffice, a machine's or a GPU's."""
-    return isinstance(error, MemoryError | torch.OutOfMemoryError) or any(each in str(error) for each in OUT_OF_MEMORY)
-
-
 def in_words(error: BaseException, out: Path) -> str | None:
     """What happened and what to do, for a training with the run folder `out`; None for an error of another kind."""
     said, number = " ".join(str(error).split()), getattr(error, "errno", None)
-    if lacks_memory(error):
+    if is_out_of_memory(error):
         return (
-            f"{WITHOUT_MEMORY} ({said[:200] or 'MemoryError'}): lower optimizer.batch_size or "
+            f"the memory does not suffice ({said[:200] or 'MemoryError'}): lower optimizer.batch_size or "
             "optimizer.tokens_per_batch, with as much more optimizer.accumulation, give "
             "run.gradient_checkpointing=true, or lower run.num_workers where it is not the GPU's memory, with all of "
             "which this run goes on; or begin another one with a lower data.size or data.frames"

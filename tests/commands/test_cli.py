@@ -2,14 +2,17 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 
 import pytest
+import torch
 from typer.testing import CliRunner
 
 from evagen import cli
 from evagen.commands import doctor
+from evagen.commands.cli_errors import explained_errors
 
 
 def evagen(*arguments: str) -> subprocess.CompletedProcess:
@@ -95,14 +98,79 @@ def test_bench_prints_one_json_object_and_nothing_else():
     assert {"speedup_forward", "speedup_backward", "peak_mb_packed", "peak_mb_padded"} <= set(result)
 
 
-def test_doctor_says_which_torch_xformers_was_built_for(tmp_path, monkeypatch):
-    (tmp_path / "xformers").mkdir()
-    (tmp_path / "xformers" / "__init__.py").touch()
-    monkeypatch.setattr(sys, "path", [str(tmp_path)])
-    monkeypatch.delitem(sys.modules, "xformers", raising=False)
-    assert doctor._xformers_torch() is None
-    (tmp_path / "xformers" / "cpp_lib.json").write_text('{"version": {"torch": "2.10.0+cu128"}}')
-    assert doctor._xformers_torch() == "2.10.0+cu128"
+def test_doctor_says_why_torch_does_not_see_a_gpu(tmp_path, monkeypatch):
+    """A CPU build, or a driver that is too old for this one."""
+    tool = tmp_path / "nvidia-smi"
+    tool.write_text("#!/bin/sh\necho 'GPU 0: NVIDIA A100 (UUID: GPU-1)'\n")
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    monkeypatch.setattr(torch.version, "cuda", None)
+    found = doctor._torch()
+    assert (found.state, found.found.partition("; ")[2].partition("; ")[2]) == (
+        "optional", "a GPU is there, but this torch is a CPU build",
+    )  # fmt: skip
+
+    def too_old():
+        raise RuntimeError("The NVIDIA driver on your system is too old (found version 12040).\nPlease update it")
+
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    monkeypatch.setattr(torch.cuda, "init", too_old)
+    found = doctor._torch()
+    assert found.found.endswith(
+        "torch for CUDA 13.0 says: The NVIDIA driver on your system is too old (found version 12040)."
+    )
+    assert "a newer driver" in found.advice
+    tool.write_text("#!/bin/sh\necho 'No devices were found'\n")
+    assert doctor._torch().state == "ok"
+
+
+@pytest.fixture
+def gpu(monkeypatch):
+    """A GPU to the doctor, who is told that FlashAttention works in half precision."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(doctor, "has_bf16", lambda _: True)
+    monkeypatch.setattr(doctor, "backend_for", lambda _, dtype, *__: "efficient" if dtype is torch.float32 else "flash")
+    return "bf16 and fp16 by FlashAttention; fp32 by torch's memory-efficient kernel; "
+
+
+def test_doctor_says_which_kernels_attend_and_that_xformers_is_not_there(gpu, monkeypatch):
+    monkeypatch.setattr(doctor.importlib.util, "find_spec", lambda _: None)
+    found = doctor._attention()
+    assert (found.state, found.found) == ("optional", gpu + "xformers is not installed")
+
+
+def test_doctor_says_why_xformers_does_not_load(gpu, monkeypatch):
+    monkeypatch.setattr(doctor, "xformers_trouble", lambda: "it was built for torch 2.10.0+cu128, and this is 2.13.0")
+    assert doctor._attention().found == gpu + (
+        "xformers does not load, it was built for torch 2.10.0+cu128, and this is 2.13.0"
+    )
+    monkeypatch.setattr(doctor, "xformers_trouble", lambda: None)
+    monkeypatch.setattr(doctor, "xformers_works", lambda *_: False)
+    assert doctor._attention().found == gpu + "xformers has no kernels for this GPU"
+    monkeypatch.setattr(doctor, "xformers_works", lambda _, dtype: dtype is torch.float32)
+    assert doctor._attention() == doctor.Finding("attention", "ok", gpu + "xformers works in fp32")
+
+
+@pytest.mark.parametrize(
+    ("command", "error", "words"),
+    [
+        (
+            "encode",
+            torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"),
+            "2.00 GiB.*clips-per-chunk",
+        ),
+        ("curate", RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried"), "lower max_segments"),
+        ("demo", MemoryError(), r"suffice \(MemoryError\): close other programs that hold it$"),
+    ],
+)
+def test_too_little_memory_is_one_message_that_says_what_to_lower(monkeypatch, capsys, command, error, words):
+    monkeypatch.setattr(sys, "argv", ["evagen", command, "x"])
+    with pytest.raises(SystemExit, match="2"), explained_errors():
+        raise error
+    assert re.search(words, capsys.readouterr().err.strip())
+    with pytest.raises(RuntimeError, match="shapes do not fit"), explained_errors():
+        raise RuntimeError("shapes do not fit")
 
 
 def test_a_wrong_name_of_a_config_is_told_before_anything_slow_is_imported():

@@ -16,12 +16,14 @@ from tiny_models import tiny_teacher
 from transformers import VideoMAEConfig, VideoMAEModel
 
 from evagen.ar_model.sampler import STEPS_BETWEEN_LOOKS
-from evagen.commands import curate, decode, encode
+from evagen.commands import benchmark, curate, decode, encode
+from evagen.commands.benchmark import load_benchmark
 from evagen.config import load_config
 from evagen.data.corpus import read_corpus
 from evagen.data.curation_record import read_record
 from evagen.data.token_file import read_token_file
 from evagen.data.video_writer import write_video
+from evagen.scoring import record as scored
 from evagen.training.metrics import read_metrics
 
 pytestmark = [
@@ -44,6 +46,8 @@ DISCRIMINATORS = {
     "videomae": "loss.adversarial={discriminator: videomae, videomae: %s}",
 }
 EVERYTHING = ["run.gradient_checkpointing=true", "optimizer.accumulation=2", "optimizer.ema_decay=0.9"]
+SCORED = {"larp-ucf101-recon": ["router"], "larp-ucf101-class2video": ["generator"]}
+"""Protocols, and what they score beside the tokenizer."""
 FEWER = {"curation": ["data.limit=4"]}
 """Clips, where a pretended GPU is slow."""
 UNSEEN = ["run.log_every=1000", "run.save_every=1000"]
@@ -94,7 +98,19 @@ def all_jobs(road: Path, out: Path) -> list[list[str]]:
             [f"encode within a budget {frames}", "encode", video, tokens, *models, "--no-score", "--mean-tokens=10"],
             [f"decode {frames}", "decode", tokens, str(out / f"{frames}_decoded.mkv"), models[0], models[2]],
         ]
+    jobs.append(["reconstruct", "reconstruct", video, str(out / "beside.mp4"), *models])
+    jobs += [[protocol, "benchmark", *score(road, out, protocol)] for protocol in SCORED]
     return jobs + remembering_jobs(road, out)
+
+
+def score(road: Path, out: Path, protocol: str) -> list[str]:
+    """Of a few clips, by the network that comes as a package."""
+    settings = {
+        "run.out": out / protocol, "cache": out / "cache", "data.root": road / "arcade", "data.layout": "ucf101",
+        "tokenizer": road / "final", "changes": "{dataset: arcade, size: 32, drawn: 8}", "detector": "offline",
+        "certainty.resamples": 2, "batch_size": 4, **{name: road / name for name in SCORED[protocol]},
+    }  # fmt: skip
+    return [protocol, *(f"{key}={value}" for key, value in settings.items())]
 
 
 def remembering_jobs(road: Path, out: Path) -> list[list[str]]:
@@ -146,7 +162,7 @@ def results(out) -> dict[str, dict]:
 
 def test_every_command_runs_in_fp32_and_bf16_and_with_every_setting(results):
     assert not {name: each["error"][-1500:] for name, each in results.items() if each["error"]}
-    assert len(results) == 14 + 6 + 8 + 2 + 6 + 8
+    assert len(results) == 14 + 6 + 8 + 2 + 6 + 1 + 2 + 8
 
 
 @pytest.mark.parametrize("stage", TRAINED)
@@ -182,6 +198,22 @@ def test_tokens_and_samples_are_those_of_a_cpu(road, out):
         for folder in (road / "samples", out / "samples fp32")
     )
     assert [clip["codes"] for clip in here] == [clip["codes"] for clip in there]
+
+
+@pytest.mark.filterwarnings("ignore::evagen.eval.frechet.FewSamplesWarning")
+@pytest.mark.parametrize("protocol", SCORED)
+def test_scores_are_those_of_a_cpu(road, out, tmp_path, protocol):
+    name, *settings = score(road, tmp_path, protocol)
+    here, there = (
+        scored.read_record(folder) for folder in (benchmark.main(load_benchmark(name, settings)), out / protocol)
+    )
+    assert there.score.value == pytest.approx(here.score.value, rel=1e-3)
+    assert there.tokens == here.tokens
+    if here.reconstruction:
+        for measure in ("psnr", "ssim", "perceptual", "motion"):
+            assert getattr(there.reconstruction, measure) == pytest.approx(
+                getattr(here.reconstruction, measure), abs=1e-3
+            )
 
 
 @pytest.mark.parametrize("name", [*TRAINED, *DISCRIMINATORS])

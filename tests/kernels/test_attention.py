@@ -14,7 +14,7 @@ from torch import Tensor
 from evagen.ar_model.decoding import Decoder
 from evagen.bench.pretended import kernels as pretended
 from evagen.errors import UserError
-from evagen.kernels import attention, backends
+from evagen.kernels import attention, backends, gathered
 from evagen.kernels.attention import PlannedAttention, choose_attention, planned_attention
 from evagen.kernels.plans import AttentionPlan, plan_causal, plan_families
 from evagen.run import Attends
@@ -84,13 +84,22 @@ def assert_equals_masked(attend, plan: AttentionPlan, mask: Tensor, seed: int, t
 
 
 @contextmanager
-def emulated_flash():
-    """torch's FlashAttention on a CPU, as the pretended GPU has it, which checks what it is told; of any type."""
+def emulated_kernels():
+    """torch's kernels for CUDA on a CPU, as the pretended GPU has them, which check what they are told; of any type.
+    Yields the names of those that are called."""
+    called = []
+
+    def noted(name, compute):
+        return lambda *args, **kwargs: (called.append(name), compute(*args, **kwargs))[1]
+
     with pytest.MonkeyPatch.context() as patch, torch.library._scoped_library("aten", "IMPL") as library:
-        patch.setattr(pretended, "check_heads", lambda *_: None)
-        library.impl("_flash_attention_forward", pretended.flash_forward, "CPU")
-        library.impl("_flash_attention_backward", pretended.flash_backward, "CPU")
-        yield
+        for check in ("check_heads", "check_rows"):
+            patch.setattr(pretended, check, lambda *_: None)
+        for name in ("flash_attention", "efficient_attention"):
+            for direction in ("forward", "backward"):
+                compute = pretended.EMULATED[f"_{name}_{direction}"]
+                library.impl(f"_{name}_{direction}", noted(f"{name}_{direction}", compute), "CPU")
+        yield called
 
 
 @settings(max_examples=60, deadline=None)
@@ -100,7 +109,7 @@ def test_block_causal_equals_a_dense_mask(query_lengths, key_lengths, seed):
     queries, keys = (PackedLayout(torch.tensor(lengths[:count])) for lengths in (query_lengths, key_lengths))
     plan, mask = plan_block_causal(queries, keys), block_causal_mask(queries, keys)
     assert_equals_masked(planned_attention, plan, mask, seed)
-    assert_equals_masked(attention._dense_attention, plan.to_send(), mask, seed)
+    assert_equals_masked(gathered.dense_attention, plan.to_send(), mask, seed)
 
 
 @settings(max_examples=60, deadline=None)
@@ -109,7 +118,7 @@ def test_causal_equals_a_dense_mask(lengths, in_order, seed):
     lengths = sorted(lengths) if in_order else lengths  # sorted, sequences of equal length share calls
     plan, mask = plan_causal(lengths), causal_mask(lengths)
     assert_equals_masked(planned_attention, plan, mask, seed)
-    assert_equals_masked(attention._dense_attention, plan.to_send(), mask, seed)
+    assert_equals_masked(gathered.dense_attention, plan.to_send(), mask, seed)
 
 
 @settings(max_examples=60, deadline=None)
@@ -210,8 +219,44 @@ def test_xformers_is_told_the_same_pattern(kind, lengths):
 @given(lengths_of_blocks, st.integers(0, 2**31))
 def test_flash_is_told_the_same_pattern(kind, lengths, seed):
     plan, mask = plan_and_mask(kind, lengths)
-    with emulated_flash():
+    with emulated_kernels():
         assert_equals_masked(attention._flash_attention, plan.to_send(), mask, seed, tolerance=1e-5)
+
+
+@EVERY_KIND
+@settings(max_examples=30, deadline=None)
+@given(lengths_of_blocks, st.integers(0, 2**31))
+def test_the_memory_efficient_kernel_is_told_the_same_pattern(kind, lengths, seed):
+    """In one call, and one for the gradients, however many segments there are."""
+    plan, mask = plan_and_mask(kind, lengths)
+    with emulated_kernels() as called:
+        assert_equals_masked(gathered.efficient_attention, plan.to_send(), mask, seed, tolerance=1e-5)
+    assert called == ["efficient_attention_forward", "efficient_attention_backward"]
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(st.tuples(st.integers(1, 2), st.integers(0, 6), st.integers(1, 2)), min_size=1, max_size=8),
+    st.integers(0, 2**31),
+)
+def test_the_memory_efficient_kernel_sees_runs_of_keys_anywhere(segments, seed):
+    plan, mask = plan_of_runs(segments)
+    with emulated_kernels():
+        assert_equals_masked(gathered.efficient_attention, plan.to_send(), mask, seed, tolerance=1e-5)
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.lists(st.integers(1, 40), min_size=1, max_size=5), st.integers(0, 2**31), st.data())
+def test_sums_of_weights_are_found_behind_each_segment(lengths, seed, data):
+    """They are padded to those of the longest."""
+    key_lengths = data.draw(st.lists(st.integers(1, 9), min_size=len(lengths), max_size=len(lengths)))
+    plan = plan_families([sum(key_lengths)], lengths, key_lengths).own
+    query, key, value = heads(sum(lengths), sum(key_lengths), seed)
+    expected = attention._with_sums_of_segments(query, key, value, plan)
+    with torch.no_grad(), emulated_kernels():
+        found = gathered.efficient_with_sums(query, key, value, plan.to_send())
+    for mine, theirs in zip(found, expected, strict=True):
+        torch.testing.assert_close(mine.double(), theirs.double(), atol=1e-5, rtol=1e-5)
 
 
 @settings(max_examples=60, deadline=None)
@@ -221,7 +266,7 @@ def test_flash_is_told_the_same_pattern(kind, lengths, seed):
 )
 def test_flash_reads_runs_of_keys_anywhere(segments, seed):
     plan, mask = plan_of_runs(segments)
-    with emulated_flash():
+    with emulated_kernels():
         assert_equals_masked(attention._flash_attention, plan.to_send(), mask, seed, tolerance=1e-5)
 
 
@@ -244,19 +289,29 @@ def test_a_backend_that_does_not_work_here_is_explained(backend, kind):
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
 @EVERY_KIND
-@pytest.mark.parametrize("backend", ["xformers", "flash"])
-def test_backends_agree_on_cuda(backend, kind):
+@pytest.mark.parametrize(
+    ("backend", "dtype", "tolerance"),
+    [
+        ("xformers", torch.bfloat16, 0.05),
+        ("xformers", torch.float32, 1e-4),
+        ("flash", torch.bfloat16, 0.05),
+        ("torch", torch.float32, 1e-4),
+        ("torch", torch.bfloat16, 0.05),
+    ],
+)
+def test_backends_agree_on_cuda(backend, dtype, tolerance, kind):
     device = torch.device("cuda")
-    if not getattr(backends, f"{backend}_works")(device, torch.bfloat16, 64):
+    works = getattr(backends, f"{'efficient' if backend == 'torch' else backend}_works")
+    if not works(device, dtype, 64):
         pytest.skip(f"{backend} does not work with this torch")
     random = torch.Generator().manual_seed(0)
     plan, mask = plan_and_mask(kind, torch.randint(1, 200, (6, 4), generator=random).tolist())
     plan = plan.to(device)
-    inputs = [torch.randn(len(mask), 4, 64, generator=random).to(device).bfloat16() for _ in range(3)]
+    inputs = [torch.randn(len(mask), 4, 64, generator=random).to(device, dtype) for _ in range(3)]
     inputs = [x.requires_grad_() for x in inputs]
     ours = values_and_gradients(planned_attention(*inputs, plan, backend), inputs)
-    for mine, theirs in zip(ours, values_and_gradients(attention._dense_attention(*inputs, plan.to_send()), inputs)):
-        torch.testing.assert_close(mine, theirs, atol=0.05, rtol=0.05)
+    for mine, theirs in zip(ours, values_and_gradients(gathered.dense_attention(*inputs, plan.to_send()), inputs)):
+        torch.testing.assert_close(mine, theirs, atol=tolerance, rtol=tolerance)
 
 
 # The backend of a model
