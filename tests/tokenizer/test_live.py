@@ -147,8 +147,8 @@ def test_what_an_error_says_is_enough_is_enough(frames_per_second, shortest):
         told.append(float(re.search(r"take(?:s)? ([\d.]+) ?(?:a )?second", str(error.value))[1]))
     assert told[0] < shortest * blocks_per_second + 0.1
     assert RateControl(levels, told[0], told[1], blocks_per_second).window_blocks == 1
-    for tiles in (1, 3, 6):
-        control = RateControl(levels, tiles * (shortest * frames_per_second / STEP) / tiles, 4.0, blocks_per_second)
+    for shares in (1, 3, 6):
+        control = RateControl(levels, shares * (shortest * frames_per_second / STEP) / shares, 4.0, blocks_per_second)
         for _ in range(50):
             assert control.allowed() == [shortest]
             control.add(shortest)
