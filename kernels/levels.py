@@ -34,13 +34,16 @@ def check_layout(video: Tensor, levels_too: bool = False) -> None:
         check_floats(video)
 
 
-def check_range(video: Tensor) -> None:
+def check_range(*videos: Tensor) -> None:
     """Raises ValueError for a video or picture, of any shape, whose values are not floating point in [-1, 1], or a
-    little beyond. On a GPU this waits for it."""
-    check_floats(video)
-    if not video.numel():
+    little beyond. On a GPU this waits for it, once for all."""
+    for video in videos:
+        check_floats(video)
+    ends = [torch.stack(video.detach().aminmax()) for video in videos if video.numel()]
+    if not ends:
         return
-    low, high = torch.stack(video.detach().aminmax()).tolist()
+    lows, highs = torch.stack(ends).unbind(1)
+    low, high = torch.stack([lows.amin(), highs.amax()]).tolist()
     if not (low >= -FURTHEST and high <= FURTHEST):  # false for NaN too
         raise ValueError(
             f"videos have values in [-1, 1], got {low:.4g} to {high:.4g}: levels / 127.5 - 1 gives that of 0…255"

@@ -107,5 +107,6 @@ def height_width(size: int | list[int] | tuple[int, int]) -> tuple[int, int]:
 @functools.lru_cache
 def _statistics(dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
     """ImageNet's mean and deviation of each colour, (3, 1, 1) each: copied to a device once."""
-    mean, deviation = torch.tensor([IMAGENET_MEAN, IMAGENET_DEVIATION], dtype=dtype).to(device)[..., None, None]
+    with torch.inference_mode(False):  # whoever asks first, a backward pass may need them later
+        mean, deviation = torch.tensor([IMAGENET_MEAN, IMAGENET_DEVIATION], dtype=dtype).to(device)[..., None, None]
     return mean, deviation

@@ -193,12 +193,13 @@ class _RouterClips:
 
 def grouped(video: Video, size_of_group: int) -> Iterator[tuple[list[Tensor], tuple[int, int]]]:
     """The frames of a video in fp32, so many at a time, the last ones fewer, and their (H, W). Raises ValueError for
-    what is no frame, and for frames of other sizes."""
+    what is no frame in [-1, 1], and for frames of other sizes."""
     frames = iter(video.unbind(1) if isinstance(video, Tensor) and video.ndim == 4 else video)
     size = None
     while group := list(islice(frames, size_of_group)):
         for frame in group:
             size = _checked_size(frame, size)
+        check_range(*group)
         assert size is not None
         yield [frame.float() for frame in group], size
 
@@ -322,7 +323,7 @@ def check_dials(preference: float | None, mean_tokens: float | None, max_tokens:
 
 
 def _checked_size(frame: Tensor, size: tuple[int, int] | None) -> tuple[int, int]:
-    """(H, W) of a frame. Raises ValueError unless it is a picture in [-1, 1], of the size of those before it."""
+    """(H, W) of a frame. Raises ValueError unless it is a picture, of the size of those before it."""
     if not isinstance(frame, Tensor):
         raise ValueError(
             "a video is a tensor 3 F H W in [-1, 1], or frames 3 H W one by one; got a "
@@ -336,7 +337,6 @@ def _checked_size(frame: Tensor, size: tuple[int, int] | None) -> tuple[int, int
     found = (frame.shape[1], frame.shape[2])
     if size not in (None, found):
         raise ValueError(f"all frames of a video have one size; after {size} comes {found}")
-    check_range(frame)
     return found
 
 

@@ -21,8 +21,8 @@ def brute_force_distances(
     table = tokenizer.assignments.table() if candidates is None else candidates
     results: dict[str, list[Tensor]] = {}
     for some in table.split(candidates_at_once):
-        clips = torch.arange(len(video)).repeat(len(some))  # (a·B,)
-        tokens = tokenizer.encode(video[clips.to(video.device)], some.repeat_interleave(len(video), dim=0))
+        clips = torch.arange(len(video), device=video.device).repeat(len(some))  # (a·B,)
+        tokens = tokenizer.encode(video[clips], some.repeat_interleave(len(video), dim=0))
         blocks = tokenizer.decode(tokens, tuple(video.shape[-2:])).split(tokenizer.config.temporal_patch, dim=2)
         per_block = [distance(block, clips, t) for t, block in enumerate(blocks)]
         for name in per_block[0]:

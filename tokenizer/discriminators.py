@@ -226,7 +226,8 @@ def window_frames(num_frames: int, window: int) -> Tensor:
 
 @functools.lru_cache(maxsize=16)
 def _windows_on(num_frames: int, window: int, device: torch.device) -> Tensor:
-    return window_frames(num_frames, window).to(device)
+    with torch.inference_mode(False):  # whoever asks first, a backward pass may need them later
+        return window_frames(num_frames, window).to(device)
 
 
 def load_videomae(source: str | Path = VIDEOMAE_B) -> VideoMAEModel:

@@ -189,7 +189,7 @@ class LiveTokenizer:
                     length = chooser.choose(resize(tile.transpose(0, 1), (side, side)).transpose(0, 1))
                 else:
                     length = lengths[min(stream.num_encoded, len(lengths) - 1)]
-                codes.append(stream.encode(tile, torch.tensor([length])))
+                codes.append(stream.encode(tile, torch.tensor([length]), known_range=True))  # of frames as they came
             yield LiveBlock(codes, num_frames, size)
 
     def decode(self, tokens: TokenizedVideo) -> Tensor:

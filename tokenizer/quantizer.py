@@ -73,7 +73,7 @@ class VectorQuantizer(nn.Module):
             codebook = F.normalize(self.codebook.float(), dim=-1)  # (K, c)
             similarity = x @ codebook.T  # (N, K)
             if self.stochastic_temperature and self.training and with_losses:
-                codes = (similarity.detach() / self.stochastic_temperature).softmax(-1).multinomial(1)[:, 0]  # (N,)
+                codes = _drawn((similarity.detach() / self.stochastic_temperature).softmax(-1))  # (N,)
             else:
                 codes = similarity.argmax(-1)  # (N,)
             nearest = F.embedding(codes, codebook)  # (N, c); for rows so short indexing has a slow gradient on CUDA
@@ -96,6 +96,12 @@ class VectorQuantizer(nn.Module):
         entropy_of_each = -(p * log_p).sum(-1).mean()
         entropy_of_mean = -(mean_p * mean_p.clamp_min(1e-9).log()).sum()
         return entropy_of_each - entropy_of_mean
+
+
+def _drawn(weights: Tensor) -> Tensor:
+    """A code for each row of probabilities (N, K), (N,): the first of K that race. `multinomial` draws the same, but
+    refuses what is no probability: a training whose weights broke would end there, before it could say so."""
+    return (weights / torch.empty_like(weights).exponential_()).argmax(-1)
 
 
 class DeadCodeRestart:

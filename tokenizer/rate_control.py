@@ -52,17 +52,18 @@ class RateControl:
     ):
         self._preferences = preferences
         self.levels, self.shortest, self.longest = tuple(levels), levels[0], levels[-1]
-        self.per_block = tokens_per_second / blocks_per_second  # r
+        self.per_block = max(tokens_per_second / blocks_per_second, self.shortest)  # r
         self.window_blocks = int(window_seconds * blocks_per_second + 1e-9)  # n
         if self.window_blocks < 1:
             raise ValueError(
                 f"a window of {window_seconds:g} seconds is shorter than a block, which takes "
-                f"{1 / blocks_per_second:.3g} seconds of this video"
+                f"{_rounded_up(1 / blocks_per_second, 3)} seconds of this video"
             )
-        if not self.per_block >= self.shortest:
+        least = self.shortest * blocks_per_second
+        if not tokens_per_second >= least * (1 - 1e-9):  # which may have been computed in another order
             raise ValueError(
                 f"{tokens_per_second:g} tokens a second cannot be kept: the shortest lengths, {self.shortest} a block, "
-                f"take {self.shortest * blocks_per_second:g} a second of this video"
+                f"take {_rounded_up(least, 2)} a second of this video"
             )
         self._window: deque[int] = deque(maxlen=self.window_blocks - 1)  # lengths of the blocks before
         self._blocks = self._tokens = 0
@@ -107,3 +108,8 @@ class RateControl:
         self._blocks, self._tokens = self._blocks + 1, self._tokens + length
         drive = self._drive + GAIN * (1 - length / self.per_block)
         self._drive = min(max(drive, -MOST_DRIVE), MOST_DRIVE)
+
+
+def _rounded_up(number: float, digits: int) -> str:
+    """A least value in words, to be given as it is said."""
+    return f"{math.ceil(number * 10**digits) / 10**digits:.{digits}f}".rstrip("0").rstrip(".")

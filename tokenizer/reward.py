@@ -62,9 +62,14 @@ class RewardScale:
     @staticmethod
     def of(distances: Tensor, space: AssignmentSpace, name: ScaleName = "min-max") -> "RewardScale":
         """From every candidate's distance, (B, A) in index order. Raises ValueError where more tokens
-        do not lower the mean distance: such a tokenizer is not trained enough to curate with; and for distances of
-        another number of candidates."""
+        do not lower the mean distance: such a tokenizer is not trained enough to curate with; for distances of
+        another number of candidates; and where there is one candidate alone."""
         _check_candidates(distances, space)
+        if space.count == 1:
+            raise ValueError(
+                f"the tokenizer has the one length {space.levels[0]}, so there is nothing to choose: give it more than "
+                "one, or do without a router (uniform_length)"
+            )
         distances = distances.double()
         d_max, d_min = distances.mean(0)[[0, -1]].tolist()
         if not d_min < d_max:
@@ -110,21 +115,28 @@ def preference_within(preference: float | None, trained_for: tuple[float, float]
     return preference
 
 
+def check_preference(preference: float | Tensor) -> None:
+    """Raises ValueError for a preference out of [0, 2], or none."""
+    w_q = torch.as_tensor(preference, dtype=torch.float64)
+    if not bool(((w_q >= 0) & (w_q <= 2)).all()):
+        raise ValueError(
+            f"a preference w_q lies between 0 (shortest) and 2 (best quality); got {w_q.flatten().tolist()}"
+        )
+
+
 def same_preference(preference: float, of: RewardScale, to: RewardScale) -> float:
     """The w_q of scale `to` that ranks assignments as `preference` does in scale `of`."""
-    ratio = preference / (2 - preference) * (of.tokens_unit / of.distance_unit) * (to.distance_unit / to.tokens_unit)
-    return 2 * ratio / (1 + ratio)
+    quality = preference * (to.distance_unit / of.distance_unit)
+    length = (2 - preference) * (to.tokens_unit / of.tokens_unit)
+    return 2 * quality / (quality + length)
 
 
 def proxy_reward(distances: Tensor, preference: float | Tensor, space: AssignmentSpace, scale: RewardScale) -> Tensor:
     """R of every candidate: distances (B, A), preference w_q a number or (B,) → float64 (B, A). Raises ValueError for
     distances of another number of candidates, and for a preference out of [0, 2]."""
     _check_candidates(distances, space)
+    check_preference(preference)
     w_q = torch.as_tensor(preference, dtype=torch.float64, device=distances.device).reshape(-1, 1)  # (B or 1, 1)
-    if not bool(((w_q >= 0) & (w_q <= 2)).all()):
-        raise ValueError(
-            f"a preference w_q lies between 0 (shortest) and 2 (best quality); got {w_q.flatten().tolist()}"
-        )
     length = scale.length(space.table().sum(-1)).to(distances.device)  # (A,)
     return w_q * scale.quality(distances) - (2 - w_q) * length
 

@@ -80,7 +80,10 @@ def router_features(video: Tensor, temporal_patch: int, downscale: int) -> Tenso
     means = rearrange(video, "b c (t f) h w -> b c t f h w", t=num_blocks).mean(3)  # (B, C, T, H, W)
     for series, back in [(video, 1), *((means, back) for back in range(1, num_blocks))]:
         change = F.l1_loss(series[:, :, back:], series[:, :, :-back], reduction="none")  # one pass, without a copy
-        change = CHANGE_SCALE * F.avg_pool2d(change.mean(1), downscale)  # (B, F or T - back, H/s, W/s)
+        if change.shape[2]:  # a clip of one frame has no change
+            change = CHANGE_SCALE * F.avg_pool2d(change.mean(1), downscale)  # (B, F or T - back, H/s, W/s)
+        else:
+            change = frames[:, :0]  # (B, 0, H/s, W/s)
         change = F.pad(change, (0, 0, 0, 0, back, 0))  # (B, F or T, H/s, W/s)
         parts.append(rearrange(change, "b (t n) h w -> b n h (t w)", t=num_blocks))
     return torch.cat(parts, dim=1)

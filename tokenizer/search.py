@@ -31,7 +31,7 @@ from evagen.kernels.transfer import send
 from evagen.tokenizer.autoencoder import VideoTokenizer
 from evagen.tokenizer.layers import Past, Plans
 from evagen.tokenizer.places import Blocks
-from evagen.tokenizer.reward import RewardScale
+from evagen.tokenizer.reward import RewardScale, check_preference
 from evagen.tokenizer.search_batch import SearchBatch, joined, rows_of
 
 BlockDistance = Callable[[Tensor, Tensor, int], dict[str, Tensor]]
@@ -151,13 +151,15 @@ class CandidateSearch:
     def autoregressive(
         self, video: Tensor, preference: float, scale: RewardScale, name: str = "perceptual", beam: int = 1
     ) -> Tensor:
-        """The assignment chosen block by block: in each block the `beam` prefixes of highest reward go on.
+        """The assignment chosen block by block: in each block the `beam` prefixes of highest reward go on, the cheapest
+        of equals first.
 
         The reward is a sum over blocks, so prefixes compare fairly; what a choice does to later blocks is what
         the beam looks at. Evaluates at most T · n · beam blocks a clip: linear in T, for videos of any length.
         Memory grows with the larger of max_segments and n · beam, times T.
         video (B, C, F, H, W) in [-1, 1] → lengths int64 (B, T). name: which of the distances counts. Raises ValueError
-        where there is none of that name, and as `all_distances` does."""
+        where there is none of that name, for a preference out of [0, 2], and as `all_distances` does."""
+        check_preference(preference)
         if beam < 1:
             raise ValueError(f"beam must be at least 1, got {beam}")
         clips_at_once = self.max_segments // (beam * len(self.tokenizer.assignments.levels))
@@ -188,8 +190,10 @@ class CandidateSearch:
             if name not in children.sums:
                 raise ValueError(f"name={name!r}: the distances are called {', '.join(children.sums)}")
             quality = -children.sums[name].cpu() / batch.num_blocks / scale.distance_unit  # (S,)
-            length = levels[children.levels].sum(1) / tokens_unit  # (S,)
-            order = (preference * quality - (2 - preference) * length).argsort(descending=True)  # best reward first
+            tokens = levels[children.levels].sum(1)  # (S,)
+            reward = preference * quality - (2 - preference) * tokens / tokens_unit  # (S,)
+            order = tokens.argsort(stable=True)
+            order = order[reward[order].argsort(descending=True, stable=True)]  # best first, of equals the cheapest
             kept = torch.cat([order[children.clips[order] == clip][:beam] for clip in range(len(batch.numbers))])
             parents = children.become_parents(kept, batch)
             if batch.depends_on_prefix:

@@ -91,11 +91,12 @@ class TokenizerStream:
             raise ValueError(f"a stream has pictures of one size; after (H, W) {first} comes {size}: begin another one")
 
     @torch.no_grad()
-    def encode(self, blocks: Tensor, lengths: Tensor) -> Tensor:
-        """The next blocks (C, n·f, H, W) in [-1, 1] and their lengths int64 (n,) → codes int64 (N,). Raises ValueError
-        as `VideoTokenizer.encode` does."""
+    def encode(self, blocks: Tensor, lengths: Tensor, known_range: bool = False) -> Tensor:
+        """The next blocks (C, n·f, H, W) in [-1, 1] and their lengths int64 (n,) → codes int64 (N,). known_range as in
+        `VideoTokenizer.encode`; raises ValueError as that does."""
         model, lengths = self.tokenizer, lengths.cpu()
-        check_range(blocks)
+        if not known_range:
+            check_range(blocks)
         self._check_size("encoded", (blocks.shape[-2], blocks.shape[-1]))
         patches = model.embed_video(blocks[None])  # (1, n, Hp, Wp, De)
         if len(lengths) != patches.shape[1]:

@@ -120,7 +120,7 @@ def remembering_jobs(road: Path, out: Path) -> list[list[str]]:
         return [name, COMMANDS[stage], str(road / stage / "config.yaml"), f"run.out={out / name}", *overrides]
 
     tokenizer = f"tokenizer={out / 'remembers'}"
-    live = [f"--tokenizer={out / 'remembers'}"]
+    live = [f"--tokenizer={out / 'remembers'}", "--precision=fp32"]
     return [
         job("remembers", "proxy", "model.memory_blocks=2", "pieces=[8, 16]"),
         job("states", "curation", tokenizer, "past=1", "future=1"),
@@ -128,9 +128,9 @@ def remembering_jobs(road: Path, out: Path) -> list[list[str]]:
         job("runs", "tokens", tokenizer, f"router={out / 'block_router'}", "flips=false"),
         job("endless", "generator", f"corpus={out / 'runs'}", "blocks=2"),
         job("long", "samples", f"generator={out / 'endless'}", tokenizer, "seconds=2", "clips_per_class=1"),
-        ["encode live", "encode", str(out / "64.mkv"), str(out / "live.safetensors"), *live,
-         f"--router={out / 'block_router'}", "--tokens-per-second=12", "--precision=fp32"],
-        ["decode live", "decode", str(out / "live.safetensors"), str(out / "live.mkv"), *live, "--precision=fp32"],
+        *([f"encode live {frames}", "encode", str(out / f"{frames}.mkv"), str(out / f"live_{frames}.safetensors"),
+           *live, f"--router={out / 'block_router'}", "--tokens-per-second=12", "--no-score"] for frames in (32, 64)),
+        ["decode live", "decode", str(out / "live_64.safetensors"), str(out / "live.mkv"), *live],
     ]  # fmt: skip
 
 
@@ -162,7 +162,7 @@ def results(out) -> dict[str, dict]:
 
 def test_every_command_runs_in_fp32_and_bf16_and_with_every_setting(results):
     assert not {name: each["error"][-1500:] for name, each in results.items() if each["error"]}
-    assert len(results) == 14 + 6 + 8 + 2 + 6 + 1 + 2 + 8
+    assert len(results) == 14 + 6 + 8 + 2 + 6 + 1 + 2 + 9
 
 
 @pytest.mark.parametrize("stage", TRAINED)
@@ -260,13 +260,25 @@ def test_host_and_device_meet_seldom_in_a_chunk(results, what, most):
     assert (many - few).total() <= 2 * most, many - few
 
 
+def test_a_block_that_goes_by_waits_for_its_length_alone(results):
+    """What sixteen blocks have more than eight: their frames and plans go to the device, and the router's look comes
+    back."""
+    few, many = (
+        Counter({(kind, place): times for kind, place, times in results[name]["meetings"]})
+        for name in ("encode live 32", "encode live 64")
+    )
+    waits = {key: times for key, times in (many - few).items() if key[0] != "to the device"}
+    assert sum(waits.values()) == 8, waits
+    assert (many - few).total() <= 8 * 3, many - few
+
+
 def test_a_stream_is_that_of_a_cpu(out, tmp_path):
     live = tmp_path / "live.safetensors"
     encode.main(
         out / "64.mkv", live, str(out / "remembers"), str(out / "block_router"), encode.Dials(tokens_per_second=12.0)
     )
     decode.main(live, tmp_path / "live.mkv", str(out / "remembers"))
-    (here, about), (there, _) = (read_token_file(path) for path in (live, out / "live.safetensors"))
+    (here, about), (there, _) = (read_token_file(path) for path in (live, out / "live_64.safetensors"))
     assert about.blocks == 16
     assert torch.equal(here.lengths, there.lengths)
     assert torch.equal(here.codes, there.codes)

@@ -353,6 +353,16 @@ def test_lecam_state_comes_back():
     assert other.fake_average == lecam.fake_average == -2
 
 
+def test_a_first_look_in_inference_mode_leaves_gradients_to_later_ones():
+    """What both keep between looks would else be of a kind that no backward pass takes."""
+    discriminator = videomae_discriminator().double()
+    video = torch.rand(1, 3, 11, 16, 16, dtype=torch.float64)
+    with torch.inference_mode():
+        discriminator(video)
+    discriminator(video.requires_grad_()).sum().backward()
+    assert video.grad.abs().sum() > 0
+
+
 def test_adaptive_weight_by_hand():
     layer = nn.Parameter(torch.tensor([[1.0, 2.0]]))
     output = (layer * torch.tensor([[3.0, 4.0]])).sum()

@@ -100,6 +100,11 @@ def test_a_tokenizer_that_gains_nothing_from_tokens_is_refused():
         RewardScale.of(torch.tensor([[0.1, 0.2, 0.3, 0.4]]), AssignmentSpace([1, 2], 2))
 
 
+def test_one_length_leaves_nothing_to_choose():
+    with pytest.raises(ValueError, match="has the one length 4, so there is nothing to choose"):
+        RewardScale.of(torch.rand(3, 1), AssignmentSpace([4], 2))
+
+
 def test_reward_by_z_scores_by_hand():
     """EVATok's supplement, eqs. 5 to 7, with quality falling with the distance."""
     space = AssignmentSpace([1, 3], 2)
@@ -121,6 +126,7 @@ def test_the_same_preference_of_the_other_scale_ranks_alike(preference, seed):
     gaps = [reward - reward[:, :1] for reward in rewards]  # equal but for a factor
     factor = gaps[1].abs().sum() / gaps[0].abs().sum()
     torch.testing.assert_close(gaps[1], gaps[0] * factor)
+    assert [same_preference(w, one, other) for w in (0.0, 2.0)] == [0, 2]  # where one side alone counts
 
 
 def test_reward_percentile_by_hand():

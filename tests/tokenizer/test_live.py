@@ -1,6 +1,7 @@
 """Lengths and tokens of videos that go by: live equals whole, and a rate is kept."""
 
 import math
+import re
 
 import pytest
 import torch
@@ -132,6 +133,25 @@ def test_a_rate_is_kept_and_used(tokens_per_second, window):
     sums = lengths.unfold(0, blocks, 1).sum(1)
     assert float(sums.max()) <= tokens_per_second * blocks * STEP / 15 + 1e-6
     assert 0.95 <= float(lengths.sum()) / (tokens_per_second * 60) <= 1
+
+
+@pytest.mark.parametrize("frames_per_second", [24000 / 1001, 30000 / 1001, 29.97, 30.0, 15.0, 11.3])
+@pytest.mark.parametrize("shortest", [2, 3, 64])
+def test_what_an_error_says_is_enough_is_enough(frames_per_second, shortest):
+    """Also where it is rounded, and where it is computed from the frame rate."""
+    levels, blocks_per_second = [shortest, 2 * shortest], frames_per_second / STEP
+    told = []
+    for rate, window in ((0.1, 4.0), (10**4, 0.01)):
+        with pytest.raises(ValueError, match="of this video") as error:
+            RateControl(levels, rate, window, blocks_per_second)
+        told.append(float(re.search(r"take(?:s)? ([\d.]+) ?(?:a )?second", str(error.value))[1]))
+    assert told[0] < shortest * blocks_per_second + 0.1
+    assert RateControl(levels, told[0], told[1], blocks_per_second).window_blocks == 1
+    for shares in (1, 3, 6):
+        control = RateControl(levels, shares * (shortest * frames_per_second / STEP) / shares, 4.0, blocks_per_second)
+        for _ in range(50):
+            assert control.allowed() == [shortest]
+            control.add(shortest)
 
 
 def test_a_rate_steers_a_router_of_few_preferences_by_its_log_odds():

@@ -133,11 +133,12 @@ def test_a_lattice_in_a_converted_model_stays_as_it_is(kind):
     assert list(module.parameters()) == []
 
 
-@pytest.mark.parametrize("kind", ["fsq", "bsq"])
-def test_broken_inputs_have_codes_all_the_same(kind):
+@every_kind
+@pytest.mark.parametrize("with_losses", [False, True])
+def test_broken_inputs_have_codes_all_the_same(kind, with_losses):
     """So that a training whose weights broke can still say so."""
     x = torch.full((3, SIZES[kind][1]), torch.nan)
-    codes = quantizer(kind)(x, with_losses=False).codes
+    codes = quantizer(kind)(x, with_losses=with_losses).codes
     assert 0 <= codes.min() <= codes.max() < SIZES[kind][0]
 
 
@@ -151,6 +152,15 @@ def test_stochastic_codes_are_drawn_by_similarity():
     unit = torch.nn.functional.normalize
     expected = (unit(x[:1], dim=-1) @ unit(module.codebook, dim=-1).T / 0.5).softmax(-1)[0]
     torch.testing.assert_close(drawn, expected.detach(), atol=0.01, rtol=0)
+
+
+def test_stochastic_codes_are_those_that_torch_would_draw():
+    module, x, unit = quantizer("svq", stochastic_temperature=0.5), vectors("svq"), torch.nn.functional.normalize
+    torch.manual_seed(0)
+    drawn = module(x, with_losses=True).codes
+    torch.manual_seed(0)
+    weights = (unit(x, dim=-1) @ unit(module.codebook, dim=-1).T / 0.5).softmax(-1)
+    assert torch.equal(drawn, weights.multinomial(1)[:, 0])
 
 
 def test_cold_stochastic_codes_are_the_nearest():

@@ -250,6 +250,14 @@ def test_what_earlier_blocks_have_shown_is_seen():
     assert novelty[1][1, :, 16:].mean() > 0.5
 
 
+def test_clips_of_one_frame_have_lengths_too():
+    """As pictures have (EVATok supplement M); nothing in them changes."""
+    router = tiny_router(5, num_frames=1, temporal_patch=1)
+    pictures = random_clips(6, frames=1)
+    assert router.features(pictures)[:, 3].abs().max() == 0
+    assert len(router.assign(pictures).unique()) > 1
+
+
 @pytest.mark.parametrize("num_frames", [4, 12])
 def test_the_features_of_a_mirror_image_are_the_mirrored_features(num_frames):
     video = random_clips(2, frames=num_frames)

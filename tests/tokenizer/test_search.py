@@ -90,6 +90,7 @@ def test_what_cannot_be_searched_or_rewarded_is_told(model):
         (lambda: search.all_distances(video * 127.5 + 127.5), r"values in \[-1, 1\]"),
         (lambda: CandidateSearch(model, lambda *_: torch.zeros(1)).all_distances(video), "not a Tensor"),
         (lambda: search.autoregressive(video, 1.2, scale, name="lpips"), "name='lpips': the distances are called"),
+        (lambda: search.autoregressive(video, 2.1, scale, name="mse"), r"between 0 .* and 2 .*; got \[2.1"),
         (lambda: RewardScale.of(distances[:, :4], space), rf"distances are \(B, {space.count}\)"),
         (lambda: RewardScale.of(-space.table().sum(1)[None].double(), space, "zscore"), "one of min-max, z-score"),
         (lambda: best_assignment(distances[0], 1.2, space, scale), rf"distances are \(B, {space.count}\)"),
@@ -144,6 +145,15 @@ def test_autoregressive_search_does_not_depend_on_the_batch(model):
         found = CandidateSearch(model, block_errors(alone)).autoregressive(alone, 2.0, scale, name="mse", beam=2)
         assert torch.equal(together[clip : clip + 1], found)
     assert len(together.unique()) > 1
+
+
+@pytest.mark.parametrize("beam", [1, 2, 5])
+def test_of_equals_autoregressive_search_takes_the_cheapest_in_any_batch(model, beam):
+    """As `best_assignment` does: where nothing is better for more tokens, and these cost nothing."""
+    scale = RewardScale.min_max(model.assignments, 0.0, 1.0)
+    search = CandidateSearch(model, lambda blocks, clips, t: {"mse": torch.zeros(len(blocks))})
+    lengths = search.autoregressive(torch.zeros(7, 3, 12, 24, 24), 2.0, scale, name="mse", beam=beam)
+    assert lengths.tolist() == [[1, 1, 1]] * 7
 
 
 def test_autoregressive_search_of_a_video_with_more_assignments_than_numbers(model):
