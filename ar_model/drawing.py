@@ -242,6 +242,7 @@ def draw(probabilities: Tensor, uniform: Tensor) -> Tensor:
 def clip_noise(seed: int, length: int, window: int = 0) -> Tensor:
     """The uniform numbers of one clip, from its own seed, or of a later window of a video without an end: float64
     (length,). torch's generator knows the low 32 bits of a seed alone: what sets windows apart is mixed into these."""
+    seed %= 2**32
     if window:
-        seed = int(np.random.SeedSequence([seed % 2**32, window]).generate_state(1)[0])
+        seed = int(np.random.SeedSequence([seed, window]).generate_state(1)[0])
     return torch.rand(length, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
