@@ -271,7 +271,13 @@ class ContinuousBatch:
 
     def _unpacked(self, sequence: Tensor) -> ClipTokens:
         ends = (sequence == self.grammar.end).nonzero()  # what follows the last block is the end, at least once
-        return self.grammar.unpack(sequence[: int(ends[0])])
+        try:
+            return self.grammar.unpack(sequence[: int(ends[0])])
+        except ValueError as error:  # the grammar holds, but where logits are NaN
+            raise ValueError(
+                f"in {self.decoder.dtype} the generator's numbers become infinite: compute in bf16 or fp32, by "
+                "run.precision of a config or dtype in Python"
+            ) from error
 
 
 def _last(blocks: ClipTokens, count: int) -> ClipTokens:

@@ -222,6 +222,18 @@ def test_the_largest_numbers_draw_tokens_still(model):
             assert len(clip.lengths) == 3
 
 
+@pytest.mark.parametrize("options", [{}, {"temperature": 0}, {"top_p": 0.9}, {"guidance": 2.0}], ids=str)
+def test_numbers_that_half_precision_cannot_hold_are_told(options):
+    model = tiny_generator()
+    with torch.no_grad():
+        for layer in model.layers:
+            layer.mlp.gate_proj.weight.mul_(300)
+            layer.mlp.up_proj.weight.mul_(3e4)
+    assert len(sample_in_order(model, [ClipRequest(0)], SamplingOptions(**options))) == 1
+    with pytest.raises(ValueError, match=r"in torch\.float16 the generator's numbers become infinite: compute in bf16"):
+        sample_in_order(model, [ClipRequest(0)], SamplingOptions(**options), dtype=torch.float16)
+
+
 def test_an_interval_may_be_a_list():
     options = SamplingOptions(guidance_schedule="interval", guidance_interval=[0, 0.5])
     assert hash(options) == hash(SamplingOptions(guidance_schedule="interval", guidance_interval=(0, 0.5)))
