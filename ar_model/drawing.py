@@ -210,10 +210,11 @@ def draw_in_torch(
 
 def token_probabilities(logits: Tensor, options: SamplingOptions) -> Tensor:
     """Logits (S, V), -inf where a token is forbidden → float32 probabilities (S, V) after temperature, top-k, top-p and
-    min-p, in this order. The likeliest token always stays."""
+    min-p, in this order. The likeliest token always stays. Of logits that are no numbers all are NaN."""
     logits = logits.float()
     if options.temperature == 0:
-        return F.one_hot(logits.argmax(-1), logits.shape[-1]).float()
+        likeliest = F.one_hot(logits.argmax(-1), logits.shape[-1]).float()
+        return likeliest.masked_fill(logits.isnan().any(-1, keepdim=True), torch.nan)
     logits = logits / options.temperature
     if 0 < options.top_k < logits.shape[-1]:
         kth = logits.topk(options.top_k, dim=-1).values[:, -1:]  # (S, 1)
@@ -233,7 +234,7 @@ def token_probabilities(logits: Tensor, options: SamplingOptions) -> Tensor:
 def draw(probabilities: Tensor, uniform: Tensor) -> Tensor:
     """The token at which the cumulative distribution passes `uniform` in [0, 1): weights (S, V), which need not add up
     to 1, and float64 (S,) → int64 (S,). One random number a token, so that a clip's randomness is a short sequence of
-    its own."""
+    its own. Where weights are NaN it is the last token, the end, so that the clip does not decode."""
     cumulative = probabilities.cumsum(-1, dtype=torch.float64)  # (S, V)
     threshold = uniform[:, None] * cumulative[:, -1:]
     return torch.searchsorted(cumulative, threshold, right=True)[:, 0].clamp_max(probabilities.shape[-1] - 1)
@@ -242,6 +243,7 @@ def draw(probabilities: Tensor, uniform: Tensor) -> Tensor:
 def clip_noise(seed: int, length: int, window: int = 0) -> Tensor:
     """The uniform numbers of one clip, from its own seed, or of a later window of a video without an end: float64
     (length,). torch's generator knows the low 32 bits of a seed alone: what sets windows apart is mixed into these."""
+    seed %= 2**32
     if window:
-        seed = int(np.random.SeedSequence([seed % 2**32, window]).generate_state(1)[0])
+        seed = int(np.random.SeedSequence([seed, window]).generate_state(1)[0])
     return torch.rand(length, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)

@@ -224,7 +224,7 @@ class SequenceGrammar:
     def state_after(self, given: ClipTokens | None) -> tuple[int, int, int, int]:
         """A slot's state behind a prompt, in the order of `GrammarState`: given blocks count as begun when they are
         the clip's own."""
-        if given is None or self.num_given_blocks:
+        if given is None or self.num_given_blocks or not len(given.lengths):
             return 0, 0, 0, 0
         lengths = given.lengths.tolist()
         return len(lengths), 0, lengths[-1], sum(lengths)

@@ -44,11 +44,13 @@ class ClipRequest:
     num_blocks: int | None = None
 
     def __post_init__(self) -> None:
-        for name in ("seed", "label"):
+        for name in ["seed", "label"] + ["num_blocks"] * (self.num_blocks is not None):
             try:
                 object.__setattr__(self, name, operator.index(getattr(self, name)))
             except TypeError as error:
                 raise ValueError(f"{name} is a whole number, got {getattr(self, name)!r}") from error
+        if self.given is not None:  # perhaps just encoded on a GPU
+            object.__setattr__(self, "given", ClipTokens(self.given.codes.cpu(), self.given.lengths.cpu()))
 
 
 class _Clip:
@@ -141,7 +143,10 @@ def _check(model: VideoGenerator, requests: Sequence[ClipRequest], options: Samp
 
 def _check_request(request: ClipRequest, grammar: SequenceGrammar, options: SamplingOptions) -> None:
     given, is_own = request.given, not grammar.num_given_blocks  # those of frame prediction are not the clip's own
-    prompted = _last(given, grammar.num_blocks - 1) if given and grammar.endless else given
+    prompted = given
+    if given and grammar.endless:
+        grammar.block_tokens(given)  # which looks at all of them; a window begins with the last
+        prompted = _last(given, grammar.num_blocks - 1)
     grammar.prompt(request.label, prompted)
     request.constraints.check(grammar, prompted.lengths.tolist() if prompted and is_own else [])
     if request.num_blocks is not None and request.num_blocks < 1:
@@ -266,7 +271,13 @@ class ContinuousBatch:
 
     def _unpacked(self, sequence: Tensor) -> ClipTokens:
         ends = (sequence == self.grammar.end).nonzero()  # what follows the last block is the end, at least once
-        return self.grammar.unpack(sequence[: int(ends[0])])
+        try:
+            return self.grammar.unpack(sequence[: int(ends[0])])
+        except ValueError as error:  # the grammar holds, but where logits are NaN
+            raise ValueError(
+                f"in {self.decoder.dtype} the generator's numbers become infinite: compute in bf16 or fp32, by "
+                "run.precision of a config or dtype in Python"
+            ) from error
 
 
 def _last(blocks: ClipTokens, count: int) -> ClipTokens:

@@ -80,7 +80,8 @@ def draw_kernel(
     scores = tl.where(is_allowed, scores + bias, float("-inf"))
 
     if GREEDY:
-        token = tl.argmax(scores, 0)
+        total_score = tl.sum(tl.where(is_allowed, scores, 0.0), 0)
+        token = tl.where(total_score == total_score, tl.argmax(scores, 0), end)  # the end where scores are NaN
     else:
         scores = scores / temperature
         weights = tl.exp(scores - tl.max(scores, 0))
@@ -95,8 +96,9 @@ def draw_kernel(
         threshold = tl.load(noise + row * M + position - 1) * tl.max(cumulative, 0)
         # Of the possible ones: sums of other orders might pass the threshold where nothing is added.
         passes = (weights > 0) & (cumulative > threshold)
-        token = tl.min(tl.where(passes, columns, COLUMNS), 0)
-        token = tl.minimum(token, tl.max(tl.where(weights > 0, columns, 0), 0))
+        last_possible = tl.max(tl.where(weights > 0, columns, -1), 0)
+        token = tl.minimum(tl.min(tl.where(passes, columns, COLUMNS), 0), last_possible)
+        token = tl.where(last_possible < 0, end, token)  # the end where weights are NaN
 
     token = token.to(tl.int64)
     tl.store(tokens + row, token)

@@ -21,6 +21,8 @@ class Lengths(section_of(LengthConstraints)):  # type: ignore[misc]
         """`lengths=256,64,free,32` and `lengths=[256, 64, null, 32]` are short for `lengths.forced=…`."""
         if isinstance(values, str):
             values = [None if part.strip() == "free" else part.strip() for part in values.split(",")]
+        if isinstance(values, int):  # of the only block, or one that other blocks are missing beside
+            values = [values]
         return {"forced": values} if isinstance(values, list) else values
 
 

@@ -15,7 +15,7 @@ from pydantic import Field
 from torch import Tensor
 
 from evagen.ar_model import ClipTokens, VideoGenerator
-from evagen.data.clips import ClipDataset
+from evagen.data.clips import BeginningOf, ClipDataset
 from evagen.data.layouts import class_of
 from evagen.data.loader import clip_loader
 from evagen.data.sources import DataConfig
@@ -101,7 +101,8 @@ class GivenClips:
         """The given blocks of these clips, one by one, read by so many processes beside this one. Raises UserError for
         a clip that cannot be decoded."""
         together = max(1, FRAMES_TOGETHER // self.config.data.frames)
-        batches = [indices[first : first + together] for first in range(0, len(indices), together)]
+        keys = [BeginningOf(index, self.num_frames) for index in indices]
+        batches = [keys[first : first + together] for first in range(0, len(keys), together)]
         for batch in clip_loader(self.dataset, batches, num_workers):
             for clip in batch.skipped:
                 raise UserError(
@@ -109,7 +110,7 @@ class GivenClips:
                 )
             for index, path, start in zip(batch.index.tolist(), batch.paths, batch.starts):
                 self._sources[index] = f"{path}@{start}"
-            frames = batch.video[:, :, : self.num_frames].to(self.tokenizer.device)  # (B, C, n, H, W)
+            frames = batch.video.to(self.tokenizer.device)  # (B, C, n, H, W)
             yield from encode_given(frames, self.tokenizer, self.assign)
 
 

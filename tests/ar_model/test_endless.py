@@ -131,6 +131,10 @@ def test_the_mark_of_a_window_is_read_and_written():
     [
         (ClipRequest(0, given=beginning(5)), "of a clip of 3 blocks 5 are given: ask for more blocks"),
         (ClipRequest(0, given=beginning(4), num_blocks=4), "of a clip of 4 blocks 4 are given"),
+        (  # though the last blocks, with which a window begins, have their codes
+            ClipRequest(0, given=ClipTokens(torch.arange(11), beginning(5).lengths), num_blocks=9),
+            r"blocks of lengths \[1, 3, 5, 1, 3\] for 11 codes",
+        ),
         (
             ClipRequest(0, constraints=LengthConstraints([1, 1, 1]), num_blocks=5),
             "forced lengths and max_tokens are for",

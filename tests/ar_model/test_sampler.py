@@ -124,6 +124,35 @@ def test_a_clip_continued_from_its_own_beginning_becomes_itself(model):
         assert all(map(same, sample_in_order(model, requests, num_slots=4), whole))
 
 
+def test_of_a_seed_the_low_32_bits_count(model):
+    clips = [sample_in_order(model, [ClipRequest(seed)])[0] for seed in (5, 5 + 2**32, 5 + 2**70, 5 - 2**32)]
+    assert all(same(clip, clips[0]) for clip in clips)
+    assert clip_noise(5, 9, 1).equal(clip_noise(5 - 2**32, 9, 1))
+
+
+def test_no_given_blocks_are_none(model):
+    for options in (SamplingOptions(), SamplingOptions(guidance=2.0)):
+        without, nothing = sample_in_order(model, [ClipRequest(7, 0), ClipRequest(7, 0, blocks())], options)
+        assert same(nothing, without)
+
+
+class OnGPU:
+    """A tensor elsewhere, of which nothing can be had but its copy here."""
+
+    def __init__(self, tensor: torch.Tensor):
+        self._tensor = tensor
+
+    def cpu(self) -> torch.Tensor:
+        return self._tensor
+
+
+def test_given_blocks_may_lie_on_another_device(model):
+    """As the tokenizer leaves them."""
+    here, there = blocks(3, 1), ClipTokens(*map(OnGPU, blocks(3, 1)))
+    clips = [sample_in_order(model, [ClipRequest(5, 1, given), ClipRequest(6)])[0] for given in (here, there)]
+    assert same(*clips)
+
+
 def test_clips_come_as_they_get_finished(model):
     numbers = [number for number, _ in sample(model, REQUESTS, num_slots=3)]
     assert sorted(numbers) == list(range(len(REQUESTS)))
@@ -191,6 +220,18 @@ def test_the_largest_numbers_draw_tokens_still(model):
             request = ClipRequest(0, 0, constraints=LengthConstraints(bias=bias))
             (clip,) = sample_in_order(model, [request], SamplingOptions(**options))
             assert len(clip.lengths) == 3
+
+
+@pytest.mark.parametrize("options", [{}, {"temperature": 0}, {"top_p": 0.9}, {"guidance": 2.0}], ids=str)
+def test_numbers_that_half_precision_cannot_hold_are_told(options):
+    model = tiny_generator()
+    with torch.no_grad():
+        for layer in model.layers:
+            layer.mlp.gate_proj.weight.mul_(300)
+            layer.mlp.up_proj.weight.mul_(3e4)
+    assert len(sample_in_order(model, [ClipRequest(0)], SamplingOptions(**options))) == 1
+    with pytest.raises(ValueError, match=r"in torch\.float16 the generator's numbers become infinite: compute in bf16"):
+        sample_in_order(model, [ClipRequest(0)], SamplingOptions(**options), dtype=torch.float16)
 
 
 def test_an_interval_may_be_a_list():
@@ -320,6 +361,7 @@ def test_what_the_model_cannot_follow_is_refused_before_anything_is_written(mode
     for wrong, message in (
         ((None,), "seed is a whole number, got None"),
         ((0, "a"), "label is a whole number, got 'a'"),
+        ((0, 0, None, LengthConstraints(), 3.0), r"num_blocks is a whole number, got 3\.0"),
     ):
         with pytest.raises(ValueError, match=message):
             ClipRequest(*wrong)

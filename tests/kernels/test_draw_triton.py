@@ -1,5 +1,6 @@
 """The drawing of tokens as one Triton kernel equals torch's."""
 
+import itertools
 import sys
 from types import SimpleNamespace
 
@@ -73,6 +74,14 @@ def test_equally_likely_tokens_all_stay(options):
         codes += GRAMMAR.unpack(torch.cat([torch.tensor([GRAMMAR.null_class]), sequence[:end]])).codes.tolist()
     assert min(codes) < GRAMMAR.codebook_size / 4
     assert max(codes) > GRAMMAR.codebook_size * 3 / 4  # and not the first two, or the first half
+
+
+@interpreted
+@pytest.mark.parametrize("name", ["as the model says", "the likeliest", "all cuts", "guidance"])
+def test_of_what_is_no_number_the_end_is_drawn(name):
+    for draw_all, sign in itertools.product((draw_in_triton, draw_in_torch), (1, -1)):
+        slots = drawn_clips(draw_all, OPTIONS[name], spread=sign * torch.nan)
+        assert slots.tables.written[:, 1:].eq(GRAMMAR.end).all()
 
 
 @interpreted

@@ -11,8 +11,10 @@ from video_fixtures import moving_frames
 from evagen.ar_model import ClipTokens, VideoGenerator
 from evagen.commands import sample, tokenize, train_generator
 from evagen.config import check_config
+from evagen.data import clips
 from evagen.data.clips import ClipDataset
 from evagen.data.corpus import read_corpus
+from evagen.data.square_clips import read_square
 from evagen.data.video_writer import write_video
 from evagen.errors import UserError
 from evagen.models.lengths import RoutedLengths
@@ -59,6 +61,18 @@ def test_given_videos_are_read_in_batches_and_by_other_processes(models, tmp_pat
     monkeypatch.setattr(given_clips, "encode_given", lambda x, *rest: seen.append(len(x)) or encode_given(x, *rest))
     assert read_rows(sample.main(together)) == rows
     assert seen == [2]
+
+
+def test_of_a_given_video_no_more_is_read_than_is_given(models, tmp_path, monkeypatch):
+    counts = []
+
+    def noted(path, start, count, *rest):
+        counts.append(count)
+        return read_square(path, start, count, *rest)
+
+    monkeypatch.setattr(clips, "read_square", noted)
+    sample.main(config_of(models, tmp_path / "out", given=given(models, ["bees"]), clips_per_class=1))
+    assert counts == [4]
 
 
 def test_a_given_video_that_cannot_be_decoded_is_named(models, tmp_path):

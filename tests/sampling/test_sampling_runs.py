@@ -205,6 +205,7 @@ def test_a_full_disk_keeps_what_is_finished(models, samples, tmp_path, monkeypat
         ({"generator": "nowhere"}, "no VideoGenerator at .*nowhere"),
         ({"generator": "predictor"}, "predicts what follows 3 given frames: give it videos"),
         ({"lengths": "8,3"}, r"lengths \[8, 3\]: 2 are needed, one for each block, each one of \[2, 4, 8\]"),
+        ({"lengths": 8}, r"lengths \[8\]: 2 are needed, one for each block"),
         ({"options": {"top_p": 0}}, r"top_p must lie in \(0, 1\]"),
         ({"blocks": 1}, "writes clips of 2 blocks, not 1; for videos of any length train one with blocks="),
         ({"seconds": 60}, "writes clips of 2 blocks, not 225"),
