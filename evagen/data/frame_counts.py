@@ -17,13 +17,13 @@ from evagen.kernels.names import as_text
 
 def count_all_frames(videos: Sequence[VideoPath]) -> list[int | VideoError]:
     """The number of frames of each video, or why it cannot be opened. Errors are not remembered."""
-    return _of_all("decoded_frames", videos, count_frames)
+    return _of_all("shown_frames", videos, count_frames)
 
 
 def all_frame_rates(videos: Sequence[VideoPath]) -> list[Fraction | VideoError]:
     """Frames a second of each video, on average where it varies, or why it is not known, likewise. In a memory of its
     own, since most runs need the counts alone."""
-    rates = _of_all("mean_rates", videos, lambda video: str(exact_frame_rate(video)))
+    rates = _of_all("shown_rates", videos, lambda video: str(exact_frame_rate(video)))
     return [rate if isinstance(rate, VideoError) else Fraction(rate) for rate in rates]
 
 

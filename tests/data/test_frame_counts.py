@@ -55,7 +55,7 @@ def test_what_is_known_of_other_files_is_not_looked_at(tmp_path, opened):
     """Of another data set there may be millions."""
     paths = videos_of(tmp_path, (3, 5))
     count_all_frames(paths)
-    with sqlite3.connect(tmp_path / "cache" / "decoded_frames.sqlite") as memory:
+    with sqlite3.connect(tmp_path / "cache" / "shown_frames.sqlite") as memory:
         memory.execute("INSERT INTO files VALUES ('elsewhere.avi', 1, 1, 'would be an error to read')")
     opened.clear()
     assert count_all_frames(paths) == [3, 5]
@@ -85,7 +85,7 @@ def test_a_useless_memory_changes_nothing(tmp_path, opened, state):
     cache = tmp_path / "cache"
     if state == "damaged":
         cache.mkdir()
-        (cache / "decoded_frames.sqlite").write_bytes(b"not a database" * 100)
+        (cache / "shown_frames.sqlite").write_bytes(b"not a database" * 100)
     else:
         cache.write_text("")
     path = str(tmp_path / "a.avi")
