@@ -146,7 +146,7 @@ def data_scan(
     video_column: Annotated[str | None, typer.Option(help="huggingface: the column of videos")] = None,
     label_column: Annotated[str | None, typer.Option(help="huggingface: the column of classes")] = None,
     workers: Annotated[int | None, typer.Option(min=1, help="Processes; one on each core if not given")] = None,
-    seconds_per_file: Annotated[float, typer.Option(min=0.001, help="A file that takes longer is bad")] = 60,
+    seconds_per_file: Annotated[float, typer.Option(min=0.001, help="And 2 a megabyte: what takes longer is bad")] = 60,
     out: Annotated[Path | None, typer.Option(help="Where the list goes; ROOT/evagen_scan.json if not given")] = None,
     json_output: Annotated[bool, typer.Option("--json", help="The list and the summary on standard output")] = False,
 ) -> None:
