@@ -7,8 +7,10 @@ from fractions import Fraction
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 from video_fixtures import decode_all, moving_frames, write_frames
 
+from evagen import cli
 from evagen.data.clips import ClipDataset
 from evagen.data.cut import cut_videos, plan_cuttings
 from evagen.data.file_memory import file_state
@@ -196,3 +198,11 @@ class Crashes:
 def test_a_process_that_ends_by_itself_is_told_in_words(tmp_path):
     with pytest.raises(UserError, match=r"has ended by itself.* worked on: cat/one_c00001\.avi, cat/one_c00001\.avi\."):
         list(record_all(tmp_path, [Crashes(), Crashes(), Crashes()], workers=2))
+
+
+@pytest.mark.parametrize("command", ["cut mine", "arcade", "natural"])
+def test_no_process_at_all_is_not_taken_for_one_on_each_core(tmp_path, command):
+    options = ["--out", str(tmp_path / "out"), "--workers", "0"]
+    done = CliRunner().invoke(cli.app, ["data", *command.split(), *options])
+    assert (done.exit_code, (tmp_path / "out").exists()) == (2, False)
+    assert "--workers" in done.output

@@ -80,6 +80,28 @@ def test_what_was_counted_before_the_process_was_killed_is_not_counted_again(tmp
     assert opened == ["7.avi"]
 
 
+def test_processes_of_a_machine_share_the_first_look(tmp_path, opened, monkeypatch):
+    """The second comes to the files of the first when these are known."""
+    monkeypatch.setattr(frame_counts, "_TOGETHER", 2)
+    paths, count = videos_of(tmp_path, (3, 4, 5, 6, 7)), frame_counts.count_frames
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    mine = []
+
+    def meanwhile(path):
+        mine.append(os.path.basename(path))
+        if len(mine) == 1:
+            monkeypatch.setenv("LOCAL_RANK", "0")
+            monkeypatch.setattr(frame_counts, "count_frames", count)
+            assert count_all_frames(paths[:2]) == [3, 4]
+            monkeypatch.setattr(frame_counts, "count_frames", meanwhile)
+        return count(path)
+
+    monkeypatch.setattr(frame_counts, "count_frames", meanwhile)
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    assert count_all_frames(paths) == [3, 4, 5, 6, 7]
+    assert sorted(mine) == ["5.avi", "6.avi", "7.avi"]
+
+
 @pytest.mark.parametrize("state", ["damaged", "a file in its place"])
 def test_a_useless_memory_changes_nothing(tmp_path, opened, state):
     cache = tmp_path / "cache"
