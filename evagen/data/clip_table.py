@@ -13,7 +13,7 @@ a `datasets` table, in the order of the data set, with `about.json` inside.
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict
 from itertools import accumulate
 from pathlib import Path
@@ -23,6 +23,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from accelerate import Accelerator
+from accelerate.utils import gather_object
 from datasets import Dataset, load_from_disk
 from pydantic import ValidationError
 from tqdm.auto import tqdm
@@ -30,6 +31,7 @@ from tqdm.auto import tqdm
 from evagen.config import Section
 from evagen.data.clips import Clip, SkippedClip, report_skipped
 from evagen.data.loader import ClipBatch, clip_loader
+from evagen.data.lost_clips import TRIES
 from evagen.data.table_parts import (
     BatchInfo,
     PartWriter,
@@ -97,7 +99,8 @@ def fill_table(
     save_seconds: time between parts. A process that is killed loses what it computed since; one that fails or is
         interrupted (Ctrl-C) loses nothing.
 
-    Raises UserError where an earlier run made rows from something else, or no clip could be decoded."""
+    Raises UserError where an earlier run made rows from something else, no clip could be decoded, or so many files in
+    a row that they are gone rather than damaged: clips of these are computed when the same call is made again."""
     about = check_rows(table, dataset, about, accelerator, batch_size)
     if table.exists():
         return
@@ -114,7 +117,7 @@ def fill_table(
         desc=table.parent.name, disable=not accelerator.is_local_main_process, dynamic_ncols=True,
     )  # fmt: skip
     with bar, writer:
-        for number, batch in zip(mine, loader):
+        for number, batch in _while_there(zip(mine, loader)):
             writer.add(number, rows_of(batch) if batch else [], batch.skipped)
             bar.update(min(len(keys[number]) * accelerator.num_processes, bar.total - bar.n))
     accelerator.wait_for_everyone()
@@ -124,12 +127,37 @@ def fill_table(
     accelerator.wait_for_everyone()
 
 
+def _while_there(batches: Iterable[tuple[int, ClipBatch]]) -> Iterator[tuple[int, ClipBatch]]:
+    """Numbered batches, those of which nothing can be read only together with the next of which something can: a table
+    would say for ever that their clips are damaged. Raises UserError where that does not come."""
+    held: list[tuple[int, ClipBatch]] = []
+    for numbered in batches:
+        held.append(numbered)
+        if numbered[1]:
+            yield from held
+            held.clear()
+        elif len(files := {clip.path: clip.reason for _, batch in held for clip in batch.skipped}) > TRIES:
+            path, reason = list(files.items())[-1]
+            raise UserError(
+                f"{len(files)} files in a row cannot be read, the last {path}: {reason}. See whether the data set is "
+                "still there; the same command goes on where it was. Where they are damaged, `evagen data scan` makes "
+                "a list of such files, which is then left out: give another run.out"
+            )
+    yield from held
+
+
 def check_rows(
     table: Path, dataset: NumberedClips, about: dict[str, Any], accelerator: Accelerator, batch_size: int
 ) -> dict[str, Any]:
-    """All that the rows follow from. Raises UserError where an earlier run made rows, all or some, from something else;
-    to be called by all processes alike, before anything is computed."""
+    """All that the rows follow from. Raises UserError where an earlier run made rows, all or some, from something else,
+    or where other processes would; to be called by all of them alike, before anything is computed."""
     about = {"videos": dataset.fingerprint(), "batch_size": batch_size, **about}
+    everywhere = gather_object([about])
+    if differing := [name for name in about if any(other.get(name) != about[name] for other in everywhere)]:
+        raise UserError(
+            f"the processes do not find the same {', '.join(differing)}: give all of them the same files, under the "
+            "same names"
+        )
     if table.exists():
         try:
             made_from = About.model_validate(read_json(table / "about.json", LARGEST_ABOUT)).made_from

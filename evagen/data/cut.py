@@ -133,8 +133,7 @@ def cut_videos(
     if frames < 2 or size < 16 or size % 2:
         raise UserError(f"frames={frames}, size={size}: expected at least 2, and an even size of at least 16")
     root, out = Path(root), Path(out)
-    cuttings, skipped = plan_cuttings(root, frames, size, [out, *without])
-    videos = {cutting.name: os.path.relpath(str(cutting.path), root) for cutting in cuttings}
+    cuttings, skipped, videos = plan_cuttings(root, frames, size, [out, *without])
     about = {"frames": frames, "size": size, "root": os.path.realpath(root), "videos": videos}  # however it is written
     check_manifest(out, "cut", about)
     with tqdm(total=sum(each.num_clips for each in cuttings), unit="clip", desc="cut", dynamic_ncols=True) as progress:
@@ -155,22 +154,24 @@ def cut_videos(
 
 def plan_cuttings(
     root: Path, frames: int, size: int, without: Collection[Path]
-) -> tuple[list[Cutting], list[SkippedClip]]:
-    """What there is to do, and the videos that cannot be used, nothing of the folders `without`. Raises UserError as
-    `cut_videos` does."""
+) -> tuple[list[Cutting], list[SkippedClip], dict[str, str]]:
+    """What there is to do, the videos that cannot be used, and the names of all of them with their paths in `root`, the
+    same when a scan has found some bad; nothing of the folders `without`. Raises UserError as `cut_videos` does."""
     listing = list_folder(root, "all", without)
     usable = leave_out_bad(listing, root, given=None)
     tell(usable)
     learned = _to_learn_from(root, listing, without)
     classes = _class_folders(listing.class_names)
-    cuttings, skipped = [], []
+    cuttings, skipped, names = [], [], {}
     groups = dict.fromkeys(classes, 0)
     videos = [file.path for file in usable.files]
     facts = dict(zip(videos, zip(count_all_frames(videos), all_frame_rates(videos))))
     bad = {video.path: video.reason for video in usable.left_out}
     for file in listing.files:
         name = classes[max(0, file.label)]
-        groups[name] = groups.get(name, 0) + 1  # of bad videos too: names stay when a scan finds one
+        groups[name] += 1
+        stem = f"{name}/v_{name}_g{groups[name]:04d}"
+        names[stem] = os.path.relpath(str(file.path), root)
         if reason := bad.get(str(file.path)):
             skipped.append(SkippedClip(str(file.path), reason))
             continue
@@ -182,7 +183,7 @@ def plan_cuttings(
         elif count < frames:
             skipped.append(SkippedClip(str(file.path), f"too short: {counted(count, 'frame')}, a clip has {frames}"))
         else:
-            stem, held_out = f"{name}/v_{name}_g{groups[name]:04d}", file.path not in learned
+            held_out = file.path not in learned
             cuttings.append(Cutting(file.path, stem, count // frames, frames, size, float(rate), held_out))
     num_clips = sum(cutting.num_clips for cutting in cuttings)
     if num_clips < FEWEST_CLIPS:
@@ -191,9 +192,9 @@ def plan_cuttings(
             f"the videos in {root} are {counted(num_clips, 'clip')} of {frames} frames, at least {FEWEST_CLIPS} are "
             f"needed to learn from some and look at others: add videos, or longer ones{unusable}"
         )
-    if test_clips := sum(cutting.num_clips for cutting in cuttings if cutting.held_out):
-        _check_parts(root, num_clips - test_clips, test_clips)
-    return cuttings, skipped
+    train, test, _ = _split({cutting: cutting.names() for cutting in cuttings})
+    _check_parts(root, len(train), len(test))
+    return cuttings, skipped, names
 
 
 def _to_learn_from(root: Path, listing: Listing, without: Collection[Path]) -> set[VideoPath]:

@@ -31,7 +31,7 @@ def file_state(video: VideoPath) -> State | None:
 
 
 class FileMemory:
-    """Values (JSON) by file, of one kind: `with FileMemory("decoded_frames") as memory`. Never raises: a memory that
+    """Values (JSON) by file, of one kind: `with FileMemory("shown_frames") as memory`. Never raises: a memory that
     is damaged, locked or not to be had is an empty one."""
 
     def __init__(self, name: str):

@@ -1,5 +1,6 @@
 """How many frames each video file has, and at which rate, remembered between runs (see `file_memory`)."""
 
+import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from fractions import Fraction
@@ -17,13 +18,13 @@ from evagen.kernels.names import as_text
 
 def count_all_frames(videos: Sequence[VideoPath]) -> list[int | VideoError]:
     """The number of frames of each video, or why it cannot be opened. Errors are not remembered."""
-    return _of_all("decoded_frames", videos, count_frames)
+    return _of_all("shown_frames", videos, count_frames)
 
 
 def all_frame_rates(videos: Sequence[VideoPath]) -> list[Fraction | VideoError]:
     """Frames a second of each video, on average where it varies, or why it is not known, likewise. In a memory of its
     own, since most runs need the counts alone."""
-    rates = _of_all("mean_rates", videos, lambda video: str(exact_frame_rate(video)))
+    rates = _of_all("shown_rates", videos, lambda video: str(exact_frame_rate(video)))
     return [rate if isinstance(rate, VideoError) else Fraction(rate) for rate in rates]
 
 
@@ -38,16 +39,23 @@ _SECONDS_WITHOUT_A_WORD = 5
 
 def _of_all(name: str, videos: Sequence[VideoPath], measure: Callable[[VideoPath], Any]) -> list[Any]:
     """What `measure` makes of each video, or the VideoError that it raised."""
-    found: list[Any] = []
+    found: dict[int, list[Any]] = {}
     bar = tqdm(
         total=len(videos), desc="looking at files", unit="file", delay=_SECONDS_WITHOUT_A_WORD, dynamic_ncols=True
     )
     with ThreadPoolExecutor(min(32, 4 * num_cores())) as threads, FileMemory(name) as memory, bar:
-        for first in range(0, len(videos), _TOGETHER):
+        for first in _from_own_share(range(0, len(videos), _TOGETHER)):
             some = videos[first : first + _TOGETHER]
-            found += _of_some(some, measure, threads, memory)
+            found[first] = _of_some(some, measure, threads, memory)
             bar.update(len(some))
-    return found
+    return list(chain.from_iterable(found[first] for first in sorted(found)))
+
+
+def _from_own_share(parts: Sequence[int]) -> list[int]:
+    """Processes of one machine begin with different parts, so that each looks at its share of the files and finds the
+    others' in the memory."""
+    begin = len(parts) * int(os.environ.get("LOCAL_RANK", 0)) // int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+    return [*parts[begin:], *parts[:begin]]
 
 
 def _of_some(

@@ -26,6 +26,9 @@ _LEADING_PACKETS = 24
 _EMPTY_BYTES = 8
 """MPEG-4 has packets of up to so many bytes that give no frame: dropped ones, and those that an earlier packet held."""
 
+_VP8_SHOWN = 0x10
+"""In the first byte of VP8's packets. The others are pictures that later ones refer to and nobody sees."""
+
 SLOWEST, FASTEST = Fraction(1, 3600), Fraction(1000)
 """Frames a second that a file may claim: the least and the most."""
 
@@ -136,7 +139,7 @@ def _indexed_times(container: av.container.InputContainer, stream: VideoStream) 
 
 def _packet_times(path: VideoPath, container: av.container.InputContainer, stream: VideoStream) -> FrameTimes | None:
     """Of the packets of frames that can be decoded."""
-    packets = (packet for packet in container.demux(stream) if packet.size and not packet.is_discard)
+    packets = (packet for packet in container.demux(stream) if _is_shown(packet, stream))
     stamps: list[int | None] = []
     end = 0
     for packet in _up_to_limit(path, packets):
@@ -155,6 +158,12 @@ def _packet_times(path: VideoPath, container: av.container.InputContainer, strea
     if stamps[0] == times.stamps[0] and indexed_frames(container, stream) is not None:
         return times
     return _from_first_shown(path, times)
+
+
+def _is_shown(packet: av.Packet, stream: VideoStream) -> bool:
+    if not packet.size or packet.is_discard:
+        return False
+    return stream.codec_context.name != "vp8" or bool(memoryview(packet)[0] & _VP8_SHOWN)
 
 
 def _from_first_shown(path: VideoPath, times: FrameTimes) -> FrameTimes | None:

@@ -40,7 +40,8 @@ def scan(
     """Checks all videos of a data set, of all splits, and writes what it found to `out`, by default a file in the
     folder of the data set. Returns that and where it is.
 
-    workers: processes, None for one on each core. seconds_per_file: to decode it in; a file that takes longer is bad.
+    workers: processes, None for one on each core. seconds_per_file: to decode it in, and two for each of its megabytes;
+    a file that takes longer is bad.
     The record's `summary` holds files, bad, hours, gigabytes, frames (least, median, most in a file), varying_rate
     and fewer_frames_than_said (numbers of files), remarks, and how many files there are of each of sizes
     (`320x240`), frames_per_second, codecs and classes.

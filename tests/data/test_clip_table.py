@@ -21,6 +21,7 @@ from evagen.data import table_parts
 from evagen.data.clip_table import fill_table, open_table
 from evagen.data.clips import Clip, SkippedClip
 from evagen.data.loader import ClipBatch
+from evagen.data.lost_clips import TRIES
 from evagen.errors import UserError
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning")
@@ -308,3 +309,24 @@ def test_a_damaged_table_is_explained(straight, tmp_path, damage):
 def test_clips_that_cannot_be_decoded_at_all_are_an_error(tmp_path):
     with pytest.raises(UserError, match=r"none of 4 clips could be decoded, 0\.avi: broken"):
         fill(tmp_path / "table", Clips(4, broken=(0, 1, 2, 3)), Machine())
+
+
+def test_when_the_disk_has_gone_it_ends_and_goes_on_when_it_is_back(tmp_path):
+    """Else all clips that follow would be left out of the table, for ever, as damaged ones are."""
+    table, there = tmp_path / "table", Clips(600, broken=(4, 13, *range(30, 90)))
+    gone = Clips(600, broken=(*there.broken, *range(300, 600)), name=there.name)
+    with pytest.raises(UserError, match=r"10[1-3] files in a row cannot be read, the last 40\d\.avi: broken\. See "):
+        fill(table, gone, Machine())
+    machine = Machine()
+    fill(table, there, machine, num_processes=2)
+    assert set(machine.computed) == set(range(300, 600))
+    assert len(open_table(table, "", "")[1].skipped) == len(there.broken) < TRIES
+
+
+def test_processes_that_would_make_other_rows_are_told_before_they_do(tmp_path, monkeypatch):
+    """As where a machine lacks a file: in the end their rows would not go into one table."""
+    monkeypatch.setattr(clip_table, "gather_object", lambda own: [*own, own[0] | {"videos": "others"}])
+    machine = Machine()
+    with pytest.raises(UserError, match="the processes do not find the same videos: give all of them the same files"):
+        fill(tmp_path / "table", Clips(20), machine, num_processes=2)
+    assert not machine.computed

@@ -7,8 +7,10 @@ from fractions import Fraction
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 from video_fixtures import decode_all, moving_frames, write_frames
 
+from evagen import cli
 from evagen.data.clips import ClipDataset
 from evagen.data.cut import cut_videos, plan_cuttings
 from evagen.data.file_memory import file_state
@@ -123,7 +125,7 @@ def test_started_again_it_goes_on_and_with_other_arguments_it_is_refused(videos,
         cut_videos(videos, out, frames=3, size=32, workers=1)
     for number in range(5):
         write_moving(videos / f"{number}.mp4", 8)
-    with pytest.raises(UserError, match=r"g0001 was 'a.mp4', is now '0.mp4'; (.*; ){2}and 5 more\. Give"):
+    with pytest.raises(UserError, match=r"g0001 was 'a.mp4', is now '0.mp4'; (.*; ){2}and 6 more\. Give"):
         cut_videos(videos, out, frames=4, size=32, workers=1)
 
 
@@ -142,14 +144,27 @@ def test_a_video_damaged_on_the_way_gives_the_clips_before(videos, tmp_path):
 
 
 def test_what_a_scan_found_bad_is_left_out_and_the_others_keep_their_names(videos, tmp_path):
-    before, _ = plan_cuttings(videos, 3, 32, [])
+    """Also where the cutting has begun: a decoder that hangs or crashes is a reason to scan."""
+    before, *_ = plan_cuttings(videos, 3, 32, [])
+    assert cut_videos(videos, tmp_path / "out", frames=3, size=32, workers=1).skipped == []
     bad = BadFile(path="b.mp4", reason="takes too long", state=file_state(videos / "b.mp4"))
     write_scan_record(videos / LIST_NAME, ScanRecord(root=str(videos), layout="folder", bad=[bad], summary={}))
-    cuttings, skipped = plan_cuttings(videos, 3, 32, [])
+    cuttings, skipped, _ = plan_cuttings(videos, 3, 32, [])
     assert cuttings == [each for each in before if not str(each.path).endswith("b.mp4")]
     assert [(skip.path, skip.reason) for skip in skipped] == [
         (str(videos / "b.mp4"), "on the list of bad files: takes too long")
     ]
+    again = cut_videos(videos, tmp_path / "out", frames=3, size=32, workers=1)
+    assert again.skipped == skipped
+    assert again.train_clips + again.test_clips == sum(each.num_clips for each in cuttings)
+
+
+def test_too_little_to_hold_out_is_told_before_anything_is_cut(tmp_path):
+    for number in range(42):  # classes of one clip, which is to learn from
+        write_moving(tmp_path / "mine" / str(number) / "a.mp4", 5, seed=number)
+    with pytest.raises(UserError, match=r"of 42 clips of .* 42 are to learn from and 0 can be held out"):
+        cut_videos(tmp_path / "mine", tmp_path / "out", frames=4, size=32, workers=1)
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(
@@ -183,3 +198,11 @@ class Crashes:
 def test_a_process_that_ends_by_itself_is_told_in_words(tmp_path):
     with pytest.raises(UserError, match=r"has ended by itself.* worked on: cat/one_c00001\.avi, cat/one_c00001\.avi\."):
         list(record_all(tmp_path, [Crashes(), Crashes(), Crashes()], workers=2))
+
+
+@pytest.mark.parametrize("command", ["cut mine", "arcade", "natural"])
+def test_no_process_at_all_is_not_taken_for_one_on_each_core(tmp_path, command):
+    options = ["--out", str(tmp_path / "out"), "--workers", "0"]
+    done = CliRunner().invoke(cli.app, ["data", *command.split(), *options])
+    assert (done.exit_code, (tmp_path / "out").exists()) == (2, False)
+    assert "--workers" in done.output

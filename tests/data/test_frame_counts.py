@@ -55,7 +55,7 @@ def test_what_is_known_of_other_files_is_not_looked_at(tmp_path, opened):
     """Of another data set there may be millions."""
     paths = videos_of(tmp_path, (3, 5))
     count_all_frames(paths)
-    with sqlite3.connect(tmp_path / "cache" / "decoded_frames.sqlite") as memory:
+    with sqlite3.connect(tmp_path / "cache" / "shown_frames.sqlite") as memory:
         memory.execute("INSERT INTO files VALUES ('elsewhere.avi', 1, 1, 'would be an error to read')")
     opened.clear()
     assert count_all_frames(paths) == [3, 5]
@@ -80,12 +80,34 @@ def test_what_was_counted_before_the_process_was_killed_is_not_counted_again(tmp
     assert opened == ["7.avi"]
 
 
+def test_processes_of_a_machine_share_the_first_look(tmp_path, opened, monkeypatch):
+    """The second comes to the files of the first when these are known."""
+    monkeypatch.setattr(frame_counts, "_TOGETHER", 2)
+    paths, count = videos_of(tmp_path, (3, 4, 5, 6, 7)), frame_counts.count_frames
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    mine = []
+
+    def meanwhile(path):
+        mine.append(os.path.basename(path))
+        if len(mine) == 1:
+            monkeypatch.setenv("LOCAL_RANK", "0")
+            monkeypatch.setattr(frame_counts, "count_frames", count)
+            assert count_all_frames(paths[:2]) == [3, 4]
+            monkeypatch.setattr(frame_counts, "count_frames", meanwhile)
+        return count(path)
+
+    monkeypatch.setattr(frame_counts, "count_frames", meanwhile)
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    assert count_all_frames(paths) == [3, 4, 5, 6, 7]
+    assert sorted(mine) == ["5.avi", "6.avi", "7.avi"]
+
+
 @pytest.mark.parametrize("state", ["damaged", "a file in its place"])
 def test_a_useless_memory_changes_nothing(tmp_path, opened, state):
     cache = tmp_path / "cache"
     if state == "damaged":
         cache.mkdir()
-        (cache / "decoded_frames.sqlite").write_bytes(b"not a database" * 100)
+        (cache / "shown_frames.sqlite").write_bytes(b"not a database" * 100)
     else:
         cache.write_text("")
     path = str(tmp_path / "a.avi")

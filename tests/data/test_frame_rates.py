@@ -145,7 +145,7 @@ def test_what_comes_before_and_after_is_not_decoded(videos, tmp_path):
 def test_rates_are_remembered_beside_the_counts_and_older_counts_stay_good(videos, tmp_path, monkeypatch):
     monkeypatch.setenv("EVAGEN_CACHE", str(tmp_path / "cache"))
     paths = [str(path) for path, _, _ in videos.values()]
-    with FileMemory("decoded_frames") as memory:  # as before rates were known
+    with FileMemory("shown_frames") as memory:  # as before rates were known
         memory.remember([(path, file_state(path), NUM_FRAMES) for path in paths])
     opened = []
 

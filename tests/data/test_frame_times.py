@@ -138,6 +138,28 @@ def test_packets_that_stand_for_no_frame_do_not_count(tmp_path):
     assert np.array_equal(read_frames(path, 20, 9), everything[20:])
 
 
+@pytest.mark.parametrize("early", [0, 1])  # milliseconds before the next frame
+def test_pictures_that_vp8_keeps_to_itself_do_not_count(tmp_path, early):
+    """Which encoders in two passes put in, some with a time of their own. The first comes after some seconds."""
+    write_frames(tmp_path / "whole.webm", moving_frames(90), "libvpx", options={"g": "30"})
+    path = tmp_path / "a.webm"
+    with av.open(str(tmp_path / "whole.webm")) as whole, av.open(str(path), "w") as container:
+        stream = container.add_stream_from_template(whole.streams.video[0])
+        for number, packet in enumerate(packet for packet in whole.demux(video=0) if packet.size):
+            packet.stream = stream
+            if number % 25 == 10:
+                hidden = av.Packet(bytes([bytes(packet)[0] & ~0x10]) + bytes(packet)[1:])
+                hidden.stream, hidden.time_base = stream, packet.time_base
+                hidden.pts = hidden.dts = packet.pts - early
+                container.mux(hidden)
+            container.mux(packet)
+    everything = decode_all(path)
+    assert len(everything) == count_frames(path) == 90
+    assert frame_rate(path) == 25
+    for start in (30, 60, 86):
+        assert np.array_equal(read_frames(path, start, 4), everything[start : start + 4])
+
+
 @pytest.mark.parametrize("name", ["a.mp4", "a.mkv", "a.avi", "a.gif"])
 def test_one_frame(tmp_path, name):
     write_video(tmp_path / name, moving_frames(1), 25)

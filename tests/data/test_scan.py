@@ -19,6 +19,7 @@ from evagen.data.check import check_all, check_video
 from evagen.data.clips import ClipDataset
 from evagen.data.file_memory import FileMemory, file_state
 from evagen.data.found_files import LIST_NAME
+from evagen.data.huggingface import TableVideo
 from evagen.data.scan import describe, guess_layout, scan
 from evagen.data.skip_list import read_scan_record
 from evagen.data.sources import DataConfig, VideoSource
@@ -92,7 +93,11 @@ def write_endless(path: Path) -> None:
     path.write_bytes(1000 * path.read_bytes())
 
 
-def test_a_file_that_takes_too_long_costs_its_time_and_no_more(tmp_path):
+TOO_LONG = "not decoded within 1 seconds; --seconds-per-file gives more"
+
+
+def test_a_file_that_takes_too_long_costs_its_time_and_no_more(tmp_path, monkeypatch):
+    monkeypatch.setattr("evagen.data.check.SECONDS_A_MEGABYTE", 0)
     write_class_folders(tmp_path, {"ants": 6})
     for name in ("a_long.avi", "b_long.avi"):
         write_endless(tmp_path / "ants" / name)
@@ -100,7 +105,24 @@ def test_a_file_that_takes_too_long_costs_its_time_and_no_more(tmp_path):
     found = dict(check_all(videos, workers=2, seconds_per_file=1))
     assert set(found) == set(videos)
     reasons = {Path(video).name: result for video, result in found.items() if isinstance(result, str)}
-    assert reasons == dict.fromkeys(("a_long.avi", "b_long.avi"), "not decoded within 1 seconds")
+    assert reasons == dict.fromkeys(("a_long.avi", "b_long.avi"), TOO_LONG)
+
+
+@pytest.mark.parametrize("stored", [False, True])
+def test_a_large_file_has_more_time(tmp_path, monkeypatch, stored):
+    """A telephone's minute of 4K takes two."""
+    write_video(tmp_path / "1.avi", moving_frames(100, 240, 320), 25)
+    video = str(tmp_path / "1.avi")
+    if stored:
+        table = Dataset.from_dict({"video": [Path(video).read_bytes()]}, features=Features({"video": Value("binary")}))
+        table.save_to_disk(tmp_path / "table")
+        video = TableVideo(str(tmp_path / "table" / "data-00000-of-00001.arrow"), "video", 0)
+    monkeypatch.setattr("evagen.data.check.SECONDS_A_MEGABYTE", 0)
+    ((_, found),) = check_all([video], workers=1, seconds_per_file=0.001)
+    assert found == "not decoded within 0.001 seconds; --seconds-per-file gives more"
+    monkeypatch.setattr("evagen.data.check.SECONDS_A_MEGABYTE", 100)
+    ((_, found),) = check_all([video], workers=1, seconds_per_file=0.001)
+    assert found.frames == 100
 
 
 def test_where_no_server_forks_checkers_are_started_anew(monkeypatch, tmp_path):
@@ -259,7 +281,8 @@ def test_a_scan_holds_however_the_folder_is_written(tmp_path, monkeypatch, kind)
         assert skipped.reason.startswith("on the list of bad files: ")
 
 
-def test_a_scan_that_is_stopped_goes_on_where_it_was(tree, capsys):
+def test_a_scan_that_is_stopped_goes_on_where_it_was(tree, capsys, monkeypatch):
+    monkeypatch.setattr("evagen.data.check.SECONDS_A_MEGABYTE", 0)
     write_endless(tree / "ants" / "long.avi")
     command = [sys.executable, "-c", "from evagen.cli import main; main()", "data", "scan", str(tree), "--workers", "2"]
     show_all = {**os.environ, "TQDM_MININTERVAL": "0"}
@@ -280,7 +303,7 @@ def test_a_scan_that_is_stopped_goes_on_where_it_was(tree, capsys):
     assert " 3/7 [00:00" in printed.err  # the good ones were remembered
     record = json.loads(printed.out)
     reasons = {file["path"]: file["reason"] for file in record["bad"]}
-    assert (len(reasons), reasons["ants/long.avi"]) == (4, "not decoded within 1 seconds")
+    assert (len(reasons), reasons["ants/long.avi"]) == (4, TOO_LONG)
     assert json.loads((tree / LIST_NAME).read_text()) == record
 
 
