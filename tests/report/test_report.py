@@ -147,7 +147,7 @@ def test_tables_show_the_numbers_of_the_summary(report, tmp_path):
         ["uniform", "64", "22.87", "0.2894", "0.21"],
         ["uniform", "256", "24.83", "0.2207", "0.53"],
         ["adaptive (router)", "78.4", "23.41", "0.2641", "0.39"],
-        ["router, w_q = 0.8", "41", "21.90", "0.3220", "0.13"],
+        ["router, preference 0.8", "41", "21.90", "0.3220", "0.13"],
         ["final tokenizer", "79.3", "23.97", "0.2502", "0.34"],
         ["final tokenizer, longest uniform", "256", "25.31", "0.2011", "0.60"],
     ]
@@ -210,11 +210,11 @@ def test_motion_has_a_figure_and_what_has_none_is_left_out_of_it(report, tmp_pat
 
     whole = figure(read(report, tmp_path)[0])
     assert "1 is perfect, 0 is a still picture; higher is better" in whole
-    assert {"w_q = 0.8", "final tokenizer"} <= names(whole)
+    assert {"preference 0.8", "final tokenizer"} <= names(whole)
     assert "left out" not in whole
     report.summary["reconstruction"]["further_preferences"][0]["motion"] = None
     partly = figure(read(report, tmp_path)[0])
-    assert names(whole) - names(partly) == {"w_q = 0.8"}
+    assert names(whole) - names(partly) == {"preference 0.8"}
     assert "Points are left out" in partly
     reconstruction = report.summary["reconstruction"]
     for measured in (*reconstruction["uniform"], *(reconstruction[n] for n in ("adaptive", "final", "final_longest"))):
