@@ -133,13 +133,15 @@ def sample(
         raise UserError(f"{config} changes a config, and none is named: evagen sample quickstart/sample {config}")
     if config and Path(config).suffix in VIDEO_SUFFIXES:
         raise UserError(f"{config} is a video's name, and a config stands there; what is written is --out {config}")
+    from evagen.sampling.classes import check_classes, check_no_class
+
+    if config and "/" not in config and not Path(config).exists():
+        check_no_class(config, model or FOR_CLASSES)
     if config is None:
         if dry_run:
             raise UserError(
                 "--dry-run tries a shipped config, and none is named: evagen sample quickstart/sample --dry-run"
             )
-        from evagen.sampling.classes import check_classes
-
         model = model or FOR_CLASSES
         check_classes(model, classes or [])  # before imports that take seconds
         from evagen.commands.sample_one import main
