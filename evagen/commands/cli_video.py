@@ -125,7 +125,7 @@ def sample(
     clips: Annotated[int | None, typer.Option(min=1, help="Clips of each class; 4, or with all classes 1")] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="The same seed gives the same clips")] = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="A shipped config at full size, in little, on random clips")
+        bool, typer.Option("--dry-run", help="Try a shipped config at full size, for one clip")
     ] = False,
 ) -> None:
     """Write new clips with a trained generator: of the model in the box, or by a config."""

@@ -73,7 +73,7 @@ def _of_folder(folder: Path) -> Facts:
     raise UserError(
         f"{folder} holds nothing that evagen makes: no model (config.json), pipeline (model_index.json), token corpus "
         "(table), curation (record), scores (record.json), samples (manifest.json), study (summary.json) or run "
-        "(config.yaml)"
+        "(config.yaml). Give one of these; of a folder of runs `evagen report` makes a page"
     )
 
 

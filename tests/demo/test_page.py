@@ -212,6 +212,20 @@ def test_a_router_of_one_preference_leaves_no_slider_for_it(models):
         assert (slider["value"], slider["visible"]) == (1.2, shown)
 
 
+def test_the_models_in_the_box_are_told_by_what_they_know(models):
+    pytest.importorskip("gradio", reason="the page needs gradio")
+    from evagen.demo.page import build_page
+
+    offered = {"evagen/natural": models["clips"], "mine": models["clips"]}
+    components = build_page(offered, Limits()).config["components"]
+    (choice,) = (each["props"] for each in components if each["props"].get("elem_id") == "model")
+    assert list(map(tuple, choice["choices"])) == [
+        ("evagen/natural: videos of cameras and films", "evagen/natural"),
+        ("mine", "mine"),
+    ]
+    assert choice["value"] == "evagen/natural"
+
+
 # The command
 
 
