@@ -124,9 +124,7 @@ def sample(
     out: Annotated[Path | None, typer.Option(help="A video file of all clips; with CONFIG the run folder")] = None,
     clips: Annotated[int | None, typer.Option(min=1, help="Clips of each class; 4, or with all classes 1")] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="The same seed gives the same clips")] = None,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Try a shipped config at full size, for one clip")
-    ] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Try a shipped config at full size, for one clip")] = False,
 ) -> None:
     """Write new clips with a trained generator: of the model in the box, or by a config."""
     if config and "=" in config:

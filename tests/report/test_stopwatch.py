@@ -28,10 +28,14 @@ def test_a_stage_that_was_stopped_takes_its_time_over_all_starts(stopped_by, tmp
         if stopped:
             raise stopped_by
 
-    for seconds in (40.0, 30.0):
-        with pytest.raises(stopped_by), StageClock(tmp_path, 2) as clock:
+    def stop_after(seconds: float) -> None:
+        with StageClock(tmp_path, 2) as clock:
             clock.run("proxy", lambda: work(5), done="proxy" in clock.stages)
-            clock.run("final", lambda seconds=seconds: work(seconds, stopped=True))
+            clock.run("final", lambda: work(seconds, stopped=True))
+
+    for seconds in (40.0, 30.0):
+        with pytest.raises(stopped_by):
+            stop_after(seconds)
     with StageClock(tmp_path, 2) as clock:
         clock.run("proxy", lambda: work(5), done=True)
         clock.run("final", lambda: work(20))
