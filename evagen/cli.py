@@ -53,7 +53,7 @@ ConfigPath = Annotated[str, typer.Argument(help="A YAML file, or the name of a s
 Overrides = Annotated[list[str] | None, typer.Argument(metavar="key=value…", help="optimizer.steps=500 run.seed=1")]
 
 
-DryRun = Annotated[bool, typer.Option("--dry-run", help="A shipped config at full size, in little, on random clips")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Try a shipped config at full size, for two steps or one clip")]
 
 
 def _add(command: Command) -> None:

@@ -124,22 +124,22 @@ def sample(
     out: Annotated[Path | None, typer.Option(help="A video file of all clips; with CONFIG the run folder")] = None,
     clips: Annotated[int | None, typer.Option(min=1, help="Clips of each class; 4, or with all classes 1")] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="The same seed gives the same clips")] = None,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="A shipped config at full size, in little, on random clips")
-    ] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Try a shipped config at full size, for one clip")] = False,
 ) -> None:
     """Write new clips with a trained generator: of the model in the box, or by a config."""
     if config and "=" in config:
         raise UserError(f"{config} changes a config, and none is named: evagen sample quickstart/sample {config}")
     if config and Path(config).suffix in VIDEO_SUFFIXES:
         raise UserError(f"{config} is a video's name, and a config stands there; what is written is --out {config}")
+    from evagen.sampling.classes import check_classes, check_no_class
+
+    if config and "/" not in config and not Path(config).exists():
+        check_no_class(config, model or FOR_CLASSES)
     if config is None:
         if dry_run:
             raise UserError(
                 "--dry-run tries a shipped config, and none is named: evagen sample quickstart/sample --dry-run"
             )
-        from evagen.sampling.classes import check_classes
-
         model = model or FOR_CLASSES
         check_classes(model, classes or [])  # before imports that take seconds
         from evagen.commands.sample_one import main

@@ -9,7 +9,8 @@ from accelerate import PartialState
 from tqdm.auto import tqdm
 
 from evagen.data.token_file import TokenFile, read_token_file
-from evagen.data.video_writer import write_video
+from evagen.data.video_writer import check_name, write_video
+from evagen.kernels.files import check_writable
 from evagen.kernels.levels import video_to_frames
 from evagen.models.inference import RunPrecision, autocast_to, precision_on
 from evagen.models.loading import load_model, tokenizer_of
@@ -34,7 +35,9 @@ def main(
     even sizes only (.mp4, .avi), an odd one gains a row or column.
 
     tokenizer: if None, the one in the box that the tokens are of. Raises UserError for a file that holds no tokens, and
-    for tokens of another tokenizer."""
+    for tokens of another tokenizer; OSError where the video cannot be written, before anything is decoded."""
+    check_name(out)  # and the place, before models are loaded and a long video is decoded
+    check_writable(out)
     opened = open_tokens(tokens, tokenizer, clips_per_chunk, precision)
     write_video(out, opened.frames, opened.about.frames_per_second)
 

@@ -18,6 +18,7 @@ from evagen.demo.models import DemoModels
 from evagen.demo.rebuild_tab import RebuildTab
 from evagen.demo.upload import Limits
 from evagen.errors import UserError
+from evagen.kernels.sources import FOR_CLASSES, FOR_VIDEOS
 
 USERS_AT_ONCE = 8
 """Whose results are computed in turns; others wait, …"""
@@ -27,6 +28,8 @@ KEPT_SECONDS = 1800
 """What was uploaded or computed is deleted after so long."""
 FONTS = ["system-ui", "-apple-system", "Segoe UI", "Roboto", "sans-serif"], ["ui-monospace", "Consolas", "monospace"]
 """Of the reader's machine: nothing is asked of other hosts."""
+KNOWS = {FOR_CLASSES: "Atari games", FOR_VIDEOS: "videos of cameras and films"}
+"""What the models in the box were trained on: whoever brings a video has to choose."""
 INTRO = """<div class="intro"><h1>evagen</h1>
 <p>A router looks at a video and says how many discrete tokens each block of frames deserves. A tokenizer encodes the
 block into just that many. Stillness costs little, motion gets what it needs.</p></div>"""
@@ -42,9 +45,10 @@ def kept_files() -> Iterator[None]:
 
 def build_page(models: dict[str, DemoModels], limits: Limits) -> gr.Blocks:
     """Ready to be launched. models: by name, the first is shown at first; limits: of uploads."""
+    choices = [(f"{name}: {KNOWS[name]}" if name in KNOWS else name, name) for name in models]
     with gr.Blocks(title="evagen", analytics_enabled=False, delete_cache=(KEPT_SECONDS // 3, KEPT_SECONDS)) as page:
         gr.HTML(INTRO)
-        name = gr.Dropdown(list(models), label="Model", visible=len(models) > 1, elem_id="model")
+        name = gr.Dropdown(choices, label="Model", visible=len(models) > 1, elem_id="model")
         with gr.Tab("Rebuild a video"):
             RebuildTab(models, limits).build(page, name)
         if any(each.generator for each in models.values()):

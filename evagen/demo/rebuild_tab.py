@@ -36,6 +36,7 @@ class RebuildTab:
 
     def __init__(self, models: dict[str, DemoModels], limits: Limits):
         self.models, self.limits, self.first = models, limits, next(iter(models))
+        self.known = preferences(models.values())
         self._asked: dict[str | None, tuple] = {}
 
     def build(self, page: gr.Blocks, name: gr.Dropdown) -> None:
@@ -54,10 +55,11 @@ class RebuildTab:
                 )
                 upload = gr.File(show_label=False, height=120, elem_id="upload")
                 hold = gr.Radio([PREFERENCE, RATE], value=PREFERENCE, label="How many tokens", elem_id="hold")
-                known = preferences(self.models.values())
+                low, high = self.known  # gradio takes no slider of one value
                 preference = gr.Slider(
-                    *known, value=preference_within(None, known), step=0.05, label="Preference", elem_id="preference",
-                    info="left: few tokens, right: best quality",
+                    low, high if self.has_dial else low + 1, value=preference_within(None, self.known), step=0.05,
+                    label="Preference", elem_id="preference", info="left: few tokens, right: best quality",
+                    visible=self.has_dial,
                 )  # fmt: skip
                 least, most = rates(self.models.values())
                 rate = gr.Slider(
@@ -84,7 +86,17 @@ class RebuildTab:
         upload.upload(_take_upload, upload, source, **private)
         gr.on([upload.clear, upload.delete], lambda: next(iter(CLIPS), ""), None, source, **private)
         gr.on(touched, self._ask, asked, None, trigger_mode="multiple", queue=False, **private)
-        hold.change(_only_one, hold, [preference, rate], **private)
+        hold.change(self._only_one, hold, [preference, rate], **private)
+
+    @property
+    def has_dial(self) -> bool:
+        """Whether there is a preference to choose: routers trained for one, as the paper's are, leave none."""
+        low, high = self.known
+        return low < high
+
+    def _only_one(self, hold: str) -> tuple[Any, Any]:
+        """The slider of what is chosen, and not the other."""
+        return gr.Slider(visible=hold == PREFERENCE and self.has_dial), gr.Slider(visible=hold == RATE)
 
     def show(
         self, name: str, clip: str, upload: str | None, hold: str, preference: float, rate: float, user: gr.Request
@@ -156,11 +168,6 @@ def _take_clip(event: gr.SelectData) -> tuple[str, None]:
 def _take_upload(upload: str) -> str:
     """Another text for another file, so that its change is seen."""
     return "/".join(Path(upload).parts[-2:])
-
-
-def _only_one(hold: str) -> tuple[Any, Any]:
-    """The slider of what is chosen, and not the other."""
-    return gr.Slider(visible=hold == PREFERENCE), gr.Slider(visible=hold == RATE)
 
 
 def _first_frame(video: Path) -> np.ndarray:

@@ -249,7 +249,7 @@ def _figures(report: Report) -> dict[str, object]:
     reconstruction = report.summary["reconstruction"]
     marked = [
         *[
-            figures.Mark(f"w_q = {q['preference']}", "router", *findings.cost_and_quality(q))
+            figures.Mark(f"preference {q['preference']}", "router", *findings.cost_and_quality(q))
             for q in reconstruction["further_preferences"]
         ],
         figures.Mark("adaptive", "adaptive", *findings.cost_and_quality(reconstruction["adaptive"])),

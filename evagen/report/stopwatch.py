@@ -13,11 +13,13 @@ from evagen.kernels.files import read_json, write_whole
 
 FIGURES = ("seconds", "peak_rss_mb")
 """That are kept of a stage."""
+UNFINISHED = "unfinished"
+"""Kept of a stage that was stopped: its next start adds to its time."""
 
 
 class StageClock:
     """Times named stages and keeps the figures in `stages.json`, so that a stage that an earlier run
-    finished keeps its time when it is found done.
+    finished keeps its time when it is found done, and one that was stopped takes its time over all starts.
 
     with StageClock(out, num_stages=9) as clock:
         clock.run("data", lambda: …)    # stage 1 of 9: data
@@ -27,8 +29,10 @@ class StageClock:
     def __init__(self, out: Path, num_stages: int):
         self.num_stages, self._number = num_stages, 0
         self._path = out / "stages.json"
-        self.stages = _read_stages(self._path)
-        self.peak_rss_mb = max((stage["peak_rss_mb"] for stage in self.stages.values()), default=0.0)
+        noted = _read_stages(self._path)
+        self.peak_rss_mb = max((stage["peak_rss_mb"] for stage in noted.values()), default=0.0)
+        self._stopped_stages = {name: stage for name, stage in noted.items() if stage.pop(UNFINISHED, False)}
+        self.stages = {name: stage for name, stage in noted.items() if name not in self._stopped_stages}
         self._stage_peak = 0.0
         self._stopped = threading.Event()
 
@@ -46,17 +50,33 @@ class StageClock:
         return sum(stage["seconds"] for stage in self.stages.values())
 
     def run(self, name: str, stage: Callable[[], Any], *, done: bool = False) -> Any:
-        """Runs a stage. With `done`, one whose results are there already, its earlier time is kept."""
+        """Runs a stage. With `done`, one whose results are there already, its earlier time is kept. What a stage took
+        that ends in an exception, as it does when it is stopped, counts too."""
         self._number += 1
         print(f"stage {self._number} of {self.num_stages}: {name}")
         self._stage_peak, started = _tree_rss_mb(), time.monotonic()
-        result = stage()
+        try:
+            result = stage()
+        except BaseException:
+            self._stopped_stages[name] = self._figures(name, started)
+            self._write()
+            raise
         if not (done and name in self.stages):
-            seconds = time.monotonic() - started
-            self.stages[name] = {"seconds": round(seconds, 2), "peak_rss_mb": round(self._stage_peak, 1)}
+            self.stages[name] = self._figures(name, started)
+            self._stopped_stages.pop(name, None)
             self.peak_rss_mb = max(self.peak_rss_mb, self._stage_peak)
-            write_whole(self._path, json.dumps(self.stages, indent=1))
+            self._write()
         return result
+
+    def _figures(self, name: str, started: float) -> dict[str, float]:
+        """Of a stage that has just ended, with what earlier starts of it took."""
+        before = self._stopped_stages.get(name, {"seconds": 0.0, "peak_rss_mb": 0.0})
+        seconds, peak = time.monotonic() - started + before["seconds"], max(self._stage_peak, before["peak_rss_mb"])
+        return {"seconds": round(seconds, 2), "peak_rss_mb": round(peak, 1)}
+
+    def _write(self) -> None:
+        stopped = {name: stage | {UNFINISHED: True} for name, stage in self._stopped_stages.items()}
+        write_whole(self._path, json.dumps(self.stages | stopped, indent=1))
 
     def _watch(self) -> None:
         while not self._stopped.wait(0.25):
@@ -67,7 +87,10 @@ def _read_stages(path: Path) -> dict[str, dict[str, float]]:
     """What earlier runs noted. A file that is damaged counts as none: figures are no reason to refuse a run."""
     try:
         stages = read_json(path)
-        return {stage: {name: float(of_one[name]) for name in FIGURES} for stage, of_one in stages.items()}
+        return {
+            stage: {name: float(of_one[name]) for name in FIGURES} | {UNFINISHED: bool(of_one.get(UNFINISHED))}
+            for stage, of_one in stages.items()
+        }
     except (OSError, ValueError, TypeError, KeyError):
         return {}
 

@@ -234,6 +234,23 @@ def test_where_nothing_can_be_written_no_frame_is_read(models, tmp_path, monkeyp
     assert {path.name for path in tmp_path.iterdir()} == {"a.mp4", "folder.safetensors"}
 
 
+@pytest.mark.parametrize(
+    ("out", "error", "message"),
+    [
+        ("video.mov", UserError, "cannot write .*video.mov: the name should end in one of .avi, .mp4, .mkv, .gif"),
+        ("a.mp4/video.mp4", OSError, "a.mp4"),
+        ("folder.mp4", IsADirectoryError, "folder.mp4"),
+    ],
+)
+def test_where_no_video_can_be_written_no_model_is_loaded(tmp_path, monkeypatch, out, error, message):
+    written(tmp_path / "a.mp4", 5, 32, 32)
+    (tmp_path / "folder.mp4").mkdir()
+    monkeypatch.setattr("evagen.commands.decode.open_tokens", lambda *_: pytest.fail("opened"))
+    with pytest.raises(error, match=message):
+        decode_file(tmp_path / "tokens.safetensors", tmp_path / out, None)
+    assert {path.name for path in tmp_path.iterdir()} == {"a.mp4", "folder.mp4"}
+
+
 def test_tokens_of_another_tokenizer_are_refused_unless_nobody_knows(models, tmp_path):
     tokens = tmp_path / "a.safetensors"
     encode_file(written(tmp_path / "a.mp4", 9, 32, 32), tokens, models["tokenizer"], models["router"])

@@ -113,6 +113,8 @@ def test_sample_shows_every_class_where_none_is_named():
             ["boxing.mp4"],
             "boxing.mp4 is a video's name, and a config stands there; what is written is --out",
         ),
+        (["boxing"], "boxing is a class, and a config stands there; clips of it: evagen sample --class Boxing"),
+        (["nothing"], "no config file at nothing; shipped configs with a similar name"),
         (["--model", "evagen/plain"], "evagen/plain has no generator; it has: router, tokenizer"),
         (["--model", "evagen/other"], "no model evagen/other in the box; there are: evagen/plain, evagen/tiny"),
         (["--seed", "99999999999999999999"], "seed=99999999999999999999: give a whole number from 0 to 4294967295"),

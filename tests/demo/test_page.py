@@ -4,9 +4,11 @@ import shutil
 import socket
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from tiny_models import tiny_router
 from typer.testing import CliRunner
 from video_fixtures import moving_frames, write_sound
 
@@ -196,6 +198,32 @@ def test_numbers_follow_the_sliders_whoever_moves_them(models):
     sliders = {each["id"] for each in config["components"] if each["props"].get("elem_id") in ("preference", "rate")}
     assert len(sliders) == 2
     assert sliders <= followed
+
+
+def test_a_router_of_one_preference_leaves_no_slider_for_it(models):
+    """As the paper's are: gradio takes no slider of one value."""
+    pytest.importorskip("gradio", reason="the page needs gradio")
+    from evagen.demo.page import build_page
+
+    router = tiny_router(preference_range=(1.2, 1.2))
+    for both, shown in ((models, True), ({"one": replace(models["clips"], router=router)}, False)):
+        components = build_page(both, Limits()).config["components"]
+        (slider,) = (each["props"] for each in components if each["props"].get("elem_id") == "preference")
+        assert (slider["value"], slider["visible"]) == (1.2, shown)
+
+
+def test_the_models_in_the_box_are_told_by_what_they_know(models):
+    pytest.importorskip("gradio", reason="the page needs gradio")
+    from evagen.demo.page import build_page
+
+    offered = {"evagen/natural": models["clips"], "mine": models["clips"]}
+    components = build_page(offered, Limits()).config["components"]
+    (choice,) = (each["props"] for each in components if each["props"].get("elem_id") == "model")
+    assert list(map(tuple, choice["choices"])) == [
+        ("evagen/natural: videos of cameras and films", "evagen/natural"),
+        ("mine", "mine"),
+    ]
+    assert choice["value"] == "evagen/natural"
 
 
 # The command

@@ -53,7 +53,7 @@ def test_a_reader_can_play_both_side_by_side(minute, tmp_path):
     assert frames.shape == (FRAMES, 32 * SHOWN_LARGER, 64 * SHOWN_LARGER, 3)
     left = frames_to_video(frames[:, ::SHOWN_LARGER, : 32 * SHOWN_LARGER : SHOWN_LARGER])
     assert psnr(left[None], frames_to_video(found.original)[None]) > 15  # of noise, which H.264 blurs
-    assert "ants, bees one after another" in html
+    assert "(ants, bees, one after another)" in html
     assert html.count('src="data:image/png;base64,') == 1  # the graph
     without = write_report(dataclasses.replace(report, minute=None), tmp_path / "without.html").read_text()
     assert "<video" not in without

@@ -7,6 +7,7 @@ import json
 import re
 import shutil
 import subprocess
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from PIL import Image
 from tiny_summary import SUMMARY, quality
 
 from evagen.report.clips import sprite_strip
+from evagen.report.first_look import write_first_look
 from evagen.report.page import ClipPair, GeneratedClip, LossCurve, RealClip, Report, write_report
 
 
@@ -147,7 +149,7 @@ def test_tables_show_the_numbers_of_the_summary(report, tmp_path):
         ["uniform", "64", "22.87", "0.2894", "0.21"],
         ["uniform", "256", "24.83", "0.2207", "0.53"],
         ["adaptive (router)", "78.4", "23.41", "0.2641", "0.39"],
-        ["router, w_q = 0.8", "41", "21.90", "0.3220", "0.13"],
+        ["router, preference 0.8", "41", "21.90", "0.3220", "0.13"],
         ["final tokenizer", "79.3", "23.97", "0.2502", "0.34"],
         ["final tokenizer, longest uniform", "256", "25.31", "0.2011", "0.60"],
     ]
@@ -210,11 +212,11 @@ def test_motion_has_a_figure_and_what_has_none_is_left_out_of_it(report, tmp_pat
 
     whole = figure(read(report, tmp_path)[0])
     assert "1 is perfect, 0 is a still picture; higher is better" in whole
-    assert {"w_q = 0.8", "final tokenizer"} <= names(whole)
+    assert {"preference 0.8", "final tokenizer"} <= names(whole)
     assert "left out" not in whole
     report.summary["reconstruction"]["further_preferences"][0]["motion"] = None
     partly = figure(read(report, tmp_path)[0])
-    assert names(whole) - names(partly) == {"w_q = 0.8"}
+    assert names(whole) - names(partly) == {"preference 0.8"}
     assert "Points are left out" in partly
     reconstruction = report.summary["reconstruction"]
     for measured in (*reconstruction["uniform"], *(reconstruction[n] for n in ("adaptive", "final", "final_longest"))):
@@ -310,13 +312,31 @@ def test_in_a_browser_all_clips_move_as_one(report, tmp_path):
     """One of them has half as many frames as the others, and begins again before they do."""
     report.generated[-1] = GeneratedClip(noise(23, frames=3), [8, 131], "game 1")
     path = write_report(report, tmp_path / "report.html")
+    # None moves before the page has arrived; then 11 strips and 7 bars of two blocks do, as one.
+    # Frame 4 of 6 lies in the second block; it is the second time for frame 1 of 3.
+    frames = [4] * 10 + [1]
+    assert _probed(path) == {
+        "early": 0, "moving": 25, "starts": 1, "blocks": [1, 1, 1], "frames": frames, "overflow": False,
+    }  # fmt: skip
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
+def test_in_a_browser_clips_of_a_first_look_move(tmp_path):
+    clips = [GeneratedClip(noise(number), [8, 4], "game") for number in range(2)]
+    path = write_first_look(tmp_path / "first_look.html", "evagen/games", clips, 1.0, "# games")
+    found = _probed(path)
+    assert (found["early"], found["moving"], found["frames"]) == (0, 2 + 4, [4, 4])
+
+
+def _probed(path: Path) -> dict:
+    """What `PROBE` finds on a page whose slider it moves."""
     path.write_text(path.read_text(encoding="utf-8").replace('<div id="end">', PROBE), encoding="utf-8")
     run = subprocess.run(
         [
             *[CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"],
             *["--disable-background-networking", "--disable-component-update", "--disable-sync"],
             *["--enable-logging=stderr", "--virtual-time-budget=3000"],
-            *[f"--user-data-dir={tmp_path / 'profile'}", "--dump-dom", path.as_uri()],
+            *[f"--user-data-dir={path.parent / 'profile'}", "--dump-dom", path.as_uri()],
         ],
         capture_output=True,
         text=True,
@@ -324,10 +344,4 @@ def test_in_a_browser_all_clips_move_as_one(report, tmp_path):
         check=True,
     )
     assert "CONSOLE" not in run.stderr
-    title = re.search(r"<title>(.*?)</title>", run.stdout)[1]
-    # None moves before the page has arrived; then 11 strips and 7 bars of two blocks do, as one.
-    # Frame 4 of 6 lies in the second block; it is the second time for frame 1 of 3.
-    frames = [4] * 10 + [1]
-    assert json.loads(title) == {
-        "early": 0, "moving": 25, "starts": 1, "blocks": [1, 1, 1], "frames": frames, "overflow": False,
-    }  # fmt: skip
+    return json.loads(re.search(r"<title>(.*?)</title>", run.stdout)[1])
