@@ -14,7 +14,7 @@ way, which a run that was stopped takes up.
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
-from itertools import pairwise
+from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -335,8 +335,8 @@ def _search(config: LongVideos, curation: Curation, videos: _Videos, tokenizer: 
     average, and how many blocks it evaluates."""
     perceptual = curation.compare.load().to(tokenizer.device)
     frames = SEARCHED_BLOCKS * tokenizer.config.temporal_patch
-    clips = [video[:, start : start + frames] for video in videos for start in (0, video.shape[1] - frames)]
-    video = torch.stack(clips[: config.searched_clips]).to(tokenizer.device)
+    clips = (video[:, start : start + frames] for video in videos for start in (0, video.shape[1] - frames))
+    video = torch.stack([clip.clone() for clip in islice(clips, config.searched_clips)]).to(tokenizer.device)
     weights = {"perceptual": 1.0} | {column: getattr(curation, name) for name, column in WEIGHTED.items()}
     measured = block_distance(video, perceptual, tokenizer.config.temporal_patch, curation.distance_frames)
 

@@ -14,7 +14,7 @@ from evagen.data.video_reader import VideoError, read_frames
 from evagen.errors import UserError
 from evagen.eval import ImageNetworkDetector, moving_share
 from evagen.kernels.levels import frames_to_video
-from evagen.sampling.rows import file_of, read_rows
+from evagen.sampling.rows import file_of, iterate_rows
 from evagen.scoring.reconstruction import frechet_between
 from evagen.scoring.table import markdown
 
@@ -53,21 +53,30 @@ class Minutes:
 
 
 def compare_minutes(samples: Path, real: Iterable[Tensor], frames_per_second: float) -> Minutes:
-    """samples: the run folder of `evagen sample`; real: videos (C, F, H, W) in [-1, 1]. Raises UserError for samples
-    that are no videos, are gone, or have less than twice ten seconds."""
+    """samples: the run folder of `evagen sample`; real: videos (C, F, H, W) in [-1, 1], one after another. Raises
+    UserError for samples that are no videos, are gone, or have less than twice ten seconds, and for real videos of
+    less than ten."""
     length = round(SECONDS * frames_per_second)
-    try:
-        generated = [frames_to_video(read_frames(file_of(samples, row))) for row in read_rows(samples)]
-    except VideoError as error:
+    first, last = [], []  # of whole videos not more than one is in memory
+    for row in iterate_rows(samples):
+        try:
+            frames = read_frames(file_of(samples, row))  # F H W C
+        except VideoError as error:
+            raise UserError(
+                f"samples={samples}: {error}; give the run folder of `evagen sample` with a video format first"
+            ) from error
+        if len(frames) < 2 * length:
+            raise UserError(f"the videos in {samples} are too short: {SECONDS} seconds at either end are compared")
+        first.append(frames_to_video(frames[:length]))  # (C, f, H, W)
+        last.append(frames_to_video(frames[-length:]))
+    real = [video[:, :length].clone() for video in real]
+    if any(video.shape[1] < length for video in real):
         raise UserError(
-            f"samples={samples}: {error}; give the run folder of `evagen sample` with a video format first"
-        ) from error
-    if any(video.shape[1] < 2 * length for video in generated):
-        raise UserError(f"the videos in {samples} are too short: {SECONDS} seconds at either end are compared")
-    first, last = [video[:, :length] for video in generated], [video[:, -length:] for video in generated]
-    real = [video[:, :length] for video in real]
+            f"real videos of {real[0].shape[1]} frames are less than the {SECONDS} seconds, {length} frames, that "
+            f"those in {samples} are compared with: give data.frames={length} at least, or leave out samples"
+        )
     return Minutes(
-        len(generated), _moving(first), _moving(last), _moving(real),
+        len(first), _moving(first), _moving(last), _moving(real),
         _frechet(first, last), _frechet(real, first), _frechet(real, last),
     )  # fmt: skip
 

@@ -9,15 +9,17 @@ import pytest
 import torch
 import yaml
 from tiny_models import LEVELS, random_clips, tiny_block_router, tiny_router, tiny_tokenizer
+from torch.multiprocessing.reductions import StorageWeakRef
 
 from evagen.commands import long_videos
+from evagen.commands.curate import Curation
 from evagen.commands.long_videos import CLIPS, CLIPS_UNIFORM, MEMORY, MEMORY_UNIFORM, RatePoint, VideoScores
-from evagen.config import check_config
+from evagen.config import check_config, load_config
 from evagen.data.video_writer import write_video
 from evagen.errors import UserError
 from evagen.kernels.levels import video_to_frames
 from evagen.report.long_plot import _line
-from evagen.scoring.minutes import Minutes
+from evagen.scoring.minutes import Minutes, compare_minutes
 from evagen.tokenizer import VideoTokenizer
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
@@ -114,6 +116,26 @@ def test_every_way_is_measured_and_nothing_twice(models, tmp_path, monkeypatch):
         added.unlink()
 
 
+def test_whole_videos_are_in_memory_one_by_one(models, tmp_path):
+    earlier = []
+
+    def one_by_one():
+        for number in range(3):
+            video = random_clips(1, number, frames=24)[0]
+            yield video
+            earlier.append(StorageWeakRef(video.untyped_storage()))
+            del video
+            assert all(each.expired() for each in earlier[:-1])  # the last one is still in hand
+
+    assert compare_minutes(models / "samples", one_by_one(), 1).videos == 2
+    assert len(earlier) == 3
+    curation = load_config(Curation, models / "curation.yaml")
+    config = study(models, tmp_path / "out", searched_clips=2)
+    tokenizer = VideoTokenizer.from_pretrained(models / "remembers")
+    assert long_videos._search(config, curation, one_by_one(), tokenizer)["clips"] == 2
+    assert len(earlier) <= 4  # two clips of the first
+
+
 def curve(way: str, *values: tuple[float, float]) -> list[RatePoint]:
     return [RatePoint(way, 0, tokens, psnr, 1.0, 0.8) for tokens, psnr in values]
 
@@ -172,6 +194,7 @@ def test_what_is_not_defined_is_a_dash():
         ({"rates": [1.5, 0.4]}, r"rates=0\.4: 0\.4 tokens a second cannot be kept"),
         ({"rate_window": 3}, "rates=1.5: a window of 3 seconds is shorter than a block"),
         ({"samples": "samples", "frames_per_second": 2}, "are too short: 10 seconds at either end are compared"),
+        ({"samples": "samples", "data.frames": 8}, "real videos of 8 frames are less than the 10 seconds, 10 frames"),
         ({"samples": "pictures"}, r"0\.png: "),
         ({"samples": "lost"}, r"0\.mkv: "),
     ],
