@@ -113,6 +113,7 @@ def test_fvd_of_the_stub_reaches_the_metric(stub, sha256):
 
 def test_another_file_is_not_called_i3d(stub, sha256, monkeypatch):
     assert I3DDetector(stub, sha256).name == f"torchscript-{sha256[:8]}"
+    assert I3DDetector(stub, sha256.upper()).fingerprint == sha256
     published = WeightFile(I3D_FILE.name, I3D_FILE.variable, sha256, 51, ())
     monkeypatch.setattr(i3d, "I3D_FILE", published)
     assert I3DDetector(stub).name == "i3d-kinetics400-torchscript"
