@@ -163,7 +163,9 @@ def _unused(config: Benchmark, protocol: Protocol) -> dict[str, str]:
     if config.samples:
         return dict.fromkeys(OF_MODELS, f"is of models; {config.samples} holds videos")
     unused = {}
-    if protocol.task != "reconstruction":
+    if protocol.task == "reconstruction":
+        unused["run.seed"] = f"is of sampling, and {protocol.name} samples nothing (changes.seed is of the real clips)"
+    else:
         unused["compare"] = f"compares reconstructed frames with real ones; {protocol.name} is {protocol.task}"
     if not config.router:
         unused["preference"] = "is of a router, and none is given"
