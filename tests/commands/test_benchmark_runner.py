@@ -25,6 +25,7 @@ from evagen.data.clip_table import open_table
 from evagen.data.clips import ClipDataset
 from evagen.data.loader import collate_clips
 from evagen.data.sources import DataConfig
+from evagen.data.video_reader import VideoError
 from evagen.data.video_writer import write_video
 from evagen.errors import UserError
 from evagen.eval import (
@@ -42,7 +43,7 @@ from evagen.eval.reconstruction import perceptual_distance
 from evagen.kernels.folder_lock import locks_end
 from evagen.models.loading import fingerprint, load_model
 from evagen.sampling.clips import clip_seed, decode_clips
-from evagen.scoring import subjects
+from evagen.scoring import real_side, subjects
 from evagen.scoring.clips import FileClips
 from evagen.scoring.record import Record, read_record
 from evagen.scoring.videos import ScoredData, list_videos
@@ -208,7 +209,11 @@ def test_real_features_are_taken_from_the_cache_until_a_file_changes(root, tmp_p
     assert second.tokens.tokens_per_clip == 32
     one = training_video(arcade)
     os.utime(one, (1, 1))
-    assert score(recon(root, tmp_path / "third", **shared)).data.statistics != first.data.statistics
+    third = score(recon(root, tmp_path / "third", **shared)).data.statistics
+    assert third != first.data.statistics
+    with monkeypatch.context() as other:  # which may read, resize or compute in another way
+        other.setattr(real_side, "__version__", "another version", raising=False)
+        assert score(recon(root, tmp_path / "version", **shared)).data.statistics not in (third, first.data.statistics)
     entry.write_bytes(entry.read_bytes()[:500])  # a damaged entry is computed again
     os.utime(one, (1, 1))
     assert score(recon(root, tmp_path / "fourth", **shared)).score == first.score
@@ -281,6 +286,41 @@ def damage(video: Path) -> None:
     middle = (start + end) // 2
     content[middle : end - 8] = bytes(end - 8 - middle)
     video.write_bytes(bytes(content))
+
+
+def test_a_clip_that_the_disk_did_not_give_once_can_be_read_again(root, tmp_path, monkeypatch):
+    read = FileClips._read
+
+    def fails(self, clip):
+        if clip.path == self.clips[3].path:
+            raise VideoError(self.files[clip.path], "the disk is busy")
+        return read(self, clip)
+
+    monkeypatch.setattr(FileClips, "_read", fails)
+    with pytest.raises(UserError, match="1 of 12 clips") as error:
+        main(recon(root, tmp_path / "run"))
+    monkeypatch.undo()
+    (table,) = (tmp_path / "run").glob("real-*")
+    assert f"delete {table} first" in str(error.value)
+    shutil.rmtree(table)
+    assert score(recon(root, tmp_path / "run")).real_clips == 12
+
+
+def test_what_does_not_fit_is_told_before_the_real_clips_are_measured(root, tmp_path, monkeypatch):
+    monkeypatch.setenv("EVAGEN_VGG16", str(tmp_path / "nowhere"))
+    wrong = [
+        (recon(root, tmp_path / "run", compare={"network": "lpips"}), "there is no file .*nowhere"),
+        (
+            recon(root, tmp_path / "run", certainty={"extrapolate": True}),
+            "at least 1600 videos .*leave extrapolate out",
+        ),
+        (gen(root, tmp_path / "run", {"drawn": 1}), "at least 2 real and 2 generated"),
+        (gen(root, tmp_path / "run", generator=None, tokenizer=None, samples=root / "arcade"), "num_generated=16"),
+    ]
+    for config, message in wrong:
+        with pytest.raises(UserError, match=message), locks_end():
+            main(config)
+    assert not list((tmp_path / "run").glob("real-*"))
 
 
 def test_rows_of_another_model_are_not_taken_for_this_ones(root, tmp_path, monkeypatch):
