@@ -31,8 +31,8 @@ VGG16_FILE = WeightFile(
 STAGE_ENDS = (4, 9, 16, 23, 30)
 """Layers of torchvision's VGG16 up to relu1_2, relu2_2, relu3_3, relu4_3 and relu5_3."""
 
-PIXELS_PER_PASS = 2**21
-"""Of frames that are compared together where no gradient is asked for, 128 of 128 × 128: each takes 16 MB of maps."""
+PIXELS_PER_PASS = 2**20
+"""Of frames that are compared together where no gradient is asked for, 64 of 128 × 128: each takes 16 MB of maps."""
 
 
 class LPIPSDistance(FrameDistance):

@@ -149,6 +149,8 @@ def check_inputs(config: Benchmark, protocol: Protocol) -> None:
         raise UserError(f"{protocol.name} ({protocol.task}) needs {ways}; got {', '.join(sorted(named)) or 'none'}")
     if config.changes.num_generated and protocol.task in ("reconstruction", "frame-prediction"):
         raise UserError(f"changes.num_generated: {protocol.name} scores one clip for each real one; change those")
+    if config.changes.seed is not None and protocol.clips.place != "random" and protocol.clips.drawn is None:
+        raise UserError(f"changes.seed is of real clips that are drawn; {protocol.name} draws none: leave it out")
     for name in ("scored_frames", "given_lengths"):
         if getattr(config.changes, name) is not None and protocol.task != "frame-prediction":
             raise UserError(f"changes.{name} is for frame prediction; {protocol.name} is {protocol.task}")
