@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from itertools import islice, pairwise
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import torch
@@ -47,6 +48,7 @@ from evagen.tokenizer import (
     LiveTokenizer,
     Rate,
     RewardScale,
+    TokenizedClips,
     TokenizedVideo,
     VideoTokenizer,
     decode_in_chunks,
@@ -111,12 +113,9 @@ class VideoScores:
     still_error: list[float]
 
     def point(self, seconds: float) -> "RatePoint":
-        def mean(values: list[Any]) -> float:
-            return sum(values) / len(values)
-
         motion = motion_explained(torch.tensor(self.moving_error), torch.tensor(self.still_error))
-        minute = mean(self.tokens) / seconds * 60
-        return RatePoint(self.way, self.setting, minute, mean(self.psnr), mean(self.perceptual), motion)
+        minute = fmean(self.tokens) / seconds * 60
+        return RatePoint(self.way, self.setting, minute, fmean(self.psnr), fmean(self.perceptual), motion)
 
 
 @dataclass(frozen=True)
@@ -259,9 +258,10 @@ def _ways(config: LongVideos, live: LiveTokenizer, adaptive: AdaptiveTokenizer) 
 
 
 def _uniform_clips(tokenizer: VideoTokenizer, video: Tensor, level: int) -> TokenizedVideo:
-    size, frames = (video.shape[2], video.shape[3]), video.shape[1]
-    clips = torch.stack(video.split(tokenizer.config.num_frames, dim=1)).to(tokenizer.device)
-    tokens = tokenizer.encode(clips, tokenizer.assignments.uniform(level, len(clips)))
+    size, frames, uniform = (video.shape[2], video.shape[3]), video.shape[1], tokenizer.assignments.uniform
+    clips = torch.stack(video.split(tokenizer.config.num_frames, dim=1))
+    parts = [some.to(tokenizer.device) for some in clips.split(8)]
+    tokens = TokenizedClips.join([tokenizer.encode(some, uniform(level, len(some))) for some in parts])
     return TokenizedVideo(tokens, frames, size, size, None, None)
 
 

@@ -136,6 +136,17 @@ def test_whole_videos_are_in_memory_one_by_one(models, tmp_path):
     assert len(earlier) <= 4  # two clips of the first
 
 
+def test_clips_of_a_long_video_are_encoded_some_at_a_time(models):
+    tokenizer = VideoTokenizer.from_pretrained(models / "tokenizer")
+    video, seen, encode = random_clips(1, 0, frames=160)[0], [], tokenizer.encode
+    expected = encode(torch.stack(video.split(8, dim=1)), tokenizer.assignments.uniform(4, 20))
+    tokenizer.encode = lambda video, lengths: seen.append(len(video)) or encode(video, lengths)
+    tokens = long_videos._uniform_clips(tokenizer, video, 4)
+    assert seen == [8, 8, 4]
+    assert (tokens.num_frames, tokens.tokens.lengths.tolist()) == (160, expected.lengths.tolist())
+    assert (tokens.tokens.codes == expected.codes).double().mean() > 0.95  # up to rounding
+
+
 def curve(way: str, *values: tuple[float, float]) -> list[RatePoint]:
     return [RatePoint(way, 0, tokens, psnr, 1.0, 0.8) for tokens, psnr in values]
 
