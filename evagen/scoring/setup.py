@@ -241,5 +241,11 @@ def subject_of(
     known = list(generator.config.class_names)
     if protocol.task == "class-to-video" and not known:
         raise UserError(f"{protocol.name} asks for classes, and the generator at {config.generator} knows none")
+    if protocol.task == "class-to-video" and (without := labels.count(-1)):
+        raise UserError(
+            f"{protocol.name} asks for the class of each real clip, and {without} of {count} clips of "
+            f"{config.data.root} have none: put each class into a folder of its own, or take a protocol that asks for "
+            "no classes, cdfvd"
+        )
     wanted = {label: label_of(class_of(label, videos.class_names), known) if known else -1 for label in set(labels)}
     return Generation(LabelClips([wanted[label] for label in labels]), *shared)

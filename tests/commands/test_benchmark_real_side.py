@@ -169,9 +169,17 @@ def test_bad_input_is_explained(root, tmp_path, changes, message):
         ({"options": {"top_p": 2.0}}, "top_p must lie in"),
         ({"changes": {"scored_frames": "paste-given"}}, "scored_frames is for frame prediction"),
         ({"changes": {"given_lengths": [2, 2]}}, "given_lengths is for frame prediction"),
+        (
+            {"data": {"root": "flat", "layout": "folder"}},
+            "class of each real clip, and 8 of 8 clips of .*flat have none",
+        ),
     ],
 )
-def test_bad_input_to_generation_is_explained(root, tmp_path, changes, message):
+def test_bad_input_to_generation_is_explained(root, tmp_path, monkeypatch, changes, message):
     changes = {name: root / value if name == "generator" else value for name, value in changes.items()}
+    for video in (root / "arcade").rglob("*.avi"):
+        (tmp_path / "flat").mkdir(exist_ok=True)
+        shutil.copy(video, tmp_path / "flat")
+    monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match=message):
         main(gen(root, tmp_path / "run", **changes))
