@@ -272,7 +272,7 @@ def fvd(
     detector: Annotated[str, typer.Option(help="protocol (I3D), offline or videomae")] = "protocol",
     detector_weights: Annotated[str | None, typer.Option(help="File of I3D, or folder of VideoMAE")] = None,
     detector_sha256: Annotated[str | None, typer.Option(help="Checksum of an I3D-like file of your own")] = None,
-    download: Annotated[bool, typer.Option(help="Whether I3D may be downloaded")] = True,
+    download: Annotated[bool, typer.Option(help="Whether the detector may be downloaded")] = True,
     extrapolate: Annotated[bool, typer.Option(help="Also the value for infinitely many videos")] = False,
     resamples: Annotated[int, typer.Option(min=2, help="Bootstrap draws behind the interval")] = 100,
     batch_size: Annotated[int, typer.Option(min=1, help="Clips in memory together")] = 16,

@@ -57,7 +57,7 @@ class I3DDetector(nn.Module):
     def __init__(self, path: str | Path | None = None, sha256: str | None = None, download: bool = True):
         super().__init__()
         content = I3D_FILE.read(path, sha256, download)
-        self.fingerprint = sha256 or I3D_FILE.sha256
+        self.fingerprint = (sha256 or I3D_FILE.sha256).lower()
         own = self.fingerprint != I3D_FILE.sha256
         self.name = f"torchscript-{self.fingerprint[:8]}" if own else "i3d-kinetics400-torchscript"
         self.network = Frozen(torch.jit.load(io.BytesIO(content), map_location="cpu"))

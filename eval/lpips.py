@@ -31,6 +31,9 @@ VGG16_FILE = WeightFile(
 STAGE_ENDS = (4, 9, 16, 23, 30)
 """Layers of torchvision's VGG16 up to relu1_2, relu2_2, relu3_3, relu4_3 and relu5_3."""
 
+PIXELS_PER_PASS = 2**20
+"""Of frames that are compared together where no gradient is asked for, 64 of 128 × 128: each takes 16 MB of maps."""
+
 
 class LPIPSDistance(FrameDistance):
     """LPIPS-VGG16: what papers call LPIPS where they train with it. The interface is `PerceptualDistance`'s.
@@ -65,6 +68,16 @@ class LPIPSDistance(FrameDistance):
         self.heads = nn.ModuleList(Frozen(_Head(weight)) for weight in heads.values())
         for name, values in (("shift", (-0.030, -0.088, -0.188)), ("scale", (0.458, 0.448, 0.450))):
             self.register_buffer(name, torch.tensor(values)[:, None, None], persistent=False)
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        """x, y `N 3 H W` in [-1, 1] → distances `(N,)`. Raises ValueError for unlike shapes."""
+        learns = torch.is_grad_enabled() and (x.requires_grad or y.requires_grad)
+        if learns or x.shape != y.shape or not x.numel():
+            return super().forward(x, y)
+        together = max(1, PIXELS_PER_PASS * len(x) * 3 // x.numel())
+        return torch.cat(
+            [super(LPIPSDistance, self).forward(*some) for some in zip(x.split(together), y.split(together))]
+        )
 
     def features(self, x: Tensor) -> list[Tensor]:
         """Frames `N 3 H W` in [-1, 1] → one map `N C h w` per stage, of unit length over C at every cell. Raises

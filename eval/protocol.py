@@ -129,8 +129,8 @@ class Protocol:
     def changed(self, **changes: Any) -> "Protocol":
         """A protocol that differs in the named fields and says so in its name, so that its scores stay apart:
         `changed(num_generated=256)`. `size`, `drawn`, `first_videos` and `seed` reach into frames and clip choice;
-        with a new `drawn` or `first_videos`, `num_real` is what the choice then gives. Raises ValueError for other
-        names."""
+        with a new `drawn` or `first_videos`, or other frames of a clip, for which more or fewer videos are long enough,
+        `num_real` is what the choice then gives. Raises ValueError for other names."""
         inner = {"size": "frames", "drawn": "clips", "first_videos": "clips", "seed": "clips"}
         known = {each.name for each in fields(self)} - {"name"} | set(inner)
         unknown = sorted(set(changes) - known)
@@ -141,8 +141,8 @@ class Protocol:
         for key, part in inner.items():
             if key in changes:
                 outer[part] = replace(outer.get(part, getattr(self, part)), **{key: changes[key]})
-        if {"drawn", "first_videos"} & set(changes):
-            outer.setdefault("num_real", outer["clips"].fixed_count)
+        if {"drawn", "first_videos", "num_frames", "stride", "frames_per_second"} & set(changes):
+            outer.setdefault("num_real", outer.get("clips", self.clips).fixed_count)
         return replace(self, name=f"{self.name} [{label}]", published=(), **outer)
 
     def as_dict(self) -> dict[str, Any]:

@@ -131,16 +131,11 @@ def extrapolated_distance(
     The same fraction is taken of both sides, which removes the error of both; of a real side that is given as
     statistics nothing is taken, as in the paper, and its error stays. It may be negative where the true distance is
     near 0. Raises ValueError with fewer than 4 D samples, where the error is not yet linear."""
-    counts = [len(side) for side in (real, generated) if isinstance(side, Tensor)]
-    needed = 4 * generated.shape[1]
-    if min(counts) < needed or points < 2:
-        raise ValueError(
-            f"extrapolation needs at least {needed} videos (4 times the features) and 2 points, "
-            f"got {min(counts)} videos and {points} points"
-        )
+    count = min(len(side) for side in (real, generated) if isinstance(side, Tensor))
+    check_extrapolation(count, generated.shape[1], points)
     _checked_value(real, generated, paired, ddof)
     generator = torch.Generator().manual_seed(seed)
-    smallest = max(0.1, needed / 2 / min(counts))
+    smallest = max(0.1, 2 * generated.shape[1] / count)
     fractions = torch.linspace(smallest, 1, points, dtype=torch.float64)
     distances = []
     for fraction in fractions.tolist():
@@ -155,6 +150,16 @@ def extrapolated_distance(
     spread, rest = (y - y.mean()).square().sum(), (y - value - slope * x).square().sum()
     fit = 1 - (rest / spread).item() if spread > 0 else 1.0
     return Extrapolation(value.item(), tuple(fractions.tolist()), tuple(y.tolist()), fit)
+
+
+def check_extrapolation(count: int, num_features: int, points: int = 15) -> None:
+    """The error of `extrapolated_distance` for too few samples of the smaller side, or points."""
+    needed = 4 * num_features
+    if count < needed or points < 2:
+        raise ValueError(
+            f"extrapolation needs at least {needed} videos (4 times the features) and 2 points, "
+            f"got {count} videos and {points} points"
+        )
 
 
 def _distance_of(real: Tensor | GaussianStatistics, generated: Tensor, paired: bool, ddof: int, draw: Draw) -> Tensor:

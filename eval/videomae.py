@@ -28,12 +28,13 @@ class VideoMAEDetector(nn.Module):
 
     Args:
         source: hub id or local folder of a VideoMAE in `transformers` format.
+        download: whether there may be one.
 
     Raises FileNotFoundError where there is none within reach, ValueError where it is another network."""
 
-    def __init__(self, source: str | Path = VIDEOMAE):
+    def __init__(self, source: str | Path = VIDEOMAE, download: bool = True):
         super().__init__()
-        network = load_pretrained(VideoMAEModel, source, VIDEOMAE, (VideoMAEForVideoClassification,))
+        network = load_pretrained(VideoMAEModel, source, VIDEOMAE, (VideoMAEForVideoClassification,), download)
         config = network.config
         if isinstance(network, VideoMAEForVideoClassification):
             features = _MeanToken(network.videomae, network.fc_norm or nn.Identity())

@@ -28,7 +28,11 @@ IMAGENET_DEVIATION = (0.229, 0.224, 0.225)
 
 
 def load_pretrained(
-    kind: type[Network], source: str | Path, published: str, alternatives: Sequence[type[Network]] = ()
+    kind: type[Network],
+    source: str | Path,
+    published: str,
+    alternatives: Sequence[type[Network]] = (),
+    download: bool = True,
 ) -> Network:
     """A `transformers` network in fp32 and eval mode.
 
@@ -39,12 +43,14 @@ def load_pretrained(
         published: the hub id to name to a user who has neither.
         alternatives: further classes of the same type of network, one of which is taken in place of `kind` where the
             config says that the weights are of it.
+        download: whether there may be one.
 
     Raises FileNotFoundError where there is none within reach, ValueError where what is there is another network."""
     assert kind.config_class is not None
     if str(source) == UNTRAINED:
         return kind(kind.config_class()).eval()
-    only_here = Path(source).is_dir() or is_out_of_reach(str(source))  # or the hub is asked for half a minute
+    # Or the hub is asked for half a minute.
+    only_here = not download or Path(source).is_dir() or is_out_of_reach(str(source))
     try:
         config, _ = kind.config_class.get_config_dict(str(source), local_files_only=only_here)
         if not config:  # a folder without a config.json

@@ -58,3 +58,17 @@ def benchmark(root: Path, out: Path, protocol: str, changes: dict[str, Any] | No
         **{name: str(value) if isinstance(value, Path) else value for name, value in values.items()},
     }
     return check_config(Benchmark, config, "test")
+
+
+def recon(root: Path, out: Path, **values: Any) -> Benchmark:
+    """Of the first clip of each video, with the router."""
+    return benchmark(
+        root, out, "adaptok-ucf101-recon", **{"tokenizer": root / "tokenizer", "router": root / "router", **values}
+    )
+
+
+def gen(root: Path, out: Path, changes: dict[str, Any] | None = None, **values: Any) -> Benchmark:
+    """Of eight clips for the classes of real ones."""
+    models = {"generator": root / "generator", "tokenizer": root / "tokenizer"}
+    changes = {"drawn": 8, **(changes or {})}
+    return benchmark(root, out, "larp-ucf101-class2video", changes, **{**models, **values})

@@ -26,8 +26,8 @@ from evagen.kernels.files import write_whole
 from evagen.run import PATIENCE, start_accelerator
 from evagen.scoring.clips import FileClips, list_fingerprint
 from evagen.scoring.config import Benchmark
-from evagen.scoring.distances import score_features
-from evagen.scoring.real_side import default_cache, real_side
+from evagen.scoring.distances import check_counts, score_features
+from evagen.scoring.real_side import RealSide, default_cache, real_side
 from evagen.scoring.record import (
     Clips,
     Detector,
@@ -44,7 +44,7 @@ from evagen.scoring.rows import movement_of
 from evagen.scoring.setup import Models, check_inputs, detector_of, protocol_of, real_clips, subject_of
 from evagen.scoring.subjects import Reconstruction
 from evagen.scoring.table import compare
-from evagen.scoring.videos import list_videos, without_missing, without_unreadable
+from evagen.scoring.videos import RealVideos, list_videos, without_missing, without_unreadable
 from evagen.tokenizer import CodebookUsage, VideoTokenizer
 
 
@@ -61,13 +61,17 @@ def main(config: Benchmark) -> Path:
     protocol = without_missing(protocol, videos, config.accept_incomplete)
     clips = FileClips(protocol, real_clips(protocol, videos), videos.files)
     detector = detector_of(config, protocol).to(accelerator.device)
+    # What does not fit is told before the real clips are measured, which takes long.
+    subject = subject_of(config, models, clips, videos, options, detector, accelerator.device)
+    check_counts(len(clips), len(subject.clips), detector.num_features, protocol, config.certainty)
     real = real_side(
         clips, detector, accelerator, out, config.cache or default_cache(),
         config.batch_size, config.run.num_workers, config.save_seconds,
     )  # fmt: skip
-    protocol = without_unreadable(protocol, real.unreadable, len(clips), config.accept_incomplete)
-    clips = FileClips(protocol, [clips.clips[number] for number in real.numbers], videos.files)
-    subject = subject_of(config, models, clips, videos, options, detector, accelerator.device)
+    if real.unreadable:
+        protocol = without_unreadable(protocol, real.unreadable, len(clips), config.accept_incomplete, real.table)
+        clips = FileClips(protocol, [clips.clips[number] for number in real.numbers], videos.files)
+        subject = subject_of(config, models, clips, videos, options, detector, accelerator.device)
     about = {"protocol": protocol.name, "real": real.key, "detector": f"{detector.name} {detector.fingerprint}"}
     about |= subject.about
     check_rows(out / "scored", subject.clips, about, accelerator, config.batch_size)
@@ -95,11 +99,7 @@ def main(config: Benchmark) -> Path:
             tokens=token_use(rows, models.tokenizer) if models.tokenizer else None,
             reconstruction=quality_of(rows, subject) if isinstance(subject, Reconstruction) else None,
             movement=movement_between(movement_of(rows), real.movement),
-            data=Clips(
-                root=str(config.data.root), videos=len(videos.videos), clips=list_fingerprint(clips.clips),
-                statistics=real.key, absent=len(videos.absent),
-                unreadable=[each.path for each in (*videos.unreadable, *real.unreadable)], remarks=videos.remarks,
-            ),
+            data=_clips_of(config, videos, clips, real),
             remarks=remarks,
             code=code_version(),
             environment=environment(accelerator.device, accelerator.num_processes, subject.precision),
@@ -108,6 +108,14 @@ def main(config: Benchmark) -> Path:
         _publish(out, record, [*videos.remarks, *remarks])
     accelerator.wait_for_everyone()
     return out
+
+
+def _clips_of(config: Benchmark, videos: RealVideos, clips: FileClips, real: RealSide) -> Clips:
+    return Clips(
+        root=str(config.data.root), videos=len(videos.videos), clips=list_fingerprint(clips.clips),
+        statistics=real.key, absent=len(videos.absent),
+        unreadable=[each.path for each in (*videos.unreadable, *real.unreadable)], remarks=videos.remarks,
+    )  # fmt: skip
 
 
 def _start_anew(out: Path, config: Benchmark) -> float | None:

@@ -178,8 +178,9 @@ def find_preferences(config: FixedAgainstAdaptive, router_source: str) -> dict[s
     budget that the router does not keep at any preference."""
     router = load_model(Router, router_source, PartialState().device)
     data = _load("tokenize", config.tokenization).data
-    some = data.model_copy(update={"limit": min(data.limit or LOOKED_AT, LOOKED_AT)})
-    clips = collate_clips(list(ClipDataset(some))).video
+    dataset = ClipDataset(data.model_copy(update={"limit": min(data.limit or LOOKED_AT, LOOKED_AT)}))
+    some = range(0, len(dataset), -(-len(dataset) // LOOKED_AT))  # a video may have hundreds of clips
+    clips = collate_clips([dataset[key] for key in some]).video
     batches = [batch.to(router.device) for batch in clips.split(32)]
     full = config.fixed_length * router.assignments.num_blocks
     found = {}

@@ -18,7 +18,7 @@ from evagen.errors import UserError
 from evagen.eval import PreparedDetector, Protocol, get_protocol
 from evagen.models.networks import DetectorName, choose_detector
 from evagen.scoring.clips import FileClips, list_fingerprint
-from evagen.scoring.distances import Certainty, score_features
+from evagen.scoring.distances import Certainty, check_counts, score_features
 from evagen.scoring.folders import differences, unequal_counts
 from evagen.scoring.record import Clips, Detector, Model, Record, code_version, environment, movement_between
 from evagen.scoring.rows import movement_of, scored_rows
@@ -52,6 +52,7 @@ def main(config: FolderScoring) -> Record:
         protocol, config.detector, config.detector_weights, config.detector_sha256, config.download
     ).to(device)
     real, fake = sides
+    check_counts(len(real), len(fake), detector.num_features, protocol, config.certainty)
     of_real, of_fake = (columns_of_all(side, detector, device, config) for side in sides)
     features = (torch.from_numpy(columns["features"]) for columns in (of_real, of_fake))
     score, of_counts = score_features(*features, protocol, detector, False, config.certainty)

@@ -73,8 +73,8 @@ def _of_folder(folder: Path) -> Facts:
     raise UserError(
         f"{folder} holds nothing that evagen makes: no model (config.json), pipeline (model_index.json), token corpus "
         "(table), curation (record), scores (record.json), samples (manifest.json), study (summary.json) or run "
-        "(config.yaml). Give one of these; `evagen report` makes a page of a folder of runs, and `evagen data scan` looks "
-        "at a folder of videos"
+        "(config.yaml). Give one of these; `evagen report` makes a page of a folder of runs, and `evagen data scan` "
+        "looks at a folder of videos"
     )
 
 

@@ -14,6 +14,7 @@ way, which a run that was stopped takes up.
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +57,7 @@ from evagen.tokenizer import (
     LiveTokenizer,
     Rate,
     RewardScale,
+    TokenizedClips,
     TokenizedVideo,
     VideoTokenizer,
     decode_in_chunks,
@@ -221,9 +223,10 @@ def _ways(config: LongVideos, live: LiveTokenizer, adaptive: AdaptiveTokenizer) 
 
 
 def _uniform_clips(tokenizer: VideoTokenizer, video: Tensor, level: int) -> TokenizedVideo:
-    size, frames = (video.shape[2], video.shape[3]), video.shape[1]
-    clips = torch.stack(video.split(tokenizer.config.num_frames, dim=1)).to(tokenizer.device)
-    tokens = tokenizer.encode(clips, tokenizer.assignments.uniform(level, len(clips)))
+    size, frames, uniform = (video.shape[2], video.shape[3]), video.shape[1], tokenizer.assignments.uniform
+    clips = torch.stack(video.split(tokenizer.config.num_frames, dim=1))
+    parts = [some.to(tokenizer.device) for some in clips.split(8)]
+    tokens = TokenizedClips.join([tokenizer.encode(some, uniform(level, len(some))) for some in parts])
     return TokenizedVideo(tokens, frames, size, size, None, None)
 
 
@@ -275,8 +278,8 @@ def _search(config: LongVideos, curation: Curation, videos: _Videos, tokenizer: 
     average, and how many blocks it evaluates."""
     perceptual = curation.compare.load().to(tokenizer.device)
     frames = SEARCHED_BLOCKS * tokenizer.config.temporal_patch
-    clips = [video[:, start : start + frames] for video in videos for start in (0, video.shape[1] - frames)]
-    video = torch.stack(clips[: config.searched_clips]).to(tokenizer.device)
+    clips = (video[:, start : start + frames] for video in videos for start in (0, video.shape[1] - frames))
+    video = torch.stack([clip.clone() for clip in islice(clips, config.searched_clips)]).to(tokenizer.device)
     weights = {"perceptual": 1.0} | {column: getattr(curation, name) for name, column in WEIGHTED.items()}
     measured = block_distance(video, perceptual, tokenizer.config.temporal_patch, curation.distance_frames)
 

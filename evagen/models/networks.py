@@ -68,7 +68,7 @@ def choose_detector(
     try:
         if name == "protocol":
             return load_detector(protocol, weights, sha256, download)
-        network = ImageNetworkDetector() if name == "offline" else VideoMAEDetector(weights or VIDEOMAE)
+        network = ImageNetworkDetector() if name == "offline" else VideoMAEDetector(weights or VIDEOMAE, download)
         return PreparedDetector(network, protocol.network_input)
     except FileNotFoundError as error:
         hint = ". Or measure with a network that comes as a package, which does not give FVD: the detector `offline`"

@@ -80,7 +80,7 @@ class Benchmark(LengthChoice):
     detector_sha256: str | None = None
     """Checksum of an I3D-like TorchScript file of your own."""
     download: bool = True
-    """Whether I3D may be downloaded."""
+    """Whether the detector may be downloaded."""
     compare: ComparisonNetwork = ComparisonNetwork()
     """What compares reconstructed frames with real ones."""
     certainty: Certainty = Certainty()

@@ -17,6 +17,8 @@ from evagen.eval import (
     extrapolated_distance,
     kernel_distance,
 )
+from evagen.eval.frechet import check_sample_counts
+from evagen.eval.uncertainty import check_extrapolation
 from evagen.models.networks import gives_fvd
 from evagen.scoring.record import Score
 
@@ -30,6 +32,18 @@ class Certainty(Section):
     """Confidence of the interval."""
     extrapolate: bool = False
     """Also the value for infinitely many clips; needs four times as many clips as features."""
+
+
+def check_counts(num_real: int, num_scored: int, num_features: int, protocol: Protocol, certainty: Certainty) -> None:
+    """Raises UserError for so few clips that there would be no score, before anything is computed."""
+    try:
+        with warnings.catch_warnings(action="ignore", category=FewSamplesWarning):
+            check_sample_counts(num_real, num_scored, num_features)
+        if certainty.extrapolate:
+            check_extrapolation(min(num_real, num_scored), num_features)
+    except ValueError as error:
+        advice = "; leave extrapolate out, or score more clips" if certainty.extrapolate else ""
+        raise UserError(f"{protocol.name} is not scored: {error}{advice}") from error
 
 
 def score_features(

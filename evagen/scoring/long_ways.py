@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
+from statistics import fmean
 
 import torch
 
@@ -28,12 +28,9 @@ class VideoScores:
     still_error: list[float]
 
     def point(self, seconds: float) -> "RatePoint":
-        def mean(values: list[Any]) -> float:
-            return sum(values) / len(values)
-
         motion = motion_explained(torch.tensor(self.moving_error), torch.tensor(self.still_error))
-        minute = mean(self.tokens) / seconds * 60
-        return RatePoint(self.way, self.setting, minute, mean(self.psnr), mean(self.perceptual), motion)
+        minute = fmean(self.tokens) / seconds * 60
+        return RatePoint(self.way, self.setting, minute, fmean(self.psnr), fmean(self.perceptual), motion)
 
 
 @dataclass(frozen=True)

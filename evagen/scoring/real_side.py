@@ -21,6 +21,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from evagen import __version__
 from evagen.data.clip_table import fill_table, open_table
 from evagen.data.clips import SkippedClip
 from evagen.data.loader import ClipBatch
@@ -34,13 +35,15 @@ from evagen.scoring.rows import MOVEMENT, movement_of, scored_rows
 @dataclass(frozen=True)
 class RealSide:
     """features: float32 (N, D), of the clips that could be decoded; movement: float64 (N, 2), how much moves in them;
-    numbers: which these are; unreadable: the others; key: what all of it follows from."""
+    numbers: which these are; unreadable: the others; key: what all of it follows from; table: where the rows are, but
+    for those of the cache."""
 
     features: Tensor
     movement: Tensor
     numbers: list[int]
     unreadable: list[SkippedClip]
     key: str
+    table: Path
 
 
 def default_cache() -> Path:
@@ -61,7 +64,7 @@ def made_from(clips: FileClips, detector: PreparedDetector, batch_size: int, dev
         "detector": f"{detector.name} {detector.fingerprint}",
         "movement": list(MOVEMENT),
         "batch_size": batch_size,
-        "computed_by": f"torch {torch.__version__} {device_name(device)}, av {av.__version__}",
+        "computed_by": f"evagen {__version__}, torch {torch.__version__} {device_name(device)}, av {av.__version__}",
     }
 
 
@@ -83,7 +86,7 @@ def real_side(
     found = [None if table.exists() or not accelerator.is_main_process else _read(entry)]
     broadcast_object_list(found)  # processes that look for themselves may look at different times
     if found[0] is not None:
-        return RealSide(*found[0], list(range(len(clips))), [], key)
+        return RealSide(*found[0], list(range(len(clips))), [], key, table)
     fill_table(
         table, clips, lambda batch: _rows(batch, clips.protocol, detector, accelerator.device), about,
         accelerator, batch_size, num_workers, save_seconds,
@@ -94,7 +97,7 @@ def real_side(
     movement = movement_of(columns)
     if accelerator.is_main_process and not found_about.skipped:
         _write(entry, features, movement, about)
-    return RealSide(features, movement, columns["number"][:].tolist(), found_about.skipped, key)
+    return RealSide(features, movement, columns["number"][:].tolist(), found_about.skipped, key, table)
 
 
 def _rows(batch: ClipBatch, protocol: Protocol, detector: PreparedDetector, device: torch.device) -> list[dict]:

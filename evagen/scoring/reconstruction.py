@@ -53,8 +53,9 @@ def score_reconstructions(
     ways: Sequence[tuple[VideoTokenizer, Assign]], videos: Iterable[Tensor], perceptual: FrameDistance
 ) -> list[ReconstructionScores]:
     """The same for several tokenizers and lengths, all of which take their turns with each batch."""
-    remembered = RememberedReference(perceptual)  # of a batch, for all ways
-    scorings = [_Scoring(*way, remembered) for way in ways]
+    if len(ways) > 1:
+        perceptual = RememberedReference(perceptual)  # of a batch, for all ways
+    scorings = [_Scoring(*way, perceptual) for way in ways]
     for video in tqdm(videos, desc="scoring", unit="batch", leave=False, dynamic_ncols=True):
         for scoring in scorings:
             scoring.add(video)

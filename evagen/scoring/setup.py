@@ -149,6 +149,8 @@ def check_inputs(config: Benchmark, protocol: Protocol) -> None:
         raise UserError(f"{protocol.name} ({protocol.task}) needs {ways}; got {', '.join(sorted(named)) or 'none'}")
     if config.changes.num_generated and protocol.task in ("reconstruction", "frame-prediction"):
         raise UserError(f"changes.num_generated: {protocol.name} scores one clip for each real one; change those")
+    if config.changes.seed is not None and protocol.clips.place != "random" and protocol.clips.drawn is None:
+        raise UserError(f"changes.seed is of real clips that are drawn; {protocol.name} draws none: leave it out")
     for name in ("scored_frames", "given_lengths"):
         if getattr(config.changes, name) is not None and protocol.task != "frame-prediction":
             raise UserError(f"changes.{name} is for frame prediction; {protocol.name} is {protocol.task}")
@@ -163,7 +165,9 @@ def _unused(config: Benchmark, protocol: Protocol) -> dict[str, str]:
     if config.samples:
         return dict.fromkeys(OF_MODELS, f"is of models; {config.samples} holds videos")
     unused = {}
-    if protocol.task != "reconstruction":
+    if protocol.task == "reconstruction":
+        unused["run.seed"] = f"is of sampling, and {protocol.name} samples nothing (changes.seed is of the real clips)"
+    else:
         unused["compare"] = f"compares reconstructed frames with real ones; {protocol.name} is {protocol.task}"
     if not config.router:
         unused["preference"] = "is of a router, and none is given"
@@ -237,5 +241,11 @@ def subject_of(
     known = list(generator.config.class_names)
     if protocol.task == "class-to-video" and not known:
         raise UserError(f"{protocol.name} asks for classes, and the generator at {config.generator} knows none")
+    if protocol.task == "class-to-video" and (without := labels.count(-1)):
+        raise UserError(
+            f"{protocol.name} asks for the class of each real clip, and {without} of {count} clips of "
+            f"{config.data.root} have none: put each class into a folder of its own, or take a protocol that asks for "
+            "no classes, cdfvd"
+        )
     wanted = {label: label_of(class_of(label, videos.class_names), known) if known else -1 for label in set(labels)}
     return Generation(LabelClips([wanted[label] for label in labels]), *shared)

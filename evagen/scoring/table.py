@@ -15,6 +15,8 @@ Column = tuple[str, ...]
 
 FOR_READING = ("explanation", "published", "differences", "sources")
 """Fields of a protocol that do not decide on a score."""
+LEFT_OPEN = ("tokenizer_precision", "generator_precision")
+"""Fields that do not either where a protocol leaves open how clips are generated."""
 
 
 def compare(paths: Sequence[Path], published: bool = False) -> str:
@@ -45,7 +47,8 @@ def compare(paths: Sequence[Path], published: bool = False) -> str:
 
 def column_of(record: Record) -> Column:
     """Protocol, data and detector, each in all that decides on a score."""
-    protocol = {key: value for key, value in record.protocol.items() if key not in FOR_READING}
+    without = FOR_READING + LEFT_OPEN * (record.protocol["task"] == "generation")
+    protocol = {key: value for key, value in record.protocol.items() if key not in without}
     return (
         record.protocol["name"], record.score.name, record.detector.name, record.detector.fingerprint,
         record.data.clips, str(record.real_clips), str(record.generated_clips), repr(sorted(protocol.items())),

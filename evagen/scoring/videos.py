@@ -4,6 +4,7 @@ A protocol is a promise about these videos. Where a copy lacks some, or is anoth
 others too: that is an error, or else part of the protocol's name.
 """
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,6 +24,10 @@ NUM_CLASSES = {"ucf101": 101, "kinetics600": 600}
 UCF101_LISTS = {1: (9_537, 3_783), 2: (9_586, 3_734), 3: (9_624, 3_696)}
 """Videos of the three official training and test lists."""
 SHOWN = 5
+REMEDY = (
+    "Put whole files in their places (`evagen data scan` finds damaged ones beforehand), or score without them, under "
+    "a name that says so, with accept_incomplete=true"
+)
 
 
 class ScoredData(DataSet):
@@ -53,7 +58,9 @@ def list_videos(protocol: Protocol, data: ScoredData) -> RealVideos:
         raise UserError(f"data.layout is missing: {protocol.name} scores {protocol.dataset}, whose layout is not known")
     split = cast(Split, protocol.split)
     source = VideoSource(**data.model_dump() | {"layout": layout, "split_index": protocol.split_index or 1})
-    listing = leave_out_bad(list_source(source, split), data.root, data.skip_list)
+    listed = list_source(source, split)
+    rows = {file.path: number for number, file in enumerate(listed.files)}
+    listing = leave_out_bad(listed, data.root, data.skip_list)
     _check_data_set(protocol, data.root, len(listing.class_names), len(listing.files) + len(listing.left_out))
     found: list[SourceVideo] = []
     files: dict[str, VideoPath] = {}
@@ -68,6 +75,8 @@ def list_videos(protocol: Protocol, data: ScoredData) -> RealVideos:
             unreadable.append(SkippedClip(str(file.path), error.reason))
             continue
         name = name_in(data.root, file.path).replace("\\", "/")
+        if not isinstance(file.path, str | Path) and os.path.isabs(name):  # a table in a cache, which may be anywhere
+            name = f"row {rows[file.path]:09}"
         if layout == "ucf101":  # copies differ in the folders
             name = f"{listing.class_names[file.label]}/{name.rpartition('/')[2]}"
         found.append(SourceVideo(name, count, file.label, rate))
@@ -87,27 +96,24 @@ def without_missing(protocol: Protocol, videos: RealVideos, accept: bool) -> Pro
     return relabelled(protocol, f"videos={len(videos.videos)}/{total}", num_real=protocol.clips.fixed_count)
 
 
-def without_unreadable(protocol: Protocol, unreadable: Sequence[SkippedClip], total: int, accept: bool) -> Protocol:
-    """The same for clips that turned out to be damaged when they were decoded."""
-    if not unreadable:
-        return protocol
+def without_unreadable(
+    protocol: Protocol, unreadable: Sequence[SkippedClip], total: int, accept: bool, table: Path
+) -> Protocol:
+    """The same for clips that turned out to be damaged when they were decoded, of which a table remembers that."""
     if not accept:
-        raise incomplete(protocol, unreadable, total, "clips")
+        again = f"{REMEDY}. Where a file is whole, and the disk did not give it for a moment, delete {table} first"
+        raise incomplete(protocol, unreadable, total, "clips", again)
     left = total - len(unreadable)
     return relabelled(protocol, f"clips={left}/{total}", num_real=left)
 
 
 def incomplete(
-    protocol: Protocol, missing: Sequence[SkippedClip], total: int, what: str, remedy: str | None = None
+    protocol: Protocol, missing: Sequence[SkippedClip], total: int, what: str, remedy: str = REMEDY
 ) -> UserError:
     """The error for a side with gaps."""
     lines = [f"  {video.path}: {video.reason}" for video in missing[:SHOWN]]
     if len(missing) > SHOWN:
         lines.append(f"  and {len(missing) - SHOWN} more")
-    remedy = remedy or (
-        "Put whole files in their places (`evagen data scan` finds damaged ones beforehand), or score without them, "
-        "under a name that says so, with accept_incomplete=true"
-    )
     return UserError(
         f"{protocol.name} is not scored: {len(missing)} of {total} {what} cannot be used.\n"
         + "\n".join([*lines, remedy])

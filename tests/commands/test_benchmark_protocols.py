@@ -163,10 +163,18 @@ def test_nothing_is_asked_of_videos_that_only_models_have(root, tmp_path, given)
         ("larp-ucf101-class2video", {"prefix": [4]}, "prefix is of lengths that router or uniform_length say"),
         ("larp-ucf101-recon", {"uniform_length": 4, "preference": 0.3}, "preference is of a router"),
         ("larp-ucf101-class2video", {"compare": {"network": "offline"}}, "compare.network compares reconstructed"),
+        (
+            "larp-ucf101-recon",
+            {"uniform_length": 4, "run.seed": 1},
+            r"run\.seed is of sampling, and .* samples nothing",
+        ),
     ],
 )
 def test_nothing_is_asked_that_the_task_does_not_look_at(root, tmp_path, protocol, given, words):
     generator = {} if "uniform_length" in given else {"generator": root / "generator"}
+    given = dict(given)
+    if "run.seed" in given:
+        given["run"] = {"out": str(tmp_path / "run"), "seed": given.pop("run.seed")}
     config = benchmark(root, tmp_path / "run", protocol, tokenizer=root / "tokenizer", **generator, **given)
     with pytest.raises(UserError, match=f"{words}.*: leave it out"):
         main(config)

@@ -12,8 +12,7 @@ import numpy as np
 import pytest
 import torch
 from datasets import Dataset
-from safetensors.torch import load_file
-from scored_models import benchmark, make_models, stub
+from scored_models import benchmark, gen, make_models, recon, stub
 from tiny_models import LEVELS, tiny_block_router, tiny_tokenizer
 from two_processes import launch
 from video_fixtures import moving_frames
@@ -43,7 +42,6 @@ from evagen.kernels.folder_lock import locks_end
 from evagen.models.loading import fingerprint, load_model
 from evagen.sampling.clips import clip_seed, decode_clips
 from evagen.scoring import subjects
-from evagen.scoring.clips import FileClips
 from evagen.scoring.record import Record, read_record
 from evagen.scoring.videos import ScoredData, list_videos
 from evagen.tokenizer import Router, VideoTokenizer
@@ -63,18 +61,6 @@ def root(tmp_path_factory) -> Path:
 def no_weights_at_hand(monkeypatch, tmp_path):
     monkeypatch.setattr(torch.hub, "_hub_dir", str(tmp_path / "hub"))
     monkeypatch.delenv("EVAGEN_I3D", raising=False)
-
-
-def recon(root: Path, out: Path, **values):
-    return benchmark(
-        root, out, "adaptok-ucf101-recon", **{"tokenizer": root / "tokenizer", "router": root / "router", **values}
-    )
-
-
-def gen(root: Path, out: Path, changes=None, **values):
-    models = {"generator": root / "generator", "tokenizer": root / "tokenizer"}
-    changes = {"drawn": 8, **(changes or {})}
-    return benchmark(root, out, "larp-ucf101-class2video", changes, **{**models, **values})
 
 
 def score(config) -> Record:
@@ -191,29 +177,6 @@ def stop_after(monkeypatch, batches: int) -> None:
     monkeypatch.setattr(subjects.Reconstruction, "rows", stopped)
 
 
-def test_real_features_are_taken_from_the_cache_until_a_file_changes(root, tmp_path, monkeypatch):
-    arcade = Path(shutil.copytree(root / "arcade", tmp_path / "arcade"))
-    shared = {"cache": str(tmp_path / "cache"), "data": {"root": str(arcade), "layout": "ucf101"}}
-    first = score(recon(root, tmp_path / "first", **shared))
-    (entry,) = (tmp_path / "cache").iterdir()
-    tensors = load_file(entry)
-    assert tensors["features"].shape == (12, 400)
-    assert int(GaussianStatistics.from_tensors(tensors).count) == 12
-    read = FileClips.__getitem__
-    decoded = []
-    monkeypatch.setattr(FileClips, "__getitem__", lambda s, k: decoded.append(k) or read(s, k))
-    second = score(recon(root, tmp_path / "second", uniform_length=8, router=None, **shared))
-    assert sorted(decoded) == list(range(12))  # once, to be reconstructed
-    assert second.data == first.data
-    assert second.tokens.tokens_per_clip == 32
-    one = training_video(arcade)
-    os.utime(one, (1, 1))
-    assert score(recon(root, tmp_path / "third", **shared)).data.statistics != first.data.statistics
-    entry.write_bytes(entry.read_bytes()[:500])  # a damaged entry is computed again
-    os.utime(one, (1, 1))
-    assert score(recon(root, tmp_path / "fourth", **shared)).score == first.score
-
-
 def test_one_frame_prediction_for_each_real_clip(root, tmp_path):
     models = {name: root / folder for name, folder in
               (("generator", "predictor"), ("tokenizer", "tokenizer"), ("router", "router"))}  # fmt: skip
@@ -251,38 +214,6 @@ def test_an_option_that_the_protocol_prescribes_goes_into_its_name(root, tmp_pat
     assert record.protocol["published"] == []
 
 
-def test_a_clip_that_breaks_in_the_middle_leaves_no_score(root, tmp_path, capsys):
-    arcade = Path(shutil.copytree(root / "arcade", tmp_path / "arcade"))
-    broken = training_video(arcade)
-    write_video(broken, moving_frames(16, 32, 32), fps=15)
-    damage(broken)
-    data = {"root": str(arcade), "layout": "ucf101"}
-    with pytest.raises(UserError) as error:
-        main(recon(root, tmp_path / "run", data=data))
-    assert str(broken) in str(error.value)
-    assert "1 of 12" in str(error.value)
-    assert "accept_incomplete=true" in str(error.value)
-    assert not (tmp_path / "run" / "record.json").exists()
-    assert "|" not in capsys.readouterr().out
-    record = score(recon(root, tmp_path / "run", data=data, accept_incomplete=True))
-    assert record.real_clips == record.generated_clips == 11
-    assert "=11/12]" in record.protocol["name"]
-    assert record.data.unreadable == [str(broken)]
-
-
-def training_video(arcade: Path) -> Path:
-    return arcade / (arcade / "ucfTrainTestlist" / "trainlist01.txt").read_text().split()[2]
-
-
-def damage(video: Path) -> None:
-    """Takes the picture out of the file's second half, so that it opens and counts as before."""
-    content = bytearray(video.read_bytes())
-    start, end = content.index(b"movi") + 1000, content.rindex(b"idx1")
-    middle = (start + end) // 2
-    content[middle : end - 8] = bytes(end - 8 - middle)
-    video.write_bytes(bytes(content))
-
-
 def test_rows_of_another_model_are_not_taken_for_this_ones(root, tmp_path, monkeypatch):
     run = tmp_path / "run"
     first = score(recon(root, run, uniform_length=2, router=None))
@@ -299,46 +230,6 @@ def test_rows_of_another_model_are_not_taken_for_this_ones(root, tmp_path, monke
     with pytest.raises(UserError, match="made from other lengths"):
         main(recon(root, run, uniform_length=2, router=None))
     assert load_benchmark(str(run / "config.yaml"), []).uniform_length == 4
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"protocol": "larp-ucf101-rekon"}, "did you mean 'larp-ucf101-recon'"),
-        ({"changes": {"dataset": None}}, "scores ucf101, 101 classes and 9,537 videos .* changes.dataset=NAME"),
-        ({"changes": {"size": None}}, "at 128 pixels, the tokenizer works on 16 frames at 32 pixels: changes.size=32"),
-        ({"detector": "protocol", "download": False}, "(?s)i3d_torchscript.pt is not on this .* detector `offline`"),
-        ({"detector_sha256": "0" * 64}, "was not loaded: its SHA-256 is"),
-        ({"router": None}, "needs router=…, tokenizer=… or tokenizer=…, uniform_length=…; got tokenizer"),
-        ({"router": None, "uniform_length": 3}, "uniform_length=3: the tokenizer's lengths are 2, 4, 8"),
-        ({"prefix": [3]}, r"prefix=\[3\]: no assignment begins with \[3\]: .* each one of \[2, 4, 8\]"),
-        ({"prefix": [2] * 5}, "no assignment begins with .* at most 4 lengths"),
-        ({"options": {"top_k": 5}}, "options.top_k is given, but .* samples nothing"),
-        ({"detector": "offline", "detector_weights": "x"}, "carries its own weights"),
-        ({"data": {"root": "nowhere", "layout": "ucf101"}}, "no folder at nowhere"),
-    ],
-)  # fmt: skip
-def test_bad_input_is_explained(root, tmp_path, changes, message):
-    config = recon(root, tmp_path / "run", **{key: value for key, value in changes.items() if key != "protocol"})
-    config.protocol = changes.get("protocol", config.protocol)
-    with pytest.raises(UserError, match=message):
-        main(config)
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"changes": {"drawn": 99}}, r"99 clips of 16 frames are needed, and there are 12; .*\? changes\.drawn=… "),
-        ({"generator": "predictor"}, "gives 0 frames of each clip; the generator at .* was trained to be given 5"),
-        ({"options": {"top_p": 2.0}}, "top_p must lie in"),
-        ({"changes": {"scored_frames": "paste-given"}}, "scored_frames is for frame prediction"),
-        ({"changes": {"given_lengths": [2, 2]}}, "given_lengths is for frame prediction"),
-    ],
-)
-def test_bad_input_to_generation_is_explained(root, tmp_path, changes, message):
-    changes = {name: root / value if name == "generator" else value for name, value in changes.items()}
-    with pytest.raises(UserError, match=message):
-        main(gen(root, tmp_path / "run", **changes))
 
 
 def test_clips_shorter_than_the_protocols_are_left_out_or_filled_up(root, tmp_path):

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -125,6 +126,25 @@ def test_going_on_trains_nothing_again(compared, road, stages):
     assert len(weights) == 2 * 2 * 4
     study.main(comparison(road, stages, compared))
     assert [path.stat().st_mtime_ns for path in weights] == before
+
+
+def test_a_budget_is_found_on_some_clips_of_all_videos(road, stages, tmp_path, monkeypatch):
+    """However many clips a video has: they are in memory together."""
+    seen = []
+
+    class Watched:
+        device = torch.device("cpu")
+        assignments = SimpleNamespace(num_blocks=4)
+
+        def assign_video(self, batches, budget):
+            seen.append(sum(map(len, batches)))
+            return SimpleNamespace(max_tokens=None, preference=1.0)
+
+    monkeypatch.setattr(study, "LOOKED_AT", 5)
+    monkeypatch.setattr(study, "load_model", lambda *_: Watched())
+    tokens = {**stages["tokenization"], "overrides": ["data.clip=all", "data.frames=4"]}
+    study.find_preferences(comparison(road, stages, tmp_path, tokenization=tokens), "router")
+    assert max(seen) <= 5
 
 
 def test_a_stage_that_has_changed_meanwhile_is_refused(compared, road, stages):

@@ -9,9 +9,11 @@ import pytest
 import torch
 import yaml
 from tiny_models import LEVELS, random_clips, tiny_block_router, tiny_router, tiny_tokenizer
+from torch.multiprocessing.reductions import StorageWeakRef
 
 from evagen.commands import long_videos
-from evagen.config import check_config
+from evagen.commands.curate import Curation
+from evagen.config import check_config, load_config
 from evagen.data.video_writer import write_video
 from evagen.errors import UserError
 from evagen.kernels.levels import video_to_frames
@@ -25,7 +27,7 @@ from evagen.scoring.long_ways import (
     VideoScores,
     tokens_at_equal_quality,
 )
-from evagen.scoring.minutes import Minutes
+from evagen.scoring.minutes import Minutes, compare_minutes
 from evagen.tokenizer import VideoTokenizer
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
@@ -122,6 +124,37 @@ def test_every_way_is_measured_and_nothing_twice(models, tmp_path, monkeypatch):
         added.unlink()
 
 
+def test_whole_videos_are_in_memory_one_by_one(models, tmp_path):
+    earlier = []
+
+    def one_by_one():
+        for number in range(3):
+            video = random_clips(1, number, frames=24)[0]
+            yield video
+            earlier.append(StorageWeakRef(video.untyped_storage()))
+            del video
+            assert all(each.expired() for each in earlier[:-1])  # the last one is still in hand
+
+    assert compare_minutes(models / "samples", ((video, None) for video in one_by_one()), 1).videos == 2
+    assert len(earlier) == 3
+    curation = load_config(Curation, models / "curation.yaml")
+    config = study(models, tmp_path / "out", searched_clips=2)
+    tokenizer = VideoTokenizer.from_pretrained(models / "remembers")
+    assert long_videos._search(config, curation, one_by_one(), tokenizer)["clips"] == 2
+    assert len(earlier) <= 4  # two clips of the first
+
+
+def test_clips_of_a_long_video_are_encoded_some_at_a_time(models):
+    tokenizer = VideoTokenizer.from_pretrained(models / "tokenizer")
+    video, seen, encode = random_clips(1, 0, frames=160)[0], [], tokenizer.encode
+    expected = encode(torch.stack(video.split(8, dim=1)), tokenizer.assignments.uniform(4, 20))
+    tokenizer.encode = lambda video, lengths: seen.append(len(video)) or encode(video, lengths)
+    tokens = long_videos._uniform_clips(tokenizer, video, 4)
+    assert seen == [8, 8, 4]
+    assert (tokens.num_frames, tokens.tokens.lengths.tolist()) == (160, expected.lengths.tolist())
+    assert (tokens.tokens.codes == expected.codes).double().mean() > 0.95  # up to rounding
+
+
 def curve(way: str, *values: tuple[float, float]) -> list[RatePoint]:
     return [RatePoint(way, 0, tokens, psnr, 1.0, 0.8) for tokens, psnr in values]
 
@@ -180,6 +213,7 @@ def test_what_is_not_defined_is_a_dash():
         ({"rates": [1.5, 0.4]}, r"rates=0\.4: 0\.4 tokens a second cannot be kept"),
         ({"rate_window": 3}, "rates=1.5: a window of 3 seconds is shorter than a block"),
         ({"samples": "samples", "frames_per_second": 2}, "are too short: 10 seconds at either end are compared"),
+        ({"samples": "samples", "data.frames": 8}, "real videos of 8 frames are less than the 10 seconds, 10 frames"),
         ({"samples": "pictures"}, r"0\.png: "),
         ({"samples": "lost"}, r"0\.mkv: "),
     ],

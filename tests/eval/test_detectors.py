@@ -15,6 +15,7 @@ from stub_i3d import StubI3D
 from torch import Tensor, nn
 from transformers import VideoMAEConfig, VideoMAEForVideoClassification, VideoMAEModel, ViTConfig, ViTModel
 
+from evagen.errors import UserError
 from evagen.eval import i3d, reconstruction
 from evagen.eval.detectors import ImageNetworkDetector, load_detector
 from evagen.eval.frechet import FrechetVideoDistance
@@ -24,7 +25,9 @@ from evagen.eval.perceptual import PerceptualDistance
 from evagen.eval.protocols import get_protocol
 from evagen.eval.videomae import VideoMAEDetector
 from evagen.eval.weight_files import WeightFile
+from evagen.kernels import pretrained
 from evagen.kernels.frozen import Frozen
+from evagen.models.networks import choose_detector
 
 
 @pytest.fixture(scope="module")
@@ -113,6 +116,7 @@ def test_fvd_of_the_stub_reaches_the_metric(stub, sha256):
 
 def test_another_file_is_not_called_i3d(stub, sha256, monkeypatch):
     assert I3DDetector(stub, sha256).name == f"torchscript-{sha256[:8]}"
+    assert I3DDetector(stub, sha256.upper()).fingerprint == sha256
     published = WeightFile(I3D_FILE.name, I3D_FILE.variable, sha256, 51, ())
     monkeypatch.setattr(i3d, "I3D_FILE", published)
     assert I3DDetector(stub).name == "i3d-kinetics400-torchscript"
@@ -184,6 +188,21 @@ def test_too_few_frames_are_refused_with_the_figure(stub, sha256):
     with pytest.raises(ValueError, match=r"at least 10 frames, which I3D cannot do without, not \(2, 3, 9, 24, 24\)"):
         I3DDetector(stub, sha256)(clips(frames=9))
     assert I3DDetector(stub, sha256)(clips(frames=10)).shape == (2, 400)
+
+
+def test_a_videomae_is_not_downloaded_where_nothing_may_be(monkeypatch):
+    asked = []
+
+    def config_of(source, local_files_only):
+        asked.append(local_files_only)
+        raise OSError("not here")
+
+    monkeypatch.setattr(pretrained, "is_out_of_reach", lambda source: False)
+    monkeypatch.setattr(VideoMAEConfig, "get_config_dict", config_of)
+    for download in (True, False):
+        with pytest.raises(UserError, match="no VideoMAEModel at MCG-NJU"):
+            choose_detector(get_protocol("cdfvd"), "videomae", None, None, download)
+    assert asked == [False, True]
 
 
 def test_autocast_and_training_mode_change_nothing(stub, sha256):

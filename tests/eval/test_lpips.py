@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save_file
 from torchmetrics.functional.image.lpips import _LPIPS
 from torchvision import models
 
+from evagen.eval import lpips as lpips_module
 from evagen.eval.frame_distance import FrameDistance
 from evagen.eval.lpips import VGG16_FILE, LPIPSDistance
 from evagen.eval.perceptual import PerceptualDistance
@@ -151,3 +152,19 @@ def test_a_damaged_file_is_named(tmp_path, name):
     (tmp_path / name).write_bytes(b"half a download")
     with pytest.raises(ValueError, match=f"{name} cannot be read as"):
         LPIPSDistance(tmp_path / name)
+
+
+def test_frames_of_many_clips_are_compared_some_at_a_time(lpips, monkeypatch):
+    """A frame of 128 × 128 takes 16 MB, and a benchmark compares 512 of them."""
+    video, other = (
+        frames(24).unflatten(0, (2, 12)).transpose(1, 2),
+        frames(24, seed=1).unflatten(0, (2, 12)).transpose(1, 2),
+    )
+    expected, seen, features = lpips.video_distance(video, other), [], LPIPSDistance.features
+    monkeypatch.setattr(lpips_module, "PIXELS_PER_PASS", 10 * 32 * 48, raising=False)
+    monkeypatch.setattr(LPIPSDistance, "features", lambda self, x: seen.append(len(x)) or features(self, x))
+    torch.testing.assert_close(lpips.video_distance(video, other), expected)
+    assert seen == [10, 10, 10, 10, 4, 4]
+    seen.clear()
+    lpips.video_distance(video.requires_grad_(), other)
+    assert seen == [24, 24]

@@ -269,6 +269,14 @@ def test_every_protocol_explains_itself_and_goes_into_a_record(name):
     assert record["network_input"]["rounding"] == protocol.network_input.rounding
 
 
+@pytest.mark.parametrize("changes", [{"frames_per_second": 3}, {"num_frames": 32}, {"stride": 2}])
+def test_with_other_frames_of_a_clip_the_videos_that_are_long_enough_are_scored(changes):
+    protocol = get_protocol("cdfvd").changed(**changes)
+    listed = [SourceVideo("long", 200, 0, 25.0), SourceVideo("short", 20, 0, 25.0)]
+    assert [clip.path for clip in protocol.real_clips(listed)] == ["long"]
+    assert get_protocol("larp-ucf101-class2video").changed(**changes).num_real == 10_000
+
+
 def test_an_unknown_name_is_met_with_the_nearest():
     with pytest.raises(ValueError, match="no protocol 'larp-ucf-class2vid'; did you mean 'larp-ucf101-class2video'"):
         get_protocol("larp-ucf-class2vid")

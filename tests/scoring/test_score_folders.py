@@ -14,6 +14,7 @@ import torch
 from stub_i3d import StubI3D
 from video_fixtures import moving_frames, write_sound
 
+from evagen.commands import fvd
 from evagen.commands.fvd import FolderScoring, describe
 from evagen.commands.fvd import main as score_folders
 from evagen.config import check_config
@@ -161,6 +162,13 @@ def test_one_video_is_too_few(tmp_path, stub):
     write_folder(tmp_path / "real", 1)
     with pytest.raises(UserError, match="at least 2 real and 2 generated videos"):
         score(tmp_path / "real", tmp_path / "real", stub)
+
+
+def test_too_few_videos_for_an_extrapolation_are_told_before_one_is_looked_at(tmp_path, stub, monkeypatch):
+    write_folder(tmp_path / "real", 3)
+    monkeypatch.setattr(fvd, "columns_of_all", None)
+    with pytest.raises(UserError, match=r"at least 1600 videos .* got 3 videos .*; leave extrapolate out"):
+        score(tmp_path / "real", tmp_path / "real", stub, certainty={"extrapolate": True})
 
 
 def test_the_command_prints_one_record(tmp_path, stub):

@@ -1,6 +1,7 @@
 """`evagen compare` and `evagen protocols`: what stands beside what, and in which words."""
 
 import json
+from dataclasses import replace
 
 import pytest
 from tiny_record import OFFLINE, record
@@ -45,6 +46,15 @@ def test_whatever_decides_on_a_score_gets_a_column_of_its_own(tmp_path, other):
     assert row == ["nano", "80 [79, 81]", "60 [59, 61]"]
     paths[1] = record(tmp_path / "c", "small", 60.0, **other)
     assert cells(compare(paths))[1:] == [["nano", "80 [79, 81]", ""], ["small", "", "60 [59, 61]"]]
+
+
+def test_how_clips_are_generated_counts_only_where_the_protocol_says_it(tmp_path):
+    for name, expected in (("cdfvd", ["gFVD"]), ("larp-ucf101-class2video", ["gFVD (1)", "gFVD (2)"])):
+        halves = [replace(get_protocol(name), generator_precision=half) for half in ("bf16", "fp16")]
+        paths = [
+            record(tmp_path / name / half.generator_precision, str(n), 80.0, half) for n, half in enumerate(halves)
+        ]
+        assert cells(compare(paths))[0] == ["model", *expected]
 
 
 def test_reconstructions_bring_their_measures(tmp_path):
