@@ -9,11 +9,13 @@ from stub_i3d import StubI3D
 from tiny_models import LEVELS, tiny_router, tiny_tokenizer
 
 from evagen.ar_model import VideoGenerator
+from evagen.commands.benchmark import main
 from evagen.config import check_config
 from evagen.data.arcade import build_arcade
 from evagen.eval import get_protocol
 from evagen.models.loading import fingerprint
 from evagen.scoring.config import Benchmark
+from evagen.scoring.record import Record, read_record
 
 FRAMES = 16
 
@@ -72,3 +74,8 @@ def gen(root: Path, out: Path, changes: dict[str, Any] | None = None, **values: 
     models = {"generator": root / "generator", "tokenizer": root / "tokenizer"}
     changes = {"drawn": 8, **(changes or {})}
     return benchmark(root, out, "larp-ucf101-class2video", changes, **{**models, **values})
+
+
+def score(config: Benchmark) -> Record:
+    """What `evagen benchmark` finds."""
+    return read_record(main(config))

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from scored_models import benchmark, make_models
+from scored_models import benchmark, make_models, score
 from video_fixtures import moving_frames
 
 from evagen.ar_model import sample_in_order
@@ -16,7 +16,6 @@ from evagen.errors import UserError
 from evagen.eval import get_protocol
 from evagen.scoring import subjects
 from evagen.scoring.clips import FileClips
-from evagen.scoring.record import Record, read_record
 from evagen.scoring.setup import protocol_of
 from evagen.scoring.videos import list_videos
 from evagen.tokenizer import VideoTokenizer
@@ -30,10 +29,6 @@ pytestmark = [
 @pytest.fixture(scope="module")
 def root(tmp_path_factory) -> Path:
     return make_models(tmp_path_factory.mktemp("models"))
-
-
-def score(config) -> Record:
-    return read_record(main(config))
 
 
 def test_given_frames_have_the_lengths_that_the_protocol_names(root, tmp_path, monkeypatch):

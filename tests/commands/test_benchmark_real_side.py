@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from scored_models import gen, make_models, recon
+from scored_models import gen, make_models, recon, score
 from video_fixtures import moving_frames
 
 from evagen.commands.benchmark import main
@@ -19,7 +19,6 @@ from evagen.eval import GaussianStatistics
 from evagen.kernels.folder_lock import locks_end
 from evagen.scoring import real_side
 from evagen.scoring.clips import FileClips
-from evagen.scoring.record import Record, read_record
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::evagen.eval.frechet.FewSamplesWarning"),
@@ -36,10 +35,6 @@ def root(tmp_path_factory) -> Path:
 def no_weights_at_hand(monkeypatch, tmp_path):
     monkeypatch.setattr(torch.hub, "_hub_dir", str(tmp_path / "hub"))
     monkeypatch.delenv("EVAGEN_I3D", raising=False)
-
-
-def score(config) -> Record:
-    return read_record(main(config))
 
 
 def test_real_features_are_taken_from_the_cache_until_a_file_changes(root, tmp_path, monkeypatch):

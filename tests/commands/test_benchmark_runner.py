@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from datasets import Dataset
-from scored_models import benchmark, gen, make_models, recon, stub
+from scored_models import benchmark, gen, make_models, recon, score, stub
 from tiny_models import LEVELS, tiny_block_router, tiny_tokenizer
 from two_processes import launch
 from video_fixtures import moving_frames
@@ -61,10 +61,6 @@ def root(tmp_path_factory) -> Path:
 def no_weights_at_hand(monkeypatch, tmp_path):
     monkeypatch.setattr(torch.hub, "_hub_dir", str(tmp_path / "hub"))
     monkeypatch.delenv("EVAGEN_I3D", raising=False)
-
-
-def score(config) -> Record:
-    return read_record(main(config))
 
 
 def same(record: Record) -> dict:
