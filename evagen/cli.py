@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from evagen.bench import BENCHMARKS, print_table, run_benchmark
+from evagen.bench import BENCHMARKS, as_tables, run_benchmark
 from evagen.commands import COMMANDS, Command, cli_models, cli_video, examples
 from evagen.commands.cli_errors import explained_errors, refuse_empty
 from evagen.demo.command import demo
@@ -369,10 +369,9 @@ def bench(
         result = run_benchmark(name)
     except ImportError as error:
         raise UserError(str(error)) from error
+    print(as_tables(result), file=sys.stderr if json_output else sys.stdout)
     if json_output:
         print(json.dumps(result))
-    else:
-        print_table(result)
 
 
 examples.add_examples(app)

@@ -8,6 +8,7 @@ import ctypes
 import importlib
 import os
 import sys
+from collections.abc import Iterator
 from typing import Any
 
 BENCHMARKS = ("attention", "fvd", "gpu", "loader", "longvideo", "memory", "packing", "sampling", "search", "tokenizer")
@@ -32,27 +33,42 @@ def run_benchmark(name: str) -> dict[str, Any]:
         os.close(kept)
 
 
-def print_table(result: dict[str, Any], prefix: str = "") -> None:
-    """A line for each figure, and a table for each list of rows."""
-    for key, value in result.items():
-        if isinstance(value, dict):
-            print_table(value, f"{prefix}{key}.")
-        elif isinstance(value, list):
-            _print_rows(value)
+def as_tables(result: dict[str, Any]) -> str:
+    """Markdown, which is read on a terminal as it is: a table of the figures that stand alone, in which a group's name
+    comes before a dot, and one for each list of rows, under its name."""
+    parts: list[str] = []
+    alone: list[dict[str, Any]] = []
+    for name, value in _leaves(result):
+        if isinstance(value, list):
+            parts += [_table(alone)] * bool(alone) + [f"{name}:", _table(value)]
+            alone = []
         else:
-            print(f"{prefix}{key}".ljust(45), _shown(value))
+            alone.append({"what": name, "measured": _shown(value)})
+    return "\n\n".join(parts + [_table(alone)] * bool(alone))
 
 
-def _print_rows(rows: list[dict[str, Any]]) -> None:
+def _leaves(result: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in result.items():
+        if isinstance(value, dict):
+            yield from _leaves(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
+
+
+def _table(rows: list[dict[str, Any]]) -> str:
     """Columns named by the rows' keys, in the order in which they first occur; numbers to the right."""
     names = list(dict.fromkeys(name for row in rows for name in row))
-    table = [names, *([_shown(row.get(name, "")) for name in names] for row in rows)]
-    widths = [max(map(len, column)) for column in zip(*table)]
     is_text = [any(isinstance(row.get(name), str) for row in rows) for name in names]
-    for line in table:
-        cells = (cell.ljust(w) if text else cell.rjust(w) for cell, w, text in zip(line, widths, is_text))
-        print("  ".join(cells).rstrip())
+    cells = [names, *([_shown(row.get(name, "")) for name in names] for row in rows)]
+    widths = [max(3, *map(len, column)) for column in zip(*cells)]
+    rule = ["-" * width if text else "-" * (width - 1) + ":" for width, text in zip(widths, is_text)]
+    padded = [
+        [cell.ljust(width) if text else cell.rjust(width) for cell, width, text in zip(line, widths, is_text)]
+        for line in (names, rule, *cells[1:])
+    ]
+    return "\n".join(f"| {' | '.join(line)} |" for line in padded)
 
 
 def _shown(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+    text = "" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
+    return text.replace("|", "\\|")

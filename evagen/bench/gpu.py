@@ -30,35 +30,31 @@ from evagen.ar_model import (
 )
 from evagen.ar_model.drawing import Slots, draw_in_torch, draw_in_triton, triton_draws
 from evagen.ar_model.sizes import shape_of
-from evagen.bench import gpu_commands, gpu_training
+from evagen.bench import gpu_attention, gpu_commands, gpu_training
 from evagen.bench import tokenizer as tokenizer_speed
-from evagen.bench.attention import HEAD_WIDTH, HEADS, router_like_lengths
-from evagen.bench.timing import seconds_of
+from evagen.bench.timing import gpu_seconds
 from evagen.errors import UserError
-from evagen.kernels.attention import planned_attention
-from evagen.kernels.backends import backend_for, xformers_works
-from evagen.kernels.plans import AttentionPlan
 from evagen.kernels.replay import Replayed
+from evagen.kernels.words import first_line
 from evagen.models.inference import HALF
 from evagen.run import versions
 from evagen.tokenizer import CandidateSearch, VideoTokenizer
-from evagen.tokenizer.packing import PackedLayout, plan_block_causal
 
-Attend = Callable[..., Tensor]
-"""Queries, keys and values (N, h, d) → (N, h, d)."""
 PRETENDED = "pretended GPU"
 LEVELS = [32, 64, 128, 256, 512]
 
 
 @dataclass(frozen=True)
 class Scale:
-    """Sizes of what is measured: copied bytes; width of a square product; clips of an attention call; the tokenizer's
-    preset, and clips of a batch in training; the generator's shape, the tokens of a clip that it is trained on, and the
-    level of those it writes; slots that it samples at; clips of one search, and the tokenizer that it searches with."""
+    """Sizes of what is measured: copied bytes; width of a square product; clips of an attention call, and patches of
+    each of their blocks; the tokenizer's preset, and clips of a batch in training; the generator's shape, the tokens of
+    a clip that it is trained on, and the level of those it writes; slots that it samples at; clips of one search, and
+    the tokenizer that it searches with."""
 
     copied: int
     product: int
     attention_clips: int
+    patches: int
     preset: tokenizer_speed.Preset
     trained_clips: int
     generator: dict[str, int]
@@ -71,7 +67,7 @@ class Scale:
 
 
 REAL = Scale(
-    copied=2**31, product=8192, attention_clips=32, preset=tokenizer_speed.PRESETS[1], trained_clips=32,
+    copied=2**31, product=8192, attention_clips=32, patches=256, preset=tokenizer_speed.PRESETS[1], trained_clips=32,
     generator=shape_of("L-plus"), trained_tokens=780, sampled_level=128, slots=(1, 16, 64), searched=4,
     tokenizer={"levels": LEVELS}, repeats=20,
 )  # fmt: skip
@@ -84,7 +80,7 @@ TINY_TOKENIZER = {
 def _tiny() -> Scale:
     preset = replace(tokenizer_speed.PRESETS[0], clips={"cuda": 4}, repeats={"cuda": 1})
     return Scale(
-        copied=2**12, product=64, attention_clips=1, preset=preset, trained_clips=1,
+        copied=2**12, product=64, attention_clips=1, patches=4, preset=preset, trained_clips=1,
         generator={"width": 32, "depth": 1, "num_heads": 2}, trained_tokens=20, sampled_level=8, slots=(1, 3),
         searched=1, tokenizer=TINY_TOKENIZER, repeats=1,
     )  # fmt: skip
@@ -120,14 +116,10 @@ def measure(scale: Scale, is_real: bool) -> dict:
         try:
             result[name] = part()
         except Exception as error:
-            result["failed"][name] = _first_line(error)
+            result["failed"][name] = first_line(error)
         found = json.dumps(result.get(name, result["failed"].get(name)))
         print(f"{name}, {time.perf_counter() - started:.0f} s: {found}", file=sys.stderr)  # lest a stop lose it
     return result
-
-
-def _first_line(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}".splitlines()[0][:300]
 
 
 def _pretended() -> dict:
@@ -143,91 +135,19 @@ def _pretended() -> dict:
     return {"note": "no GPU on this machine: tiny sizes on a pretended one, whose times mean nothing", **found}
 
 
-def seconds(work: Callable[[], object], repeats: int) -> float:
-    """The median time of a call, the device's work included, after one to warm up."""
-    work()
-    return statistics.median(seconds_of(work, on_gpu=True) for _ in range(repeats))
-
-
 def ceilings(scale: Scale) -> dict[str, float]:
     """What the device reaches at its best: GB/s read and written by a copy, TFLOP/s of a square product in bf16."""
     source = torch.zeros(scale.copied, dtype=torch.uint8, device="cuda")
     target = torch.empty_like(source)
     left = torch.randn(scale.product, scale.product, device="cuda", dtype=torch.bfloat16)
-    copied = seconds(lambda: target.copy_(source), scale.repeats)
-    multiplied = seconds(lambda: left @ left, scale.repeats)
+    copied = gpu_seconds(lambda: target.copy_(source), scale.repeats)
+    multiplied = gpu_seconds(lambda: left @ left, scale.repeats)
     return {"copy_gb_s": 2 * scale.copied / copied / 1e9, "bf16_tflops": 2 * scale.product**3 / multiplied / 1e12}
 
 
 def attention(scale: Scale, compiles: bool) -> list[dict]:
-    """A row for each kernel, of torch's own the one that works, and type: milliseconds forward and backward, and the
-    largest differences of values and gradients from fp64 on the CPU, over the largest value."""
-    lengths = router_like_lengths(scale.attention_clips, seed=0)
-    layout = PackedLayout(lengths)
-    plan, random = plan_block_causal(layout, layout), torch.Generator().manual_seed(0)
-    exact = [torch.randn(layout.num_rows, HEADS, HEAD_WIDTH, generator=random, dtype=torch.float64) for _ in range(3)]
-
-    def with_gradients(inputs: list[Tensor], attend: Attend) -> list[Tensor]:
-        leaves = [x.detach().requires_grad_() for x in inputs]
-        attended = attend(*leaves)
-        return [attended, *torch.autograd.grad(attended, leaves, torch.ones_like(attended))]
-
-    def planned(backend: Any, on: AttentionPlan) -> Attend:
-        return lambda *inputs: planned_attention(*inputs, on, backend)
-
-    expected, rows = with_gradients(exact, planned("auto", plan)), []
-    device = torch.device("cuda", 0)
-    on_gpu = plan.to(device)
-    for backend, dtype in (
-        ("xformers", torch.bfloat16), ("flash", torch.bfloat16), ("flex", torch.bfloat16), ("torch", torch.float32),
-        ("xformers", torch.float32),
-    ):  # fmt: skip
-        kernel = backend_for(device, dtype, HEAD_WIDTH, "torch") if backend == "torch" else backend  # what works of it
-        row: dict[str, Any] = {"kernel": kernel, "type": str(dtype).removeprefix("torch.")}
-        rows.append(row)
-        if backend == "xformers" and not xformers_works(device, dtype, HEAD_WIDTH):
-            row["error"] = "does not work here"
-            continue
-        if backend == "flex" and not compiles:
-            row["error"] = "is compiled for a real GPU only"
-            continue
-        inputs = [x.to("cuda", dtype) for x in exact]
-        try:
-            attend = flex_attention_of(lengths) if backend == "flex" else planned(backend, on_gpu)
-            found = with_gradients(inputs, attend)
-            row["milliseconds"] = 1e3 * seconds(lambda a=attend, x=inputs: with_gradients(x, a), scale.repeats)
-        except Exception as error:
-            row["error"] = _first_line(error)
-            continue
-        names = ("values", "of_queries", "of_keys", "of_values")
-        row |= {
-            name: ((mine.double().cpu() - theirs).abs().max() / theirs.abs().max()).item()
-            for name, mine, theirs in zip(names, found, expected)
-        }
-    return rows
-
-
-def flex_attention_of(lengths: Tensor, device: str = "cuda") -> Attend:
-    """Block-causal attention of clips with these lengths of blocks (B, T) by torch's FlexAttention, on a GPU
-    compiled."""
-    from torch.nn.attention.flex_attention import create_block_mask, flex_attention
-
-    num_clips, num_blocks = lengths.shape
-    block_of_row = torch.arange(num_clips * num_blocks).repeat_interleave(lengths.flatten()).to(device)
-
-    def seen(_: Tensor, __: Tensor, query: Tensor, key: Tensor) -> Tensor:
-        of_query, of_key = block_of_row[query], block_of_row[key]
-        return (of_key <= of_query) & (of_key // num_blocks == of_query // num_blocks)
-
-    rows = len(block_of_row)
-    mask = create_block_mask(seen, None, None, rows, rows, device=device)
-    attend = torch.compile(flex_attention) if device == "cuda" else flex_attention
-
-    def attended(*inputs: Tensor) -> Tensor:
-        query, key, value = (x.transpose(0, 1)[None] for x in inputs)  # (1, h, N, d) each
-        return attend(query, key, value, block_mask=mask)[0].transpose(0, 1)  # (N, h, d)
-
-    return attended
+    """`gpu_attention`'s rows."""
+    return gpu_attention.measure(scale.attention_clips, scale.patches, compiles, scale.repeats)
 
 
 def doctor() -> list[dict]:
@@ -264,7 +184,7 @@ def sampling(scale: Scale, copy_gb_s: float | None) -> list[dict]:
     def took(slots: int, clips_a_slot: int) -> float:
         constraints = LengthConstraints([scale.sampled_level] * 4)
         requests = [ClipRequest(number, 0, constraints=constraints) for number in range(slots * clips_a_slot)]
-        return seconds(lambda: sample_in_order(model, requests, SamplingOptions(), slots, HALF["bf16"]), repeats=1)
+        return gpu_seconds(lambda: sample_in_order(model, requests, SamplingOptions(), slots, HALF["bf16"]), repeats=1)
 
     rows = []
     for slots in scale.slots:
@@ -295,7 +215,7 @@ def drawing(scale: Scale) -> list[dict]:
             if name == "torch" or triton_draws(device, grammar.vocabulary_size, options):
                 draws = partial(Replayed(device), partial(draw_all, logits, places, slots, grammar, options))
                 draws()
-                took = seconds(lambda draws=draws: [draws() for _ in range(scale.repeats)], scale.repeats)
+                took = gpu_seconds(lambda draws=draws: [draws() for _ in range(scale.repeats)], scale.repeats)
                 row[name] = 1e6 * took / scale.repeats
         rows.append(row)
     return rows
@@ -314,7 +234,7 @@ def search(scale: Scale) -> dict:
 
     searched = CandidateSearch(model, error)
     with torch.autocast("cuda", torch.bfloat16):
-        took = seconds(lambda: searched.all_distances(video), repeats=1)
+        took = gpu_seconds(lambda: searched.all_distances(video), repeats=1)
     return {"seconds_a_clip": took / scale.searched, "blocks_a_clip": searched.block_evaluations // 2 // scale.searched}
 
 

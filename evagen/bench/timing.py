@@ -1,5 +1,6 @@
 """How long work takes."""
 
+import statistics
 import time
 from collections.abc import Callable
 from typing import TypeVar
@@ -23,3 +24,9 @@ def timed(work: Callable[[], Result], on_gpu: bool = False) -> tuple[float, Resu
 def seconds_of(work: Callable[[], object], on_gpu: bool = False) -> float:
     """Of a call."""
     return timed(work, on_gpu)[0]
+
+
+def gpu_seconds(work: Callable[[], object], repeats: int) -> float:
+    """The median time of a call, the device's work included, after one to warm up."""
+    work()
+    return statistics.median(seconds_of(work, on_gpu=True) for _ in range(repeats))

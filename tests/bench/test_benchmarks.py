@@ -11,7 +11,7 @@ import torch
 import warm
 from tiny_models import tiny_router, tiny_tokenizer
 
-from evagen.bench import BENCHMARKS, attention, loader, longvideo, packing, print_table, search
+from evagen.bench import BENCHMARKS, as_tables, attention, loader, longvideo, packing, search
 from evagen.bench import tokenizer as speed
 from evagen.bench.shapes import moving_shapes
 
@@ -53,16 +53,26 @@ def test_unknown_benchmark_names_the_known_ones():
     assert all(name in done.stderr for name in BENCHMARKS)
 
 
-def test_rows_are_printed_as_a_table(capsys):
-    rows = [{"preset": "quickstart", "clips": 12.5}, {"preset": "s-b", "clips": 1.0, "note": "slow"}]
-    print_table({"seconds": 2.0, "search": {"equal": True}, "rows": rows})
-    lines = capsys.readouterr().out.splitlines()
-    assert [line.split() for line in lines] == [
-        ["seconds", "2"], ["search.equal", "True"],
-        ["preset", "clips", "note"], ["quickstart", "12.5"], ["s-b", "1", "slow"],
-    ]  # fmt: skip
-    ends = [line.index(word) + len(word) for line, word in zip(lines[2:], ("clips", "12.5", "1"))]
-    assert len(set(ends)) == 1  # numbers stand under each other
+def test_figures_are_tables_of_markdown():
+    rows = [{"preset": "quickstart", "clips": 12.5}, {"preset": "s|b", "clips": 1.0, "note": "slow"}]
+    tables = as_tables({"seconds": 2.0, "search": {"equal": True}, "rows": rows, "last": None, "failed": {}})
+    assert tables.splitlines() == [
+        "| what         | measured |",
+        "| ------------ | -------- |",
+        "| seconds      | 2        |",
+        "| search.equal | True     |",
+        "",
+        "rows:",
+        "",
+        "| preset     | clips | note |",
+        "| ---------- | ----: | ---- |",
+        "| quickstart |  12.5 |      |",
+        "| s\\|b       |     1 | slow |",
+        "",
+        "| what | measured |",
+        "| ---- | -------- |",
+        "| last |          |",
+    ]
 
 
 def test_attention_is_compared_in_turns():

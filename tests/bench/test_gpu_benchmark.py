@@ -9,10 +9,9 @@ import sys
 import pytest
 import torch
 
-from evagen.bench import gpu, gpu_commands
+from evagen.bench import gpu, gpu_attention, gpu_commands
 from evagen.commands import COMMANDS
 from evagen.kernels.attention import planned_attention
-from evagen.tokenizer.packing import PackedLayout, plan_block_causal
 
 pytestmark = [
     pytest.mark.skipif(torch.cuda.is_available(), reason="pretends a GPU"),
@@ -40,11 +39,13 @@ def test_every_part_runs(found):
 
 
 def test_what_does_not_depend_on_time_is_right(found):
-    kernels = {(row["kernel"], row["type"]): row for row in found["attention"]}
-    for name in ("values", "of_queries", "of_keys", "of_values"):
-        assert kernels["flash", "bfloat16"][name] < 2e-2
-        assert kernels["efficient", "float32"][name] < 1e-5
-    assert "error" in kernels["xformers", "bfloat16"]  # its kernels cannot be pretended
+    kernels = {(row["pattern"], row["kernel"], row["type"]): row for row in found["attention"]}
+    patterns = {pattern for pattern, *_ in kernels}
+    assert len(patterns) == 6
+    for pattern, name in itertools.product(patterns, ("values", "of_queries", "of_keys", "of_values")):
+        assert kernels[pattern, "flash", "bfloat16"][name] < 2e-2
+        assert kernels[pattern, "efficient", "float32"][name] < 1e-5
+        assert "error" in kernels[pattern, "xformers", "bfloat16"]  # its kernels cannot be pretended
     assert found["search"]["blocks_a_clip"] == 2 + 4 + 8 + 16
     assert found["same_as_cpu"]["codes_fp32"] == found["same_as_cpu"]["clips_fp32"] == 1
     assert found["same_as_cpu"]["codes_bf16"] > 0.9
@@ -64,12 +65,14 @@ def test_a_part_that_fails_is_named_and_the_others_go_on(monkeypatch):
     assert [found[name]["ran"] for name in PARTS if name != "attention"] == [n for n in PARTS if n != "attention"]
 
 
-def test_flex_attention_is_given_the_same_pattern():
-    lengths = torch.tensor([[3, 1, 2, 5], [2, 2, 9, 1], [4, 4, 4, 40]])
-    layout = PackedLayout(lengths)
-    inputs = torch.randn(3, layout.num_rows, 2, 16, generator=torch.Generator().manual_seed(0)).unbind()
-    expected = planned_attention(*inputs, plan_block_causal(layout, layout))
-    torch.testing.assert_close(gpu.flex_attention_of(lengths, "cpu")(*inputs), expected, atol=1e-5, rtol=1e-5)
+@pytest.mark.parametrize("pattern", gpu_attention.patterns(1, 4), ids=lambda pattern: pattern.name)
+def test_flex_attention_is_given_the_same_pattern(pattern):
+    random = torch.Generator().manual_seed(0)
+    rows = (sum(pattern.plan.query_lengths), pattern.keys, pattern.keys)
+    inputs = [torch.randn(n, 2, 16, generator=random) for n in rows]
+    expected = planned_attention(*inputs, pattern.plan)
+    attend = gpu_attention.flex_attention_of(pattern.plan, pattern.keys, "cpu")
+    torch.testing.assert_close(attend(*inputs), expected, atol=1e-5, rtol=1e-5)
 
 
 def test_the_commands_that_a_gpu_is_tried_with_are_commands(tmp_path):
