@@ -100,7 +100,19 @@ def all_jobs(road: Path, out: Path) -> list[list[str]]:
         ]
     jobs.append(["reconstruct", "reconstruct", video, str(out / "beside.mp4"), *models])
     jobs += [[protocol, "benchmark", *score(road, out, protocol)] for protocol in SCORED]
+    jobs.append(["fvd", "fvd", str(road / "arcade"), str(road / "arcade"), "--size=32", "--detector=offline"])
+    jobs.append(["study", "study", "quality-cost", *study(road, out)])
     return jobs + remembering_jobs(road, out)
+
+
+def study(road: Path, out: Path) -> list[str]:
+    """The config of one of clips that were learnt, since it is not the figures that count."""
+    settings = {
+        "run": {"out": out / "study"}, "record": road / "curation", "held_out": {"a": road / "curation"},
+        "proxy": road / "proxy", "final": road / "final", "router": road / "router", "num_preferences": 2,
+    }  # fmt: skip
+    (out / "study.yaml").write_text(json.dumps(settings, default=str))
+    return [str(out / "study.yaml")]
 
 
 def score(road: Path, out: Path, protocol: str) -> list[str]:
@@ -162,7 +174,7 @@ def results(out) -> dict[str, dict]:
 
 def test_every_command_runs_in_fp32_and_bf16_and_with_every_setting(results):
     assert not {name: each["error"][-1500:] for name, each in results.items() if each["error"]}
-    assert len(results) == 14 + 6 + 8 + 2 + 6 + 1 + 2 + 9
+    assert len(results) == 14 + 6 + 8 + 2 + 6 + 1 + 2 + 2 + 9
 
 
 @pytest.mark.parametrize("stage", TRAINED)
